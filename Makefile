@@ -1,0 +1,48 @@
+# One environment (.venv), made on first use and renewed when a requirements file changes.
+# CPU wheels only:  make setup TORCH_ARGS="--index-url <the CPU index named on pytorch.org>"
+
+SHELL := /bin/bash
+PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell $(name) --version >/dev/null 2>&1 && echo $(name))))
+TORCH_ARGS ?=
+PYTEST_ARGS ?=
+RUN := .venv/bin/python
+STAMP := .venv/installed.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format pack clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## make the virtual environment .venv
+
+$(STAMP): requirements.txt requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, found none"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	  f"Python must be 3.11 or newer, got {v.major}.{v.minor}; try: make setup PYTHON=python3.11")'
+	@test -x $(RUN) || $(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet "$$(grep '^torch==' requirements.txt)" $(TORCH_ARGS)
+	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+demo: $(STAMP)  ## three nodules in the embedded chest CT, with a report page
+	$(RUN) -m tools demo --out out/demo
+	@echo "Open out/demo/report.html in a browser."
+
+test: $(STAMP)  ## run the tests
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP)  ## lint, format, types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(STAMP)  ## rewrite files in the house format
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+pack: $(STAMP)  ## write one model-zoo zip per bundle to dist/
+	@set -e; for bundle in bundles/*/; do $(RUN) -m tools pack "$${bundle%/}" -o dist/; done
+
+clean:  ## delete what the commands wrote, keep .venv
+	rm -rf out output runs dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,103 @@
+"""Fixtures shared by all tests: small phantoms, an exact denoiser, the folder of real scans."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class BallPhantom(NamedTuple):
+    """A noisy background with one ball-shaped lesion mask in the middle of the grid."""
+
+    image: Tensor
+    """Scan in [-1, 1], shape (1, 1, 24, 24, 24)."""
+    lesion_mask: Tensor
+    """1 inside the ball, 0 outside, float, same shape as the image."""
+    centre: tuple[int, int, int]
+    """Voxel at the middle of the ball."""
+    radius: float
+    """Radius of the ball in voxels (1 mm each)."""
+
+
+class OracleDenoiser(nn.Module):
+    r"""Exact noise prediction for voxels that are independent draws from N(mean, std^2).
+
+    With :math:`x_t = \sqrt{\bar\alpha_t} x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon`, both Gaussian,
+    :math:`E[\epsilon | x_t] = \sqrt{1-\bar\alpha_t}\,(x_t - \sqrt{\bar\alpha_t}\,\mu)
+    / (\bar\alpha_t s^2 + 1 - \bar\alpha_t)`.
+
+    Args:
+        scheduler: any MONAI scheduler; its ``alphas_cumprod`` is read.
+        mean: mean of the data.
+        std: standard deviation of the data.
+        image_channels: leading channels of the input that are the noisy image; the rest
+            (lesion mask) is ignored.
+    """
+
+    def __init__(
+        self, scheduler: nn.Module, mean: float = 0.3, std: float = 0.2, image_channels: int = 1
+    ) -> None:
+        super().__init__()
+        self.alphas_cumprod = scheduler.alphas_cumprod
+        self.mean, self.std, self.image_channels = mean, std, image_channels
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+        x_t = x[:, : self.image_channels]
+        alpha_bar = self.alphas_cumprod.to(x_t)[timesteps.long()]
+        alpha_bar = alpha_bar.reshape(-1, *[1] * (x_t.ndim - 1))
+        variance = alpha_bar * self.std**2 + 1 - alpha_bar
+        return (1 - alpha_bar).sqrt() * (x_t - alpha_bar.sqrt() * self.mean) / variance
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Two threads at most: the tensors are small and test machines are shared."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked ``gpu`` where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder ``../shared`` beside the checkout; the test is skipped where it is absent."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("no folder ../shared beside the checkout (real scans, reference arrays)")
+    return folder
+
+
+@pytest.fixture
+def ball_phantom() -> BallPhantom:
+    """A deterministic scan of 24^3 voxels with a ball of radius 6 in the middle as lesion mask."""
+    size, radius = 24, 6.0
+    axis = torch.arange(size) - size // 2
+    squared = sum(grid**2 for grid in torch.meshgrid(axis, axis, axis, indexing="ij"))
+    noise = torch.randn((1, 1, size, size, size), generator=torch.Generator().manual_seed(0))
+    return BallPhantom(
+        image=(-0.5 + 0.1 * noise).clamp(-1, 1),
+        lesion_mask=(squared <= radius**2).float()[None, None],
+        centre=(size // 2,) * 3,
+        radius=radius,
+    )
+
+
+@pytest.fixture(scope="session")
+def oracle_denoiser() -> type[OracleDenoiser]:
+    """The class of the exact Gaussian denoiser: ``oracle_denoiser(scheduler, mean, std)``."""
+    return OracleDenoiser

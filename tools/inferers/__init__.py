@@ -1,0 +1,5 @@
+"""Samplers: what MONAI calls inferers."""
+
+from .lesion_inpaint import LesionInpaintInferer
+
+__all__ = ["LesionInpaintInferer"]

@@ -1,0 +1,1 @@
+"""Networks that MONAI lacks; each is called `network(x, timesteps, condition)`."""

@@ -1,0 +1,1 @@
+"""From raw releases, or from nothing, to NIfTI files with a datalist."""

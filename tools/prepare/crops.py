@@ -1,0 +1,190 @@
+"""Real nodule crops in native spacing to training windows of 1 mm (``prepare crops``)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from tools.transforms.window import WindowGrid, cut_window, window_size
+
+__all__ = ["prepare_crops"]
+
+
+class Crop(NamedTuple):
+    """One nodule as published: HU and mask on the native grid."""
+
+    name: str
+    patient: str
+    split: str
+    image: np.ndarray
+    mask: np.ndarray
+    affine: np.ndarray
+
+
+def prepare_crops(
+    source: str | Path,
+    out: str | Path,
+    smallest: int = 32,
+    largest: int = 72,
+    air_hu: int = -1024,
+) -> dict[str, int]:
+    """Write windows of 1 mm round real nodules, with masks and a datalist split by patient.
+
+    The crops are about 30 mm wide and **tight in depth**: they end with the first and last slice of the
+    nodule. A window needs surroundings there, and neither a constant (a wall that no scan has)
+    nor the last slice repeated (streaks) will do. So the crop is continued by its own mirror image from
+    which the nodule was taken out; the lesion-focused loss never looks at the continuation, it is context only.
+
+    Args:
+        source: a crops archive (``*.npz`` with ``image_flat``, ``mask_flat_packed``, ``offset``,
+            ``shape``, ``spacing_xyz_mm``, ``origin_ras_mm``, ``nodule_id``, ``patient_id``, ``split``),
+            or a folder that holds one.
+        out: folder for ``rois/*.nii.gz`` (int16 HU, uint8 label) and ``datalist.json``.
+        smallest: voxels per side of a window, at least; a multiple of 8.
+        largest: nodules that need a larger window are left out, and counted.
+        air_hu: lower limit of HU; scanners' padding values below it become air.
+
+    Returns:
+        Number of windows by section, and of those left out.
+
+    Raises:
+        FileNotFoundError: if there is no archive at ``source``.
+
+    Example:
+        ``python -m tools prepare crops --source ../shared/data/lidc_voi --out work/rois``
+    """
+    archive = _find_archive(Path(source))
+    out = Path(out)
+    (out / "rois").mkdir(parents=True, exist_ok=True)
+    sections: dict[str, list[dict]] = {"training": [], "validation": []}
+    left_out = 0
+    crops = list(_read_archive(archive))
+    for crop in tqdm(crops, desc="preparing crops"):
+        entry = _write_window(crop, out, smallest, largest, air_hu)
+        if entry is None:
+            left_out += 1
+        else:
+            sections["training" if crop.split == "train" else "validation"].append(entry)
+    _write_datalist(out / "datalist.json", sections, archive.name)
+    return {name: len(entries) for name, entries in sections.items()} | {"left_out": left_out}
+
+
+def _find_archive(source: Path) -> Path:
+    candidates = [source] if source.is_file() else sorted(source.glob("*.npz"))
+    if not candidates:
+        raise FileNotFoundError(
+            f"source must be a crops archive or a folder with one, got {source}"
+        )
+    return candidates[0]
+
+
+def _read_archive(path: Path) -> Iterator[Crop]:
+    with np.load(path, allow_pickle=False) as archive:
+        content = {key: archive[key] for key in archive.files}
+    masks = np.unpackbits(content["mask_flat_packed"])
+    for i, shape in enumerate(content["shape"]):
+        part = slice(content["offset"][i], content["offset"][i + 1])
+        # array axes run to patient left, posterior, superior
+        affine = np.diag([*(content["spacing_xyz_mm"][i] * (-1, -1, 1)), 1.0]).astype(float)
+        affine[:3, 3] = content["origin_ras_mm"][i]
+        yield Crop(
+            str(content["nodule_id"][i]),
+            str(content["patient_id"][i]),
+            str(content["split"][i]),
+            content["image_flat"][part].reshape(shape),
+            masks[part].reshape(shape).astype(bool),
+            affine,
+        )
+
+
+def _write_window(
+    crop: Crop, out: Path, smallest: int, largest: int, air_hu: int
+) -> dict[str, object] | None:
+    """Write one window and return its datalist entry, or None if the nodule is too large."""
+    spacing = np.abs(np.diag(crop.affine)[:3])
+    extent = ((np.ptp(np.argwhere(crop.mask), axis=0) + 1) * spacing).max()
+    size = window_size(extent, smallest=smallest)
+    if size > largest:
+        return None
+    centre = crop.affine[:3, :3] @ np.argwhere(crop.mask).mean(0) + crop.affine[:3, 3]
+    grid = WindowGrid.around(centre, (size,) * 3)
+    image, mask, affine = continue_surroundings(crop, margin_mm=size / 2 + 4, air_hu=air_hu)
+    window = cut_window(image, affine, grid)
+    # a linear blend of the mask crosses 1/2 at the outline
+    inside = cut_window(mask.astype(np.float32), affine, grid) >= 0.5
+    if not inside.any():
+        return None
+    entry: dict[str, object] = {"name": crop.name, "patient": crop.patient}
+    for key, values, dtype in (("image", window.round(), np.int16), ("label", inside, np.uint8)):
+        relative = f"rois/{crop.name}_{key}.nii.gz"
+        nib.save(nib.Nifti1Image(values.astype(dtype), grid.affine), out / relative)
+        entry[key] = relative
+    entry["diameter_mm"] = round(float((6 * inside.sum() / np.pi) ** (1 / 3)), 2)
+    return entry
+
+
+def continue_surroundings(
+    crop: Crop, margin_mm: float, air_hu: int = -1024
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return image, mask and affine of a crop continued on all sides by its healthy mirror image.
+
+    Args:
+        crop: the nodule; its image is unchanged inside the result.
+        margin_mm: how far the continuation reaches beyond the crop.
+        air_hu: lower limit of HU.
+    """
+    image = np.maximum(crop.image, air_hu).astype(np.float32)
+    spacing = np.abs(np.diag(crop.affine)[:3])
+    width = np.ceil(margin_mm / spacing).astype(int)
+    sides = [(n, n) for n in width]
+    extended = np.pad(remove_lesion(image, crop.mask, spacing), sides, mode="symmetric")
+    inner = tuple(slice(n, n + size) for n, size in zip(width, image.shape, strict=True))
+    extended[inner] = image
+    affine = crop.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ width
+    return extended, np.pad(crop.mask, sides), affine
+
+
+def remove_lesion(
+    image: np.ndarray, mask: np.ndarray, spacing_mm: np.ndarray, seed: int = 0
+) -> np.ndarray:
+    """Return the image with its lesion replaced by smoothed surroundings and their noise.
+
+    Args:
+        image: HU.
+        mask: True inside the lesion.
+        spacing_mm: voxel size.
+        seed: of the noise.
+    """
+    near = ndimage.distance_transform_edt(~mask, sampling=spacing_mm) < 1.5
+    known = (~near).astype(np.float32)
+    # local mean of lung only: walls and vessels beside the lesion must not be smeared into it
+    lung = known * (image < -500) if (known * (image < -500)).any() else known
+    sigma = 4.0 / spacing_mm
+    weight = ndimage.gaussian_filter(lung, sigma) + 1e-6
+    smooth = ndimage.gaussian_filter(image * lung, sigma) / weight
+    deviation = float((image - smooth)[lung > 0].std()) if lung.any() else 0.0
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=image.shape), 0.6)
+    noise *= min(deviation, 60.0) / max(noise.std(), 1e-6)
+    return np.where(near, smooth + noise, image).astype(np.float32)
+
+
+def _write_datalist(path: Path, sections: dict[str, list[dict]], source: str) -> None:
+    content = {
+        "name": "lesion windows",
+        "description": f"windows of 1 mm round lesions, from {source}; split by patient",
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "lesion"},
+        **sections,
+    }
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1))
+    os.replace(temporary, path)

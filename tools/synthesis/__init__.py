@@ -1,0 +1,1 @@
+"""Where lesions go, which shape they take, and how they are put into a scan."""

@@ -1,0 +1,283 @@
+"""Records of what was synthesised: ``lesions.json`` per scan and ``datalist.json`` per output folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA_VERSION = "1.0"
+RECORD_FILE = "lesions.json"
+DATALIST_FILE = "datalist.json"
+IMAGE_FILE = "image.nii.gz"
+LABEL_FILE = "label.nii.gz"
+
+
+@dataclass(frozen=True)
+class BundleRecord:
+    """The bundle that made the lesions.
+
+    Args:
+        name: folder name of the bundle, or of the baseline method.
+        version: ``version`` of its ``metadata.json``.
+        weights_sha256: hash of the weights file; None where nothing was learned.
+    """
+
+    name: str
+    version: str
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class LesionRecord:
+    """How one synthetic lesion was made and what came out.
+
+    Args:
+        label: value in the label map, 1 or more.
+        class_name: name of that value; written as ``class``.
+        site_mm: centre of the lesion, (x, y, z) in RAS millimetres.
+        diameter_mm: achieved diameter of the sphere with the same volume.
+        volume_mm3: achieved volume.
+        diameter_requested_mm: diameter asked for; None if the user's mask decided.
+        texture: name of the texture preset, or of the histogram file.
+        histogram_requested: bin fractions asked for; None without histogram control.
+        histogram_achieved: bin fractions inside the lesion afterwards.
+        histogram_jsd: Jensen-Shannon divergence of the two in nats, 0 to ln 2.
+        shape_source: where the mask came from.
+        seed: seed of this lesion's random generator.
+        sampler: settings of the sampler, JSON values only.
+        attempts: how many lesions were drawn until this one was accepted, 1 or more.
+        seconds: wall time of all attempts.
+
+    Raises:
+        ValueError: if ``label`` or ``attempts`` is below 1, ``site_mm`` is not three numbers, or a number is not finite.
+    """
+
+    label: int
+    class_name: str
+    site_mm: Sequence[float]
+    diameter_mm: float
+    volume_mm3: float
+    texture: str
+    shape_source: str
+    seed: int
+    diameter_requested_mm: float | None = None
+    histogram_requested: Sequence[float] | None = None
+    histogram_achieved: Sequence[float] | None = None
+    histogram_jsd: float | None = None
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    attempts: int = 1
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("label", "attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if len(self.site_mm) != 3:
+            raise ValueError(f"site_mm must be three numbers (x, y, z), got {list(self.site_mm)}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            numbers = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
+            if any(isinstance(n, (float, np.floating)) and not math.isfinite(n) for n in numbers):
+                raise ValueError(f"{item.name} must be finite, got {value}")
+
+
+@dataclass(frozen=True)
+class ScanRecord:
+    """Everything ``lesions.json`` says about one scan.
+
+    Args:
+        name: name of the input scan.
+        sha256: hash of the input file.
+        spacing_mm: voxel size along the array axes (i, j, k).
+        shape: array shape (i, j, k).
+        bundle: what made the lesions.
+        lesions: one record per lesion; empty if none was placed.
+        phantom: True if the scan is not of a patient but from the embedded data.
+    """
+
+    name: str
+    sha256: str
+    spacing_mm: Sequence[float]
+    shape: Sequence[int]
+    bundle: BundleRecord
+    lesions: Sequence[LesionRecord] = ()
+    phantom: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record with the keys of ``lesions.json``."""
+        lesions = [asdict(lesion) for lesion in self.lesions]
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "synthetic": True,
+            "scan": {
+                "name": self.name,
+                "sha256": self.sha256,
+                "spacing_mm": list(self.spacing_mm),
+                "shape": list(self.shape),
+                "phantom": self.phantom,
+            },
+            "bundle": asdict(self.bundle),
+            "lesions": [
+                {("class" if key == "class_name" else key): value for key, value in lesion.items()}
+                for lesion in lesions
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ScanRecord:
+        """Return the record held by the content of a ``lesions.json``.
+
+        Args:
+            content: as :meth:`to_dict` returns it; unknown keys of later minor versions are ignored.
+
+        Raises:
+            ValueError: if the major schema version is another one or a key is missing.
+        """
+        version = str(content.get("schema_version"))
+        if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+            raise ValueError(f"schema_version must be {SCHEMA_VERSION[0]}.x, got {version}")
+        try:
+            lesions = tuple(
+                _known(LesionRecord, {**item, "class_name": item["class"]})
+                for item in content["lesions"]
+            )
+            bundle = _known(BundleRecord, content["bundle"])
+            return _known(cls, {**content["scan"], "bundle": bundle, "lesions": lesions})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a lesion record must have every key, got {error}") from error
+
+
+def _known(kind: type, values: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    names = {item.name for item in fields(kind)}
+    return kind(**{key: value for key, value in values.items() if key in names})
+
+
+def write_record(path: str | Path, record: ScanRecord) -> Path:
+    """Write one ``lesions.json``, whole or not at all.
+
+    Args:
+        path: file to write; its folder is made if it is missing.
+        record: numpy numbers and arrays in it become plain JSON.
+
+    Returns:
+        The path written.
+
+    Example:
+        >>> record = ScanRecord("a", "0" * 64, (1, 1, 2), (8, 8, 4), BundleRecord("method", "0.1.0"))
+        >>> read_record(write_record(Path(getfixture("tmp_path")) / "lesions.json", record)).shape
+        [8, 8, 4]
+    """
+    return _write_json(Path(path), record.to_dict())
+
+
+def read_record(path: str | Path) -> ScanRecord:
+    """Return the record stored in a ``lesions.json``.
+
+    Raises:
+        ValueError: if the file is no JSON object, of another major version, or lacks a key; the message names the file.
+    """
+    try:
+        return ScanRecord.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} must be a lesion record, got: {error}") from error
+
+
+def write_datalist(
+    out_dir: str | Path,
+    cases: Iterable[Mapping[str, Any]],
+    name: str = "synthetic_lesions",
+    description: str = "Real scans with synthetic lesions; not for diagnostic use",
+    modality: str = "CT",
+) -> Path:
+    """Write ``datalist.json`` in the form of the Medical Segmentation Decathlon, which Auto3DSeg reads too.
+
+    The names of the label values are taken from the records of the cases; ``lesion`` stands for 1 if no case has any.
+
+    Args:
+        out_dir: folder that holds the case folders; paths in the file are relative to it.
+        cases: mappings with ``folder`` (of ``image.nii.gz``, ``label.nii.gz``, ``lesions.json``); ``fold`` is passed on.
+        name: name of the dataset.
+        description: one sentence.
+        modality: name of the single channel.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: if a case lies outside ``out_dir`` or two cases name one label value differently.
+    """
+    out_dir = Path(out_dir).resolve()
+    labels = {"0": "background"}
+    training = []
+    for case in cases:
+        folder = Path(case["folder"]).resolve()
+        if not folder.is_relative_to(out_dir):
+            raise ValueError(f"folder of a case must lie inside {out_dir}, got {folder}")
+        record = read_record(folder / RECORD_FILE)
+        for lesion in record.lesions:
+            known = labels.setdefault(str(lesion.label), lesion.class_name)
+            if known != lesion.class_name:
+                raise ValueError(f"label {lesion.label} must have one class, got {known} and {lesion.class_name}")
+        training.append(_datalist_item(folder.relative_to(out_dir), record, case))
+    if len(labels) == 1:
+        labels["1"] = "lesion"
+    content = {
+        "name": name,
+        "description": description,
+        "modality": {"0": modality},
+        "labels": dict(sorted(labels.items(), key=lambda item: int(item[0]))),
+        "numTraining": len(training),
+        "numTest": 0,
+        "training": training,
+        "test": [],
+    }
+    return _write_json(out_dir / DATALIST_FILE, content)
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits; of a folder (DICOM series), that of its files by name."""
+    path = Path(path)
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for item in sorted(entry for entry in path.iterdir() if entry.is_file()):
+            digest.update(item.name.encode() + b"\0" + sha256_file(item).encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _datalist_item(folder: Path, record: ScanRecord, case: Mapping[str, Any]) -> dict[str, Any]:
+    item = {
+        "image": (folder / IMAGE_FILE).as_posix(),
+        "label": (folder / LABEL_FILE).as_posix(),
+        "record": (folder / RECORD_FILE).as_posix(),
+        "synthetic": True,
+        "phantom": record.phantom,
+        "lesions": len(record.lesions),
+    }
+    return {**item, "fold": case["fold"]} if "fold" in case else item
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    text = json.dumps(content, indent=2, default=_plain, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.name  # a record travels with the data, machine paths do not
+    raise TypeError(f"a record must hold JSON values, got {type(value).__name__}")

@@ -1,0 +1,293 @@
+"""The report page: every synthetic lesion before, after and as a difference, with what was asked and what was got."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from tools.synthesis.records import (
+    IMAGE_FILE,
+    LABEL_FILE,
+    RECORD_FILE,
+    LesionRecord,
+    ScanRecord,
+    read_record,
+)
+from tools.synthesis.slices import (
+    AXIAL,
+    CORONAL,
+    DIFFERENCE_COLOURS,
+    PLANES,
+    OrientedVolume,
+    Plane,
+    changed_outside,
+    difference_uri,
+    grey_uri,
+    lesion_focus,
+    outline_path,
+    patch_uri,
+    photo_uri,
+    to_grey,
+)
+
+REPORT_FILE = "report.html"
+FIELD_MM = 60.0
+PIXELS = 224
+OVERVIEW_PIXELS = 440
+CHART = (320.0, 132.0)
+
+
+def write_report(
+    out_dir: str | Path,
+    cases: Iterable[Mapping[str, Any]],
+    window: tuple[float, float] | None = (-1000.0, 400.0),
+    title: str = "Synthetic lesion report",
+) -> Path:
+    """Write ``report.html``, one page that holds its pictures and opens offline.
+
+    Args:
+        out_dir: folder to write into.
+        cases: one mapping per scan: ``name``; ``folder`` with ``image.nii.gz``, ``label.nii.gz`` and ``lesions.json``;
+            ``original``, the input as a NIfTI path or as a nibabel image in memory. Consumed one at a time.
+        window: display window in HU; None takes the 0.5 and 99.5 percentiles of each original (MRI).
+        title: heading of the page.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: if the window is empty, or a case's image, label and original differ in shape or affine.
+    """
+    if window is not None and not window[0] < window[1]:
+        raise ValueError(f"window must be (low, high) with low < high, got {window}")
+    scans = [_scan(f"scan-{number}", case, window) for number, case in enumerate(cases, 1)]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    page = environment.get_template("report_template.html").render(
+        title=title,
+        scans=scans,
+        summary=_summary(scans),
+        colours=DIFFERENCE_COLOURS,
+        pixels=PIXELS,
+        chart_width=CHART[0],
+        chart_height=CHART[1],
+    )
+    path = Path(out_dir) / REPORT_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def _scan(anchor: str, case: Mapping[str, Any], window: tuple[float, float] | None) -> dict[str, Any]:
+    folder = Path(case["folder"])
+    record = read_record(folder / RECORD_FILE)
+    before = OrientedVolume(case["original"])
+    after, labels = OrientedVolume(folder / IMAGE_FILE), OrientedVolume(folder / LABEL_FILE)
+    for name, volume in ((IMAGE_FILE, after), (LABEL_FILE, labels)):
+        if volume.shape != before.shape or not np.allclose(volume.affine, before.affine, atol=1e-3):
+            raise ValueError(f"{name} of {case['name']} must lie on the grid of the original, got {volume.shape}")
+    shown = window or before.percentiles(0.5, 99.5)
+    unit = "" if window is None else " HU"
+    volumes = (before, after, labels)
+    lesions = [
+        _lesion(f"{anchor}-lesion-{number}", number, lesion, volumes, shown, unit)
+        for number, lesion in enumerate(record.lesions, 1)
+    ]
+    return {
+        "anchor": anchor,
+        "name": str(case["name"]),
+        "record": record,
+        "window": f"{_number(shown[0])} to {_number(shown[1])}{unit}",
+        "facts": _facts(record, shown, unit, changed_outside(before, after, labels)),
+        "lesions": lesions,
+        "overviews": _overviews(after, lesions, shown),
+    }
+
+
+def _facts(
+    record: ScanRecord, shown: tuple[float, float], unit: str, changed: int
+) -> list[tuple[str, str, str]]:
+    weights = record.bundle.weights_sha256
+    seeds = [str(lesion.seed) for lesion in record.lesions]
+    more = ", …" if len(seeds) > 4 else ""
+    return [
+        ("Spacing", " × ".join(_number(value, 3) for value in record.spacing_mm) + " mm", ""),
+        ("Shape", " × ".join(str(value) for value in record.shape), ""),
+        ("Made by", f"{record.bundle.name} {record.bundle.version}", ""),
+        ("Weights", weights[:12] if weights else "none", weights or ""),
+        ("Seed", ", ".join(seeds[:4]) + more if seeds else "none", ", ".join(seeds)),
+        ("Input", record.sha256[:12], record.sha256),
+        ("Window", f"{_number(shown[0])} to {_number(shown[1])}{unit}", ""),
+        ("Changed outside label", f"{changed:,} voxel{'' if changed == 1 else 's'}", ""),
+    ]
+
+
+def _lesion(
+    anchor: str,
+    number: int,
+    record: LesionRecord,
+    volumes: tuple[OrientedVolume, OrientedVolume, OrientedVolume],
+    window: tuple[float, float],
+    unit: str,
+) -> dict[str, Any]:
+    field_mm = max(FIELD_MM, 10.0 * np.ceil(0.16 * record.diameter_mm))
+    focus = lesion_focus(volumes[2], record.label, record.site_mm, field_mm / 2)
+    views = [_view(plane, focus, field_mm, volumes, window) for plane in PLANES]
+    limit = _round_up(max(float(np.abs(view["difference"]).max()) for view in views))
+    for view in views:
+        view["difference"] = difference_uri(view["difference"], limit)
+    asked = record.diameter_requested_mm
+    return {
+        "anchor": anchor,
+        "number": number,
+        "record": record,
+        "focus": focus,
+        "views": views,
+        "field_mm": field_mm,
+        "limit": f"{_number(limit)}{unit}",
+        "deviation": None if not asked else 100.0 * (record.diameter_mm / asked - 1.0),
+        "chart": _chart(record, window, unit),
+    }
+
+
+def _view(
+    plane: Plane,
+    focus: np.ndarray,
+    field_mm: float,
+    volumes: tuple[OrientedVolume, OrientedVolume, OrientedVolume],
+    window: tuple[float, float],
+) -> dict[str, Any]:
+    before, after, labels = volumes
+    frame = (plane, focus, (field_mm, field_mm), (PIXELS, PIXELS))
+    old, new = (volume.sample(*frame, fill=window[0]) for volume in (before, after))
+    grey, changed = to_grey(old, window), to_grey(new, window)
+    values = np.unique(labels.sample(*frame, order=0)).astype(int)
+    outlines = [
+        (int(value), outline_path(labels.sample(*frame, order=1, value=int(value))))
+        for value in values[values > 0]
+    ]
+    return {
+        "plane": plane,
+        "before": grey_uri(grey),
+        "patch": patch_uri(grey, changed),
+        "difference": np.nan_to_num(new - old),
+        "outlines": outlines,
+    }
+
+
+def _overviews(
+    volume: OrientedVolume, lesions: Sequence[Mapping[str, Any]], window: tuple[float, float]
+) -> list[dict[str, Any]]:
+    largest = max(lesions, key=lambda lesion: lesion["record"].volume_mm3, default=None)
+    focus = (np.array(volume.shape) - 1) / 2 if largest is None else largest["focus"]
+    centre = (np.array(volume.shape) - 1) / 2
+    full_mm = np.array(volume.shape) * volume.spacing_mm
+    pictures = []
+    for plane in (AXIAL, CORONAL):
+        width, height = full_mm[plane.across], full_mm[plane.down]
+        scale = OVERVIEW_PIXELS / max(width, height)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        middle = np.where(np.arange(3) == plane.axis, focus, centre)
+        grey = to_grey(volume.sample(plane, middle, (width, height), size, order=1), window)
+        offset = (focus - centre) * volume.spacing_mm
+        other = CORONAL if plane is AXIAL else AXIAL
+        pictures.append(
+            {
+                "plane": plane,
+                "source": photo_uri(grey),
+                "size": size,
+                "level": size[1] / 2 - offset[other.axis] * scale,
+                "marks": [_mark(volume, plane, lesion, focus, scale, size) for lesion in lesions],
+            }
+        )
+    return pictures
+
+
+def _mark(
+    volume: OrientedVolume,
+    plane: Plane,
+    lesion: Mapping[str, Any],
+    focus: np.ndarray,
+    scale: float,
+    size: tuple[int, int],
+) -> dict[str, Any]:
+    offset = (lesion["focus"] - (np.array(volume.shape) - 1) / 2) * volume.spacing_mm
+    depth = abs(lesion["focus"] - focus)[plane.axis] * volume.spacing_mm[plane.axis]
+    return {
+        "lesion": lesion,
+        "x": size[0] / 2 - offset[plane.across] * scale,
+        "y": size[1] / 2 - offset[plane.down] * scale,
+        "radius": max(lesion["record"].diameter_mm * scale / 2 + 4, 8.0),
+        "cut": bool(depth <= lesion["record"].diameter_mm / 2),
+    }
+
+
+def _chart(record: LesionRecord, window: tuple[float, float], unit: str) -> dict[str, Any] | None:
+    asked, got = record.histogram_requested, record.histogram_achieved
+    if asked is None and got is None:
+        return None
+    width, height = CHART
+    bins = len(asked if asked is not None else got or ())
+    low, high = window if unit else (-1.0, 1.0)
+    edges = np.linspace(low, high, bins + 1)
+    top = max([*(asked or ()), *(got or ()), 1e-9])
+    step = width / bins
+    bars = [
+        {
+            "x": index * step + 1,
+            "height": height * value / top,
+            "text": f"{_number(edges[index])} to {_number(edges[index + 1])}{unit}: {value:.1%}"
+            + (f", asked {asked[index]:.1%}" if asked else ""),
+        }
+        for index, value in enumerate(got or ())
+    ]
+    levels = [height * (1 - value / top) for value in asked or ()]
+    path = "".join(f"L{i * step:.1f} {y:.1f}H{(i + 1) * step:.1f}" for i, y in enumerate(levels))
+    ticks = [(width * part, _number(low + part * (high - low))) for part in (0, 0.25, 0.5, 0.75, 1)]
+    return {
+        "bars": bars,
+        "step": step - 2,
+        "path": f"M0 {height}{path}V{height}" if path else "",
+        "ticks": ticks,
+        "top": f"{top:.0%}",
+        "unit": unit.strip() or "scaled intensity",
+    }
+
+
+def _summary(scans: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    lesions = [lesion["record"] for scan in scans for lesion in scan["lesions"]]
+    divergences = [item.histogram_jsd for item in lesions if item.histogram_jsd is not None]
+    summary = [("Scans", str(len(scans))), ("Lesions", str(len(lesions)))]
+    if lesions:
+        diameters = [item.diameter_mm for item in lesions]
+        summary.append(("Diameter", f"{min(diameters):.1f} to {max(diameters):.1f} mm"))
+    if divergences:
+        summary.append(("Median JSD", f"{median(divergences):.3f}"))
+    return summary
+
+
+def _round_up(value: float) -> float:
+    if value <= 0:
+        return 1.0
+    unit = 10.0 ** np.floor(np.log10(value))
+    return float(next(step * unit for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * unit >= value))
+
+
+def _number(value: float, digits: int = 2) -> str:
+    """Return a number without needless zeros and with a true minus sign."""
+    text = f"{value:.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:.0f}"
+    return ("0" if text == "-0" else text).replace("-", "\u2212")

@@ -1,0 +1,214 @@
+"""Slices of a scan for the report: oriented reading, planes in millimetres, and PNG or JPEG data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+from PIL import Image
+from scipy.ndimage import center_of_mass, label, map_coordinates, maximum_filter
+from skimage.measure import find_contours
+
+# Both ends are light and the middle is dark: on a dark page "no change" then vanishes.
+DIFFERENCE_COLOURS = ("#a9e4ff", "#3d9be9", "#11161d", "#ef7d3c", "#ffe0a3")
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A display plane of an RAS+ volume: the axis it cuts, the axes to the right and down, the letters at its edges."""
+
+    name: str
+    axis: int
+    across: int
+    down: int
+    left: str
+    right: str
+    top: str
+    bottom: str
+
+
+# Radiological convention. Left and top edge are the high ends of their axes in all three planes.
+AXIAL = Plane("axial", 2, 0, 1, "R", "L", "A", "P")
+CORONAL = Plane("coronal", 1, 0, 2, "R", "L", "S", "I")
+SAGITTAL = Plane("sagittal", 0, 1, 2, "A", "P", "S", "I")
+PLANES = (AXIAL, CORONAL, SAGITTAL)
+
+
+class OrientedVolume:
+    """Read a scan in closest-canonical (RAS+) axis order, box by box.
+
+    Uncompressed files stay on disk; compressed ones are unpacked once, in their stored type.
+
+    Args:
+        source: NIfTI path, or an image in memory (for instance from a DICOM series).
+
+    Raises:
+        ValueError: if the image is not three-dimensional.
+    """
+
+    def __init__(self, source: str | Path | SpatialImage) -> None:
+        image = source if isinstance(source, SpatialImage) else nib.load(source)
+        if len(image.shape) != 3:
+            raise ValueError(f"image must be three-dimensional, got shape {tuple(image.shape)}")
+        proxy = image.dataobj
+        stored = proxy.get_unscaled() if nib.is_proxy(proxy) else np.asarray(proxy)
+        self._scale = (proxy.slope, proxy.inter) if nib.is_proxy(proxy) else (1.0, 0.0)
+        orientation = nib.io_orientation(image.affine)
+        self._stored = nib.apply_orientation(stored, orientation)  # views, no copy
+        self.affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, image.shape)
+        self.shape: tuple[int, ...] = self._stored.shape
+        self.spacing_mm: np.ndarray = nib.affines.voxel_sizes(self.affine)
+
+    def box(self, slices: tuple[slice | int, ...]) -> np.ndarray:
+        """Return the scaled values (float32) of a box; integers drop their axis."""
+        slope, inter = self._scale
+        return np.asarray(self._stored[slices], dtype=np.float32) * np.float32(slope) + np.float32(inter)
+
+    def index_of(self, point_mm: Sequence[float]) -> np.ndarray:
+        """Return the fractional array index (3,) of an RAS point in mm."""
+        return nib.affines.apply_affine(np.linalg.inv(self.affine), np.asarray(point_mm, dtype=float))
+
+    def percentiles(self, low: float, high: float) -> tuple[float, float]:
+        """Return two percentiles of a subsample of about 64 values per axis, ``low`` < ``high`` guaranteed."""
+        step = tuple(slice(None, None, max(1, size // 64)) for size in self.shape)
+        bottom, top = np.percentile(self.box(step), (low, high))
+        return float(bottom), float(max(top, bottom + 1e-6))
+
+    def sample(
+        self,
+        plane: Plane,
+        centre: np.ndarray,
+        extent_mm: tuple[float, float],
+        size: tuple[int, int],
+        order: int = 3,
+        fill: float = 0.0,
+        value: int | None = None,
+    ) -> np.ndarray:
+        """Return one voxel slice, interpolated within itself on square pixels.
+
+        Args:
+            plane: which plane; its slice is the voxel nearest to ``centre``.
+            centre: array index (3,) at the middle of the picture.
+            extent_mm: width and height of the picture.
+            size: columns and rows of the picture.
+            order: spline order.
+            fill: value outside the volume.
+            value: sample the mask of this label value (0 to 1) instead of the values themselves.
+
+        Returns:
+            Array (rows, columns), float32.
+        """
+        level = int(np.clip(round(float(centre[plane.axis])), 0, self.shape[plane.axis] - 1))
+        index: list[slice | int] = [level, level, level]
+        grids, inside = [], []
+        for axis, mm, count in zip((plane.across, plane.down), extent_mm, size, strict=True):
+            offsets = ((np.arange(count) + 0.5) / count - 0.5) * mm
+            grid = centre[axis] - offsets / self.spacing_mm[axis]
+            inside.append((grid >= -0.5) & (grid <= self.shape[axis] - 0.5))
+            # Four more voxels let the spline see beyond the frame.
+            low = int(np.clip(np.floor(grid.min()) - 4, 0, self.shape[axis] - 1))
+            high = int(np.clip(np.ceil(grid.max()) + 5, low + 1, self.shape[axis]))
+            index[axis] = slice(low, high)
+            grids.append(grid - low)
+        values = self.box(tuple(index))
+        if value is not None:
+            values = (values == value).astype(np.float32)
+        picture = map_coordinates(values, np.meshgrid(*grids), order=order, mode="nearest")
+        picture[~(inside[1][:, None] & inside[0][None, :])] = fill
+        return picture
+
+
+def lesion_focus(
+    labels: OrientedVolume, value: int, point_mm: Sequence[float], reach_mm: float
+) -> np.ndarray:
+    """Return the array index (3,) at which the three planes show a lesion best.
+
+    That is the largest cross-section along each axis of the connected component nearest to the point.
+
+    Args:
+        labels: label map.
+        value: label value of the lesion.
+        point_mm: recorded centre, RAS mm.
+        reach_mm: half width of the cube searched; without a labelled voxel in it the point itself is returned.
+    """
+    point = labels.index_of(point_mm)
+    reach = reach_mm / labels.spacing_mm
+    low = np.clip(np.floor(point - reach), 0, np.array(labels.shape) - 1).astype(int)
+    high = np.clip(np.ceil(point + reach) + 1, low + 1, labels.shape).astype(int)
+    parts, _ = label(labels.box(tuple(map(slice, low, high))) == value, np.ones((3, 3, 3)))
+    voxels = np.argwhere(parts)
+    if not len(voxels):
+        return point
+    nearest = voxels[np.argmin((((voxels + low - point) * labels.spacing_mm) ** 2).sum(axis=1))]
+    part = parts == parts[tuple(nearest)]
+    centre = np.array(center_of_mass(part))
+    for axis in range(3):
+        area = part.sum(axis=tuple(other for other in range(3) if other != axis))
+        largest = np.flatnonzero(area == area.max())
+        centre[axis] = largest[np.argmin(np.abs(largest - centre[axis]))]
+    return centre + low
+
+
+def changed_outside(before: OrientedVolume, after: OrientedVolume, labels: OrientedVolume) -> int:
+    """Return how many voxels differ between two scans where the label is 0; NaN equals NaN."""
+    count = 0
+    for level in range(before.shape[2]):
+        old, new = (volume.box((slice(None), slice(None), level)) for volume in (before, after))
+        same = (old == new) | (np.isnan(old) & np.isnan(new))
+        count += int(np.count_nonzero(~same & (labels.box((slice(None), slice(None), level)) == 0)))
+    return count
+
+
+def to_grey(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Return uint8 grey values: the window maps linearly to 0 to 255, NaN to 0."""
+    low, high = window
+    scaled = np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0.0, 1.0)
+    return np.round(scaled * 255).astype(np.uint8)
+
+
+def grey_uri(grey: np.ndarray) -> str:
+    """Return a lossless PNG of uint8 grey values as a data URI."""
+    return _uri(Image.fromarray(grey), "PNG", optimize=True)
+
+
+def photo_uri(grey: np.ndarray) -> str:
+    """Return a JPEG of uint8 grey values as a data URI, for overviews only."""
+    return _uri(Image.fromarray(grey), "JPEG", quality=84, optimize=True)
+
+
+def patch_uri(before: np.ndarray, after: np.ndarray) -> str:
+    """Return a PNG that turns ``before`` into ``after`` when laid over it; transparent where they are equal."""
+    alpha = maximum_filter((before != after).astype(np.uint8) * 255, 3)
+    pair = np.stack([np.where(alpha > 0, after, 0).astype(np.uint8), alpha], axis=-1)
+    return _uri(Image.fromarray(pair), "PNG", optimize=True)
+
+
+def difference_uri(difference: np.ndarray, limit: float) -> str:
+    """Return a palette PNG of differences on the diverging colours, -``limit`` to ``limit``."""
+    index = np.round((np.clip(np.nan_to_num(difference) / limit, -1, 1) + 1) * 127.5).astype(np.uint8)
+    colours = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in DIFFERENCE_COLOURS])
+    places = np.linspace(0, len(colours) - 1, 256)
+    palette = np.stack([np.interp(places, range(len(colours)), channel) for channel in colours.T], 1)
+    image = Image.fromarray(index)
+    image.putpalette(np.round(palette).astype(np.uint8).tobytes())
+    return _uri(image, "PNG", optimize=True)
+
+
+def outline_path(mask: np.ndarray) -> str:
+    """Return the 0.5 contour of a mask (rows, columns) as SVG path data in pixels; empty without a contour."""
+    lines = find_contours(np.pad(mask, 1), 0.5)
+    # Contours count from pixel centres and pad added one pixel; SVG counts from the edge.
+    shifted = [line[::2, ::-1] - 0.5 for line in lines if len(line) > 3]
+    return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) + "Z" for line in shifted)
+
+
+def _uri(image: Image.Image, kind: str, **options: int | bool) -> str:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"

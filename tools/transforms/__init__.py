@@ -1,0 +1,2 @@
+"""Transforms: one concern per module, dictionary transforms end in d."""
+
