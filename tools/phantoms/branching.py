@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
@@ -17,10 +19,10 @@ BRANCH_FRACTION = 0.42
 def grow_tree(points: Float, root: Float, root_radius_mm: float, rng: np.random.Generator) -> Float:
     """Grow a tree from a root until it supplies every point of a cloud.
 
-    Each branch goes part of the way to the centre of the points it supplies; these are then split by
-    the plane through the branch across their widest direction, and both halves get a branch (volume
-    filling, Tawhai et al., J Appl Physiol 2004, "CT-based geometry analysis ..."). Radii follow
-    Murray's law with the number of points supplied. Branches are straight but for a small kink.
+    Each branch goes part of the way to the centre of the points it supplies; these are then split
+    by the plane through the branch across their widest direction, and both halves get a branch
+    (volume filling, Tawhai et al., J Appl Physiol 2004). Radii follow Murray's law with the number
+    of points supplied. Branches are straight but for a small kink.
 
     Args:
         points: cloud ``(n, 3)`` in mm, for example drawn evenly inside a lung.
@@ -58,7 +60,7 @@ def grow_tree(points: Float, root: Float, root_radius_mm: float, rng: np.random.
     return np.array(tubes).reshape(-1, 8)
 
 
-def tube_chain(nodes: list[tuple[float, float, float, float]], step_mm: float = 4.0) -> Float:
+def tube_chain(nodes: Sequence[tuple[float, float, float, float]], step_mm: float = 4.0) -> Float:
     """Return a smooth tube through nodes (x, y, z, radius), as tubes ``(m, 8)`` for drawing."""
     knots = np.array(nodes, dtype=float)
     lengths = np.linalg.norm(np.diff(knots[:, :3], axis=0), axis=1)

@@ -1,12 +1,13 @@
 """Anatomy of the chest phantom: signed distances in millimetres, positive inside.
 
-Everything is written in one body frame (x to the right, y to the front, z to the head; the origin lies
-between the hila), so any grid shows the same body.
+Everything is written in one body frame (x to the right, y to the front, z to the head; the origin
+lies between the hila), so any grid shows the same body.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from tools.phantoms.branching import tube_chain
 
 __all__ = ["Build", "Frame", "central_tubes", "lung_distance"]
 
-Volume = NDArray[np.float32]
+Volume = NDArray[np.floating[Any]]
 
 # Height z: half-width, half-depth and centre y of the thoracic cavity and of the body outline.
 _CAVITY = np.array(
@@ -79,8 +80,14 @@ class Build:
         )
 
 
-def superellipse(x: Volume, y: Volume, width: Volume, depth: Volume, power: float) -> Volume:
-    """Return the distance in mm to a superellipse along the ray from its centre, positive inside."""
+def superellipse(
+    x: Volume,
+    y: Volume,
+    width: Volume | np.floating[Any],
+    depth: Volume | np.floating[Any],
+    power: float,
+) -> Volume:
+    """Return the distance in mm to a superellipse along the ray from its centre."""
     radius = (np.abs(x / width) ** power + np.abs(y / depth) ** power) ** np.float32(1 / power)
     length = np.hypot(x, y)
     # At the centre itself the ray has no direction: any small radius gives the half-width there.
@@ -191,8 +198,9 @@ def mediastinum_distance(frame: Frame, heart: Volume) -> Volume:
 
 
 def lung_distance(frame: Frame, heart: Volume) -> Volume:
-    """Return the distance to the lungs: inside the chest wall, beside the mediastinum, above the
-    diaphragm, and below the apex.
+    """Return the distance to the lungs.
+
+    They lie inside the chest wall, beside the mediastinum, above the diaphragm and below the apex.
     """
     side = np.minimum(frame.cavity, -mediastinum_distance(frame, heart))
     # The base is steep near the ribs: half the height is closer to the distance there.
@@ -201,9 +209,20 @@ def lung_distance(frame: Frame, heart: Volume) -> Volume:
 
 
 # Nodes x, y, z, radius in mm of the large tubes in the mediastinum.
-_BLOOD = [
-    [(-6, 22, -2, 15), (10, 22, 22, 16), (14, 16, 44, 15), (2, -2, 61, 14), (-16, -26, 58, 13)]
-    + [(-24, -42, 38, 12.5), (-24, -46, -10, 12), (-20, -46, -80, 11.5), (-10, -42, -160, 11)],
+_Nodes = list[tuple[float, float, float, float]]
+_AORTA: _Nodes = [
+    (-6, 22, -2, 15),
+    (10, 22, 22, 16),
+    (14, 16, 44, 15),
+    (2, -2, 61, 14),
+    (-16, -26, 58, 13),
+    (-24, -42, 38, 12.5),
+    (-24, -46, -10, 12),
+    (-20, -46, -80, 11.5),
+    (-10, -42, -160, 11),
+]
+_BLOOD: list[_Nodes] = [
+    _AORTA,
     [(24, 18, 96, 8), (27, 12, 50, 9.5), (26, 8, 0, 10)],
     [(14, -2, -40, 12), (24, -6, -75, 12.5), (22, -12, -160, 12)],
     [(-18, 34, -4, 14), (-24, 18, 16, 14), (-18, 2, 27, 12)],
@@ -215,8 +234,8 @@ _BLOOD = [
     [(24, 18, 96, 8), (34, 14, 116, 7), (70, 8, 130, 6)],
     [(24, 20, 84, 7), (0, 26, 90, 6.5), (-26, 18, 104, 6.5), (-60, 8, 126, 6)],
 ]
-_OESOPHAGUS = [(-2, -34, 160, 6), (-4, -38, 60, 6.5), (-6, -40, 0, 7), (-10, -34, -70, 7.5)]
-_AIR = [
+_OESOPHAGUS: _Nodes = [(-2, -34, 160, 6), (-4, -38, 60, 6.5), (-6, -40, 0, 7), (-10, -34, -70, 7.5)]
+_AIR: list[_Nodes] = [
     [(0, -12, 160, 9), (1, -16, 90, 8.5), (2, -22, 40, 8.5)],
     [(2, -22, 41, 8), (18, -22, 24, 7), (41, -18, 12, 5.5)],
     [(2, -22, 41, 7.5), (-18, -22, 22, 6.2), (-44, -22, 7, 5)],

@@ -99,6 +99,7 @@ def bone_distances(frame: Frame) -> tuple[Volume, Volume, Volume]:
 
 def clavicles() -> NDArray[np.float64]:
     """Return the collar bones as tubes ``(m, 8)`` in body coordinates."""
+    nodes: list[tuple[float, float, float, float]]
     nodes = [(24, 50, 86, 7), (60, 46, 104, 5.5), (105, 18, 122, 5.5), (148, -18, 128, 6)]
     mirrored = [(-x, y, z, radius) for x, y, z, radius in nodes]
     return np.concatenate([tube_chain(nodes), tube_chain(mirrored)])

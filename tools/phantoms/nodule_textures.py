@@ -70,8 +70,8 @@ def paint_nodule(
 
     Inside, voxels are ranked by depth, by distance to an off-centre core and by noise, and get the
     quantiles of the published histogram of their texture (with +-10 % fluctuation per bin), so the
-    histogram inside the mask is the published one. The surroundings are touched within about 1.5 mm:
-    the point-spread function makes the edge soft.
+    histogram inside the mask is the published one. The surroundings are touched within about
+    1.5 mm: the point-spread function makes the edge soft.
 
     Args:
         image: scan in HU, ``(I, J, K)``.

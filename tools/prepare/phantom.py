@@ -1,4 +1,4 @@
-"""The command ``python -m tools prepare phantom``: embedded data written where a person can open it."""
+"""The command ``python -m tools prepare phantom``: embedded data written where one can open it."""
 
 from __future__ import annotations
 

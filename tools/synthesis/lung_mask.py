@@ -94,13 +94,13 @@ def _parenchyma(
     labels, count = ndimage.label(tissue)
     index = np.arange(1, count + 1)
     volume = ndimage.sum_labels(np.ones_like(coarse), labels, index) * block_mm.prod()
-    covered = _covered(coarse, outside, block_mm)
+    covered, sides = _inside_body(coarse, outside, block_mm)
     keep = []
     for part in index[volume >= max(MIN_VOLUME_MM3, MIN_SHARE * volume.max(initial=0))]:
         mask = labels == part
-        # With a rim: what surrounds bowel gas is a shell, and the rim shows the gas.
-        median = np.median(coarse[dilate(mask, 6.0, block_mm) & air])
-        if TISSUE_HU[0] <= median <= TISSUE_HU[1] and covered[mask].mean() > 0.9:
+        # With a rim: what surrounds bowel gas is a shell; the rim shows the gas.
+        rim = coarse[dilate(mask, 6.0, block_mm) & air]
+        if _is_lung(mask, rim, covered, sides):
             keep.append(part)
     if not keep:
         raise ValueError(
@@ -110,22 +110,34 @@ def _parenchyma(
     return np.isin(labels, keep)
 
 
-def _covered(coarse: np.ndarray, outside: np.ndarray, block_mm: np.ndarray) -> np.ndarray:
-    """Return where all four lateral rays meet the body or leave the volume without meeting air.
+def _inside_body(
+    coarse: np.ndarray, outside: np.ndarray, block_mm: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Follow the four lateral rays of every voxel to the body or the face of the volume.
 
-    The foam of a table has the body on one side at most; a lung cut by the border of a crop
-    has nothing but lung on that side.
+    Returns:
+        Whether no ray ends in outside air; the number of rays, 0 to 4, that meet the body.
     """
     solid = coarse > -300
     body = solid & dilate(erode(solid, OPENING_MM, block_mm), OPENING_MM, block_mm)
-    covered = np.ones(coarse.shape, bool)
+    covered, sides = np.ones(coarse.shape, bool), np.zeros(coarse.shape, np.uint8)
     for axis in (0, 1):
         for side in (slice(None), slice(None, None, -1)):
             view = tuple(side if a == axis else slice(None) for a in range(3))
-            before = np.logical_or.accumulate(body[view], axis)
-            closed_face = ~outside[view].take([0], axis)
-            covered[view] &= before | closed_face
-    return covered
+            met = np.logical_or.accumulate(body[view], axis)
+            sides[view] += met
+            covered[view] &= met | ~outside[view].take([0], axis)
+    return covered, sides
+
+
+def _is_lung(mask: np.ndarray, rim: np.ndarray, covered: np.ndarray, sides: np.ndarray) -> bool:
+    """Judge an aerated part by the HU values in and round it and by what surrounds it."""
+    if not TISSUE_HU[0] <= np.median(rim) <= TISSUE_HU[1] or covered[mask].mean() < 0.9:
+        return False
+    # The foam of a table has the body on one side, a lung at the corner of a crop on two; a crop
+    # within a lung shows no body but reaches all faces.
+    faces = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
+    return bool(sides[mask].mean() >= 1.5 or all(face.any() for face in faces))
 
 
 def _without_bullae(gas: np.ndarray, lungs: np.ndarray, block_mm: np.ndarray) -> np.ndarray:

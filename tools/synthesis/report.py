@@ -38,7 +38,7 @@ from tools.synthesis.slices import (
 
 REPORT_FILE = "report.html"
 FIELD_MM = 60.0
-PIXELS = 224
+PIXELS = 272
 OVERVIEW_PIXELS = 440
 CHART = (320.0, 132.0)
 
@@ -196,10 +196,10 @@ def _overviews(
     focus = (np.array(volume.shape) - 1) / 2 if largest is None else largest["focus"]
     centre = (np.array(volume.shape) - 1) / 2
     full_mm = np.array(volume.shape) * volume.spacing_mm
+    scale = OVERVIEW_PIXELS / full_mm.max()  # one scale for both, so that they compare
     pictures = []
     for plane in (AXIAL, CORONAL):
         width, height = full_mm[plane.across], full_mm[plane.down]
-        scale = OVERVIEW_PIXELS / max(width, height)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         middle = np.where(np.arange(3) == plane.axis, focus, centre)
         grey = to_grey(volume.sample(plane, middle, (width, height), size, order=1), window)
@@ -284,7 +284,7 @@ def _round_up(value: float) -> float:
     if value <= 0:
         return 1.0
     unit = 10.0 ** np.floor(np.log10(value))
-    return float(next(step * unit for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * unit >= value))
+    return float(next(step * unit for step in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * unit >= value))
 
 
 def _number(value: float, digits: int = 2) -> str:

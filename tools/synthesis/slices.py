@@ -16,7 +16,7 @@ from scipy.ndimage import center_of_mass, label, map_coordinates, maximum_filter
 from skimage.measure import find_contours
 
 # Both ends are light and the middle is dark: on a dark page "no change" then vanishes.
-DIFFERENCE_COLOURS = ("#a9e4ff", "#3d9be9", "#11161d", "#ef7d3c", "#ffe0a3")
+DIFFERENCE_COLOURS = ("#a9e4ff", "#3d9be9", "#05070a", "#ef7d3c", "#ffe0a3")
 
 
 @dataclass(frozen=True)

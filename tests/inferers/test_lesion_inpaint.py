@@ -1,0 +1,213 @@
+"""Invariants of the sampler: exact background, exact limits, seeds, and an analytic oracle."""
+
+import pytest
+import torch
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+from tools.inferers import LesionInpaintInferer
+from tools.networks.lesion_unet import LesionUNet
+from tools.schedules import cosine_scheduler
+from torch import Tensor, nn
+
+STEPS = 8
+
+
+class TinyNetwork(nn.Module):
+    """A fixed random convolution with a time and histogram dependence."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv3d(channels, 1, 3, padding=1)
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+        shift = 0.0 if condition is None else condition.clamp(min=0)[:, :1, None, None, None]
+        return self.conv(x) + timesteps.view(-1, 1, 1, 1, 1) / 100 + shift
+
+
+@pytest.fixture
+def inputs() -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(3, 1, 8, 8, 8, generator=generator) * 2 - 1
+    mask = torch.zeros_like(image)
+    mask[0, :, 2:5, 2:5, 2:5] = mask[1, :, 1:3, 4:8, 0:2] = mask[2, :, 6, 6, 6] = 1
+    return torch.cat([image, mask], 1)
+
+
+@pytest.mark.parametrize("background", ["noised", "clean"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("jumps", [1, 2])
+def test_background_is_identical_bit_for_bit(
+    inputs: Tensor, background: str, sampler: str, jumps: int
+) -> None:
+    inferer = LesionInpaintInferer(
+        cosine_scheduler(STEPS), sampler=sampler, background=background, jump_n_sample=jumps
+    )
+    output = inferer(inputs, TinyNetwork())
+    outside = inputs[:, 1:] == 0
+    assert torch.equal(output[outside], inputs[:, :1][outside])
+    assert (output[~outside] != inputs[:, :1][~outside]).all()
+
+
+def test_empty_mask_returns_the_input(inputs: Tensor) -> None:
+    inputs[:, 1] = 0
+    output = LesionInpaintInferer(cosine_scheduler(STEPS))(inputs, TinyNetwork())
+    assert torch.equal(output, inputs[:, :1])
+
+
+def test_full_mask_equals_plain_ddpm_of_the_scheduler(inputs: Tensor) -> None:
+    inputs[:, 1] = 1
+    scheduler, network = cosine_scheduler(STEPS), TinyNetwork()
+    states: list[Tensor] = []
+    output = LesionInpaintInferer(scheduler, background="clean", seed=5)(
+        inputs, network, trace=states
+    )
+    generators = [torch.Generator().manual_seed(5 + i) for i in range(3)]
+
+    def noise() -> Tensor:
+        return torch.stack([torch.randn(1, 8, 8, 8, generator=g) for g in generators])
+
+    x = noise()
+    alpha_bar = torch.cat([torch.ones(1), scheduler.alphas_cumprod])
+    for t in range(STEPS - 1, -1, -1):
+        eps = network(x, torch.full((3,), t))
+        x0 = ((x - (1 - alpha_bar[t + 1]).sqrt() * eps) / alpha_bar[t + 1].sqrt()).clamp(-1, 1)
+        beta = scheduler.betas[t]
+        mean = x0 * alpha_bar[t].sqrt() * beta / (1 - alpha_bar[t + 1])
+        mean = mean + x * (1 - beta).sqrt() * (1 - alpha_bar[t]) / (1 - alpha_bar[t + 1])
+        variance = beta * (1 - alpha_bar[t]) / (1 - alpha_bar[t + 1])
+        x = mean + variance.sqrt() * noise() if t else mean
+    assert len(states) == STEPS
+    assert torch.allclose(output, x, atol=1e-5)
+
+
+def test_ddim_agrees_with_monai(inputs: Tensor) -> None:
+    inputs[:, 1] = 1
+    network = TinyNetwork()
+    scheduler = DDIMScheduler(100, "scaled_linear_beta", clip_sample=False, set_alpha_to_one=True)
+    ours = LesionInpaintInferer(scheduler, sampler="ddim")
+    x = torch.stack([torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)])
+    small = x * 0.1  # stays within the clamp, which MONAI applies differently
+    step = ours._denoise(small, ours._estimate(small, inputs[:, 1:], network, 50, None), 50, 49, None)
+    scheduler.set_timesteps(100)
+    eps = network(small, torch.full((3,), 50))
+    assert torch.allclose(step, scheduler.step(eps, 50, small)[0], atol=1e-5)
+
+
+def test_a_batch_equals_its_samples_one_by_one(inputs: Tensor) -> None:
+    inferer = LesionInpaintInferer(cosine_scheduler(STEPS), jump_n_sample=2)
+    condition = torch.rand(3, 4)
+    together = inferer(inputs, TinyNetwork(), condition, seeds=[7, 8, 9])
+    for i in range(3):
+        alone = inferer(inputs[i : i + 1], TinyNetwork(), condition[i : i + 1], seeds=[7 + i])
+        assert torch.allclose(alone, together[i : i + 1], atol=1e-6)
+
+
+def test_one_sample_per_jump_means_no_jumps(inputs: Tensor) -> None:
+    scheduler = cosine_scheduler(STEPS)
+    plain = LesionInpaintInferer(scheduler)(inputs, TinyNetwork())
+    jumps = LesionInpaintInferer(scheduler, jump_length=3, jump_n_sample=1)(inputs, TinyNetwork())
+    assert torch.equal(plain, jumps)
+
+
+def expected_moments(
+    inferer: LesionInpaintInferer, mean: float, std: float
+) -> tuple[float, float]:
+    """Mean and std that the chain reaches for Gaussian data: every transition is linear in x."""
+    center, variance = 0.0, 1.0
+    for step, to in inferer.transitions:
+        now, then = inferer.alpha_bar[step], inferer.alpha_bar[to]
+        if to > step:
+            ratio = then / now
+            center, variance = center * ratio**0.5, variance * ratio + 1 - ratio
+            continue
+        gain = now**0.5 * std**2 / (now * std**2 + 1 - now)  # E[x_0 | x_t] = mean + gain (x_t - ..)
+        sigma2 = (1 - then) / (1 - now) * (1 - now / then) if inferer.sampler == "ddpm" else 0.0
+        keep = ((1 - then - sigma2) / (1 - now)) ** 0.5
+        weight = then**0.5 - keep * now**0.5
+        slope = weight * gain + keep
+        center = slope * center + weight * (mean - gain * now**0.5 * mean)
+        variance = slope**2 * variance + sigma2
+    return center, variance**0.5
+
+
+@pytest.mark.parametrize("jumps", [1, 3])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_exact_denoiser_of_gaussian_data_gives_the_moments_of_theory(
+    oracle_denoiser: type, sampler: str, jumps: int
+) -> None:
+    scheduler = DDPMScheduler(100, "cosine")
+    inferer = LesionInpaintInferer(
+        scheduler, sampler=sampler, background="clean", jump_length=5, jump_n_sample=jumps
+    )
+    output = inferer(torch.ones(4, 2, 24, 24, 24), oracle_denoiser(scheduler, mean=0.3, std=0.1))
+    mean, std = expected_moments(inferer, 0.3, 0.1)
+    assert output.mean().item() == pytest.approx(mean, abs=0.002)
+    assert output.std().item() == pytest.approx(std, rel=0.02)
+    # and theory itself is near the data
+    assert (mean, std) == pytest.approx((0.3, 0.1), rel=0.2)
+
+
+def test_histogram_strength_one_meets_the_histogram(inputs: Tensor) -> None:
+    inferer = LesionInpaintInferer(cosine_scheduler(STEPS), histogram_strength=1.0)
+    histogram = torch.tensor([[0.0, 0.0, 1.0, 0.0]]).expand(3, -1)
+    output = inferer(inputs, TinyNetwork(), histogram)
+    lesion = output[inputs[:, 1:] == 1]
+    assert ((lesion > 0) & (lesion < 0.5)).all()
+
+
+def test_rows_of_minus_one_are_left_free_by_the_histogram_step(inputs: Tensor) -> None:
+    free = torch.full((3, 4), -1.0)
+    plain = LesionInpaintInferer(cosine_scheduler(STEPS))(inputs, TinyNetwork(), free)
+    matched = LesionInpaintInferer(cosine_scheduler(STEPS), histogram_strength=1.0)
+    assert torch.equal(plain, matched(inputs, TinyNetwork(), free))
+
+
+def test_guidance_of_one_is_no_guidance_and_more_changes_the_lesion(inputs: Tensor) -> None:
+    scheduler, network = cosine_scheduler(STEPS), TinyNetwork()
+    condition = torch.full((3, 4), 0.25)
+    plain = LesionInpaintInferer(scheduler)(inputs, network, condition)
+    same = LesionInpaintInferer(scheduler, guidance_scale=1.0)(inputs, network, condition)
+    pushed = LesionInpaintInferer(scheduler, guidance_scale=2.0)(inputs, network, condition)
+    assert torch.equal(plain, same)
+    assert not torch.equal(plain, pushed)
+
+
+@pytest.mark.parametrize("background", ["noised", "clean"])
+def test_training_call_composes_the_window_as_sampling_does(inputs: Tensor, background: str) -> None:
+    seen: list[Tensor] = []
+
+    def network(x: Tensor, timesteps: Tensor, condition: Tensor | None) -> Tensor:
+        seen.append(x)
+        return x[:, :1]
+
+    inferer = LesionInpaintInferer(cosine_scheduler(STEPS), background=background, mask_input=True)
+    noise = torch.randn(3, 1, 8, 8, 8)
+    inferer(inputs, network, noise=noise, timesteps=torch.tensor([0, 3, 7]))
+    image, mask = inputs[:, :1], inputs[:, 1:]
+    assert torch.equal(seen[0][:, 1:], mask)
+    outside = mask == 0
+    same = torch.equal(seen[0][:, :1][outside], image[outside])
+    assert same == (background == "clean")
+    assert (seen[0][:, :1][~outside] != image[~outside]).all()
+
+
+def test_compact_network_samples_with_bfloat16(inputs: Tensor) -> None:
+    network = LesionUNet(channels=(8, 16), condition_size=4).eval()
+    inferer = LesionInpaintInferer(
+        cosine_scheduler(STEPS), sampler="ddim", mask_input=True, amp_dtype="bfloat16"
+    )
+    output = inferer(inputs, network, torch.full((3, 4), 0.25))
+    assert output.dtype == torch.float32
+    assert output.isfinite().all()
+
+
+def test_bad_input_is_named(inputs: Tensor) -> None:
+    inferer = LesionInpaintInferer(cosine_scheduler(STEPS))
+    with pytest.raises(ValueError, match="lesion_mask must be binary"):
+        inferer(torch.cat([inputs[:, :1], inputs[:, 1:] * 2], 1), TinyNetwork())
+    with pytest.raises(ValueError, match="inputs must hold image channels"):
+        inferer(inputs[:, :1], TinyNetwork())
+    with pytest.raises(ValueError, match="seeds must hold one seed per sample"):
+        inferer(inputs, TinyNetwork(), seeds=[1])
+    with pytest.raises(ValueError, match="sampler must be one of"):
+        LesionInpaintInferer(cosine_scheduler(STEPS), sampler="euler")
