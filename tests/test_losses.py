@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from tools.losses import LesionNoiseLoss, NoiseTarget
 
 SHAPE = (2, 1, 2, 2, 2)
@@ -73,6 +74,6 @@ def test_bad_arguments_are_named() -> None:
         LesionNoiseLoss(norm="l3")
     with pytest.raises(ValueError, match="prediction must have the shape of noise"):
         LesionNoiseLoss()(torch.zeros(1, 1, 2, 2, 2), target((1, 1)))
+    goal = NoiseTarget(torch.zeros(SHAPE), torch.zeros(2, 2, 2, 2, 2))
     with pytest.raises(ValueError, match="lesion_mask must have 1 or 1 channels, got 2"):
-        goal = NoiseTarget(torch.zeros(SHAPE), torch.zeros(2, 2, 2, 2, 2))
         LesionNoiseLoss()(torch.zeros(SHAPE), goal)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from tools.prepare_batch import LesionPrepareBatch, SynthesisPrepareBatch
 
 BATCH = {

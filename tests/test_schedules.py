@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tools.schedules import cosine_scheduler, inference_timesteps, repaint_timesteps
 
 

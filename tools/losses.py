@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["LesionNoiseLoss", "NoiseTarget"]
@@ -25,19 +24,19 @@ class NoiseTarget(NamedTuple):
 class LesionNoiseLoss(nn.Module):
     r"""Compare predicted and true noise inside the lesion, one masked term per lesion class.
 
-    :math:`\sum_{i=1}^{K} M^{(i)} \lVert \epsilon - \epsilon_\theta(x_t, h, t) \rVert^{(i)}`, LeFusion
-    Eq. 4 (K = 1) and Eq. 6. The gradient is zero outside the mask. A sample without a lesion adds
-    nothing; a batch without any gives 0.
+    :math:`\sum_{i=1}^{K} M^{(i)} \lVert \epsilon - \epsilon_\theta(x_t, h, t) \rVert^{(i)}`,
+    LeFusion Eq. 4 (K = 1) and Eq. 6. The gradient is zero outside the mask. A sample without a
+    lesion adds nothing; a batch without any gives 0.
 
-    The paper's norm is L2; the released code takes L1 averaged over the whole volume, which makes large
-    lesions dominate. Here ``normalize="lesion"`` (default) divides by the lesion's own voxels, so
-    that each lesion counts the same, and averages over the lesions of a class.
+    The paper's norm is L2; the released code takes L1 averaged over the whole volume, which makes
+    large lesions dominate. Here ``normalize="lesion"`` (default) divides by the lesion's own
+    voxels, so that each lesion counts the same, and averages over the lesions of a class.
 
     Args:
         norm: ``"l2"`` (squared error) or ``"l1"``.
         normalize: ``"lesion"``, or ``"volume"`` for the mean over all voxels as released.
-        region: ``"lesion"``, or ``"image"`` for the global loss of a plain diffusion model (the RePaint
-            baseline).
+        region: ``"lesion"``, or ``"image"`` for the global loss of a plain diffusion model (the
+            RePaint baseline).
 
     Raises:
         ValueError: if an argument is none of its choices.
@@ -51,9 +50,7 @@ class LesionNoiseLoss(nn.Module):
         tensor(0.)
     """
 
-    def __init__(
-        self, norm: str = "l2", normalize: str = "lesion", region: str = "lesion"
-    ) -> None:
+    def __init__(self, norm: str = "l2", normalize: str = "lesion", region: str = "lesion") -> None:
         super().__init__()
         for name, value, choices in (
             ("norm", norm, ("l1", "l2")),

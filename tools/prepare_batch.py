@@ -22,7 +22,8 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
 
     Args:
         num_train_timesteps: T; timesteps are drawn uniformly from 0..T-1.
-        condition_name: batch key of the histogram, shape ``(B, bins)``; None trains without control.
+        condition_name: batch key of the histogram, shape ``(B, bins)``; None trains without
+            control.
         image_name: batch key of the image, shape ``(B, C, H, W, D)``, scaled to [-1, 1].
         mask_name: batch key of the lesion mask, shape ``(B, K, H, W, D)``, 1 inside.
         condition_drop: probability that a sample is trained without its histogram (its row becomes
@@ -53,7 +54,7 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, NoiseTarget, tuple, dict[str, Tensor | None]]:
-        """Return inputs ``(B, C + K, H, W, D)``, target, no positional and three keyword arguments."""
+        """Return inputs ``(B, C + K, H, W, D)``, target, and three keyword arguments."""
         image, mask, condition = _tensors(self, batchdata, device, non_blocking)
         noise = self.get_noise(image)
         timesteps = self.get_timesteps(image)

@@ -1,9 +1,10 @@
-"""Timetables of the recurrent sampler, and noise schedules that MONAI lacks. Pure functions of numbers."""
+"""Timetables of the recurrent sampler, and the noise schedule that MONAI lacks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from monai.networks.schedulers import DDPMScheduler
@@ -12,13 +13,15 @@ from monai.networks.schedulers.scheduler import NoiseSchedules
 __all__ = ["cosine_scheduler", "inference_timesteps", "repaint_timesteps"]
 
 
-@NoiseSchedules.add_def("cosine_float64", "Cosine beta schedule in double precision, beta <= 0.9999")
+@NoiseSchedules.add_def(
+    "cosine_float64", "Cosine beta schedule in double precision, beta <= 0.9999"
+)
 def cosine_float64_beta(num_train_timesteps: int, s: float = 0.008) -> torch.Tensor:
     r"""Return the betas of the cosine schedule as the published medical diffusion models use it.
 
-    :math:`\bar\alpha_t = \cos^2\!\big(\tfrac{t/T + s}{1 + s}\tfrac\pi2\big)`, betas clipped to 0.9999,
-    computed in float64 and stored as float32 (Nichol and Dhariwal, ICML 2021). MONAI's ``"cosine"``
-    works in float32 and clips at 0.999.
+    :math:`\bar\alpha_t = \cos^2\!\big(\tfrac{t/T + s}{1 + s}\tfrac\pi2\big)`, betas clipped to
+    0.9999, computed in float64 and stored as float32 (Nichol and Dhariwal, ICML 2021). MONAI's
+    ``"cosine"`` works in float32 and clips at 0.999.
 
     Args:
         num_train_timesteps: T, at least 1.
@@ -31,7 +34,7 @@ def cosine_float64_beta(num_train_timesteps: int, s: float = 0.008) -> torch.Ten
 
 
 def cosine_scheduler(num_train_timesteps: int = 300) -> DDPMScheduler:
-    """Return MONAI's DDPM scheduler with the published cosine schedule, see :func:`cosine_float64_beta`.
+    """Return MONAI's DDPM scheduler with the published cosine schedule (in float64).
 
     Args:
         num_train_timesteps: T; 300 as published.
@@ -39,7 +42,9 @@ def cosine_scheduler(num_train_timesteps: int = 300) -> DDPMScheduler:
     return DDPMScheduler(num_train_timesteps=num_train_timesteps, schedule="cosine_float64")
 
 
-def inference_timesteps(num_train_timesteps: int, num_inference_steps: int | None = None) -> list[int]:
+def inference_timesteps(
+    num_train_timesteps: int, num_inference_steps: int | None = None
+) -> list[int]:
     """Return the trained timesteps that a chain visits, from the noisiest down.
 
     The chain always starts at T - 1 (pure noise) and ends at 0; in between the steps are evenly
@@ -77,14 +82,14 @@ def repaint_timesteps(
     """Return the transitions (from, to) of RePaint's recurrent chain over trained timesteps.
 
     A state t in 0..T-1 carries the noise of timestep t; -1 is the clean image. ``to < from`` is a
-    denoising step (one network call), ``to > from`` adds noise back. Walking down, the chain goes up
-    ``jump_length`` states at every turning point, ``jump_n_sample - 1`` times.
+    denoising step (one network call), ``to > from`` adds noise back. Walking down, the chain goes
+    up ``jump_length`` states at every turning point, ``jump_n_sample - 1`` times.
 
-    The published orders differ in the turning points. ``"paper"`` (LeFusion, appendix: 300 299 298 299
-    300 299 298 297 296 297 ..., written with the clean image as 0) turns whenever ``jump_length`` steps
-    have been taken. ``"released"`` is the order of the released code, which counts states from 0, so
-    that for an even T the first turn comes after three steps; it turns at state 0 too, which the paper's
-    order has no counterpart for.
+    The published orders differ in the turning points. ``"paper"`` (LeFusion, appendix: 300 299 298
+    299 300 299 298 297 296 297 ..., written with the clean image as 0) turns whenever
+    ``jump_length`` steps have been taken. ``"released"`` is the order of the released code, which
+    counts states from 0, so that for an even T the first turn comes after three steps; it turns at
+    state 0 too, which the paper's order has no counterpart for.
 
     Args:
         num_train_timesteps: T, at least 1.
@@ -113,7 +118,7 @@ def repaint_timesteps(
     offset = 1 if timetable == "paper" else 0
     walk = list(_walk(len(chain), jump_length, jump_n_sample, offset))
     steps = [chain[len(chain) - 1 - state] if state >= 0 else -1 for state in walk]
-    return list(zip(steps[:-1], steps[1:], strict=True))
+    return list(pairwise(steps))
 
 
 def _walk(length: int, jump_length: int, jump_n_sample: int, offset: int) -> Iterator[int]:

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+from torch import Tensor, nn
+
 from tools.inferers import LesionInpaintInferer
 from tools.networks.lesion_unet import LesionUNet
 from tools.schedules import cosine_scheduler
-from torch import Tensor, nn
 
 STEPS = 8
 
@@ -85,9 +86,13 @@ def test_ddim_agrees_with_monai(inputs: Tensor) -> None:
     network = TinyNetwork()
     scheduler = DDIMScheduler(100, "scaled_linear_beta", clip_sample=False, set_alpha_to_one=True)
     ours = LesionInpaintInferer(scheduler, sampler="ddim")
-    x = torch.stack([torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)])
+    x = torch.stack(
+        [torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    )
     small = x * 0.1  # stays within the clamp, which MONAI applies differently
-    step = ours._denoise(small, ours._estimate(small, inputs[:, 1:], network, 50, None), 50, 49, None)
+    step = ours._denoise(
+        small, ours._estimate(small, inputs[:, 1:], network, 50, None), 50, 49, None
+    )
     scheduler.set_timesteps(100)
     eps = network(small, torch.full((3,), 50))
     assert torch.allclose(step, scheduler.step(eps, 50, small)[0], atol=1e-5)
@@ -109,9 +114,7 @@ def test_one_sample_per_jump_means_no_jumps(inputs: Tensor) -> None:
     assert torch.equal(plain, jumps)
 
 
-def expected_moments(
-    inferer: LesionInpaintInferer, mean: float, std: float
-) -> tuple[float, float]:
+def expected_moments(inferer: LesionInpaintInferer, mean: float, std: float) -> tuple[float, float]:
     """Mean and std that the chain reaches for Gaussian data: every transition is linear in x."""
     center, variance = 0.0, 1.0
     for step, to in inferer.transitions:
@@ -173,7 +176,9 @@ def test_guidance_of_one_is_no_guidance_and_more_changes_the_lesion(inputs: Tens
 
 
 @pytest.mark.parametrize("background", ["noised", "clean"])
-def test_training_call_composes_the_window_as_sampling_does(inputs: Tensor, background: str) -> None:
+def test_training_call_composes_the_window_as_sampling_does(
+    inputs: Tensor, background: str
+) -> None:
     seen: list[Tensor] = []
 
     def network(x: Tensor, timesteps: Tensor, condition: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from tools.metrics import HistogramDivergence, intensity_histogram, jensen_shannon_divergence
 
 
@@ -30,7 +31,9 @@ def test_divergence_by_hand() -> None:
     # each half has one term 1/2 ln 2 where the other is empty
     assert jensen_shannon_divergence(p, q).item() == pytest.approx(0.5 * math.log(2), abs=1e-6)
     assert jensen_shannon_divergence(p, p).item() == 0
-    assert jensen_shannon_divergence(p * 7, q * 3).item() == pytest.approx(0.5 * math.log(2), abs=1e-6)
+    assert jensen_shannon_divergence(p * 7, q * 3).item() == pytest.approx(
+        0.5 * math.log(2), abs=1e-6
+    )
 
 
 def test_metric_is_the_median_of_samples_with_a_lesion() -> None:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from monai.networks.nets import DiffusionModelUNet
+from torch import nn
+
 from tools.networks.histogram_condition import HistogramConditionedUNet
 from tools.networks.lesion_unet import LesionUNet
-from torch import nn
 
 
 def wake(network: nn.Module) -> nn.Module:

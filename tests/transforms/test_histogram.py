@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from tools.metrics import intensity_histogram
 from tools.transforms.histogram import (
     LesionHistogramd,

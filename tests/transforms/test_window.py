@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
+
 from tools.transforms.window import WindowGrid, cut_window, paste_window, window_size
 
 
@@ -77,11 +78,9 @@ def test_a_window_far_outside_is_refused() -> None:
 
 def test_a_lesion_larger_than_the_window_is_refused() -> None:
     grid = WindowGrid.around((15, 15, 15), (8, 8, 8))
+    scan, label, box = np.zeros((30,) * 3), np.ones((30,) * 3, bool), (slice(0, 30),) * 3
     with pytest.raises(ValueError, match="lesion must fit the window"):
-        box = (slice(0, 30),) * 3
-        paste_window(
-            np.zeros((30,) * 3), np.eye(4), np.zeros((8,) * 3), grid, np.ones((30,) * 3, bool), box
-        )
+        paste_window(scan, np.eye(4), np.zeros((8,) * 3), grid, label, box)
 
 
 def test_window_size_grows_in_steps() -> None:

@@ -1,4 +1,4 @@
-"""The recurrent sampler that generates a lesion inside a mask and leaves the rest of the scan alone."""
+"""The recurrent sampler: a lesion is generated inside a mask, the rest of the scan left alone."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ class LesionInpaintInferer(Inferer):
     r"""Synthesise lesions by denoising inside a mask while the surroundings stay known.
 
     Sampling, from pure noise: at every step the known region is put back,
-    :math:`x_t \leftarrow M \odot x_t + (1 - M) \odot q(x_t \mid \hat x_0)` (LeFusion Eq. 1-3), the network
-    predicts the noise, its estimate of :math:`x_0` is clamped, and one ancestral (``"ddpm"``) or
-    implicit (``"ddim"``) step is taken; jumps back follow RePaint (:func:`repaint_timesteps`). At the end the input is
-    pasted outside the mask, so the output equals it there **bit for bit** (the released code has no such
-    paste and leaves noise of about 9 HU).
+    :math:`x_t \leftarrow M \odot x_t + (1 - M) \odot q(x_t \mid \hat x_0)` (LeFusion Eq. 1-3), the
+    network predicts the noise, its estimate of :math:`x_0` is clamped, and one ancestral
+    (``"ddpm"``) or implicit (``"ddim"``) step is taken; jumps back follow RePaint
+    (:func:`repaint_timesteps`). At the end the input is pasted outside the mask, so the output
+    equals it there **bit for bit** (the released code has no such paste and leaves noise of about 9
+    HU).
 
-    With ``timesteps`` given, one call is one training evaluation instead: the same composition of known
-    and noised region, one network call, the predicted noise returned. So training and sampling cannot
-    drift apart.
+    With ``timesteps`` given, one call is one training evaluation instead: the same composition of
+    known and noised region, one network call, the predicted noise returned. So training and
+    sampling cannot drift apart.
 
-    Own additions, off as published: ``background="clean"`` shows the network the known region without
-    noise; ``mask_input`` gives it the mask as further channels; ``histogram_strength`` moves each
-    :math:`x_0` estimate toward the requested histogram by rank; ``guidance_scale`` is classifier-free
-    guidance (the published weights were never trained for it).
+    Own additions, off as published: ``background="clean"`` shows the network the known region
+    without noise; ``mask_input`` gives it the mask as further channels; ``histogram_strength``
+    moves each :math:`x_0` estimate toward the requested histogram by rank; ``guidance_scale`` is
+    classifier-free guidance (the published weights were never trained for it).
 
     References:
         LeFusion, Zhang et al., ICLR 2025. https://arxiv.org/abs/2403.14066
@@ -43,7 +44,8 @@ class LesionInpaintInferer(Inferer):
         DDIM, Song et al., ICLR 2021. https://arxiv.org/abs/2010.02502
 
     Args:
-        scheduler: MONAI scheduler whose ``alphas_cumprod`` and ``num_train_timesteps`` the network was trained with.
+        scheduler: MONAI scheduler whose ``alphas_cumprod`` and ``num_train_timesteps`` the network
+            was trained with.
         num_inference_steps: timesteps of the chain; None visits all.
         sampler: ``"ddpm"`` or ``"ddim"``.
         jump_length: timesteps of the chain per jump back.
@@ -53,7 +55,8 @@ class LesionInpaintInferer(Inferer):
         mask_input: whether the network takes the lesion mask as further input channels.
         mask_channels: lesion classes K; ``inputs`` has K channels fewer of image than in all.
         condition: histogram used when a call names none, shape ``(bins,)`` or ``(B, bins)``.
-        guidance_scale: 1 means none; above 1 the prediction is pushed away from the uncontrolled one.
+        guidance_scale: 1 means none; above 1 the prediction is pushed away from the uncontrolled
+            one.
         histogram_strength: 0 (off) to 1 (the estimate gets exactly the requested histogram).
         seed: sample i of a batch uses ``seed + i`` unless the call gives ``seeds``.
         amp_dtype: ``"bfloat16"`` or ``"float16"`` runs the network under autocast.
@@ -124,8 +127,8 @@ class LesionInpaintInferer(Inferer):
         """Return the synthetic image, or with ``timesteps`` the predicted noise.
 
         Args:
-            inputs: image channels, scaled to [-1, 1], then ``mask_channels`` of lesion mask (1 inside),
-                shape ``(B, C + K, H, W, D)``.
+            inputs: image channels, scaled to [-1, 1], then ``mask_channels`` of lesion mask (1
+                inside), shape ``(B, C + K, H, W, D)``.
             network: called ``network(x, timesteps, condition)``.
             condition: histograms ``(B, bins)``; a row of -1 means no control; None takes the
                 constructor's.

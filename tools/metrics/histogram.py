@@ -55,8 +55,8 @@ def intensity_histogram(
 def jensen_shannon_divergence(p: Tensor, q: Tensor) -> Tensor:
     r"""Return the Jensen-Shannon divergence of two histograms, in nats.
 
-    :math:`D(p, q) = \tfrac12 KL(p \| m) + \tfrac12 KL(q \| m)` with :math:`m = (p + q) / 2`; it lies
-    in :math:`[0, \ln 2]` (Lin, IEEE Trans. Inf. Theory 1991). Rows are normalised first.
+    :math:`D(p, q) = \tfrac12 KL(p \| m) + \tfrac12 KL(q \| m)` with :math:`m = (p + q) / 2`; it
+    lies in :math:`[0, \ln 2]` (Lin, IEEE Trans. Inf. Theory 1991). Rows are normalised first.
 
     Args:
         p: non-negative weights, shape ``(..., bins)``.
@@ -79,7 +79,7 @@ def jensen_shannon_divergence(p: Tensor, q: Tensor) -> Tensor:
 
 
 class HistogramDivergence(CumulativeIterationMetric):
-    """Jensen-Shannon divergence between achieved and requested lesion histograms, as a MONAI metric.
+    """Jensen-Shannon divergence of achieved and requested lesion histograms, as a MONAI metric.
 
     ``aggregate`` returns the median over samples that have a lesion (robust against the few lesions
     of a handful of voxels, whose histograms cannot be met better than by chance).

@@ -1,4 +1,4 @@
-"""How a histogram enters a network: as a vector beside the time embedding, or as one token per bin."""
+"""How a histogram enters a network: beside the time embedding, or as one token per bin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class HistogramEmbedding(nn.Module):
     def __init__(self, bins: int, embedding_size: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(2 * bins, embedding_size), nn.SiLU(), nn.Linear(embedding_size, embedding_size)
+            nn.Linear(2 * bins, embedding_size),
+            nn.SiLU(),
+            nn.Linear(embedding_size, embedding_size),
         )
         self.no_control = nn.Parameter(torch.zeros(embedding_size))
 
@@ -38,10 +40,11 @@ class HistogramEmbedding(nn.Module):
 
 
 class HistogramTokens(nn.Module):
-    """Map a histogram to one token per bin, for cross-attention (as the LeFusion paper says).
+    r"""Map a histogram to one token per bin, for cross-attention (as the LeFusion paper says).
 
-    A single token would make the softmax constant, and the condition a mere bias; with one token per
-    bin the attention can choose. Token i is :math:`e_i + h_i u_i + \\sqrt{h_i} v_i` with learned e, u, v.
+    A single token would make the softmax constant, and the condition a mere bias; with one token
+    per bin the attention can choose. Token i is :math:`e_i + h_i u_i + \sqrt{h_i} v_i` with
+    learned e, u, v.
 
     Args:
         bins: bins of the histogram, times lesion classes.
@@ -66,8 +69,9 @@ class HistogramConditionedUNet(nn.Module):
     """Give MONAI's ``DiffusionModelUNet`` histogram control by cross-attention, one token per bin.
 
     Args:
-        network: a network called ``network(x, timesteps, context)`` whose ``cross_attention_dim`` is
-            ``token_size``, such as ``monai.networks.nets.DiffusionModelUNet(with_conditioning=True)``.
+        network: a network called ``network(x, timesteps, context)`` whose ``cross_attention_dim``
+            is ``token_size``, such as
+            ``monai.networks.nets.DiffusionModelUNet(with_conditioning=True)``.
         bins: bins of the histogram, times lesion classes.
         token_size: width of a token.
     """

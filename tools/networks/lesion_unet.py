@@ -1,4 +1,4 @@
-"""A compact 3-D U-Net with histogram control: the default network, made to train and run without a GPU."""
+"""A compact 3-D U-Net with histogram control: the default network, usable without a GPU."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
 
 
 class VoxelAttention(nn.Module):
-    """Self-attention among the voxels of the coarsest level, and cross-attention to histogram tokens.
+    """Self-attention at the coarsest level, and cross-attention to histogram tokens.
 
     Args:
         channels: width, divisible by 8 and by ``heads``.
@@ -90,9 +90,11 @@ class LesionUNet(nn.Module):
         out_channels: image channels.
         channels: width of each level; each level halves the grid. Divisible by 8.
         num_res_blocks: residual blocks per level.
-        condition_size: bins of the histogram (times classes), or None for a network without control.
-        conditioning: ``"time"`` adds the histogram's embedding to the time embedding (as the released
-            LeFusion code does), ``"cross_attention"`` attends to one token per bin (as its paper says).
+        condition_size: bins of the histogram (times classes), or None for a network without
+            control.
+        conditioning: ``"time"`` adds the histogram's embedding to the time embedding (as the
+            released LeFusion code does), ``"cross_attention"`` attends to one token per bin (as its
+            paper says).
 
     Raises:
         ValueError: if ``conditioning`` is none of its choices.
@@ -129,7 +131,9 @@ class LesionUNet(nn.Module):
         self.input = nn.Conv3d(in_channels, channels[0], 3, padding=1)
         self._build_levels(num_res_blocks, width, width if use_tokens else None)
         self.output = nn.Sequential(
-            nn.GroupNorm(8, channels[0]), nn.SiLU(), nn.Conv3d(channels[0], out_channels, 3, padding=1)
+            nn.GroupNorm(8, channels[0]),
+            nn.SiLU(),
+            nn.Conv3d(channels[0], out_channels, 3, padding=1),
         )
 
     def _build_levels(self, num_res_blocks: int, width: int, token_size: int | None) -> None:
@@ -146,7 +150,9 @@ class LesionUNet(nn.Module):
                 below = channels[level + 1]
                 self.shrink.append(nn.Conv3d(size, below, 2, stride=2))
                 # narrowing before enlarging costs an eighth of the reverse order
-                self.grow.append(nn.Sequential(nn.Conv3d(below, size, 1), nn.Upsample(scale_factor=2)))
+                self.grow.append(
+                    nn.Sequential(nn.Conv3d(below, size, 1), nn.Upsample(scale_factor=2))
+                )
         bottom = channels[-1]
         self.middle = nn.ModuleList([ResidualBlock(bottom, bottom, width) for _ in range(2)])
         self.attention = VoxelAttention(bottom, token_size=token_size)
@@ -165,7 +171,9 @@ class LesionUNet(nn.Module):
         """
         factor = 2 ** (len(self.channels) - 1)
         if any(size % factor for size in x.shape[2:]):
-            raise ValueError(f"spatial sizes must be divisible by {factor}, got {tuple(x.shape[2:])}")
+            raise ValueError(
+                f"spatial sizes must be divisible by {factor}, got {tuple(x.shape[2:])}"
+            )
         embedding = self.time_mlp(get_timestep_embedding(timesteps, self.channels[0]).to(x.dtype))
         if condition is None and self.condition_size is not None:
             condition = x.new_full((len(x), self.condition_size), -1.0)

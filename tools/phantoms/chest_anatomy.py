@@ -134,9 +134,9 @@ class Frame:
 
     def __init__(self, axes_mm: tuple[NDArray[np.float64], ...], build: Build) -> None:
         """Evaluate the shared distances on the grid."""
-        x, y, z = np.meshgrid(*axes_mm, indexing="ij", sparse=True)
-        sx, sy, sz = (np.float32(value) for value in build.scale)
-        x, y, z = x.astype(np.float32) / sx, y.astype(np.float32) / sy, z.astype(np.float32) / sz
+        grid = np.meshgrid(*axes_mm, indexing="ij", sparse=True)
+        scaled = zip(grid, build.scale, strict=True)
+        x, y, z = (axis.astype(np.float32) / np.float32(size) for axis, size in scaled)
         a, b, c, d = build.phase
         self.build = build
         self.z: Volume = z
@@ -189,6 +189,7 @@ def mediastinum_distance(frame: Frame, heart: Volume) -> Volume:
     middle = 22 + 8 * upper - 14 * np.clip((y - 25) / 45, 0, 1) * (1 - np.clip((z - 70) / 40, 0, 1))
     inlet = np.clip((z - 85) / 45, 0, 1) ** 2
     middle = middle + 24 * inlet - 9 * upper * (np.abs(y + 14) / 45) ** 2
+    middle = np.maximum(middle, 7)
     strip = middle - np.abs(x) + np.float32(2.5) * np.sin(z / 14 + y / 19 + frame.build.phase[2])
     spine = superellipse(x, y + 82, np.float32(25.0), np.float32(40.0), 2.4)
     aorta = 17 - np.hypot(x + 23, y + 44) - np.maximum(z - 50, 0)

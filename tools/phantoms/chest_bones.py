@@ -120,7 +120,9 @@ def muscle_distance(frame: Frame) -> Volume:
     chest = np.minimum(cavity + 12 + 15 * high, -cavity - 14)
     chest = np.minimum(chest, np.minimum(angle - 1.75, 2.85 - angle) * 60)
     chest = np.minimum(chest, z + 12)
-    girdle = np.minimum(frame.outline - 16, (z - 92) * np.float32(0.6))
+    # Heads of several muscles: the lower border of the girdle is scalloped.
+    border = 90 + 16 * np.cos(x / 21) + 11 * np.sin(y / 17)
+    girdle = np.minimum(frame.outline - 16, (z - border) * np.float32(0.6))
     trapezius = np.minimum(frame.outline - 9, 14 - np.abs(frame.outline - 16))
     trapezius = np.minimum(trapezius, np.minimum((z - 10) * 0.3 + 10, 70 - np.abs(x)))
     trapezius = np.where(y < -60, trapezius, np.float32(-5))

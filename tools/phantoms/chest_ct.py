@@ -51,9 +51,9 @@ def chest_ct(
     """Compute a healthy, unenhanced chest CT of an adult on its back.
 
     The anatomy is defined in mm in a body-fixed frame, so grids of any spacing, shape and centre
-    show the same body (the noise differs from grid to grid). Lungs with branching arteries, veins
-    and airways, fissures, heart, great vessels, bones, muscles, fat, upper abdomen and table;
-    blurred by a point-spread function and given noise with a reconstruction's spectrum.
+    show the same body (only the noise and the fine texture differ). Lungs with branching arteries,
+    veins and airways, fissures, heart, great vessels, bones, muscles, fat, upper abdomen and
+    table; blurred by a point-spread function and given noise with a reconstruction's spectrum.
 
     Args:
         shape: voxels per axis; the default holds the whole chest (384 x 320 x 288 mm).

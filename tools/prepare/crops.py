@@ -38,15 +38,16 @@ def prepare_crops(
 ) -> dict[str, int]:
     """Write windows of 1 mm round real nodules, with masks and a datalist split by patient.
 
-    The crops are about 30 mm wide and **tight in depth**: they end with the first and last slice of the
-    nodule. A window needs surroundings there, and neither a constant (a wall that no scan has)
-    nor the last slice repeated (streaks) will do. So the crop is continued by its own mirror image from
-    which the nodule was taken out; the lesion-focused loss never looks at the continuation, it is context only.
+    The crops are about 30 mm wide and **tight in depth**: they end with the first and last slice of
+    the nodule. A window needs surroundings there, and neither a constant (a wall that no scan has)
+    nor the last slice repeated (streaks) will do. So the crop is continued by its own mirror image
+    from which the nodule was taken out; the lesion-focused loss never looks at the continuation, it
+    is context only.
 
     Args:
         source: a crops archive (``*.npz`` with ``image_flat``, ``mask_flat_packed``, ``offset``,
-            ``shape``, ``spacing_xyz_mm``, ``origin_ras_mm``, ``nodule_id``, ``patient_id``, ``split``),
-            or a folder that holds one.
+            ``shape``, ``spacing_xyz_mm``, ``origin_ras_mm``, ``nodule_id``, ``patient_id``,
+            ``split``), or a folder that holds one.
         out: folder for ``rois/*.nii.gz`` (int16 HU, uint8 label) and ``datalist.json``.
         smallest: voxels per side of a window, at least; a multiple of 8.
         largest: nodules that need a larger window are left out, and counted.

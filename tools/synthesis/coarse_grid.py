@@ -27,7 +27,9 @@ def voxel_spacing(affine: np.ndarray) -> np.ndarray:
     return nib.affines.voxel_sizes(affine)
 
 
-def block_factors(spacing_mm: Sequence[float], work_mm: float = 2.0) -> tuple[int, int, int]:
+def block_factors(
+    spacing_mm: Sequence[float] | np.ndarray, work_mm: float = 2.0
+) -> tuple[int, int, int]:
     """Return how many voxels per axis make one block of about ``work_mm``, at least one.
 
     Args:
@@ -113,3 +115,18 @@ def erode(mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np.ndar
         distance = ndimage.distance_transform_edt(inner, sampling=spacing_mm)
         kept[box_grown] = distance > radius_mm
     return kept
+
+
+def close_gaps(mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np.ndarray:
+    """Close gaps and dents narrower than two radii; the mask goes on beyond the border."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        return mask.copy()
+    # One voxel of background on the sides that have it, so that only cut sides are continued.
+    box = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in found[0])
+    width = np.ceil(radius_mm / spacing_mm).astype(int) + 1
+    padded = np.pad(mask[box], [(int(w), int(w)) for w in width], mode="edge")
+    padded = erode(dilate(padded, radius_mm, spacing_mm), radius_mm, spacing_mm)
+    closed = mask.copy()
+    closed[box] |= padded[tuple(slice(w, -w) for w in width)]
+    return closed

@@ -1,13 +1,14 @@
-"""Both lungs in a chest CT, by thresholds and morphology: no weights, any orientation and spacing."""
+"""Both lungs in a chest CT by thresholds and morphology: no weights, any orientation."""
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
-from skimage.morphology import remove_small_holes
+from skimage.morphology import remove_small_objects
 
 from tools.synthesis.coarse_grid import (
     block_factors,
     block_mean,
+    close_gaps,
     dilate,
     erode,
     expand_mask,
@@ -64,8 +65,8 @@ def lung_mask(image_hu: np.ndarray, affine: np.ndarray) -> np.ndarray:
     closed = np.zeros_like(lungs)
     parts, count = ndimage.label(lungs)
     for part in range(1, count + 1):  # one by one: closing must not bridge the two lungs
-        closed |= erode(dilate(parts == part, CLOSING_MM, block_mm), CLOSING_MM, block_mm)
-    closed = _fill_slices(closed | lungs, block_mm) & ~dilate(airways, 2.0, block_mm) & ~outside
+        closed |= close_gaps(parts == part, CLOSING_MM, block_mm)
+    closed = _fill_slices(closed, block_mm) & ~dilate(airways, 2.0, block_mm) & ~outside
     return expand_mask(np.moveaxis(closed, -1, axial), factors, image_hu.shape)
 
 
@@ -119,7 +120,11 @@ def _inside_body(
         Whether no ray ends in outside air; the number of rays, 0 to 4, that meet the body.
     """
     solid = coarse > -300
-    body = solid & dilate(erode(solid, OPENING_MM, block_mm), OPENING_MM, block_mm)
+    opened = dilate(erode(solid, OPENING_MM, block_mm), OPENING_MM, block_mm)
+    labels, _ = ndimage.label(solid & opened)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    body = (sizes >= 0.2 * max(1, sizes.max()))[labels]  # small solid parts belong to the table
     covered, sides = np.ones(coarse.shape, bool), np.zeros(coarse.shape, np.uint8)
     for axis in (0, 1):
         for side in (slice(None), slice(None, None, -1)):
@@ -157,5 +162,9 @@ def _without_bullae(gas: np.ndarray, lungs: np.ndarray, block_mm: np.ndarray) ->
 def _fill_slices(mask: np.ndarray, block_mm: np.ndarray) -> np.ndarray:
     """Fill holes of up to 15 square centimetres in every axial slice (last axis)."""
     limit = int(MAX_HOLE_MM2 / (block_mm[0] * block_mm[1]))
-    slices = [remove_small_holes(mask[..., k], max_size=limit) for k in range(mask.shape[-1])]
-    return np.stack(slices, axis=-1)
+    filled = mask.copy()
+    for k in range(mask.shape[-1]):
+        # Background that reaches the border of a crop is no hole, however small.
+        holes = ndimage.binary_fill_holes(mask[..., k]) & ~mask[..., k]
+        filled[..., k] |= holes & ~remove_small_objects(holes, max_size=limit)
+    return filled

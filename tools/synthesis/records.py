@@ -1,4 +1,4 @@
-"""Records of what was synthesised: ``lesions.json`` per scan and ``datalist.json`` per output folder."""
+"""Records of what was synthesised: ``lesions.json`` per scan, ``datalist.json`` per folder."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class LesionRecord:
         seconds: wall time of all attempts.
 
     Raises:
-        ValueError: if ``label`` or ``attempts`` is below 1, ``site_mm`` is not three numbers, or a number is not finite.
+        ValueError: if ``label`` or ``attempts`` is below 1, ``site_mm`` is not three numbers, or a
+            number is not finite.
     """
 
     label: int
@@ -136,7 +137,7 @@ class ScanRecord:
         """Return the record held by the content of a ``lesions.json``.
 
         Args:
-            content: as :meth:`to_dict` returns it; unknown keys of later minor versions are ignored.
+            content: as :meth:`to_dict` returns it; keys of later minor versions are ignored.
 
         Raises:
             ValueError: if the major schema version is another one or a key is missing.
@@ -155,7 +156,7 @@ class ScanRecord:
             raise ValueError(f"a lesion record must have every key, got {error}") from error
 
 
-def _known(kind: type, values: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def _known(kind: type, values: Mapping[str, Any]) -> Any:
     names = {item.name for item in fields(kind)}
     return kind(**{key: value for key, value in values.items() if key in names})
 
@@ -171,7 +172,8 @@ def write_record(path: str | Path, record: ScanRecord) -> Path:
         The path written.
 
     Example:
-        >>> record = ScanRecord("a", "0" * 64, (1, 1, 2), (8, 8, 4), BundleRecord("method", "0.1.0"))
+        >>> method = BundleRecord("copy_paste", "0.1.0")
+        >>> record = ScanRecord("a", "0" * 64, (1, 1, 2), (8, 8, 4), method)
         >>> read_record(write_record(Path(getfixture("tmp_path")) / "lesions.json", record)).shape
         [8, 8, 4]
     """
@@ -182,7 +184,8 @@ def read_record(path: str | Path) -> ScanRecord:
     """Return the record stored in a ``lesions.json``.
 
     Raises:
-        ValueError: if the file is no JSON object, of another major version, or lacks a key; the message names the file.
+        ValueError: if the file is no JSON object, of another major version, or lacks a key; the
+            message names the file.
     """
     try:
         return ScanRecord.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
@@ -197,13 +200,14 @@ def write_datalist(
     description: str = "Real scans with synthetic lesions; not for diagnostic use",
     modality: str = "CT",
 ) -> Path:
-    """Write ``datalist.json`` in the form of the Medical Segmentation Decathlon, which Auto3DSeg reads too.
+    """Write ``datalist.json`` in the form of the Decathlon, which Auto3DSeg reads too.
 
-    The names of the label values are taken from the records of the cases; ``lesion`` stands for 1 if no case has any.
+    The names of the label values come from the records; without any lesion, 1 is ``lesion``.
 
     Args:
         out_dir: folder that holds the case folders; paths in the file are relative to it.
-        cases: mappings with ``folder`` (of ``image.nii.gz``, ``label.nii.gz``, ``lesions.json``); ``fold`` is passed on.
+        cases: mappings with ``folder`` (of the image, label and record of one scan) and
+            perhaps ``fold``, which is passed on.
         name: name of the dataset.
         description: one sentence.
         modality: name of the single channel.
@@ -212,7 +216,7 @@ def write_datalist(
         The path written.
 
     Raises:
-        ValueError: if a case lies outside ``out_dir`` or two cases name one label value differently.
+        ValueError: if a case lies outside ``out_dir``, or two cases name one label differently.
     """
     out_dir = Path(out_dir).resolve()
     labels = {"0": "background"}
@@ -225,7 +229,9 @@ def write_datalist(
         for lesion in record.lesions:
             known = labels.setdefault(str(lesion.label), lesion.class_name)
             if known != lesion.class_name:
-                raise ValueError(f"label {lesion.label} must have one class, got {known} and {lesion.class_name}")
+                raise ValueError(
+                    f"label {lesion.label} must have one class, got {known} and {lesion.class_name}"
+                )
         training.append(_datalist_item(folder.relative_to(out_dir), record, case))
     if len(labels) == 1:
         labels["1"] = "lesion"
@@ -243,7 +249,14 @@ def write_datalist(
 
 
 def sha256_file(path: str | Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits; of a folder (DICOM series), that of its files by name."""
+    """Return the SHA-256 of a file, or of the names and files of a folder (DICOM series).
+
+    Args:
+        path: file, or folder whose direct files count, sorted by name.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     path = Path(path)
     if path.is_dir():
         digest = hashlib.sha256()
@@ -275,7 +288,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def _plain(value: object) -> Any:  # noqa: ANN401
+def _plain(value: object) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     if isinstance(value, Path):

@@ -1,9 +1,10 @@
-"""The report page: every synthetic lesion before, after and as a difference, with what was asked and what was got."""
+"""The report page: each lesion before, after and as a difference, with what was asked and got."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from tools.synthesis.charts import CHART_HEIGHT, CHART_WIDTH, histogram_chart, number_text
 from tools.synthesis.records import (
     IMAGE_FILE,
     LABEL_FILE,
@@ -40,7 +42,6 @@ REPORT_FILE = "report.html"
 FIELD_MM = 60.0
 PIXELS = 272
 OVERVIEW_PIXELS = 440
-CHART = (320.0, 132.0)
 
 
 def write_report(
@@ -53,16 +54,19 @@ def write_report(
 
     Args:
         out_dir: folder to write into.
-        cases: one mapping per scan: ``name``; ``folder`` with ``image.nii.gz``, ``label.nii.gz`` and ``lesions.json``;
-            ``original``, the input as a NIfTI path or as a nibabel image in memory. Consumed one at a time.
-        window: display window in HU; None takes the 0.5 and 99.5 percentiles of each original (MRI).
+        cases: one mapping per scan: ``name``; ``folder`` with ``image.nii.gz``, ``label.nii.gz``
+            and ``lesions.json``; ``original``, the input as a NIfTI path or as a nibabel image in
+            memory. Consumed one at a time.
+        window: display window in HU; None takes the 0.5 and 99.5 percentiles of each original,
+            for MRI.
         title: heading of the page.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: if the window is empty, or a case's image, label and original differ in shape or affine.
+        ValueError: if the window is empty, or the image, label and original of a case do not share
+            one grid.
     """
     if window is not None and not window[0] < window[1]:
         raise ValueError(f"window must be (low, high) with low < high, got {window}")
@@ -74,15 +78,15 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _number
+    environment.filters["number"] = number_text
     page = environment.get_template("report_template.html").render(
         title=title,
         scans=scans,
         summary=_summary(scans),
         colours=DIFFERENCE_COLOURS,
         pixels=PIXELS,
-        chart_width=CHART[0],
-        chart_height=CHART[1],
+        chart_width=CHART_WIDTH,
+        chart_height=CHART_HEIGHT,
     )
     path = Path(out_dir) / REPORT_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,16 +96,22 @@ def write_report(
     return path
 
 
-def _scan(anchor: str, case: Mapping[str, Any], window: tuple[float, float] | None) -> dict[str, Any]:
+def _scan(
+    anchor: str, case: Mapping[str, Any], window: tuple[float, float] | None
+) -> dict[str, Any]:
     folder = Path(case["folder"])
     record = read_record(folder / RECORD_FILE)
     before = OrientedVolume(case["original"])
     after, labels = OrientedVolume(folder / IMAGE_FILE), OrientedVolume(folder / LABEL_FILE)
     for name, volume in ((IMAGE_FILE, after), (LABEL_FILE, labels)):
         if volume.shape != before.shape or not np.allclose(volume.affine, before.affine, atol=1e-3):
-            raise ValueError(f"{name} of {case['name']} must lie on the grid of the original, got {volume.shape}")
+            raise ValueError(
+                f"{name} of {case['name']} must lie on the grid of the original, got {volume.shape}"
+            )
     shown = window or before.percentiles(0.5, 99.5)
     unit = "" if window is None else " HU"
+    digits = 0 if shown[1] - shown[0] > 20 else 2
+    window_text = " to ".join(number_text(value, digits) for value in shown) + unit
     volumes = (before, after, labels)
     lesions = [
         _lesion(f"{anchor}-lesion-{number}", number, lesion, volumes, shown, unit)
@@ -111,27 +121,24 @@ def _scan(anchor: str, case: Mapping[str, Any], window: tuple[float, float] | No
         "anchor": anchor,
         "name": str(case["name"]),
         "record": record,
-        "window": f"{_number(shown[0])} to {_number(shown[1])}{unit}",
-        "facts": _facts(record, shown, unit, changed_outside(before, after, labels)),
+        "facts": _facts(record, window_text, changed_outside(before, after, labels)),
         "lesions": lesions,
         "overviews": _overviews(after, lesions, shown),
     }
 
 
-def _facts(
-    record: ScanRecord, shown: tuple[float, float], unit: str, changed: int
-) -> list[tuple[str, str, str]]:
+def _facts(record: ScanRecord, window: str, changed: int) -> list[tuple[str, str, str]]:
     weights = record.bundle.weights_sha256
     seeds = [str(lesion.seed) for lesion in record.lesions]
     more = ", …" if len(seeds) > 4 else ""
     return [
-        ("Spacing", " × ".join(_number(value, 3) for value in record.spacing_mm) + " mm", ""),
+        ("Spacing", " × ".join(number_text(value, 3) for value in record.spacing_mm) + " mm", ""),
         ("Shape", " × ".join(str(value) for value in record.shape), ""),
         ("Made by", f"{record.bundle.name} {record.bundle.version}", ""),
         ("Weights", weights[:12] if weights else "none", weights or ""),
         ("Seed", ", ".join(seeds[:4]) + more if seeds else "none", ", ".join(seeds)),
         ("Input", record.sha256[:12], record.sha256),
-        ("Window", f"{_number(shown[0])} to {_number(shown[1])}{unit}", ""),
+        ("Window", window, ""),
         ("Changed outside label", f"{changed:,} voxel{'' if changed == 1 else 's'}", ""),
     ]
 
@@ -158,9 +165,9 @@ def _lesion(
         "focus": focus,
         "views": views,
         "field_mm": field_mm,
-        "limit": f"{_number(limit)}{unit}",
+        "limit": f"{number_text(limit)}{unit}",
         "deviation": None if not asked else 100.0 * (record.diameter_mm / asked - 1.0),
-        "chart": _chart(record, window, unit),
+        "chart": histogram_chart(record, window, unit),
     }
 
 
@@ -202,7 +209,15 @@ def _overviews(
         width, height = full_mm[plane.across], full_mm[plane.down]
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         middle = np.where(np.arange(3) == plane.axis, focus, centre)
-        grey = to_grey(volume.sample(plane, middle, (width, height), size, order=1), window)
+        grey = to_grey(
+            volume.sample(
+                plane,
+                middle,
+                (width, height),
+                size,
+            ),
+            window,
+        )
         offset = (focus - centre) * volume.spacing_mm
         other = CORONAL if plane is AXIAL else AXIAL
         pictures.append(
@@ -236,45 +251,17 @@ def _mark(
     }
 
 
-def _chart(record: LesionRecord, window: tuple[float, float], unit: str) -> dict[str, Any] | None:
-    asked, got = record.histogram_requested, record.histogram_achieved
-    if asked is None and got is None:
-        return None
-    width, height = CHART
-    bins = len(asked if asked is not None else got or ())
-    low, high = window if unit else (-1.0, 1.0)
-    edges = np.linspace(low, high, bins + 1)
-    top = max([*(asked or ()), *(got or ()), 1e-9])
-    step = width / bins
-    bars = [
-        {
-            "x": index * step + 1,
-            "height": height * value / top,
-            "text": f"{_number(edges[index])} to {_number(edges[index + 1])}{unit}: {value:.1%}"
-            + (f", asked {asked[index]:.1%}" if asked else ""),
-        }
-        for index, value in enumerate(got or ())
-    ]
-    levels = [height * (1 - value / top) for value in asked or ()]
-    path = "".join(f"L{i * step:.1f} {y:.1f}H{(i + 1) * step:.1f}" for i, y in enumerate(levels))
-    ticks = [(width * part, _number(low + part * (high - low))) for part in (0, 0.25, 0.5, 0.75, 1)]
-    return {
-        "bars": bars,
-        "step": step - 2,
-        "path": f"M0 {height}{path}V{height}" if path else "",
-        "ticks": ticks,
-        "top": f"{top:.0%}",
-        "unit": unit.strip() or "scaled intensity",
-    }
-
-
 def _summary(scans: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     lesions = [lesion["record"] for scan in scans for lesion in scan["lesions"]]
     divergences = [item.histogram_jsd for item in lesions if item.histogram_jsd is not None]
     summary = [("Scans", str(len(scans))), ("Lesions", str(len(lesions)))]
     if lesions:
-        diameters = [item.diameter_mm for item in lesions]
-        summary.append(("Diameter", f"{min(diameters):.1f} to {max(diameters):.1f} mm"))
+        diameters = [
+            number_text(item.diameter_mm, 1)
+            for item in sorted(lesions, key=attrgetter("diameter_mm"))
+        ]
+        ends = dict.fromkeys((diameters[0], diameters[-1]))  # one number where both are the same
+        summary.append(("Diameter", " to ".join(ends) + " mm"))
     if divergences:
         summary.append(("Median JSD", f"{median(divergences):.3f}"))
     return summary
@@ -284,10 +271,5 @@ def _round_up(value: float) -> float:
     if value <= 0:
         return 1.0
     unit = 10.0 ** np.floor(np.log10(value))
-    return float(next(step * unit for step in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * unit >= value))
-
-
-def _number(value: float, digits: int = 2) -> str:
-    """Return a number without needless zeros and with a true minus sign."""
-    text = f"{value:.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:.0f}"
-    return ("0" if text == "-0" else text).replace("-", "\u2212")
+    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
+    return float(next(step * unit for step in steps if step * unit >= value * (1 - 1e-6)))

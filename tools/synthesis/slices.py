@@ -1,4 +1,4 @@
-"""Slices of a scan for the report: oriented reading, planes in millimetres, and PNG or JPEG data URIs."""
+"""Slices of a scan for the report: oriented reading, planes in mm, pictures as data URIs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -21,7 +22,7 @@ DIFFERENCE_COLOURS = ("#a9e4ff", "#3d9be9", "#05070a", "#ef7d3c", "#ffe0a3")
 
 @dataclass(frozen=True)
 class Plane:
-    """A display plane of an RAS+ volume: the axis it cuts, the axes to the right and down, the letters at its edges."""
+    """A display plane of an RAS+ volume: axis cut, axes right and down, letters at the edges."""
 
     name: str
     axis: int
@@ -53,12 +54,14 @@ class OrientedVolume:
     """
 
     def __init__(self, source: str | Path | SpatialImage) -> None:
-        image = source if isinstance(source, SpatialImage) else nib.load(source)
+        image = source if isinstance(source, SpatialImage) else cast(SpatialImage, nib.load(source))
         if len(image.shape) != 3:
             raise ValueError(f"image must be three-dimensional, got shape {tuple(image.shape)}")
-        proxy = image.dataobj
-        stored = proxy.get_unscaled() if nib.is_proxy(proxy) else np.asarray(proxy)
-        self._scale = (proxy.slope, proxy.inter) if nib.is_proxy(proxy) else (1.0, 0.0)
+        proxy: Any = image.dataobj
+        on_disk = nib.is_proxy(proxy)
+        stored = proxy.get_unscaled() if on_disk else np.asarray(proxy)
+        self._slope: float = proxy.slope if on_disk else 1.0
+        self._inter: float = proxy.inter if on_disk else 0.0
         orientation = nib.io_orientation(image.affine)
         self._stored = nib.apply_orientation(stored, orientation)  # views, no copy
         self.affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, image.shape)
@@ -67,15 +70,17 @@ class OrientedVolume:
 
     def box(self, slices: tuple[slice | int, ...]) -> np.ndarray:
         """Return the scaled values (float32) of a box; integers drop their axis."""
-        slope, inter = self._scale
-        return np.asarray(self._stored[slices], dtype=np.float32) * np.float32(slope) + np.float32(inter)
+        values = np.asarray(self._stored[slices], dtype=np.float32)
+        return values * np.float32(self._slope) + np.float32(self._inter)
 
     def index_of(self, point_mm: Sequence[float]) -> np.ndarray:
         """Return the fractional array index (3,) of an RAS point in mm."""
-        return nib.affines.apply_affine(np.linalg.inv(self.affine), np.asarray(point_mm, dtype=float))
+        return nib.affines.apply_affine(
+            np.linalg.inv(self.affine), np.asarray(point_mm, dtype=float)
+        )
 
     def percentiles(self, low: float, high: float) -> tuple[float, float]:
-        """Return two percentiles of a subsample of about 64 values per axis, ``low`` < ``high`` guaranteed."""
+        """Return two percentiles of a subsample of the values, the second above the first."""
         step = tuple(slice(None, None, max(1, size // 64)) for size in self.shape)
         bottom, top = np.percentile(self.box(step), (low, high))
         return float(bottom), float(max(top, bottom + 1e-6))
@@ -86,7 +91,7 @@ class OrientedVolume:
         centre: np.ndarray,
         extent_mm: tuple[float, float],
         size: tuple[int, int],
-        order: int = 3,
+        order: int = 1,
         fill: float = 0.0,
         value: int | None = None,
     ) -> np.ndarray:
@@ -97,9 +102,9 @@ class OrientedVolume:
             centre: array index (3,) at the middle of the picture.
             extent_mm: width and height of the picture.
             size: columns and rows of the picture.
-            order: spline order.
+            order: spline order; above 1 a sharp lesion edge gets a halo that is not in the scan.
             fill: value outside the volume.
-            value: sample the mask of this label value (0 to 1) instead of the values themselves.
+            value: sample the mask of this label value (0 to 1) instead.
 
         Returns:
             Array (rows, columns), float32.
@@ -111,9 +116,9 @@ class OrientedVolume:
             offsets = ((np.arange(count) + 0.5) / count - 0.5) * mm
             grid = centre[axis] - offsets / self.spacing_mm[axis]
             inside.append((grid >= -0.5) & (grid <= self.shape[axis] - 0.5))
-            # Four more voxels let the spline see beyond the frame.
-            low = int(np.clip(np.floor(grid.min()) - 4, 0, self.shape[axis] - 1))
-            high = int(np.clip(np.ceil(grid.max()) + 5, low + 1, self.shape[axis]))
+            # A margin of voxels lets the interpolation see beyond the frame.
+            low = int(np.clip(np.floor(grid.min()) - 2, 0, self.shape[axis] - 1))
+            high = int(np.clip(np.ceil(grid.max()) + 3, low + 1, self.shape[axis]))
             index[axis] = slice(low, high)
             grids.append(grid - low)
         values = self.box(tuple(index))
@@ -129,13 +134,14 @@ def lesion_focus(
 ) -> np.ndarray:
     """Return the array index (3,) at which the three planes show a lesion best.
 
-    That is the largest cross-section along each axis of the connected component nearest to the point.
+    That is the largest cross-section, along each axis, of the component nearest to the point.
 
     Args:
         labels: label map.
         value: label value of the lesion.
         point_mm: recorded centre, RAS mm.
-        reach_mm: half width of the cube searched; without a labelled voxel in it the point itself is returned.
+        reach_mm: half width of the cube searched; without a labelled voxel in it, the point itself
+            is returned.
     """
     point = labels.index_of(point_mm)
     reach = reach_mm / labels.spacing_mm
@@ -183,25 +189,29 @@ def photo_uri(grey: np.ndarray) -> str:
 
 
 def patch_uri(before: np.ndarray, after: np.ndarray) -> str:
-    """Return a PNG that turns ``before`` into ``after`` when laid over it; transparent where they are equal."""
+    """Return a PNG that, laid over ``before``, shows ``after``; transparent where they agree."""
     alpha = maximum_filter((before != after).astype(np.uint8) * 255, 3)
     pair = np.stack([np.where(alpha > 0, after, 0).astype(np.uint8), alpha], axis=-1)
     return _uri(Image.fromarray(pair), "PNG", optimize=True)
 
 
 def difference_uri(difference: np.ndarray, limit: float) -> str:
-    """Return a palette PNG of differences on the diverging colours, -``limit`` to ``limit``."""
-    index = np.round((np.clip(np.nan_to_num(difference) / limit, -1, 1) + 1) * 127.5).astype(np.uint8)
+    """Return a palette PNG of differences, -``limit`` to ``limit``, in diverging colours."""
+    index = np.round((np.clip(np.nan_to_num(difference) / limit, -1, 1) + 1) * 127.5).astype(
+        np.uint8
+    )
     colours = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in DIFFERENCE_COLOURS])
     places = np.linspace(0, len(colours) - 1, 256)
-    palette = np.stack([np.interp(places, range(len(colours)), channel) for channel in colours.T], 1)
+    palette = np.stack(
+        [np.interp(places, range(len(colours)), channel) for channel in colours.T], 1
+    )
     image = Image.fromarray(index)
     image.putpalette(np.round(palette).astype(np.uint8).tobytes())
     return _uri(image, "PNG", optimize=True)
 
 
 def outline_path(mask: np.ndarray) -> str:
-    """Return the 0.5 contour of a mask (rows, columns) as SVG path data in pixels; empty without a contour."""
+    """Return the 0.5 contour of a mask (rows, columns) as SVG path data in pixels."""
     lines = find_contours(np.pad(mask, 1), 0.5)
     # Contours count from pixel centres and pad added one pixel; SVG counts from the edge.
     shifted = [line[::2, ::-1] - 0.5 for line in lines if len(line) > 3]

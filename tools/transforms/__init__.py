@@ -1,2 +1,1 @@
 """Transforms: one concern per module, dictionary transforms end in d."""
-

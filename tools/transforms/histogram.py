@@ -85,9 +85,9 @@ def perturb_histogram(
 ) -> list[float]:
     """Fluctuate each component by up to ``amount`` of itself and keep the sum at 1.
 
-    LeFusion (section 4.1) asks for components within 10 % and a sum of 1. Its code lets the sum drift;
-    here the factors are drawn in a range narrow enough that the final division cannot push a component
-    beyond ``amount``.
+    LeFusion (section 4.1) asks for components within 10 % and a sum of 1. Its code lets the sum
+    drift; here the factors are drawn in a range narrow enough that the final division cannot push a
+    component beyond ``amount``.
 
     Args:
         histogram: non-negative numbers that sum to 1.
@@ -105,9 +105,9 @@ def match_histogram(
 ) -> Tensor:
     """Return ``values`` re-mapped by rank so that their histogram is the given one.
 
-    Exact histogram specification: the value of rank r of n becomes the quantile (r + 1/2) / n of the
-    piecewise uniform distribution that ``histogram`` describes, so the order of the voxels, and with it
-    the spatial pattern, stays.
+    Exact histogram specification: the value of rank r of n becomes the quantile (r + 1/2) / n of
+    the piecewise uniform distribution that ``histogram`` describes, so the order of the voxels, and
+    with it the spatial pattern, stays.
 
     Args:
         values: intensities of one lesion, shape ``(n,)``; n may be 0.
@@ -173,8 +173,8 @@ class RandHistogramTransferd(RandomizableTransform, MapTransform):
     """Give a lesion the histogram of another lesion seen before, keeping its spatial pattern.
 
     Own training augmentation (not in the paper): it breaks the link between surroundings and
-    lesion intensity, so that the network learns to obey the histogram instead of guessing it from context.
-    The transform remembers the histograms of the last ``pool_size`` lesions it has seen.
+    lesion intensity, so that the network learns to obey the histogram instead of guessing it from
+    context. The transform remembers the histograms of the last ``pool_size`` lesions it has seen.
 
     Args:
         keys: the image, channels first, scaled to ``value_range``.

@@ -13,7 +13,7 @@ __all__ = ["WindowGrid", "cut_window", "paste_window", "window_size"]
 
 
 class WindowGrid(NamedTuple):
-    """A box of isotropic voxels whose axes are patient right-left, posterior-anterior, inferior-superior.
+    """A box of isotropic voxels whose axes run to patient right, anterior and superior (RAS).
 
     Attributes:
         affine: 4x4, voxel index to RAS mm.
@@ -40,7 +40,11 @@ class WindowGrid(NamedTuple):
 
 
 def window_size(
-    extent_mm: float, spacing_mm: float = 1.0, margin_mm: float = 5.0, smallest: int = 24, step: int = 8
+    extent_mm: float,
+    spacing_mm: float = 1.0,
+    margin_mm: float = 5.0,
+    smallest: int = 24,
+    step: int = 8,
 ) -> int:
     """Return the voxels per side of a cube that holds a lesion and some of its surroundings.
 
@@ -90,7 +94,9 @@ def cut_window(
             f"{low.tolist()} to {high.tolist()}"
         )
     low, high = np.clip(low, 0, None), np.minimum(high, image.shape)
-    block = np.asarray(image[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], np.float32)
+    block = np.asarray(
+        image[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], np.float32
+    )
     return ndimage.affine_transform(
         block,
         to_scan[:3, :3],
@@ -134,6 +140,6 @@ def paste_window(
     if len(position) and ((position < -1) | (position > np.asarray(grid.size))).any():
         extent = np.ptp(voxels, axis=0) * voxel_sizes(affine)
         raise ValueError(
-            f"lesion must fit the window of {grid.size} voxels, got an extent of {extent.round(1)} mm"
+            f"lesion must fit the window of {grid.size} voxels, got {extent.round(1)} mm"
         )
     return ndimage.map_coordinates(window, position.T, order=1, mode="nearest", output=np.float32)

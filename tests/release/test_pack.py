@@ -1,0 +1,207 @@
+"""The zip of a bundle: same bytes each time, nothing changed but bundle_root, runs anywhere."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tools.release.pack import pack_bundle
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLE = ROOT / "bundles" / "lefusion_lidc"
+WORKSHOP = {
+    "__main__.py",
+    "baselines",
+    "benchmark.py",
+    "cli.py",
+    "convert",
+    "evaluation",
+    "prepare",
+    "release",
+    "synthesis",
+}
+
+
+@pytest.fixture
+def small_bundle(tmp_path: Path) -> Path:
+    """A bundle of a few bytes, with things beside it that must stay at home."""
+    folder = tmp_path / "source" / "small_bundle"
+    files = {
+        "LICENSE": "free\n",
+        "configs/metadata.json": '{"version": "1.2.3", "changelog": {"1.2.3": "first"}}\n',
+        "configs/inference.json": '{\n  "bundle_root": "bundles/small_bundle",\r\n  "a": 1.50\n}\n',
+        "configs/overlay.json": '{"a": "$@bundle_root + \'/x\'"}',
+        "docs/README.md": "# Small\n",
+        "models/model.pt": "weights",
+        "models/.model.pt.77.part": "half",
+        "output/metrics.csv": "1",
+        "eval/schema.json": "{}",
+        "notes.txt": "private",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(text.encode())
+    return folder
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_zip_holds_the_bundle_and_the_runtime_only(small_bundle: Path, tmp_path: Path) -> None:
+    path = pack_bundle(small_bundle, tmp_path / "dist")
+    assert path == tmp_path / "dist" / "small_bundle_v1.2.3.zip"
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+    names = [name.removeprefix("small_bundle/") for name in contents(path)]
+    assert names == sorted(names)
+    assert [name for name in names if not name.startswith("tools/")] == [
+        "LICENSE",
+        "configs/inference.json",
+        "configs/metadata.json",
+        "configs/overlay.json",
+        "docs/README.md",
+        "models/model.pt",
+    ]
+
+
+def test_runtime_is_packed_whole_and_unchanged(small_bundle: Path, tmp_path: Path) -> None:
+    packed = contents(pack_bundle(small_bundle, tmp_path))
+    prefix = "small_bundle/tools/"
+    tools = {k.removeprefix(prefix): v for k, v in packed.items() if k.startswith(prefix)}
+    assert not {Path(name).parts[0] for name in tools} & WORKSHOP
+    sources = {
+        path.relative_to(ROOT / "tools").as_posix(): path.read_bytes()
+        for path in (ROOT / "tools").rglob("*.py")
+    }
+    runtime = {name: v for name, v in sources.items() if Path(name).parts[0] not in WORKSHOP}
+    assert tools == runtime
+
+
+def test_bundle_root_is_the_only_change(small_bundle: Path, tmp_path: Path) -> None:
+    packed = contents(pack_bundle(small_bundle, tmp_path))
+    config = packed["small_bundle/configs/inference.json"]
+    assert config == b'{\n  "bundle_root": ".",\r\n  "a": 1.50\n}\n'
+    for name in ("configs/overlay.json", "configs/metadata.json", "models/model.pt", "LICENSE"):
+        assert packed[f"small_bundle/{name}"] == (small_bundle / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["configs/metadata.json", "LICENSE", "models/model.pt"])
+def test_missing_file_is_named(small_bundle: Path, tmp_path: Path, name: str) -> None:
+    (small_bundle / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"bundle must hold {name}"):
+        pack_bundle(small_bundle, tmp_path / "dist")
+    assert not (tmp_path / "dist").exists()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ('{"version": "1.2.4", "changelog": {"1.2.3": "x"}}', r"entry for version 1\.2\.4, got \["),
+        ('{"version": "1.2.4"}', r"entry for version 1\.2\.4, got None"),
+        ('{"changelog": {}}', "version in metadata.json must be text like 0.1.0, got None"),
+        ('{"version": "../1", "changelog": {"../1": "x"}}', "version in metadata.json must be"),
+        ("{", "metadata.json must be valid JSON"),
+        ("[]", "metadata.json must hold a JSON object, got list"),
+    ],
+)
+def test_bad_metadata_is_refused(
+    small_bundle: Path, tmp_path: Path, metadata: str, message: str
+) -> None:
+    (small_bundle / "configs" / "metadata.json").write_text(metadata)
+    with pytest.raises(ValueError, match=message):
+        pack_bundle(small_bundle, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"a": 1, "bundle_root": "x"}',
+        '{\n"bundle_root": "x",\n"b": {\n"bundle_root": "y"\n}\n}',
+        '{\n"bundle_root": 3\n}',
+    ],
+)
+def test_bundle_root_needs_its_own_line(small_bundle: Path, tmp_path: Path, config: str) -> None:
+    (small_bundle / "configs" / "inference.json").write_text(config)
+    with pytest.raises(ValueError, match=r"bundle_root must be .* in inference\.json"):
+        pack_bundle(small_bundle, tmp_path)
+
+
+def test_file_over_25_mb_is_refused(small_bundle: Path, tmp_path: Path) -> None:
+    with (small_bundle / "models" / "model.pt").open("wb") as file:
+        file.truncate(25_000_000)
+    earlier = pack_bundle(small_bundle, tmp_path).read_bytes()
+    with (small_bundle / "models" / "model.pt").open("wb") as file:
+        file.truncate(25_100_000)
+    with pytest.raises(ValueError, match=r"at most 25 MB, got model\.pt of 25\.1 MB"):
+        pack_bundle(small_bundle, tmp_path)
+    assert (tmp_path / "small_bundle_v1.2.3.zip").read_bytes() == earlier
+
+
+def test_same_bundle_gives_the_same_bytes(tmp_path: Path) -> None:
+    """A copy with other times and permissions, in another folder, packs to the same bytes."""
+    copy = tmp_path / "elsewhere" / BUNDLE.name
+    shutil.copytree(BUNDLE, copy, ignore=shutil.ignore_patterns("output", "eval"))
+    for path in copy.rglob("*.json"):
+        os.utime(path, (1e9, 1e9))
+        path.chmod(0o600)
+    first = pack_bundle(BUNDLE, tmp_path / "first")
+    second = pack_bundle(copy, tmp_path / "second")
+    version = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["version"]
+    assert first.name == second.name == f"lefusion_lidc_v{version}.zip"
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_one_line_of_each_real_config_changes(tmp_path: Path) -> None:
+    packed = contents(pack_bundle(BUNDLE, tmp_path))
+    for path in (BUNDLE / "configs").glob("*.json"):
+        before = path.read_bytes().splitlines()
+        after = packed[f"{BUNDLE.name}/configs/{path.name}"].splitlines()
+        changed = [new for old, new in zip(before, after, strict=True) if old != new]
+        has_root = "bundle_root" in json.loads(path.read_text())
+        assert changed == ([b'  "bundle_root": ".",'] if has_root else [])
+
+
+@pytest.mark.slow
+def test_unpacked_zip_runs_from_a_foreign_folder(tmp_path: Path) -> None:
+    """Inference on the embedded data, with no repository, no cache and no PYTHONPATH in reach."""
+    with zipfile.ZipFile(pack_bundle(BUNDLE, tmp_path / "dist")) as archive:
+        archive.extractall(tmp_path / "zoo")
+    bundle, out, home = tmp_path / "zoo" / BUNDLE.name, tmp_path / "out", tmp_path / "home"
+    home.mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    environment |= {"HOME": str(home), "USERPROFILE": str(home), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "monai.bundle", "run", "inference"]
+    command += ["--config_file", str(bundle / "configs" / "inference.json")]
+    command += ["--bundle_root", str(bundle), "--output_dir", str(out)]
+    command += ["--displayable_configs#num_inference_steps", "2"]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (bundle / "tools" / "__pycache__").is_dir()  # the packed code ran, no other
+    assert "embedded phantom data" in done.stdout + done.stderr
+    _check_output(next((home / ".cache").rglob("datalist.json")), out)
+
+
+def _check_output(datalist: Path, out: Path) -> None:
+    """One image per validation case; in each the lesion changed, and nothing outside it."""
+    cases = json.loads(datalist.read_text())["validation"]
+    assert len(list(out.rglob("*.nii.gz"))) == len(cases) > 0
+    for case in cases:
+        name = Path(case["image"]).name.replace(".nii.gz", "_synthetic.nii.gz")
+        before, label, after = (
+            np.asanyarray(nib.load(path).dataobj)
+            for path in (
+                datalist.parent / case["image"],
+                datalist.parent / case["label"],
+                out / name,
+            )
+        )
+        np.testing.assert_array_equal(after[label == 0], before[label == 0])
+        assert (after[label == 1] != before[label == 1]).any()

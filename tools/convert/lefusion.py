@@ -1,0 +1,155 @@
+"""Released LeFusion (and DiffMask) checkpoints to :class:`FactorisedUNet`.
+
+A released file holds ``step``, ``model``, ``ema`` and ``scaler``; ``model`` and ``ema`` are state
+dicts of the whole diffusion process, the network's part under ``denoise_fn.`` or, trained on
+several GPUs, ``denoise_fn.module.``. Names and shapes agree with ours, so that conversion is a
+prefix filter with strict checks. Only the rotary frequencies go: constants, once per attention.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tools.networks.factorised_unet import FactorisedUNet
+
+__all__ = ["convert", "load_network"]
+
+PREFIXES = ("denoise_fn.module.", "denoise_fn.")
+ROTARY = ".rotary_emb.freqs"
+
+
+def load_network(path: str, weights: str = "model") -> FactorisedUNet:
+    """Return the network of a released or converted checkpoint, in eval mode.
+
+    Widths, channels and condition size are read from the shapes of the tensors. The published
+    sampler uses ``model``; a converted file holds one set of weights and ignores ``weights``.
+
+    Args:
+        path: released ``.pt`` file, or one written by :func:`convert`.
+        weights: ``"model"`` or ``"ema"``.
+
+    Raises:
+        FileNotFoundError: if there is no file at ``path``.
+        ValueError: if the file is no such checkpoint, or a tensor is missing, unknown or misshapen.
+    """
+    return _load(path, weights)[1]
+
+
+def convert(src: str, dst: str, weights: str = "model") -> None:
+    """Write ``{"network_def": arguments of FactorisedUNet, "model": state dict}``, all or nothing.
+
+    Args:
+        src: released ``.pt`` file.
+        dst: file to write; its folder is made if need be.
+        weights: ``"model"`` or ``"ema"``.
+
+    Raises:
+        FileNotFoundError: if there is no file at ``src``.
+        ValueError: if the file is no such checkpoint, or a tensor is missing, unknown or misshapen.
+    """
+    definition, network = _load(src, weights)
+    target = Path(dst)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        torch.save({"network_def": definition, "model": network.state_dict()}, part)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _load(path: str, weights: str) -> tuple[dict[str, Any], FactorisedUNet]:
+    if weights not in ("model", "ema"):
+        raise ValueError(f'weights must be "model" or "ema", got {weights!r}')
+    content = _read(path)
+    if isinstance(content.get("network_def"), dict):
+        definition, state = content["network_def"], content.get("model")
+        if not isinstance(state, dict):
+            raise ValueError(f"checkpoint must hold a state dict under 'model', got {path}")
+    else:
+        state = _network_state(content, weights, path)
+        definition = _definition(state)
+    network = FactorisedUNet(**definition)
+    _check_match(state, network.state_dict())
+    network.load_state_dict(state)
+    return definition, network.eval()
+
+
+def _read(path: str) -> dict[str, Any]:
+    """Return the dictionary in a file; nothing but plain tensors and containers is unpickled."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint must be an existing file, got {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, UnicodeDecodeError, KeyError) as error:
+        raise ValueError(
+            f"checkpoint must be a PyTorch file of plain tensors, got {path}"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"checkpoint must hold a dict, got {type(content).__name__} in {path}")
+    return content
+
+
+def _network_state(content: dict[str, Any], weights: str, path: str) -> dict[str, Tensor]:
+    """Return the network's tensors under our names, rotary copies checked and dropped."""
+    whole = content.get(weights)
+    if not isinstance(whole, dict):
+        keys = sorted(map(str, content))[:6]
+        raise ValueError(f"checkpoint must hold a state dict under {weights!r}, got keys {keys}")
+    for prefix in PREFIXES:
+        state = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}
+        if state:
+            break
+    else:
+        raise ValueError(f"checkpoint must hold keys 'denoise_fn.*' under {weights!r}, got {path}")
+    for name in [name for name in state if name.endswith(ROTARY)]:
+        frequencies = state.pop(name).double()
+        steps = torch.arange(len(frequencies), dtype=torch.float64) / len(frequencies)
+        if not torch.allclose(frequencies, 10000.0**-steps, rtol=1e-5, atol=0):
+            raise ValueError(f"{name} must be the constants 10000^(-i/n), got others")
+    return state
+
+
+def _definition(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the arguments of :class:`FactorisedUNet` that the shapes of the tensors imply."""
+    try:
+        base, in_channels = state["init_conv.weight"].shape[:2]
+        heads = state["time_rel_pos_bias.relative_attention_bias.weight"].shape[1]
+        hidden = state["init_temporal_attn.fn.fn.fn.to_out.weight"].shape[1]
+        out_channels = state["final_conv.1.weight"].shape[0]
+    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        raise ValueError(f"checkpoint must be a factorised U-Net, got none: {error}") from error
+    widths: list[int] = []
+    while (key := f"downs.{len(widths)}.0.block1.proj.weight") in state:
+        widths.append(state[key].shape[0])
+    null = state.get("null_cond_emb")
+    return {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "base_channels": base,
+        "channel_multipliers": [width // base for width in widths],
+        "condition_size": None if null is None else null.shape[-1],
+        "attention_heads": heads,
+        "attention_head_size": hidden // heads,
+    }
+
+
+def _check_match(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raise ValueError unless both have the same names and shapes."""
+    for label, names in (
+        ("have every tensor, missing", expected.keys() - state.keys()),
+        ("have known tensors only, unknown", state.keys() - expected.keys()),
+    ):
+        if names:
+            shown = ", ".join(sorted(names)[:3])
+            raise ValueError(f"checkpoint must {label} {len(names)}: {shown}")
+    for name, tensor in expected.items():
+        got = tuple(getattr(state[name], "shape", ()))
+        if got != tuple(tensor.shape):
+            raise ValueError(f"{name} must have shape {tuple(tensor.shape)}, got {got}")

@@ -1,0 +1,1 @@
+"""What is given to others: the model-zoo zip of a bundle."""

