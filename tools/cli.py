@@ -72,7 +72,12 @@ def synthesize(
     sizes = diameter_mm if isinstance(diameter_mm, Sequence) else (diameter_mm, diameter_mm)
     if len(sizes) != 2 or isinstance(sizes, str):
         raise ValueError(f"diameter_mm must be one number or two with a comma, got {diameter_mm!r}")
-    request = Request(count, (float(sizes[0]), float(sizes[1])), site and tuple(site), placement)
+    request = Request(
+        count,
+        (float(sizes[0]), float(sizes[1])),
+        None if site is None else tuple(float(v) for v in site),
+        placement,
+    )
     overrides = {
         "num_inference_steps": steps,
         "jump_length": jump_length,

@@ -30,12 +30,12 @@ class LesionWindowInferer(Inferer):
     Args:
         inferer: samples one batch of windows.
         margin_voxels: surroundings shown on each side of a lesion, at least.
-        smallest: voxels per side of a window, at least; a multiple of ``step``.
+        smallest: voxels along each axis of a window, at least; multiples of ``step``.
         step: the size of a window is a multiple of this.
 
     Example:
         >>> from tools.schedules import cosine_scheduler
-        >>> inferer = LesionWindowInferer(LesionInpaintInferer(cosine_scheduler(2)), smallest=8)
+        >>> inferer = LesionWindowInferer(LesionInpaintInferer(cosine_scheduler(2)), smallest=(8, 8, 8))
         >>> inputs = torch.zeros(1, 2, 40, 40, 40)
         >>> inputs[:, 1, 20, 20, 20] = 1
         >>> output = inferer(inputs, lambda x, t, c: x)
@@ -47,12 +47,12 @@ class LesionWindowInferer(Inferer):
         self,
         inferer: LesionInpaintInferer,
         margin_voxels: int = 5,
-        smallest: int = 24,
+        smallest: Sequence[int] = (24, 24, 24),
         step: int = 8,
     ) -> None:
         super().__init__()
         self.inferer, self.margin_voxels = inferer, margin_voxels
-        self.smallest, self.step = smallest, step
+        self.smallest, self.step = tuple(smallest), step
 
     def __call__(  # type: ignore[override]
         self,
@@ -96,9 +96,9 @@ class LesionWindowInferer(Inferer):
         boxes = []
         for found in ndimage.find_objects(components):
             extent = max(part.stop - part.start for part in found)
-            size = window_size(extent, 1.0, self.margin_voxels, self.smallest, self.step)
             parts = []
-            for part, length in zip(found, mask.shape, strict=True):
+            for part, length, smallest in zip(found, mask.shape, self.smallest, strict=True):
+                size = window_size(extent, 1.0, self.margin_voxels, smallest, self.step)
                 side = min(size, length // self.step * self.step)
                 if side < part.stop - part.start:
                     raise ValueError(

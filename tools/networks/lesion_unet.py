@@ -187,7 +187,7 @@ class LesionUNet(nn.Module):
         hidden = self.input(x)
         skips = []
         for level, blocks in enumerate(self.down):
-            for block in blocks:
+            for block in blocks:  # type: ignore[attr-defined]
                 hidden = block(hidden, embedding)
             skips.append(hidden)
             if level < len(self.shrink):
@@ -196,8 +196,10 @@ class LesionUNet(nn.Module):
         hidden = self.middle[1](self.attention(hidden, tokens), embedding)
         for level in reversed(range(len(self.up))):
             hidden = torch.cat([hidden, skips[level]], 1)
-            for block in self.up[level]:
+            for block in self.up[level]:  # type: ignore[attr-defined]
                 hidden = block(hidden, embedding)
             if level:
                 hidden = self.grow[level - 1](hidden)
-        return self.output(hidden)
+        # near pure noise x_0 is the small difference of large terms: bfloat16 would drown it
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.output(hidden.float())

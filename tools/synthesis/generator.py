@@ -103,7 +103,8 @@ class LesionGenerator:
         self.network.load_state_dict(state.get("model", state))
         # windows are cut by the pipeline, so the window sampler itself is called
         self.inferer = parser.get_parsed_content("inferer").inferer
-        self.window = tuple(float(v) for v in parser.get_parsed_content("window_hu"))
+        low, high = parser.get_parsed_content("window_hu")
+        self.window = (float(low), float(high))
         self.presets = load_presets(self.folder / "configs" / "histograms.json")
         self.record = self._record(weights)
 

@@ -34,7 +34,7 @@ class Request:
 
     count: int = 3
     diameter_mm: tuple[float, float] = (6.0, 20.0)
-    site_mm: tuple[float, float, float] | None = None
+    site_mm: tuple[float, ...] | None = None
     placement: str = "mixed"
 
     def __post_init__(self) -> None:

@@ -74,7 +74,7 @@ class Scan:
         return b"phantom" in bytes(self.nifti.header["descrip"].tobytes()).lower()
 
     def stored_values(self, values: np.ndarray) -> np.ndarray:
-        """Return values in the scan's units as the file stores them, rounded and within its type."""
+        """Return values in the scan's units as the file stores them, rounded, within its type."""
         slope, inter = self._scaling
         values = (np.asarray(values, np.float64) - inter) / slope
         dtype = self.stored.dtype
