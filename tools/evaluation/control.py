@@ -86,7 +86,7 @@ def synthesize_lesions(
     for i, lesion in enumerate(lesions):
         groups[tuple(lesion.image.shape)].append(i)
     results: list[Tensor] = [torch.empty(0)] * len(lesions)
-    with tqdm(total=len(lesions), desc=description) as bar, torch.inference_mode():
+    with tqdm(total=len(lesions), desc=description) as bar, torch.no_grad():
         for members in groups.values():
             for start in range(0, len(members), options.batch_size):
                 batch = members[start : start + options.batch_size]

@@ -33,7 +33,8 @@ def rotate(x: Tensor) -> Tensor:
     angle = repeat(torch.outer(torch.arange(length).to(x), frequency), "n f -> n (f r)", r=2)
     even, odd = rearrange(x, "... (f r) -> ... f r", r=2).unbind(dim=-1)
     quarter_turn = rearrange(torch.stack((-odd, even), dim=-1), "... f r -> ... (f r)")
-    return x * angle.cos() + quarter_turn * angle.sin()
+    # the published rotary layer joins the turned channels with those left alone (none here): a copy
+    return torch.cat((x * angle.cos() + quarter_turn * angle.sin(), x[..., size:]), dim=-1)
 
 
 class PlainFactorisedUNet(FactorisedUNet):
