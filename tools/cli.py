@@ -210,9 +210,34 @@ def benchmark_network(threads: int = 2, repeats: int = 3) -> None:
         threads: processor threads.
         repeats: rounds.
     """
-    from tools.benchmark import benchmark_network as run
+    from tools.benchmark.network import benchmark_network as run
 
     run(threads=threads, repeats=repeats)
+
+
+def benchmark_synthesis(count: int = 3, threads: int = 2, repeats: int = 3) -> None:
+    """Time every stage of synthesize on scans from 128x128x128 to 512x512x300 voxels.
+
+    Args:
+        count: lesions per scan.
+        threads: processor threads.
+        repeats: runs per size; medians are printed.
+    """
+    from tools.benchmark.synthesis import benchmark_synthesis as run
+
+    run(count=count, threads=threads, repeats=repeats)
+
+
+def pack(bundle: str, out: str = "dist") -> None:
+    """Write the model-zoo zip of a bundle: the bundle and the code it runs on.
+
+    Args:
+        bundle: folder of the bundle.
+        out: folder to write NAME_vVERSION.zip to.
+    """
+    from tools.release.pack import pack_bundle
+
+    print(f"wrote {pack_bundle(bundle, out)}")
 
 
 COMMANDS: dict[str, Callable | dict[str, Callable]] = {
@@ -221,16 +246,21 @@ COMMANDS: dict[str, Callable | dict[str, Callable]] = {
     "prepare": {"crops": prepare_crops, "phantom": prepare_phantom},
     "convert": {"lefusion": convert_lefusion},
     "evaluate": evaluate,
-    "benchmark": {"network": benchmark_network},
+    "benchmark": {"network": benchmark_network, "synthesis": benchmark_synthesis},
+    "pack": pack,
 }
 
 
-def main() -> int:
-    """Run a command; bad input ends with one sentence and exit code 1, bad usage with 2."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; bad input ends with one sentence and exit code 1, bad usage with 2.
+
+    Args:
+        arguments: words of the command line; None takes the process's own.
+    """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        fire.Fire(COMMANDS, name="python -m tools")
-    except (ValueError, FileNotFoundError) as error:
+        fire.Fire(COMMANDS, command=arguments, name="python -m tools")
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

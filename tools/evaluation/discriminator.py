@@ -164,12 +164,11 @@ def _spread(values: list[float]) -> dict[str, Any]:
 def _batches(pairs: Tensor, size: int = 16) -> Iterator[Tensor]:
     """Yield shuffled, flipped batches ``(size, 2, C, H, W, D)``; twins share their flips."""
     for part in torch.randperm(len(pairs)).split(size):
-        if len(part) > 1:  # batch normalisation needs two
-            batch = pairs[part.to(pairs.device)].clone()
-            for i in range(len(batch)):
-                axes = [2 + a for a in range(3) if torch.rand(()) < 0.5]
-                batch[i] = batch[i].flip(axes) if axes else batch[i]
-            yield batch
+        batch = pairs[part.to(pairs.device)]
+        for i in range(len(batch)):
+            axes = [2 + a for a in range(3) if torch.rand(()) < 0.5]
+            batch[i] = batch[i].flip(axes)
+        yield batch
 
 
 def _train(pairs: Tensor, epochs: int) -> Discriminator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class BundleUnderTest:
 
     def make_inferer(self, options: SamplingOptions) -> LesionInpaintInferer:
         """Return the bundle's sampler with the options in place of its own settings."""
-        parser = ConfigParser(self.config)
+        parser = ConfigParser(deepcopy(self.config))  # the parser writes into what it is given
         # a preset named in the config would condition the runs that are to have no control
         changes: dict[str, Any] = {"num_inference_steps": options.steps, "condition": None}
         for name in ("guidance_scale", "histogram_strength"):

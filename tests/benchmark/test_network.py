@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tools.benchmark import benchmark_network
+from tools.benchmark.network import benchmark_network
 
 
 def test_report(capsys: pytest.CaptureFixture[str]) -> None:
