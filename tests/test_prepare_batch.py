@@ -33,8 +33,8 @@ def test_no_condition_name_trains_without_control() -> None:
 
 
 def test_evaluation_batch_keeps_the_histogram() -> None:
-    inputs, image, _, keywords = SynthesisPrepareBatch()(BATCH)
-    assert torch.equal(inputs[:, :1], image)
+    inputs, mask, _, keywords = SynthesisPrepareBatch()(BATCH)
+    assert torch.equal(inputs[:, 1:], mask)
     assert torch.equal(keywords["condition"], BATCH["histogram"])
 
 

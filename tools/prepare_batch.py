@@ -66,7 +66,9 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
 
 
 class SynthesisPrepareBatch(PrepareBatch):
-    """Turn a batch into ``(image and mask, image, (), {condition})`` for an evaluator that samples.
+    """Turn a batch into ``(image and mask, mask, (), {condition})`` for an evaluator that samples.
+
+    The engine stores the second item as the output ``label``, where postprocessing looks for the mask.
 
     Args:
         condition_name: batch key of the requested histogram, or None for no control.
@@ -90,9 +92,9 @@ class SynthesisPrepareBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor, tuple, dict[str, Tensor | None]]:
-        """Return inputs ``(B, C + K, H, W, D)``, the real image, and the condition."""
+        """Return inputs ``(B, C + K, H, W, D)``, the lesion mask, and the condition."""
         image, mask, condition = _tensors(self, batchdata, device, non_blocking)
-        return torch.cat([image, mask], 1), image, (), {"condition": condition}
+        return torch.cat([image, mask], 1), mask, (), {"condition": condition}
 
 
 def _tensors(

@@ -96,8 +96,14 @@ def test_inference_command_writes_hounsfield_units_and_keeps_the_background(tmp_
 def test_evaluation_overlay_reports_the_metric(tmp_path: Path) -> None:
     configs = f"['{BUNDLE}/configs/train.json','{BUNDLE}/configs/evaluate.json']"
     steps = ["--validate#inferer#num_inference_steps", "2"]
+    # with the estimate matched to the request, what is measured must be what was asked for
+    steps += ["--validate#inferer#histogram_strength", "1.0"]
     run_bundle("evaluating", "--config_file", configs, "--output_dir", str(tmp_path), *steps)
-    assert (tmp_path / "metrics.csv").is_file()
+    divergences = np.genfromtxt(
+        tmp_path / "histogram_jsd_raw.csv", delimiter=",", skip_header=1, usecols=1
+    )
+    assert len(divergences) == 8
+    assert divergences.max() < 0.005
 
 
 @pytest.mark.slow
