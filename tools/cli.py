@@ -103,11 +103,13 @@ def demo(out: str = "out/demo", seed: int = 0) -> None:
     """Make a chest phantom and put a ground-glass, a part-solid and a solid nodule into it.
 
     Args:
-        out: folder to write; OUT/report.html is the page to look at.
+        out: folder to write; OUT/report.html is the page to look at, OUT/overview.png one
+            picture of it.
         seed: of phantom and nodules.
     """
     from tools.phantoms.datasets import write_chest_phantom
     from tools.phantoms.nodule_shapes import real_nodule_masks
+    from tools.synthesis.overview import write_overview
 
     folder = Path(out) / "scans"
     paths = write_chest_phantom(folder, seed=seed)
@@ -121,6 +123,8 @@ def demo(out: str = "out/demo", seed: int = 0) -> None:
         organ_mask=str(paths["lung"]),
         seed=seed,
     )
+    case = {"folder": Path(out) / "phantom_chest", "original": paths["image"]}
+    print(f"one picture of it: {write_overview(case, Path(out) / 'overview.png')}")
 
 
 def prepare_crops(source: str, out: str, smallest: int = 32, largest: int = 72) -> None:

@@ -68,7 +68,7 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
 class SynthesisPrepareBatch(PrepareBatch):
     """Turn a batch into ``(image and mask, mask, (), {condition})`` for an evaluator that samples.
 
-    The engine stores the second item as the output ``label``, where postprocessing looks for the mask.
+    The engine stores the second item as output ``label``: there postprocessing looks for the mask.
 
     Args:
         condition_name: batch key of the requested histogram, or None for no control.
