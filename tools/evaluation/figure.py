@@ -76,8 +76,10 @@ def _draw_violins(axes: Axes, control: Mapping[str, Any]) -> None:
     names = list(VIOLINS)
     values = [[row["jsd"][name] for row in control["lesions"]] for name in names]
     # several orders of magnitude: the shape is drawn over the logarithm
-    parts = axes.violinplot([np.log10(np.maximum(v, 1e-4)) for v in values], showextrema=False)
-    for body, name in zip(list(parts["bodies"]), names, strict=True):
+    parts: dict[str, Any] = axes.violinplot(
+        [np.log10(np.maximum(v, 1e-4)) for v in values], showextrema=False
+    )
+    for body, name in zip(parts["bodies"], names, strict=True):
         body.set_facecolor(ACCENT if name in ("own", "other") else MUTED)
         body.set_alpha(0.55)
     for place, name in enumerate(names, 1):

@@ -90,7 +90,7 @@ def load_bundle(
     rising = sorted(histograms, key=lambda name: _mean_bin(histograms[name]))
     return BundleUnderTest(
         network.eval(),
-        dict(parser.config),  # type: ignore[arg-type]
+        dict(parser.get()),
         key,
         (float(low), float(high)),
         {name: histograms[name] for name in rising},

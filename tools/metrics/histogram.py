@@ -105,7 +105,7 @@ class HistogramDivergence(CumulativeIterationMetric):
             raise ValueError("y must hold the requested histograms, got None")
         return jensen_shannon_divergence(y_pred.flatten(1), y.flatten(1))[:, None]
 
-    def aggregate(self) -> Tensor:  # type: ignore[override]
+    def aggregate(self) -> Tensor:
         """Return one number over all samples seen since ``reset``."""
         values = self.get_buffer()
         if not isinstance(values, Tensor):

@@ -30,8 +30,8 @@ class ResidualBlock(nn.Module):
         self.modulation = nn.Linear(embedding_size, 2 * out_channels)
         self.norm2 = nn.GroupNorm(8, out_channels)
         self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)  # starts as the identity, which trains faster
-        nn.init.zeros_(self.conv2.bias)
+        for parameter in self.conv2.parameters():  # starts as the identity, which trains faster
+            nn.init.zeros_(parameter)
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else nn.Conv3d(in_channels, out_channels, 1)
 
@@ -124,12 +124,13 @@ class LesionUNet(nn.Module):
         self.time_mlp = nn.Sequential(
             nn.Linear(channels[0], width), nn.SiLU(), nn.Linear(width, width)
         )
-        use_tokens = condition_size is not None and conditioning == "cross_attention"
-        use_embedding = condition_size is not None and conditioning == "time"
-        self.histogram_mlp = HistogramEmbedding(condition_size, width) if use_embedding else None
-        self.histogram_tokens = HistogramTokens(condition_size, width) if use_tokens else None
+        self.histogram_mlp, self.histogram_tokens = None, None
+        if condition_size is not None and conditioning == "time":
+            self.histogram_mlp = HistogramEmbedding(condition_size, width)
+        if condition_size is not None and conditioning == "cross_attention":
+            self.histogram_tokens = HistogramTokens(condition_size, width)
         self.input = nn.Conv3d(in_channels, channels[0], 3, padding=1)
-        self._build_levels(num_res_blocks, width, width if use_tokens else None)
+        self._build_levels(num_res_blocks, width, width if self.histogram_tokens else None)
         self.output = nn.Sequential(
             nn.GroupNorm(8, channels[0]),
             nn.SiLU(),

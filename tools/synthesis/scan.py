@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 
 __all__ = ["Scan"]
 
@@ -28,7 +29,7 @@ class Scan:
             raise FileNotFoundError(f"scan must be an existing NIfTI file, got {path}")
         try:
             self.nifti = nib.Nifti1Image.load(self.path)
-        except nib.filebasedimages.ImageFileError as error:
+        except ImageFileError as error:
             raise ValueError(f"scan must be a NIfTI image (.nii, .nii.gz), got {path}") from error
         if len(self.nifti.shape) != 3:
             raise ValueError(f"scan must have 3 dimensions, got shape {self.nifti.shape} in {path}")

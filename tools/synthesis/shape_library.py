@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 
 Item = tuple[np.ndarray, np.ndarray, str]
@@ -32,7 +33,7 @@ def read_label(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         image = nib.nifti1.load(path)
         values = np.asarray(image.dataobj)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
+    except (ImageFileError, OSError, EOFError) as error:
         raise ValueError(f"path must be a readable NIfTI file, got {path} ({error})") from error
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
