@@ -173,7 +173,7 @@ def evaluate(
     dataset_dir: str,
     out: str = "out/evaluate",
     bundle: str = "bundles/lefusion_lidc",
-    steps: int = 25,
+    steps: int = 50,
     limit: int | None = None,
     seed: int = 0,
     discriminator: bool = False,

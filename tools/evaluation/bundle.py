@@ -38,7 +38,7 @@ def evaluate_bundle(
     bundle: str = "bundles/lefusion_lidc",
     dataset_dir: str = "",
     out: str = "out/evaluate",
-    steps: int = 25,
+    steps: int = 50,
     limit: int | None = None,
     discriminator: bool = False,
     weights: str | None = None,

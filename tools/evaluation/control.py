@@ -46,7 +46,7 @@ class SamplingOptions:
         seed: lesion i is sampled with ``seed + i``.
     """
 
-    steps: int = 25
+    steps: int = 50
     guidance_scale: float | None = None
     histogram_strength: float | None = None
     batch_size: int = 8

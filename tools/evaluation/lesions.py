@@ -107,9 +107,9 @@ def load_lesions(
 
 
 def _load(entry: Mapping[str, Any], window_hu: Sequence[float], bins: int) -> ValidationLesion:
-    inside = np.asarray(nib.load(entry["label"]).dataobj) > 0
+    inside = np.asarray(nib.Nifti1Image.from_filename(entry["label"]).dataobj) > 0
     box = window_box(inside)
-    scan = np.asarray(nib.load(entry["image"]).dataobj[box])
+    scan = np.asarray(nib.Nifti1Image.from_filename(entry["image"]).dataobj[box])
     image = torch.from_numpy(scale_window(scan, window_hu))[None]
     mask = torch.from_numpy(inside[box].astype(np.float32))[None]
     name = str(entry.get("name", entry["image"]))

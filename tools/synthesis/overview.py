@@ -46,8 +46,12 @@ def write_overview(
         for column, lesion in zip(axes.T, record.lesions, strict=True):
             grid = WindowGrid.around(lesion.site_mm, (2 * FIELD, 2 * FIELD, 1), 0.5)
             views = [
-                cut_window(volume, before.affine, grid)[..., 0].T
-                for volume in (before.image, after.image, label)
+                cut_window(volume, before.affine, grid, beyond=outside)[..., 0].T
+                for volume, outside in (
+                    (before.image, window[0]),
+                    (after.image, window[0]),
+                    (label, 0.0),
+                )
             ]
             kind = lesion.texture.replace("_", "-")
             column[0].set_title(f"{kind}, {lesion.diameter_mm:.0f} mm")

@@ -64,7 +64,11 @@ def window_size(
 
 
 def cut_window(
-    image: np.ndarray, affine: np.ndarray, grid: WindowGrid, order: int = 1
+    image: np.ndarray,
+    affine: np.ndarray,
+    grid: WindowGrid,
+    order: int = 1,
+    beyond: float | None = None,
 ) -> np.ndarray:
     """Return the scan on the window's grid; only the part of the scan under the window is read.
 
@@ -76,6 +80,7 @@ def cut_window(
         affine: voxel index of the scan to RAS mm; any orientation, oblique too.
         grid: the window.
         order: 1 for images, 0 for labels.
+        beyond: value outside the scan, for pictures; None mirrors.
 
     Returns:
         Array of shape ``grid.size``, float32.
@@ -103,7 +108,8 @@ def cut_window(
         to_scan[:3, 3] - low,
         output_shape=grid.size,
         order=order,
-        mode="mirror",
+        mode="mirror" if beyond is None else "constant",
+        cval=0.0 if beyond is None else beyond,
     )
 
 
