@@ -30,7 +30,7 @@ def lesion(size: int = 24) -> ValidationLesion:
 
 def test_obviously_different_sets_are_told_apart() -> None:
     # enough steps for the running means of batch normalisation to arrive
-    result = discriminate(crops(), crops(mean=0.5), PATIENTS, folds=2, epochs=40)
+    result = discriminate(crops(), crops(mean=0.5), PATIENTS, folds=2, epochs=25)
     assert result["accuracy"]["mean"] > 0.9
     assert result["auc"]["mean"] > 0.9
     assert len(result["accuracy"]["folds"]) == 2

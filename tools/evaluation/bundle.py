@@ -172,12 +172,12 @@ def _write(
 ) -> None:
     """Write the three files, each whole or not at all, and print the tables."""
     out.mkdir(parents=True, exist_ok=True)
-    shown = {name: images[name] for name in ("own", *tested.presets)}
-    write_figure(out / "results.png", results["control"], lesions, shown, tested.window_hu)
     page = results_page(results)
     content = json.dumps(results, indent=1, allow_nan=False) + "\n"
     for name, text in (("results.json", content), ("results.md", page)):
         partial = out / f".{os.getpid()}.{name}"
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, out / name)
+    shown = {name: images[name] for name in ("own", *tested.presets)}
+    write_figure(out / "results.png", results["control"], lesions, shown, tested.window_hu)
     print(page)
