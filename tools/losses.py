@@ -45,6 +45,7 @@ class LesionNoiseLoss(nn.Module):
         LeFusion, Zhang et al., ICLR 2025. https://arxiv.org/abs/2403.14066
 
     Example:
+        >>> import torch
         >>> noise, mask = torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2)
         >>> LesionNoiseLoss()(torch.ones(1, 1, 2, 2, 2), NoiseTarget(noise, mask))
         tensor(0.)

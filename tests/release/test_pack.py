@@ -19,7 +19,7 @@ BUNDLE = ROOT / "bundles" / "lefusion_lidc"
 WORKSHOP = {
     "__main__.py",
     "baselines",
-    "benchmark.py",
+    "benchmark",
     "cli.py",
     "convert",
     "evaluation",

@@ -87,7 +87,7 @@ def _draw_violins(axes: Axes, control: Mapping[str, Any]) -> None:
         low, mid, high = np.log10(np.maximum([q1, middle, q3], 1e-4))
         axes.plot([place, place], [low, high], color=INK, linewidth=4, solid_capstyle="butt")
         axes.plot(place, mid, "o", color="white", markeredgecolor=INK, markersize=6)
-        axes.text(place + 0.12, mid, f"{middle:.3f}", va="center", fontsize=9, color=INK)
+        axes.text(place + 0.27, mid, f"{middle:.3f}", va="center", fontsize=9, color=INK)
     axes.set_xticks(range(1, len(names) + 1), list(VIOLINS.values()), fontsize=9)
     axes.set_yticks([-4, -3, -2, -1], ["0.0001", "0.001", "0.01", "0.1"])
     axes.set_ylabel("Jensen-Shannon divergence (nats)", fontsize=9)

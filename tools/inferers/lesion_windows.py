@@ -35,8 +35,9 @@ class LesionWindowInferer(Inferer):
 
     Example:
         >>> from tools.schedules import cosine_scheduler
-        >>> inferer = LesionWindowInferer(LesionInpaintInferer(cosine_scheduler(2)), smallest=(8, 8,
-        8)) >>> inputs = torch.zeros(1, 2, 40, 40, 40)
+        >>> sampler = LesionInpaintInferer(cosine_scheduler(2))
+        >>> inferer = LesionWindowInferer(sampler, smallest=(8, 8, 8))
+        >>> inputs = torch.zeros(1, 2, 40, 40, 40)
         >>> inputs[:, 1, 20, 20, 20] = 1
         >>> output = inferer(inputs, lambda x, t, c: x)
         >>> int((output != inputs[:, :1]).sum())

@@ -58,7 +58,7 @@ def synthesize_lesions(
     plans: Sequence[LesionPlan],
     generator: LesionGenerator,
     max_attempts: int = 3,
-    tolerance: float = 0.08,
+    tolerance: float = 0.25,
     spacing_mm: float = 1.0,
 ) -> SynthesisResult:
     """Synthesise the planned lesions of one scan.
