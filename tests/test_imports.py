@@ -21,6 +21,7 @@ WORKSHOP = {
     "evaluation",
     "benchmark",
     "cli",
+    "commands",
     "__main__",
 }
 RUNTIME_PACKAGES = {"torch", "numpy", "scipy", "monai", "einops", "nibabel", "ignite", "tqdm"}

@@ -1,0 +1,1 @@
+"""The commands of ``python -m tools``: they parse, check and call; heavy imports wait."""

