@@ -2,6 +2,7 @@ import json
 import logging
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
@@ -48,6 +49,26 @@ def test_sections_share_no_nodule(roi_dir: Path) -> None:
     images = [entry["image"] for name in ("training", "validation") for entry in sections[name]]
     assert len(set(images)) == 6
     assert len(sections["validation"]) == 2
+
+
+def test_sections_share_no_patient(roi_dir: Path) -> None:
+    datalist = json.loads((roi_dir / "datalist.json").read_text())
+    training, validation = (
+        {entry["patient"] for entry in datalist[section]} for section in ("training", "validation")
+    )
+    assert training
+    assert validation
+    assert not training & validation
+
+
+@pytest.mark.skipif(not find_spec("pylidc"), reason="the package pylidc is not installed")
+def test_a_patient_stays_on_one_side_for_every_seed(tmp_path: Path) -> None:
+    sides: dict[str, set[str]] = {"training": set(), "validation": set()}
+    for seed in (0, 5):
+        datalist = write_lesion_rois(tmp_path / str(seed), count=6, seed=seed)
+        for section, patients in sides.items():
+            patients |= {entry["patient"] for entry in datalist[section]}
+    assert not sides["training"] & sides["validation"]
 
 
 def test_same_seed_same_files(roi_dir: Path, tmp_path: Path) -> None:

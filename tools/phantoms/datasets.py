@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ __all__ = ["PHANTOM_VERSION", "lesion_datalist", "write_chest_phantom", "write_l
 logger = logging.getLogger(__name__)
 
 # Goes into the name of the cache: raise it whenever a seed gives other voxels than before.
-PHANTOM_VERSION = "1"
+PHANTOM_VERSION = "2"
 ROI_SIZE = 32
+_DIAMETER_MM = (6.0, 25.0)
 # Parts of the chest from which regions are cut: (centre in mm, RAS) in the right and the left lung.
 _LUNG_CENTRES_MM = ((75.0, -10.0, 5.0), (-80.0, -15.0, 5.0))
 _LUNG_SHAPE = (100, 120, 120)
@@ -115,13 +117,18 @@ def _cut_roi(
     return image, cube.astype(np.uint8), affine
 
 
+def _validates(patient: str) -> bool:
+    """Return whether a patient belongs to the validation section: a fixed third, by name."""
+    return zlib.crc32(patient.encode()) % 3 == 0
+
+
 def write_lesion_rois(
     out_dir: str | os.PathLike[str], count: int = 24, seed: int = 0, size: int = ROI_SIZE
 ) -> dict[str, Any]:
     """Write a small training set: cubes at 1 mm round phantom nodules, with labels and a datalist.
 
-    Two thirds of the cubes are the section "training", the rest "validation"; the nodules of the
-    two are different and textures take turns in each.
+    Two thirds of the cubes are the section "training", the rest "validation"; no patient's outline
+    is in both, and textures take turns in each.
 
     Args:
         out_dir: folder, made if it does not exist.
@@ -143,7 +150,10 @@ def write_lesion_rois(
     lungs = [chest_ct(_LUNG_SHAPE, 1.0, seed, centre) for centre in _LUNG_CENTRES_MM]
     textures = sorted(TEXTURE_HISTOGRAMS)
     entries = []
-    for index, (mask, information) in enumerate(nodule_masks(count, seed, (6.0, 25.0))):
+    split = count - count // 3
+    shapes = nodule_masks(split, seed, _DIAMETER_MM, lambda patient: not _validates(patient))
+    shapes += nodule_masks(count - split, seed + 1, _DIAMETER_MM, _validates)
+    for index, (mask, information) in enumerate(shapes):
         texture = textures[index % len(textures)]
         image, label, affine = _cut_roi(lungs[index % 2], mask, texture, rng, size)
         name = f"rois/phantom_{index:03d}"
@@ -151,8 +161,8 @@ def write_lesion_rois(
         _save_volume(folder / f"{name}_label.nii.gz", label, affine)
         entry = {"image": f"{name}_image.nii.gz", "label": f"{name}_label.nii.gz", "phantom": True}
         entry |= {"texture": texture, "diameter_mm": information["diameter_mm"]}
-        entries.append(entry | {"shape_source": information["shape_source"]})
-    split = count - count // 3
+        entry |= {"shape_source": information["shape_source"]}
+        entries.append(entry | {"patient": information.get("patient_id", f"phantom_{index:03d}")})
     datalist = {"name": "phantom lung nodules", "description": _NOTICE, "phantom": True}
     datalist |= {"version": PHANTOM_VERSION, "training": entries[:split]}
     datalist |= {"validation": entries[split:]}

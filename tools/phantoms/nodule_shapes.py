@@ -269,7 +269,10 @@ def ellipsoid_mask(
 
 
 def nodule_masks(
-    count: int, seed: int = 0, diameter_mm: tuple[float, float] = (5.0, 25.0)
+    count: int,
+    seed: int = 0,
+    diameter_mm: tuple[float, float] = (5.0, 25.0),
+    keep_patient: Callable[[str], bool] | None = None,
 ) -> list[NoduleShape]:
     """Return ``count`` nodule shapes at 1 mm: real ones as far as they go, then ellipsoids.
 
@@ -277,12 +280,13 @@ def nodule_masks(
         count: how many shapes.
         seed: of the choice and of the ellipsoids.
         diameter_mm: smallest and largest longest diameter.
+        keep_patient: as in :func:`real_nodule_masks`.
 
     Returns:
         (mask ``(I, J, K)``, information) as in :func:`real_nodule_masks`; the ellipsoids have
         ``shape_source`` "ellipsoid" and no ``patient_id``.
     """
-    shapes = list(real_nodule_masks(count, seed, diameter_mm) or [])
+    shapes = list(real_nodule_masks(count, seed, diameter_mm, keep_patient) or [])
     rng = np.random.default_rng([seed, 1])
     while len(shapes) < count:
         # Log-uniform: small nodules are common. The deformation needs room below the limit.
