@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tools.networks.factorised_unet import FactorisedUNet
 
-__all__ = ["convert", "load_network"]
+__all__ = ["convert", "load_network", "read_checkpoint"]
 
 PREFIXES = ("denoise_fn.module.", "denoise_fn.")
 ROTARY = ".rotary_emb.freqs"
@@ -67,7 +67,7 @@ def convert(src: str, dst: str, weights: str = "model") -> None:
 def _load(path: str, weights: str) -> tuple[dict[str, Any], FactorisedUNet]:
     if weights not in ("model", "ema"):
         raise ValueError(f'weights must be "model" or "ema", got {weights!r}')
-    content = _read(path)
+    content = read_checkpoint(path)
     if isinstance(content.get("network_def"), dict):
         definition, state = content["network_def"], content.get("model")
         if not isinstance(state, dict):
@@ -81,8 +81,21 @@ def _load(path: str, weights: str) -> tuple[dict[str, Any], FactorisedUNet]:
     return definition, network.eval()
 
 
-def _read(path: str) -> dict[str, Any]:
-    """Return the dictionary in a file; nothing but plain tensors and containers is unpickled."""
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Return the dictionary in a file; nothing but plain tensors and containers is unpickled.
+
+    Args:
+        path: file that ``torch.save`` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no file at ``path``.
+        ValueError: if the file holds anything else.
+
+    Example:
+        >>> read_checkpoint("absent.pt")
+        Traceback (most recent call last):
+        FileNotFoundError: checkpoint must be an existing file, got absent.pt
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint must be an existing file, got {path}")
     try:

@@ -1,0 +1,157 @@
+"""The door to published weights: whole, checked, inside the bundle; over file:// URLs."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools.cli import main
+from tools.convert.fetch import fetch
+from tools.networks.factorised_unet import FactorisedUNet
+
+ROOT = Path(__file__).resolve().parents[2]
+ARGUMENTS = {"base_channels": 8, "channel_multipliers": [1, 2], "condition_size": 4}
+
+
+def source(folder: Path) -> Path:
+    """A released checkpoint of a tiny network."""
+    path = folder / "source" / "published.bin"
+    path.parent.mkdir()
+    network = FactorisedUNet(1, 1, attention_heads=2, attention_head_size=8, **ARGUMENTS)
+    state = {f"denoise_fn.module.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"step": 1, "model": state, "ema": state, "scaler": {}}, path)
+    return path
+
+
+def bundle(folder: Path, url: str, path: str = "models/a.pt", hash_val: str = "") -> Path:
+    root = folder / "bundle"
+    (root / "configs").mkdir(parents=True)
+    entry = {"path": path, "url": url, "hash_val": hash_val, "hash_type": "sha256"}
+    (root / "large_files.yml").write_text(json.dumps({"large_files": [entry]}))
+    published = {"ckpt_path": "$@bundle_root + '/models/published.pt'"}
+    (root / "configs" / "published.json").write_text(json.dumps(published))
+    return root
+
+
+def files(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+CONFIGS = {"large_files.yml", "configs/published.json"}
+
+
+def test_file_is_fetched_recorded_and_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin = source(tmp_path)
+    root = bundle(tmp_path, origin.as_uri())
+    assert main(["fetch", str(root)]) == 0
+    models = {"models/a.pt", "models/a.pt.sha256", "models/published.pt"}
+    assert files(root) == CONFIGS | models
+    digest = hashlib.sha256(origin.read_bytes()).hexdigest()
+    assert (root / "models" / "a.pt.sha256").read_text() == f"{digest}  a.pt\n"
+    assert digest in capsys.readouterr().out
+    converted = torch.load(root / "models" / "published.pt", weights_only=True)
+    original = torch.load(origin, weights_only=True)["model"]
+    assert len(converted["model"]) == len(original)
+    name = "init_conv.weight"
+    assert torch.equal(converted["model"][name], original[f"denoise_fn.module.{name}"])
+
+
+def test_second_fetch_downloads_nothing_but_notices_a_change(tmp_path: Path) -> None:
+    origin = source(tmp_path)
+    root = bundle(tmp_path, origin.as_uri())
+    fetch(root, convert=None)
+    origin.unlink()
+    assert [path.name for path in fetch(root, convert=None)] == ["a.pt"]
+    (root / "models" / "a.pt").write_bytes(b"changed")
+    with pytest.raises(ValueError, match=r"a\.pt must have the sha256 in .*, got "):
+        fetch(root, convert=None)
+
+
+def test_out_and_url_take_the_place_of_folder_and_address(tmp_path: Path) -> None:
+    root = bundle(tmp_path, "file:///nowhere/at/all")
+    written = fetch(root, out=tmp_path / "out", url=source(tmp_path).as_uri())
+    assert [path.name for path in written] == ["a.pt", "published.pt"]
+    assert files(root) == CONFIGS
+    assert files(tmp_path / "out") == {"models/a.pt", "models/a.pt.sha256", "models/published.pt"}
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_known_checksum_is_checked_and_not_recorded(tmp_path: Path, upper: bool) -> None:
+    origin = source(tmp_path)
+    digest = hashlib.sha256(origin.read_bytes()).hexdigest()
+    root = bundle(tmp_path, origin.as_uri(), hash_val=digest.upper() if upper else digest)
+    fetch(root, convert=None)
+    assert files(root) == CONFIGS | {"models/a.pt"}
+    (root / "models" / "a.pt").write_bytes(b"changed")
+    with pytest.raises(ValueError, match="hash_val must be the sha256 of the file"):
+        fetch(root, convert=None)
+
+
+def test_wrong_checksum_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = bundle(tmp_path, source(tmp_path).as_uri(), hash_val="0" * 64)
+    assert main(["fetch", str(root)]) == 1
+    assert "hash_val must be the sha256 of the file, 000" in capsys.readouterr().err
+    assert files(root) == CONFIGS
+
+
+@pytest.mark.parametrize("path", ["../a.pt", "models/../../a.pt", "/tmp/a.pt", "link/a.pt", "."])
+def test_path_cannot_leave_the_bundle(tmp_path: Path, path: str) -> None:
+    root = bundle(tmp_path, source(tmp_path).as_uri(), path=path)
+    (root / "link").symlink_to(tmp_path)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match="path must stay inside the bundle folder, got "):
+        fetch(root)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ConnectionResetError])
+def test_interrupted_download_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    root = bundle(tmp_path, source(tmp_path).as_uri())
+
+    def breaks_off(url: str, filepath: Path, *_: object, **__: object) -> None:
+        Path(filepath).write_bytes(b"half of")
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tools.convert.fetch.download_url", breaks_off)
+        with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else OSError):
+            fetch(root)
+    assert files(root) == CONFIGS
+    assert len(fetch(root)) == 2
+
+
+def test_missing_source_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = bundle(tmp_path, (tmp_path / "absent.pt").as_uri())
+    assert main(["fetch", str(root)]) == 1
+    assert "error: url must be a file that can be read, got file://" in capsys.readouterr().err
+    assert files(root) == CONFIGS
+
+
+def test_faulty_arguments(tmp_path: Path) -> None:
+    root = bundle(tmp_path, "file:///a")
+    with pytest.raises(ValueError, match="convert must be one of"):
+        fetch(root, convert="other")
+    two = [{"path": name, "url": "file:///a"} for name in "ab"]
+    (root / "large_files.yml").write_text(json.dumps({"large_files": two}))
+    with pytest.raises(ValueError, match="url needs a bundle with one large file, got 2"):
+        fetch(root, url="file:///b", convert=None)
+    (root / "large_files.yml").write_text(json.dumps({"large_files": [{"path": "a"}]}))
+    with pytest.raises(ValueError, match="must give each file a url"):
+        fetch(root)
+    (root / "large_files.yml").unlink()
+    with pytest.raises(FileNotFoundError, match=r"must hold large_files\.yml"):
+        fetch(root)
+
+
+def test_bundle_names_its_published_file_and_config_loads_the_result(tmp_path: Path) -> None:
+    written = fetch(
+        ROOT / "bundles" / "lefusion_lidc", out=tmp_path / "out", url=source(tmp_path).as_uri()
+    )
+    names = [path.resolve().relative_to(tmp_path.resolve()).as_posix() for path in written]
+    assert names == ["out/models/lidc.pt", "out/models/published.pt"]

@@ -1,0 +1,196 @@
+"""Published weights on request: download what ``large_files.yml`` names, check it, convert it.
+
+The download is MONAI's own; around it stand the promises that its list form leaves open: a file
+appears under its name only when it is whole, and one without a published checksum gets its sha256
+recorded beside it, so that the next fetch notices a change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from monai.apps import download_url
+from monai.apps.utils import SUPPORTED_HASH_TYPES, HashCheckError
+from monai.bundle import ConfigParser
+
+from tools.convert import lefusion
+
+__all__ = ["fetch"]
+
+SUFFIXES = ("yml", "yaml", "json")
+CONVERTERS = {"lefusion": lefusion.convert}
+
+
+class LargeFile(NamedTuple):
+    """One entry of ``large_files``.
+
+    Attributes:
+        path: where the file goes, below the root.
+        url: where it comes from.
+        hash_val: its checksum, or None where none is published.
+        hash_type: what the checksum was made with.
+    """
+
+    path: Path
+    url: str
+    hash_val: str | None
+    hash_type: str
+
+
+def fetch(
+    bundle: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    url: str | None = None,
+    convert: str | None = "lefusion",
+) -> list[Path]:
+    """Download the large files of a bundle and convert them to what ``published.json`` loads.
+
+    Files that are there already are checked, not downloaded again. A file of unknown checksum gets
+    ``NAME.sha256`` beside it, in the form that ``sha256sum --check`` reads.
+
+    Args:
+        bundle: folder of the bundle, with ``large_files.yml`` (or .yaml, .json).
+        out: folder that takes the place of the bundle folder for what is written.
+        url: address to use in place of the listed one, such as a mirror or ``file://``; only for a
+            bundle with one large file.
+        convert: ``"lefusion"``, or None to leave the file as it comes.
+
+    Returns:
+        The files downloaded, then the converted one.
+
+    Raises:
+        FileNotFoundError: if there is no bundle or no list.
+        ValueError: if the list is faulty, a path leaves the folder, or a checksum differs.
+        OSError: if a download fails or breaks off; nothing is left of it.
+
+    Example:
+        >>> fetch("bundles/nowhere")
+        Traceback (most recent call last):
+        FileNotFoundError: bundle must be an existing folder, got bundles/nowhere
+    """
+    if convert is not None and convert not in CONVERTERS:
+        raise ValueError(f"convert must be one of {sorted(CONVERTERS)} or none, got {convert!r}")
+    folder = Path(bundle)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"bundle must be an existing folder, got {bundle}")
+    root = folder if out is None else Path(out)
+    files = list(_large_files(folder, root))
+    if len(files) != 1 and (url is not None or convert is not None):
+        option = "url" if url is not None else "convert"
+        raise ValueError(f"{option} needs a bundle with one large file, got {len(files)}")
+    target = None if convert is None else _converted_path(folder, root)
+    for file in files:
+        _download(file._replace(url=url or file.url))
+    written = [file.path for file in files]
+    if convert is not None and target is not None:
+        CONVERTERS[convert](str(files[0].path), str(target))
+        written.append(target)
+    return written
+
+
+def _large_files(folder: Path, root: Path) -> Iterator[LargeFile]:
+    """Yield the entries of a bundle's list, each checked."""
+    found = [path for path in (folder / f"large_files.{s}" for s in SUFFIXES) if path.is_file()]
+    if not found:
+        raise FileNotFoundError(f"bundle must hold large_files.yml, got none in {folder}")
+    entries = ConfigParser.load_config_file(found[0]).get("large_files")
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"large_files must be a list of files, got {entries!r} in {found[0]}")
+    for entry in entries:
+        yield _large_file(entry, root)
+
+
+def _large_file(entry: Any, root: Path) -> LargeFile:
+    entry = entry if isinstance(entry, dict) else {}
+    for key in ("path", "url"):
+        if not isinstance(entry.get(key), str) or not entry[key]:
+            raise ValueError(f"large_files must give each file a {key}, got {entry}")
+    path = (root / entry["path"]).resolve()
+    if root.resolve() not in path.parents:
+        raise ValueError(f"path must stay inside the bundle folder, got {entry['path']}")
+    hash_type = str(entry.get("hash_type") or "sha256").lower()
+    if hash_type not in SUPPORTED_HASH_TYPES:
+        choices = ", ".join(SUPPORTED_HASH_TYPES)
+        raise ValueError(f"hash_type must be one of {choices}, got {entry['hash_type']!r}")
+    hash_val = str(entry.get("hash_val") or "").lower() or None
+    return LargeFile(path, entry["url"], hash_val, hash_type)
+
+
+def _converted_path(folder: Path, root: Path) -> Path:
+    """Return the checkpoint that ``published.json`` loads, below the root."""
+    config = folder / "configs" / "published.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"convert needs configs/published.json, got none in {folder}")
+    value = ConfigParser.load_config_file(config).get("ckpt_path")
+    if not isinstance(value, str):
+        raise ValueError(f"ckpt_path in published.json must be the file to load, got {value!r}")
+    parser = ConfigParser({"bundle_root": str(root), "ckpt_path": value})
+    return Path(parser.get_parsed_content("ckpt_path"))
+
+
+def _download(file: LargeFile) -> None:
+    """Put one file in place, whole and checked, or raise and leave nothing."""
+    if file.hash_val is None and not file.path.exists():
+        # a record without its file speaks of a download that is gone
+        _record_of(file.path).unlink(missing_ok=True)
+    if file.path.exists():
+        _check(file, file.path)
+    else:
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        part = file.path.with_name(f".{file.path.name}.{os.getpid()}.part")
+        try:
+            download_url(file.url, part, file.hash_val, file.hash_type)
+            if not part.is_file():  # MONAI logs some failures and returns
+                raise OSError("nothing arrived")
+            os.replace(part, file.path)
+        except HashCheckError as error:
+            raise _wrong_hash(file, file.url) from error
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"url must be a file that can be read, got {file.url}: {error}"
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+    if file.hash_val is None:
+        _record(file.path)
+
+
+def _check(file: LargeFile, path: Path) -> None:
+    """Raise ValueError unless a file that is there already is the listed one."""
+    if file.hash_val is not None and _digest(path, file.hash_type) != file.hash_val:
+        raise _wrong_hash(file, str(path))
+
+
+def _wrong_hash(file: LargeFile, source: str) -> ValueError:
+    return ValueError(
+        f"hash_val must be the {file.hash_type} of the file, {file.hash_val}, "
+        f"got another from {source}"
+    )
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _record(path: Path) -> None:
+    """Print and write the sha256 of a file, or compare it with the one written before."""
+    digest, record = _digest(path, "sha256"), _record_of(path)
+    before = record.read_text(encoding="utf-8").split()[:1] if record.is_file() else [digest]
+    if before != [digest]:
+        raise ValueError(f"{path.name} must have the sha256 in {record}, got {digest}")
+    part = record.with_name(f".{record.name}.{os.getpid()}.part")
+    try:
+        part.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+        os.replace(part, record)
+    finally:
+        part.unlink(missing_ok=True)
+    print(f"sha256 {digest}  {path.name} (no checksum is published; recorded in {record.name})")
+
+
+def _digest(path: Path, hash_type: str) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, hash_type).hexdigest()
