@@ -16,7 +16,7 @@ from tools.commands.models import (
     fetch,
     pack,
 )
-from tools.commands.prepare import prepare_crops, prepare_phantom
+from tools.commands.prepare import cluster, prepare_crops, prepare_phantom
 from tools.commands.synthesize import demo, synthesize
 
 __all__ = ["main"]
@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable | dict[str, Callable]] = {
     "demo": demo,
     "prepare": {"crops": prepare_crops, "phantom": prepare_phantom},
     "fetch": fetch,
+    "cluster": cluster,
     "convert": {"lefusion": convert_lefusion, "monai_generative": convert_monai_generative},
     "evaluate": evaluate,
     "benchmark": {"network": benchmark_network, "synthesis": benchmark_synthesis},

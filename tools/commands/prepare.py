@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["prepare_crops", "prepare_phantom"]
+__all__ = ["cluster", "prepare_crops", "prepare_phantom"]
 
 
 def prepare_crops(source: str, out: str, smallest: int = 32, largest: int = 72) -> None:
@@ -31,3 +31,49 @@ def prepare_phantom(out: str, seed: int = 0) -> None:
     from tools.prepare.phantom import prepare_phantom as run
 
     print(run(out, seed=seed))
+
+
+def cluster(
+    dataset_dir: str,
+    bundle: str = "bundles/lefusion_lidc",
+    clusters: int = 3,
+    out: str = "out/cluster",
+    write: bool = False,
+    seed: int = 0,
+    section: str = "training",
+    space: str = "histogram",
+    preset: str = "mean",
+) -> None:
+    """Group the lesions of a dataset by their histograms and make each group a texture preset.
+
+    Example: python -m tools cluster --dataset_dir work/rois --out out/cluster
+
+    Try the presets with --texture out/cluster/histograms.json before you --write them. Three groups
+    are named ground_glass, part_solid, solid in order of mean HU; look at OUT/cluster.png to
+    see whether that is what they are.
+
+    Args:
+        dataset_dir: folder with datalist.json, as the prepare commands make it.
+        bundle: the texture model whose window and bins are used.
+        clusters: number of groups; the figures for 2 to 6 are in OUT/cluster.json.
+        out: folder to write cluster.json (figures), cluster.png and histograms.json (presets).
+        write: replace configs/histograms.json of the bundle instead of writing OUT/histograms.json.
+        seed: of k-means.
+        section: of the datalist.
+        space: histogram (as they are), sqrt (Hellinger distance) or cumulative (bins have an
+            order).
+        preset: mean (of the group) or medoid (of its most central lesion).
+    """
+    from tools.prepare.cluster import cluster_lesions
+
+    results = cluster_lesions(
+        dataset_dir, bundle, clusters, out, write, seed, section, space, preset
+    )
+    for group in results["clusters"]:
+        print(
+            f"{group['name']}: {group['size']} lesions ({group['weight']} %), "
+            f"{group['mean_hu']} HU, {group['top_bin_share']:.0%} of voxels in the brightest bin"
+        )
+    for row in results["by_clusters"]:
+        print("{clusters} clusters: silhouette {silhouette}, inertia {inertia}".format(**row))
+    print(f"presets in {results['presets_file']}; look at {out}/cluster.png")

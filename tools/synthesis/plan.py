@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,12 @@ import numpy as np
 from tools.synthesis.level_set import Shape
 from tools.synthesis.placement import Site, choose_sites
 from tools.synthesis.shapes import MaskFileShape, ShapeSource
+from tools.synthesis.textures import LIKE, lesion_preset, read_textures
 from tools.transforms.histogram import choose_preset, perturb_histogram
 
 __all__ = ["LesionPlan", "Request", "TextureChoice", "plan_lesions"]
+
+_JSON_FILE = re.compile(r"(.+?\.json)(?::(.+))?")
 
 
 @dataclass(frozen=True)
@@ -54,53 +57,70 @@ class TextureChoice:
     """Names and histograms of the textures asked for.
 
     Args:
-        text: ``"mixed"`` (drawn by the presets' weights), ``"none"`` (no control), one or several
-            preset names with commas between (taken in turn), or a JSON file with a list of bins (or
-            ``{"histogram": [...]}``).
+        text: one or several of these with commas between, taken in turn: the name of a preset;
+            ``mixed`` (drawn by the presets' weights); ``none`` (no control);
+            ``like:IMAGE.nii.gz:MASK.nii.gz`` (a real lesion); a JSON file, see
+            :func:`tools.synthesis.textures.read_textures`, several histograms in it drawn by their
+            weights; ``FILE.json:NAME`` for one of them.
         presets: the bundle's presets.
         fluctuation: relative change of each bin, see :func:`perturb_histogram`.
+        window_hu: of the model; ``like:`` needs it, and a file that states another is refused.
 
     Raises:
+        FileNotFoundError: if a file does not exist.
         ValueError: if a name is unknown or a file does not hold a histogram of the right length.
     """
 
     def __init__(
-        self, text: str, presets: Mapping[str, Mapping[str, Any]], fluctuation: float = 0.1
+        self,
+        text: str,
+        presets: Mapping[str, Mapping[str, Any]],
+        fluctuation: float = 0.1,
+        window_hu: Sequence[float] | None = None,
     ) -> None:
-        self.presets, self.fluctuation = presets, fluctuation
-        self.file_histogram: list[float] | None = None
-        bins = len(next(iter(presets.values()))["histogram"])
-        if text.endswith(".json"):
-            self.names = [Path(text).name]
-            self.file_histogram = _read_histogram(Path(text), bins)
-            return
-        self.names = [name.strip() for name in text.split(",")]
-        known = [*presets, "mixed", "none"]
-        unknown = [name for name in self.names if name not in known]
-        if unknown:
-            raise ValueError(f"texture must be one of {known} or a JSON file, got {unknown[0]!r}")
+        self.presets, self.fluctuation, self.window_hu = presets, fluctuation, window_hu
+        self.bins = len(next(iter(presets.values()))["histogram"])
+        read = [self._read(word.strip()) for word in text.split(",")]
+        self.names = [name for name, _ in read]
+        self.choices = [choices for _, choices in read]
+
+    @property
+    def file_histogram(self) -> dict[str, Any] | None:
+        """Histograms from the user's files by name, JSON values only; None if all are presets."""
+        known = [*self.presets, "mixed", "none"]
+        pairs = zip(self.names, self.choices, strict=True)
+        return {name: dict(choices) for name, choices in pairs if name not in known} or None
+
+    def _read(self, word: str) -> tuple[str, Mapping[str, Mapping[str, Any]]]:
+        """Return the name of a word of the command line and its histograms; none for "none"."""
+        if word in self.presets:
+            return word, {word: self.presets[word]}
+        if word in ("mixed", "none"):
+            return word, self.presets if word == "mixed" else {}
+        if word.startswith("like:"):
+            name, preset = lesion_preset(word, self.bins, self.window_hu)
+            return name, {name: preset}
+        file = _JSON_FILE.fullmatch(word)
+        if file is None:
+            known = [*self.presets, "mixed", "none"]
+            raise ValueError(f"texture must be one of {known}, {LIKE} or a JSON file, got {word!r}")
+        found, name = read_textures(file[1], self.bins, self.window_hu), Path(file[1]).name
+        if file[2] is None:
+            return name, found
+        if file[2] not in found:
+            raise ValueError(f"texture must be one of {list(found)} in {file[1]}, got {file[2]!r}")
+        return f"{name}:{file[2]}", {file[2]: found[file[2]]}
 
     def draw(self, number: int, rng: np.random.Generator) -> tuple[str, list[float] | None]:
         """Return name and histogram of lesion ``number``; None means no control."""
-        name = self.names[number % len(self.names)]
-        if name == "none":
-            return name, None
-        if name == "mixed":
-            name = choose_preset(self.presets, rng)
-        histogram = self.file_histogram or self.presets[name]["histogram"]
-        return name, perturb_histogram(histogram, rng, self.fluctuation)
-
-
-def _read_histogram(path: Path, bins: int) -> list[float]:
-    if not path.is_file():
-        raise FileNotFoundError(f"texture must be an existing JSON file, got {path}")
-    content = json.loads(path.read_text())
-    values = np.asarray(content["histogram"] if isinstance(content, dict) else content, float)
-    if values.shape != (bins,) or values.min() < 0 or values.sum() <= 0:
-        raise ValueError(
-            f"texture file {path} must hold {bins} non-negative numbers, got {content}"
-        )
-    return (values / values.sum()).tolist()
+        place = number % len(self.names)
+        choices = self.choices[place]
+        if not choices:
+            return "none", None
+        # one histogram alone takes no draw
+        several = len(choices) > 1 or self.names[place] == "mixed"
+        name = choose_preset(choices, rng) if several else next(iter(choices))
+        return name, perturb_histogram(choices[name]["histogram"], rng, self.fluctuation)
 
 
 @dataclass(frozen=True)
