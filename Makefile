@@ -32,10 +32,11 @@ demo: $(STAMP)  ## three nodules in the embedded chest CT, with a report page
 test: $(STAMP)  ## run the tests
 	$(RUN) -m pytest $(PYTEST_ARGS)
 
-check: $(STAMP)  ## lint, format, types
+check: $(STAMP)  ## lint, format, types, bundles
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(RUN) -m tools check
 
 format: $(STAMP)  ## rewrite files in the house format
 	$(RUN) -m ruff check --fix .

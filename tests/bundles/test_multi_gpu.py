@@ -1,0 +1,50 @@
+"""Training by several processes: two of them on the CPU here, one per GPU in earnest."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+CONFIGS = Path("bundles/lefusion_lidc/configs")
+SMALL = ["--network_def#channels", "[8,16,16]", "--batch_size", "2", "--train#trainer#epoch_length"]
+SMALL += ["2", "--val_interval", "1", "--val_every_nth_case", "4", "--save_interval", "1"]
+SMALL += ["--validate#inferer#num_inference_steps", "2"]
+
+
+def run(repository: Path, *words: str) -> str:
+    """Run a module at the root of the repository and return what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", *words]
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_one_resumes(repository: Path, tmp_path: Path) -> None:
+    train = ["training", "--output_dir", str(tmp_path), *SMALL]
+    together = f"['{CONFIGS}/train.json','{CONFIGS}/multi_gpu_train.json']"
+    printed = run(
+        repository,
+        *["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle"],
+        *["run", *train, "--config_file", together, "--max_epochs", "1"],
+    )
+    assert printed.count("Key metric: histogram_jsd") == 1  # the first process alone reports
+    checkpoint = tmp_path / "models" / "checkpoint_epoch=1.pt"
+    saved = torch.load(checkpoint, weights_only=True)
+    best = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert saved["network"].keys() == saved["ema"].keys() == best.keys()
+    assert not any(key.startswith("module.") for key in best)
+    assert saved["trainer"]["iteration"] == 2
+    changed = [not torch.equal(saved["network"][key], saved["ema"][key]) for key in best]
+    assert any(changed)  # the average follows the weights, it is not the weights
+    printed = run(
+        repository,
+        *["monai.bundle", "run", *train, "--config_file", str(CONFIGS / "train.json")],
+        *["--max_epochs", "2", "--resume_from", str(checkpoint)],
+    )
+    assert "epoch 1 until 2 epochs" in printed
+    assert (tmp_path / "models" / "checkpoint_epoch=2.pt").is_file()

@@ -1,0 +1,137 @@
+"""The command check: each broken rule is found on a copy of a real bundle, and --fix mends."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tools.cli import main
+from tools.release.check import check_bundles
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLE = ROOT / "bundles" / "lefusion_lidc"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A copy of the bundle to break."""
+    ignored = shutil.ignore_patterns("output", "eval")
+    return Path(shutil.copytree(BUNDLE, tmp_path / BUNDLE.name, ignore=ignored))
+
+
+def edit(bundle: Path, name: str, change: Callable[[dict], object]) -> None:
+    path = bundle / "configs" / name
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def findings(bundle: Path) -> list[str]:
+    """Findings without the one on the form, which ``json.dumps`` above does not keep."""
+    found = check_bundles([bundle], instantiate=False)
+    return [line for line in found if "house form" not in line]
+
+
+def test_the_bundle_as_it_is_has_no_finding() -> None:
+    assert check_bundles([BUNDLE], instantiate=False) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("train.json", lambda c: c.update(spare=1), "spare is read by nothing"),
+        ("train.json", lambda c: c.pop("seed"), "@seed has no key"),
+        ("train.json", lambda c: c.update(run="%train"), 'run must be "%training"'),
+        ("train.json", lambda c: c.update(seed="$[i for i in (0,)][0]"), "holds an algorithm"),
+        ("train.json", lambda c: c["initialize"].append("$from tools import x"), "names tools"),
+        ("train.json", lambda c: c.update(seed="%inference.json#seed"), "macro names a file"),
+        ("train.json", lambda c: c["loss"].update(power=3), "takes no argument power"),
+        (
+            "train.json",
+            lambda c: c["loss"].update(_target_="tools.x.Y"),
+            "tools.x.Y does not exist",
+        ),
+        ("inference.json", lambda c: c.update(window_hu=[0, 80]), "window_hu differs between"),
+        (
+            "inference.json",
+            lambda c: c.update(num_train_timesteps=9),
+            "num_train_timesteps differs",
+        ),
+        ("inference.json", lambda c: c["scheduler"].clear(), "scheduler differs between"),
+        ("inference.json", lambda c: c["network_def"].update(channels=[8]), "network_def differs"),
+        ("metadata.json", lambda c: c.update(version="9.9"), "no entry for version 9.9"),
+        ("metadata.json", lambda c: c.pop("task"), "task is missing"),
+    ],
+)
+def test_broken_rule_is_found(
+    bundle: Path, name: str, change: Callable[[dict], object], message: str
+) -> None:
+    edit(bundle, name, change)
+    found = findings(bundle)
+    assert any(message in line for line in found)
+    assert all(line.startswith(f"{bundle.name}: configs") for line in found)
+
+
+@pytest.mark.real
+def test_schema_is_checked(bundle: Path, shared_dir: Path) -> None:
+    edit(bundle, "metadata.json", lambda c: c.update(authors=3))
+    assert any("metadata.json: schema:" in line for line in findings(bundle))
+
+
+def test_files_are_looked_at(bundle: Path) -> None:
+    (bundle / "docs" / "data_license.txt").unlink()
+    (bundle / "scripts.py").write_text("")
+    with (bundle / "models" / "large.pt").open("wb") as file:
+        file.truncate(26_000_000)
+    assert findings(bundle) == [
+        f"{bundle.name}: docs/data_license.txt is missing",
+        f"{bundle.name}: models/large.pt has 26.0 MB, at most 25 are allowed",
+        f"{bundle.name}: scripts.py is Python, which belongs in tools/",
+    ]
+
+
+def test_broken_json_is_one_finding(bundle: Path) -> None:
+    (bundle / "configs" / "train.json").write_text("{")
+    assert len(findings(bundle)) == 1
+
+
+def test_bundles_are_compared(bundle: Path) -> None:
+    (bundle / "LICENSE").write_text("mine")
+    edit(bundle, "train.json", lambda c: c["train"]["handlers"].pop(0))
+    found = check_bundles([BUNDLE, bundle], instantiate=False)
+    assert any("LICENSE differs from that of" in line for line in found)
+    assert any("train#handlers is" in line for line in found)
+
+
+def test_fix_copies_from_training_and_restores_the_form(bundle: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (bundle / "configs").iterdir()}
+    edit(bundle, "inference.json", lambda c: c.update(window_hu=[0, 80], background="noised"))
+    edit(bundle, "published.json", lambda c: None)
+    assert len(check_bundles([bundle], instantiate=False)) == 4
+    assert check_bundles([bundle], fix=True, instantiate=False) == []
+    assert {path.name: path.read_bytes() for path in (bundle / "configs").iterdir()} == before
+
+
+@pytest.mark.slow
+def test_missing_property_is_found(bundle: Path) -> None:
+    # the second is what MONAI looks for when nothing in the files points to it
+    edit(bundle, "inference.json", lambda c: c.update(inferer={"_target_": "SimpleInferer"}))
+    edit(bundle, "train.json", lambda c: c["train"]["trainer"].pop("max_epochs"))
+    found = check_bundles([bundle], fix=True)
+    assert any("property max_epochs is missing" in line for line in found) or any(
+        "does not build" in line for line in found
+    )
+
+
+def test_command_prints_and_fails(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bundle / "LICENSE").unlink()
+    with pytest.raises(SystemExit, match="1"):
+        main(["check", str(bundle)])
+    assert capsys.readouterr().out == f"{bundle.name}: LICENSE is missing\n"
+    monkeypatch.chdir(bundle)
+    assert main(["check"]) == 1
+    assert "bundles must be named" in capsys.readouterr().err

@@ -1,0 +1,99 @@
+"""The rules for configs, on small configs with one fault each."""
+
+import json
+
+import pytest
+
+from tools.release.config_format import LINE_LENGTH, house_json
+from tools.release.config_rules import (
+    dangling_references,
+    dead_keys,
+    early_tools_faults,
+    expression_faults,
+    file_macro_faults,
+    training_faults,
+)
+from tools.release.config_targets import target_faults
+from tools.release.sameness import differences, with_shared_settings
+
+
+def test_expression_faults_are_found() -> None:
+    good = {"a": "$@b#0.c", "b": "$import os", "c": ["plain lambda text"]}
+    assert expression_faults(good) == []
+    for bad in ("$[x for x in @a]", "$lambda x: x", "$import tools", "$(", "$" + "a" * 80):
+        assert len(expression_faults({"deep": [{"x": bad}]})) == 1
+
+
+def test_tools_before_the_path_is_set_is_found() -> None:
+    assert len(early_tools_faults({"initialize": ["$tools.f()"]})) == 1
+    assert len(early_tools_faults({"+imports": [{"_target_": "tools.f"}]})) == 1
+    assert early_tools_faults({"network_def": {"_target_": "tools.networks.X"}}) == []
+
+
+def test_file_macro_is_found() -> None:
+    assert len(file_macro_faults({"run": "%training", "x": "%train.json#a"})) == 1
+
+
+def test_dead_keys_are_found() -> None:
+    config = {"bundle_root": ".", "used": 1, "dead": 2, "run": "$@used", "train": {"x": 1}}
+    assert dead_keys(config, []) == ["dead", "train#x"]
+
+
+def test_overlay_may_change_what_another_file_has() -> None:
+    base = {"bundle_root": ".", "width": 32, "run": "$@width"}
+    assert dead_keys({"width": 64, "network_def#base": 64}, [base]) == []
+    assert dead_keys({"breadth": 64}, [base]) == ["breadth"]
+
+
+def test_dangling_reference_is_found() -> None:
+    assert dangling_references({"bundle_root": ".", "run": "$@b#0 + @bundle_root"}) == {"b"}
+
+
+def test_training_must_run_by_both_names() -> None:
+    assert training_faults({"training": [], "run": "%training"}) == []
+    assert len(training_faults({"run": "%train"})) == 2
+
+
+@pytest.mark.parametrize(
+    ("component", "message"),
+    [
+        ({"_target_": "NoSuchTransformd"}, "_target_ NoSuchTransformd does not exist"),
+        ({"_target_": "torch.nn.NoSuchLayer"}, "_target_ torch.nn.NoSuchLayer does not exist"),
+        ({"_target_": "tools.losses.LesionNoiseLoss", "p": 2}, "takes no argument p"),
+        ({"_target_": "LoadImaged", "key": "image"}, None),  # takes any keyword
+        ({"_target_": "Flipd", "axis": 1}, "Flipd takes no argument axis"),
+        ({"_target_": "Flipd", "keys": "image", "_disabled_": True, "_desc_": "x"}, None),
+        ({"_target_": "$torch.nn.Conv3d"}, None),
+    ],
+)
+def test_targets_are_looked_up(component: dict, message: str | None) -> None:
+    faults = target_faults({"deep": [component]})
+    assert len(faults) == (message is not None)
+    assert message is None or message in faults[0]
+
+
+def test_shared_settings_are_copied_from_training_and_nothing_else() -> None:
+    files = {
+        "inference.json": {"bundle_root": ".", "a": 1, "window_hu": [-1000, 300], "b": 2},
+        "published.json": {"window_hu": [0, 1]},
+        "train.json": {"bundle_root": ".", "window_hu": [-1000, 400], "scheduler": {}},
+    }
+    assert differences(files) == ["window_hu differs between train.json and inference.json"]
+    mended = with_shared_settings(files)
+    assert differences(mended) == []
+    assert list(mended["inference.json"].items()) == [
+        ("bundle_root", "."),
+        ("a", 1),
+        ("window_hu", [-1000, 400]),
+        ("b", 2),
+    ]
+    assert mended["published.json"] == files["published.json"]
+
+
+def test_house_form_keeps_content_and_fills_lines() -> None:
+    config = {"a": {"b": ["x" * 40, "y" * 40, {"c": []}]}, "d": "μ", "e": list(range(60))}
+    text = house_json(config)
+    assert json.loads(text) == config
+    assert max(map(len, text.splitlines())) <= LINE_LENGTH
+    assert '  "d": "μ",\n' in text
+    assert house_json(json.loads(text)) == text
