@@ -9,8 +9,15 @@ from collections.abc import Callable
 import fire
 
 from tools.commands.benchmark import benchmark_network, benchmark_synthesis
-from tools.commands.models import check, convert_lefusion, evaluate, pack
-from tools.commands.prepare import prepare_crops, prepare_phantom
+from tools.commands.models import (
+    check,
+    convert_lefusion,
+    convert_monai_generative,
+    evaluate,
+    fetch,
+    pack,
+)
+from tools.commands.prepare import cluster, prepare_crops, prepare_phantom
 from tools.commands.synthesize import demo, synthesize
 
 __all__ = ["main"]
@@ -19,7 +26,9 @@ COMMANDS: dict[str, Callable | dict[str, Callable]] = {
     "synthesize": synthesize,
     "demo": demo,
     "prepare": {"crops": prepare_crops, "phantom": prepare_phantom},
-    "convert": {"lefusion": convert_lefusion},
+    "fetch": fetch,
+    "cluster": cluster,
+    "convert": {"lefusion": convert_lefusion, "monai_generative": convert_monai_generative},
     "evaluate": evaluate,
     "benchmark": {"network": benchmark_network, "synthesis": benchmark_synthesis},
     "pack": pack,

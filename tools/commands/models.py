@@ -1,8 +1,15 @@
-"""Commands about weights and bundles: convert, evaluate, pack, check."""
+"""Commands about weights and bundles: fetch, convert, evaluate, pack, check."""
 
 from __future__ import annotations
 
-__all__ = ["check", "convert_lefusion", "evaluate", "pack"]
+__all__ = [
+    "check",
+    "convert_lefusion",
+    "convert_monai_generative",
+    "evaluate",
+    "fetch",
+    "pack",
+]
 
 
 def convert_lefusion(src: str, dst: str, weights: str = "model") -> None:
@@ -17,6 +24,49 @@ def convert_lefusion(src: str, dst: str, weights: str = "model") -> None:
 
     convert(src, dst, weights)
     print(f"wrote {dst}")
+
+
+def convert_monai_generative(
+    src: str, dst: str, config: str, net_id: str = "network_def", key_in_ckpt: str = ""
+) -> None:
+    """Convert weights made with the archived package monai-generative for MONAI's own networks.
+
+    Whatever would load without a word and compute something else is refused in one sentence.
+
+    Args:
+        src: checkpoint of AutoencoderKL, ControlNet, DecoderOnlyTransformer or DiffusionModelUNet.
+        dst: file to write, a state dict.
+        config: JSON or YAML file that names the MONAI network with the arguments of the training.
+        net_id: key of the network in a bundle config.
+        key_in_ckpt: key of the state dict in src; empty where src is one.
+    """
+    from tools.convert.monai_generative import convert
+
+    convert(src, dst, config, net_id, key_in_ckpt)
+    print(f"wrote {dst}")
+
+
+def fetch(
+    bundle: str,
+    out: str | None = None,
+    url: str | None = None,
+    convert: str | bool | None = "lefusion",
+) -> None:
+    """Download the published weights of a bundle and convert them to what published.json loads.
+
+    Example: python -m tools fetch bundles/lefusion_lidc
+
+    Args:
+        bundle: folder of the bundle; its large_files.yml names the files.
+        out: folder that takes the place of the bundle folder for what is written.
+        url: address to use in place of the listed one, such as a mirror or file://PATH.
+        convert: lefusion, or none to leave the file as it comes.
+    """
+    from tools.convert.fetch import fetch as fetch_files
+
+    kind = None if convert in (None, False, "none") else str(convert)
+    for path in fetch_files(bundle, out, url, kind):
+        print(f"wrote {path}")
 
 
 def evaluate(
