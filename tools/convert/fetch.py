@@ -1,7 +1,7 @@
 """Published weights on request: download what ``large_files.yml`` names, check it, convert it.
 
 The download is MONAI's own; around it stand the promises that its list form leaves open: a file
-appears under its name only when it is whole, and one without a published checksum gets its sha256
+appears under its name only when it is whole, and one without a known checksum gets its sha256
 recorded beside it, so that the next fetch notices a change.
 """
 
@@ -31,7 +31,7 @@ class LargeFile(NamedTuple):
     Attributes:
         path: where the file goes, below the root.
         url: where it comes from.
-        hash_val: its checksum, or None where none is published.
+        hash_val: its checksum, or None where none is known.
         hash_type: what the checksum was made with.
     """
 
@@ -188,7 +188,7 @@ def _record(path: Path) -> None:
         os.replace(part, record)
     finally:
         part.unlink(missing_ok=True)
-    print(f"sha256 {digest}  {path.name} (no checksum is published; recorded in {record.name})")
+    print(f"sha256 {digest}  {path.name} (no checksum known before; recorded in {record.name})")
 
 
 def _digest(path: Path, hash_type: str) -> str:
