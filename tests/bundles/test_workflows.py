@@ -29,12 +29,17 @@ def run_bundle(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "config"), [("train", "train.json"), ("inference", "inference.json")]
+    ("kind", "configs"),
+    [
+        ("train", ["train.json"]),
+        ("inference", ["inference.json"]),
+        ("train", ["train.json", "evaluate.json"]),
+    ],
 )
-def test_no_property_is_missing(kind: str, config: str, tmp_path: Path) -> None:
+def test_no_property_is_missing(kind: str, configs: list[str], tmp_path: Path) -> None:
     workflow = ConfigWorkflow(
         workflow_type=kind,
-        config_file=f"{BUNDLE}/configs/{config}",
+        config_file=[f"{BUNDLE}/configs/{name}" for name in configs],
         meta_file=f"{BUNDLE}/configs/metadata.json",
         logging_file=f"{BUNDLE}/configs/logging.conf",
         output_dir=str(tmp_path),
@@ -93,17 +98,25 @@ def test_inference_command_writes_hounsfield_units_and_keeps_the_background(tmp_
 
 
 @pytest.mark.slow
-def test_evaluation_overlay_reports_the_metric(tmp_path: Path) -> None:
+def test_evaluation_overlay_reports_the_figures_of_the_main_table(tmp_path: Path) -> None:
     configs = f"['{BUNDLE}/configs/train.json','{BUNDLE}/configs/evaluate.json']"
-    steps = ["--validate#inferer#num_inference_steps", "2"]
     # with the estimate matched to the request, what is measured must be what was asked for
-    steps += ["--validate#inferer#histogram_strength", "1.0"]
+    steps = ["--num_inference_steps", "2", "--histogram_strength", "1.0"]
+    steps += ["--val_every_nth_case", "2"]
     run_bundle("evaluating", "--config_file", configs, "--output_dir", str(tmp_path), *steps)
-    divergences = np.genfromtxt(
-        tmp_path / "histogram_jsd_raw.csv", delimiter=",", skip_header=1, usecols=1
-    )
-    assert len(divergences) == 8
-    assert divergences.max() < 0.005
+
+    def values(name: str) -> np.ndarray:
+        path = tmp_path / f"{name}_raw.csv"
+        return np.genfromtxt(path, delimiter=",", skip_header=1, usecols=1)
+
+    for name in ("jsd_own", "jsd_other"):
+        assert len(values(name)) == 4
+        assert values(name).max() < 0.005
+    assert values("jsd_none_own").min() > 0.005
+    assert values("jsd_none_other").min() > 0.005
+    assert values("presets_in_order").tolist() == [1, 1, 1, 1]
+    for name, expected in {"ground_glass": -343, "part_solid": -127, "solid": 69}.items():
+        assert values(f"mean_hu_{name}") == pytest.approx([expected] * 4, abs=40)
 
 
 @pytest.mark.slow

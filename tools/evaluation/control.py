@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from tools.evaluation.lesions import ValidationLesion, mean_hu
 from tools.metrics import intensity_histogram, jensen_shannon_divergence
+from tools.transforms.requests import derangement
 
 __all__ = [
     "InfererFactory",
@@ -101,25 +102,6 @@ def synthesize_lesions(
                     results[i] = output
                 bar.update(len(batch))
     return results
-
-
-def derangement(count: int, seed: int = 0) -> list[int]:
-    """Return a random permutation that leaves nothing in its place, all of them equally likely.
-
-    Args:
-        count: at least 2.
-        seed: of the choice.
-
-    Raises:
-        ValueError: if ``count`` is below 2, where there is none.
-    """
-    if count < 2:
-        raise ValueError(f"count must be at least 2, got {count}")
-    rng = np.random.default_rng(seed)
-    while True:  # about e attempts
-        order = rng.permutation(count)
-        if (order != np.arange(count)).all():
-            return order.tolist()
 
 
 def divergences(
