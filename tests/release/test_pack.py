@@ -21,6 +21,7 @@ WORKSHOP = {
     "baselines",
     "benchmark",
     "cli.py",
+    "commands",
     "convert",
     "evaluation",
     "prepare",
@@ -170,22 +171,37 @@ def test_one_line_of_each_real_config_changes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_unpacked_zip_runs_from_a_foreign_folder(tmp_path: Path) -> None:
-    """Inference on the embedded data, with no repository, no cache and no PYTHONPATH in reach."""
-    with zipfile.ZipFile(pack_bundle(BUNDLE, tmp_path / "dist")) as archive:
-        archive.extractall(tmp_path / "zoo")
-    bundle, out, home = tmp_path / "zoo" / BUNDLE.name, tmp_path / "out", tmp_path / "home"
+def test_downloaded_zip_trains_and_infers_in_a_foreign_folder(tmp_path: Path) -> None:
+    """On the embedded data, with no repository, no cache and no PYTHONPATH in reach."""
+    zip_file = pack_bundle(BUNDLE, tmp_path / "dist")
+    zoo, out, home = tmp_path / "zoo", tmp_path / "out", tmp_path / "home"
     home.mkdir()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    environment |= {"HOME": str(home), "USERPROFILE": str(home), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "monai.bundle", "run", "inference"]
-    command += ["--config_file", str(bundle / "configs" / "inference.json")]
-    command += ["--bundle_root", str(bundle), "--output_dir", str(out)]
-    command += ["--displayable_configs#num_inference_steps", "2"]
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+
+    def python(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": os.defpath, "HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {"USERPROFILE": str(home), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-P", *words]
+        return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+
+    def monai(*words: str) -> str:
+        done = python("-m", "monai.bundle", *words)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    assert "No module named 'tools'" in python("-c", "import tools").stderr
+    download = ["download", "--name", BUNDLE.name, "--url", zip_file.resolve().as_uri()]
+    monai(*download, "--bundle_dir", str(zoo))
+    bundle = zoo / BUNDLE.name
+    root = ["--bundle_root", str(bundle), "--output_dir", str(out)]
+    train = ["--network_def#channels", "[8,16,16]", "--max_epochs", "1", "--batch_size", "2"]
+    train += ["--train#trainer#epoch_length", "2", "--val_interval", "1", "--val_every_nth_case"]
+    train += ["8", "--validate#inferer#num_inference_steps", "2"]
+    monai("run", "training", "--config_file", str(bundle / "configs/train.json"), *root, *train)
+    assert (out / "models" / "model.pt").is_file()
+    steps = ["--displayable_configs#num_inference_steps", "2"]
+    infer = ["run", "inference", "--config_file", str(bundle / "configs" / "inference.json")]
+    assert "embedded phantom data" in monai(*infer, *root, *steps)
     assert (bundle / "tools" / "__pycache__").is_dir()  # the packed code ran, no other
-    assert "embedded phantom data" in done.stdout + done.stderr
     _check_output(next((home / ".cache").rglob("datalist.json")), out)
 
 
