@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["cluster", "prepare_crops", "prepare_phantom"]
+__all__ = ["cluster", "prepare_crops", "prepare_lidc", "prepare_phantom"]
 
 
 def prepare_crops(source: str, out: str, smallest: int = 32, largest: int = 72) -> None:
@@ -19,6 +19,49 @@ def prepare_crops(source: str, out: str, smallest: int = 32, largest: int = 72) 
     from tools.prepare.crops import prepare_crops as run
 
     print(run(source, out, smallest, largest))
+
+
+def prepare_lidc(
+    dicom: str,
+    out: str,
+    min_readers: int = 3,
+    agreement: float = 0.5,
+    workers: int = 2,
+    size: tuple[int, int, int] = (64, 64, 32),
+    normal_rois: int = 3,
+    seed: int = 0,
+    validation_fraction: float = 0.2,
+) -> None:
+    """Cut training windows of 1 mm with consensus masks out of LIDC-IDRI as downloaded.
+
+    Example: python -m tools prepare lidc --dicom LIDC-IDRI --out work/lidc --workers 8
+
+    An interrupted run goes on where it stopped when the same command is given again. Patients who
+    cannot be prepared are named at the end, and the command fails; all others are done by then.
+
+    Args:
+        dicom: the download (patient/study/series), with the radiologists' XML files in it.
+        out: folder to write: OUT/rois/PATIENT/*.nii.gz and OUT/datalist.json, split by patient,
+            with the sections training, validation and normal (lung without any mark).
+        min_readers: nodules outlined by fewer readers get no window.
+        agreement: a voxel is in the mask if at least this share of those readers holds it.
+        workers: patients prepared at once; each takes about 1 GB.
+        size: voxels of a window, e.g. 64,64,32.
+        normal_rois: windows without nodule per scan, at most; 0 for none.
+        seed: of the split, and of where normal windows lie.
+        validation_fraction: about this share of the patients is for validation.
+    """
+    from tools.prepare.lidc import prepare_lidc as run
+    from tools.prepare.lidc_rois import RoiSettings
+
+    voxels: tuple = tuple(size) if isinstance(size, tuple | list) else (size,)  # checked by run
+    settings = RoiSettings(min_readers, agreement, voxels, 1.0, normal_rois, seed)
+    summary = run(dicom, out, settings, workers, validation_fraction)
+    broken = summary.pop("broken")
+    print(summary)
+    if broken:
+        sentences = "".join(f"\n  {name}: {reason}" for name, reason in broken.items())
+        raise ValueError(f"{len(broken)} patients could not be prepared:{sentences}")
 
 
 def prepare_phantom(out: str, seed: int = 0) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
-__all__ = ["DicomSeries", "is_dicom_folder", "list_series", "read_series"]
+__all__ = ["DicomSeries", "is_dicom", "is_dicom_folder", "list_series", "read_series"]
 
 HEADER_TAGS = [
     "SOPClassUID",
@@ -70,7 +70,7 @@ def is_dicom_folder(path: str | Path) -> bool:
         False
     """
     folder = Path(path)
-    return folder.is_dir() and any(_is_dicom(file) for file in folder.iterdir())
+    return folder.is_dir() and any(is_dicom(file) for file in folder.iterdir())
 
 
 def list_series(folder: str | Path) -> dict[str, int]:
@@ -136,7 +136,12 @@ def read_series(
     )
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Return whether a file starts as a DICOM file does; ``DICOMDIR`` does not count.
+
+    Args:
+        path: any path.
+    """
     if not path.is_file() or path.name == "DICOMDIR":
         return False
     with path.open("rb") as file:
@@ -148,7 +153,7 @@ def _headers(folder: str | Path) -> list[_Slice]:
         raise FileNotFoundError(f"folder must be an existing folder, got {folder}")
     slices = []
     for path in sorted(Path(folder).iterdir()):
-        if _is_dicom(path):
+        if is_dicom(path):
             try:
                 header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
             except Exception as error:  # pydicom raises whatever the broken bytes lead to
