@@ -34,7 +34,7 @@ def test_wrong_usage_exits_with_two() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--scan", "no.nii.gz"], "scan must be a NIfTI file or a folder with some, got no.nii.gz"),
+        (["--scan", "no.nii.gz"], "scan must be a NIfTI file, a DICOM series folder, a"),
         (["--scan", "{scan}", "--bundle", "none"], "bundle must be a bundle folder or one of"),
         (["--scan", "{scan}", "--texture", "granite"], "texture must be one of"),
         (["--scan", "{scan}", "--shape", "cube"], "shape must be one of"),

@@ -6,10 +6,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tools.synthesis.cases import Case
 from tools.synthesis.generator import LesionGenerator, WindowJob, find_bundle
 from tools.synthesis.pipeline import synthesize_lesions
 from tools.synthesis.plan import Request, TextureChoice, plan_lesions
-from tools.synthesis.run import Job, find_scans, synthesize_scans
+from tools.synthesis.run import Job, synthesize_scans
 from tools.synthesis.scan import Scan
 from tools.synthesis.shapes import EllipsoidShapes
 
@@ -134,18 +135,16 @@ def test_a_run_writes_a_dataset_and_resumes(tmp_path: Path, generator: LesionGen
     nib.save(nib.Nifti1Image(organ, np.diag([1, 1, 1.5, 1])), tmp_path / "organ.nii.gz")
     textures = TextureChoice("solid", generator.presets)
     request = Request(1, (8.0, 8.0))
-    organ_path = str(tmp_path / "organ.nii.gz")
-    job = Job(
-        generator, request, EllipsoidShapes(), textures, organ_mask=organ_path, max_attempts=1
-    )
+    job = Job(generator, request, EllipsoidShapes(), textures, max_attempts=1)
+    scans = [Case("scan", tmp_path / "scan_image.nii.gz", tmp_path / "organ.nii.gz")]
     out = tmp_path / "out"
-    cases = synthesize_scans([tmp_path / "scan_image.nii.gz"], out, job)
+    cases = synthesize_scans(scans, out, job)
     assert sorted(p.name for p in out.iterdir()) == ["datalist.json", "report.html", "scan"]
     image = (cases[0]["folder"] / "image.nii.gz").read_bytes()
     stamp = (cases[0]["folder"] / "image.nii.gz").stat().st_mtime_ns
-    synthesize_scans([tmp_path / "scan_image.nii.gz"], out, job)
+    synthesize_scans(scans, out, job)
     assert (cases[0]["folder"] / "image.nii.gz").stat().st_mtime_ns == stamp
-    again = synthesize_scans([tmp_path / "scan_image.nii.gz"], tmp_path / "again", job)
+    again = synthesize_scans(scans, tmp_path / "again", job)
     assert (again[0]["folder"] / "image.nii.gz").read_bytes() == image
 
 
@@ -158,15 +157,15 @@ def test_a_failure_leaves_nothing_half_written(
         tmp_path / "organ.nii.gz",
     )
     textures = TextureChoice("solid", generator.presets)
-    organ = str(tmp_path / "organ.nii.gz")
-    job = Job(generator, Request(1), EllipsoidShapes(), textures, organ_mask=organ, max_attempts=1)
+    job = Job(generator, Request(1), EllipsoidShapes(), textures, max_attempts=1)
+    scans = [Case("scan", tmp_path / "scan.nii.gz", tmp_path / "organ.nii.gz")]
 
     def full_disk(*_: object) -> None:
         raise OSError("no space")
 
     monkeypatch.setattr(Scan, "write_label", full_disk)
     with pytest.raises(OSError, match="no space"):
-        synthesize_scans([tmp_path / "scan.nii.gz"], tmp_path / "out", job)
+        synthesize_scans(scans, tmp_path / "out", job)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -179,8 +178,6 @@ def test_bad_input_gets_one_sentence(tmp_path: Path, generator: LesionGenerator)
         TextureChoice("granite", generator.presets)
     with pytest.raises(FileNotFoundError, match=r"bundle must be a bundle folder or one of \["):
         find_bundle("nothing")
-    with pytest.raises(FileNotFoundError, match="scan must be a NIfTI file or a folder"):
-        find_scans(tmp_path)
     scan = Scan(write_scan(tmp_path / "scan.nii.gz"))
     nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.uint8), np.eye(4)), tmp_path / "small.nii.gz")
     with pytest.raises(ValueError, match="organ_mask must have the scan's shape"):

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tools.synthesis.datalist import write_datalist
 from tools.synthesis.records import (
     BundleRecord,
     LesionRecord,
     ScanRecord,
     read_record,
     sha256_file,
-    write_datalist,
     write_record,
 )
 

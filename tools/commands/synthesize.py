@@ -19,7 +19,11 @@ def synthesize(
     site: Sequence[float] | None = None,
     placement: str = "mixed",
     organ_mask: str | None = None,
+    organ_source: str = "auto",
+    organ_bundle: str | None = None,
     lesion_mask: str | None = None,
+    dataset_dir: str | None = None,
+    series_uid: str | None = None,
     seed: int = 0,
     steps: int | None = None,
     jump_length: int | None = None,
@@ -33,10 +37,15 @@ def synthesize(
         --count 2
 
     Every voxel outside the label is identical to the input. The same seed, inputs and device type
-    give the same voxels. A run that was interrupted goes on where it stopped.
+    give the same voxels. A run that was interrupted goes on where it stopped; a folder made with
+    other arguments is refused. Many scans in several processes, each on a GPU of its own if there
+    are some: torchrun --nproc_per_node=2 -m tools synthesize --scan FOLDER --out out
 
     Args:
-        scan: a NIfTI file, or a folder of them.
+        scan: a NIfTI file; the folder of a DICOM series; a folder of many scans of both kinds (of
+            X_image.nii.gz, the files X_organ_mask or X_lung and X_label are its masks); or a
+            datalist.json in the form of the Decathlon. Keys of its entries: image; organ_mask or
+            lung (where lesions may lie); label (existing lesions to keep away from).
         out: folder to write: OUT/<case>/image.nii.gz, label.nii.gz, lesions.json; datalist.json;
             report.html.
         bundle: the texture model: the name of a bundle, or its folder.
@@ -52,8 +61,15 @@ def synthesize(
             (label files), or a mask file, used where it lies unless site is given.
         site: x,y,z in mm (RAS): centre of the first lesion; default: chosen.
         placement: interior, subpleural or mixed.
-        organ_mask: NIfTI mask of where lesions may lie; default: lungs found by a built-in recipe.
-        lesion_mask: NIfTI mask of existing lesions to keep away from.
+        organ_mask: NIfTI mask of where lesions may lie, for one scan; default: see organ_source.
+        organ_source: what finds the lungs of scans without a mask: totalsegmentator (its package
+            must be installed), bundle (wholeBody_ct_segmentation of the model zoo), recipe (built
+            in, no weights); auto takes the first of these that is there.
+        organ_bundle: folder of that bundle; default: the environment variable ORGAN_BUNDLE, else
+            the folders bundles/ and that of monai.bundle download.
+        lesion_mask: NIfTI mask of existing lesions to keep away from, for one scan.
+        dataset_dir: folder that the paths of a datalist start from; default: the datalist's own.
+        series_uid: DICOM series to take from a folder that holds several.
         seed: source of all chance.
         steps: denoising steps; default: the bundle's.
         jump_length: steps per jump back of the sampler; default: the bundle's.
@@ -61,12 +77,16 @@ def synthesize(
         attempts: samples per lesion at most, when the result misses its histogram.
         device: auto, cpu, cuda or cuda:N.
     """
+    from tools.synthesis.cases import find_cases, with_masks
     from tools.synthesis.generator import LesionGenerator
+    from tools.synthesis.organ_masks import make_organ_source
     from tools.synthesis.plan import Request, TextureChoice
-    from tools.synthesis.run import Job, find_scans, synthesize_scans
+    from tools.synthesis.ranks import Rank
+    from tools.synthesis.run import Job, synthesize_scans
     from tools.synthesis.shapes import make_shape_source
 
-    scans = find_scans(str(scan))
+    rank = Rank.from_environment()
+    cases = with_masks(find_cases(str(scan), dataset_dir, series_uid), organ_mask, lesion_mask)
     sizes = diameter_mm if isinstance(diameter_mm, Sequence) else (diameter_mm, diameter_mm)
     if len(sizes) != 2 or isinstance(sizes, str):
         raise ValueError(f"diameter_mm must be one number or two with a comma, got {diameter_mm!r}")
@@ -81,7 +101,7 @@ def synthesize(
         "jump_length": jump_length,
         "jump_n_sample": jump_n_sample,
     }
-    generator = LesionGenerator(bundle, device, overrides)
+    generator = LesionGenerator(bundle, rank.device(device), overrides)
     names = texture if isinstance(texture, str) else ",".join(texture)
     job = Job(
         generator,
@@ -89,12 +109,11 @@ def synthesize(
         make_shape_source(shape, seed),
         TextureChoice(names, generator.presets, window_hu=generator.window),
         seed,
-        organ_mask,
-        lesion_mask,
         attempts,
+        make_organ_source(organ_source, organ_bundle, generator.device),
     )
-    cases = synthesize_scans(scans, out, job)
-    print(f"{len(cases)} scan(s) with {count} lesion(s) each; open {Path(out) / 'report.html'}")
+    if synthesize_scans(cases, out, job, rank):  # nothing where another process ends the run
+        print(f"{len(cases)} scan(s) with {count} lesion(s) each; open {Path(out) / 'report.html'}")
 
 
 def demo(out: str = "out/demo", seed: int = 0) -> None:

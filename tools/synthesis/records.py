@@ -1,4 +1,4 @@
-"""Records of what was synthesised: ``lesions.json`` per scan, ``datalist.json`` per folder."""
+"""Records of what was synthesised: ``lesions.json`` per scan."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import numpy as np
 
 SCHEMA_VERSION = "1.0"
 RECORD_FILE = "lesions.json"
-DATALIST_FILE = "datalist.json"
 IMAGE_FILE = "image.nii.gz"
 LABEL_FILE = "label.nii.gz"
 
@@ -96,12 +95,14 @@ class ScanRecord:
 
     Args:
         name: name of the input scan.
-        sha256: hash of the input file.
+        sha256: hash of the input, as :attr:`tools.synthesis.scan.Scan.sha256` defines it.
         spacing_mm: voxel size along the array axes (i, j, k).
         shape: array shape (i, j, k).
         bundle: what made the lesions.
         lesions: one record per lesion; empty if none was placed.
         phantom: True if the scan is not of a patient but from the embedded data.
+        organ_mask: where the mask of the organ came from; None in records of older versions.
+        request: what was asked for, so that a run that goes on can tell whether it is the same.
     """
 
     name: str
@@ -111,6 +112,8 @@ class ScanRecord:
     bundle: BundleRecord
     lesions: Sequence[LesionRecord] = ()
     phantom: bool = False
+    organ_mask: Mapping[str, Any] | None = None
+    request: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record with the keys of ``lesions.json``."""
@@ -126,6 +129,8 @@ class ScanRecord:
                 "phantom": self.phantom,
             },
             "bundle": asdict(self.bundle),
+            "organ_mask": self.organ_mask,
+            "request": self.request,
             "lesions": [
                 {("class" if key == "class_name" else key): value for key, value in lesion.items()}
                 for lesion in lesions
@@ -151,7 +156,8 @@ class ScanRecord:
                 for item in content["lesions"]
             )
             bundle = _known(BundleRecord, content["bundle"])
-            return _known(cls, {**content["scan"], "bundle": bundle, "lesions": lesions})
+            later = {key: content.get(key) for key in ("organ_mask", "request")}
+            return _known(cls, {**content["scan"], **later, "bundle": bundle, "lesions": lesions})
         except (KeyError, TypeError) as error:
             raise ValueError(f"a lesion record must have every key, got {error}") from error
 
@@ -177,7 +183,7 @@ def write_record(path: str | Path, record: ScanRecord) -> Path:
         >>> read_record(write_record(Path(getfixture("tmp_path")) / "lesions.json", record)).shape
         [8, 8, 4]
     """
-    return _write_json(Path(path), record.to_dict())
+    return write_json(Path(path), record.to_dict())
 
 
 def read_record(path: str | Path) -> ScanRecord:
@@ -191,61 +197,6 @@ def read_record(path: str | Path) -> ScanRecord:
         return ScanRecord.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} must be a lesion record, got: {error}") from error
-
-
-def write_datalist(
-    out_dir: str | Path,
-    cases: Iterable[Mapping[str, Any]],
-    name: str = "synthetic_lesions",
-    description: str = "Real scans with synthetic lesions; not for diagnostic use",
-    modality: str = "CT",
-) -> Path:
-    """Write ``datalist.json`` in the form of the Decathlon, which Auto3DSeg reads too.
-
-    The names of the label values come from the records; without any lesion, 1 is ``lesion``.
-
-    Args:
-        out_dir: folder that holds the case folders; paths in the file are relative to it.
-        cases: mappings with ``folder`` (of the image, label and record of one scan) and
-            perhaps ``fold``, which is passed on.
-        name: name of the dataset.
-        description: one sentence.
-        modality: name of the single channel.
-
-    Returns:
-        The path written.
-
-    Raises:
-        ValueError: if a case lies outside ``out_dir``, or two cases name one label differently.
-    """
-    out_dir = Path(out_dir).resolve()
-    labels = {"0": "background"}
-    training = []
-    for case in cases:
-        folder = Path(case["folder"]).resolve()
-        if not folder.is_relative_to(out_dir):
-            raise ValueError(f"folder of a case must lie inside {out_dir}, got {folder}")
-        record = read_record(folder / RECORD_FILE)
-        for lesion in record.lesions:
-            known = labels.setdefault(str(lesion.label), lesion.class_name)
-            if known != lesion.class_name:
-                raise ValueError(
-                    f"label {lesion.label} must have one class, got {known} and {lesion.class_name}"
-                )
-        training.append(_datalist_item(folder.relative_to(out_dir), record, case))
-    if len(labels) == 1:
-        labels["1"] = "lesion"
-    content = {
-        "name": name,
-        "description": description,
-        "modality": {"0": modality},
-        "labels": dict(sorted(labels.items(), key=lambda item: int(item[0]))),
-        "numTraining": len(training),
-        "numTest": 0,
-        "training": training,
-        "test": [],
-    }
-    return _write_json(out_dir / DATALIST_FILE, content)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -267,19 +218,12 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _datalist_item(folder: Path, record: ScanRecord, case: Mapping[str, Any]) -> dict[str, Any]:
-    item = {
-        "image": (folder / IMAGE_FILE).as_posix(),
-        "label": (folder / LABEL_FILE).as_posix(),
-        "record": (folder / RECORD_FILE).as_posix(),
-        "synthetic": True,
-        "phantom": record.phantom,
-        "lesions": len(record.lesions),
-    }
-    return {**item, "fold": case["fold"]} if "fold" in case else item
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write JSON, whole or not at all; numpy becomes plain, NaN is refused.
 
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    Returns:
+        The path written.
+    """
     text = json.dumps(content, indent=2, default=_plain, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")

@@ -20,7 +20,10 @@ function choose(index) {
   const scan = lesions[index].closest(".scan").id;
   links.forEach((link) => {
     const target = link.hash.slice(1);
-    link.classList.toggle("here", target === scan || target === lesions[index].id);
+    const here = target === scan || target === lesions[index].id;
+    link.classList.toggle("here", here);
+    // with many scans the bar is longer than the page is wide
+    if (here) link.parentElement.scrollLeft = link.offsetLeft - link.parentElement.offsetLeft - 60;
   });
 }
 

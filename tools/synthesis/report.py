@@ -123,6 +123,7 @@ def _scan(
         "record": record,
         "facts": _facts(record, window_text, changed_outside(before, after, labels)),
         "lesions": lesions,
+        "summary": _summary([{"lesions": lesions}])[2:],
         "overviews": _overviews(after, lesions, shown),
     }
 
@@ -139,8 +140,17 @@ def _facts(record: ScanRecord, window: str, changed: int) -> list[tuple[str, str
         ("Seed", ", ".join(seeds[:4]) + more if seeds else "none", ", ".join(seeds)),
         ("Input", record.sha256[:12], record.sha256),
         ("Window", window, ""),
+        *_organ_fact(record),
         ("Changed outside label", f"{changed:,} voxel{'' if changed == 1 else 's'}", ""),
     ]
+
+
+def _organ_fact(record: ScanRecord) -> list[tuple[str, str, str]]:
+    if not record.organ_mask:
+        return []
+    details = ", ".join(f"{key}: {value}" for key, value in record.organ_mask.items())
+    source, name = (str(record.organ_mask.get(key, "")) for key in ("source", "name"))
+    return [("Organ mask", name if source in ("file", "none") else source, details)]
 
 
 def _lesion(

@@ -2,46 +2,81 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import io_orientation, ornt_transform
+
+from tools.prepare.dicom import DicomSeries, read_series
+from tools.synthesis.records import sha256_file
 
 __all__ = ["Scan"]
 
 
 class Scan:
-    """A NIfTI scan whose stored values are changed in a few voxels and written back as they were.
+    """A scan whose stored values are changed in a few voxels and written back as they were.
+
+    A DICOM series becomes a NIfTI image in memory with the geometry of the series, int16 HU.
 
     Args:
-        path: a 3-D ``.nii`` or ``.nii.gz``.
+        source: a 3-D ``.nii`` or ``.nii.gz``, the folder of a DICOM series, or an image in memory.
+        series_uid: which series of the folder; None where it holds only one.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no NIfTI image, not 3-D, or has no invertible affine.
+        ValueError: if the file is no NIfTI image, not 3-D, or has no invertible affine, or the
+            series is not whole.
+
+    Example:
+        >>> scan = Scan(nib.Nifti1Image(np.zeros((4, 4, 2), np.int16), np.diag([1, 1, 2.5, 1])))
+        >>> scan.spacing_mm
+        (1.0, 1.0, 2.5)
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise FileNotFoundError(f"scan must be an existing NIfTI file, got {path}")
-        try:
-            self.nifti = nib.Nifti1Image.load(self.path)
-        except ImageFileError as error:
-            raise ValueError(f"scan must be a NIfTI image (.nii, .nii.gz), got {path}") from error
+    def __init__(self, source: str | Path | nib.Nifti1Image, series_uid: str | None = None) -> None:
+        self.path = None if isinstance(source, nib.Nifti1Image) else Path(source)
+        self._series: DicomSeries | None = None
+        if self.path is None:
+            self.nifti = source
+        elif self.path.is_dir():
+            self._series = read_series(self.path, series_uid)
+            self.nifti = _as_nifti(self._series)
+        else:
+            self.nifti = _load(self.path)
+        where = "" if self.path is None else f" in {source}"
         if len(self.nifti.shape) != 3:
-            raise ValueError(f"scan must have 3 dimensions, got shape {self.nifti.shape} in {path}")
+            raise ValueError(f"scan must have 3 dimensions, got shape {self.nifti.shape}{where}")
         if abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
             raise ValueError(
-                f"scan must have an invertible affine, got {self.affine.tolist()} in {path}"
+                f"scan must have an invertible affine, got {self.affine.tolist()}{where}"
             )
 
     @property
     def name(self) -> str:
-        """File name without its endings."""
-        return self.path.name.removesuffix(".gz").removesuffix(".nii")
+        """Name of the file or folder, with its endings; empty for an image in memory."""
+        return "" if self.path is None else self.path.resolve().name
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the input: of the file; of a series or an image in memory, see below.
+
+        For a series: the affine, then of each slice, in ascending order along the normal, its SOP
+        instance UID and its rescaled values (int16, little endian, row by row). So neither file
+        names nor tags that do not touch the picture change it. An image in memory: affine and
+        values.
+        """
+        if self.path is not None and self._series is None:
+            return sha256_file(self.path)
+        digest = hashlib.sha256(" ".join(f"{v:.4f}" for v in self.affine.ravel()).encode())
+        uids = [""] * self.stored.shape[2] if self._series is None else self._series.sop_uids
+        for uid, plane in zip(uids, np.moveaxis(self.stored, 2, 0), strict=True):
+            values = np.ascontiguousarray(plane.T)
+            digest.update(uid.encode() + values.astype(values.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()
 
     @property
     def affine(self) -> np.ndarray:
@@ -56,7 +91,8 @@ class Scan:
     @cached_property
     def stored(self) -> np.ndarray:
         """Values as they lie in the file, before header scaling; read once."""
-        return np.asanyarray(self.nifti.dataobj.get_unscaled())
+        data = self.nifti.dataobj
+        return np.asanyarray(data.get_unscaled() if nib.is_proxy(data) else data)
 
     @cached_property
     def image(self) -> np.ndarray:
@@ -67,7 +103,8 @@ class Scan:
     @property
     def _scaling(self) -> tuple[float, float]:
         # nibabel takes the scaling out of the header while loading and keeps it in the proxy
-        return float(self.nifti.dataobj.slope), float(self.nifti.dataobj.inter)
+        data = self.nifti.dataobj
+        return (float(data.slope), float(data.inter)) if nib.is_proxy(data) else (1.0, 0.0)
 
     @property
     def phantom(self) -> bool:
@@ -99,21 +136,58 @@ class Scan:
         result.header.set_xyzt_units("mm")
         nib.save(result, path)
 
-    def load_mask(self, path: str | Path, argument: str) -> np.ndarray:
+    def load_mask(self, path: str | Path, argument: str, empty: bool = False) -> np.ndarray:
         """Return a mask file as booleans on this scan's grid.
+
+        The axes of the file may be turned or swapped against the scan's, as masks that other
+        programs draw on a DICOM series are.
+
+        Args:
+            path: NIfTI file; voxels above 0 are the mask.
+            argument: its name in messages.
+            empty: whether the mask may be empty.
 
         Raises:
             ValueError: naming ``argument``, if shape or affine differ from the scan's, or it is
-                empty.
+                empty and must not be.
         """
-        other = Scan(path)
-        if other.nifti.shape != self.nifti.shape:
-            raise ValueError(
-                f"{argument} must have the scan's shape {self.nifti.shape}, got {other.nifti.shape}"
-            )
-        if not np.allclose(other.affine, self.affine, atol=1e-2):
-            raise ValueError(f"{argument} must have the scan's affine, got {other.affine.tolist()}")
-        mask = np.asarray(other.image) > 0
-        if not mask.any():
+        mask = self.on_grid(Scan(path).nifti, argument)
+        if not (empty or mask.any()):
             raise ValueError(f"{argument} must mark at least one voxel, got none in {path}")
         return mask
+
+    def on_grid(self, image: nib.Nifti1Image, argument: str) -> np.ndarray:
+        """Return where an image on this scan's grid, its axes in any order, is above 0.
+
+        Raises:
+            ValueError: naming ``argument``, if it lies on another grid.
+        """
+        turn = ornt_transform(io_orientation(image.affine), io_orientation(self.affine))
+        turned = image.as_reoriented(turn)
+        if turned.shape != self.nifti.shape:
+            raise ValueError(
+                f"{argument} must have the scan's shape {self.nifti.shape}, got {turned.shape}"
+            )
+        if not np.allclose(turned.affine, self.affine, atol=1e-2):
+            raise ValueError(
+                f"{argument} must have the scan's affine, got {turned.affine.tolist()}"
+            )
+        return np.asarray(turned.dataobj) > 0
+
+
+def _load(path: Path) -> nib.Nifti1Image:
+    if not path.is_file():
+        raise FileNotFoundError(f"scan must be an existing NIfTI file, got {path}")
+    try:
+        return nib.Nifti1Image.load(path)
+    except ImageFileError as error:
+        raise ValueError(f"scan must be a NIfTI image (.nii, .nii.gz), got {path}") from error
+
+
+def _as_nifti(series: DicomSeries) -> nib.Nifti1Image:
+    """Return the series as an image whose header places it as the scanner did."""
+    result = nib.Nifti1Image(series.image, series.affine)
+    result.header.set_xyzt_units("mm")
+    result.set_sform(series.affine, code="scanner")
+    result.set_qform(series.affine, code="scanner")
+    return result

@@ -1,0 +1,209 @@
+"""Runs over many scans: resumed without loss, never mixed, the same in one or two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tools.synthesis import run
+from tools.synthesis.cases import Case, find_cases
+from tools.synthesis.generator import WindowJob
+from tools.synthesis.plan import Request, TextureChoice
+from tools.synthesis.ranks import Rank
+from tools.synthesis.records import BundleRecord, read_record
+from tools.synthesis.run import Job, synthesize_scans
+from tools.synthesis.shapes import EllipsoidShapes
+
+NAMES = ("a", "b", "c")
+SHAPE = (44, 44, 36)
+
+
+class NoiseGenerator:
+    """Stands for a bundle: fills lesions with noise of their seed, in no time."""
+
+    window = (-1000.0, 400.0)
+    record = BundleRecord("noise", "0.1.0")
+
+    def __init__(self) -> None:
+        self.presets = {"solid": {"histogram": [1 / 16] * 16, "weight": 1.0}}
+        self.settings = {"num_inference_steps": 1}
+        self.sampled = 0
+
+    def scale(self, image: np.ndarray) -> np.ndarray:
+        return (np.clip(image, -1000, 400) + 1000) / 700 - 1
+
+    def sample(self, jobs: Sequence[WindowJob]) -> list[np.ndarray]:
+        self.sampled += len(jobs)
+        draws = [np.random.default_rng(job.seed).normal(0, 200, job.image.shape) for job in jobs]
+        return [draw.astype(np.float32) for draw in draws]
+
+
+def write_scans(folder: Path, names: Sequence[str] = NAMES) -> Path:
+    """Scans like lung, each with a mask of where lesions may lie."""
+    folder.mkdir(parents=True, exist_ok=True)
+    organ = np.zeros(SHAPE, np.uint8)
+    organ[3:-3, 3:-3, 3:-3] = 1
+    for name in names:
+        values = np.random.default_rng(ord(name)).normal(-850, 30, SHAPE).astype(np.int16)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"{name}_image.nii.gz")
+        nib.save(nib.Nifti1Image(organ, np.eye(4)), folder / f"{name}_lung.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[Case]:
+    return find_cases(write_scans(tmp_path / "scans"))
+
+
+@pytest.fixture
+def job() -> Job:
+    generator = NoiseGenerator()
+    textures = TextureChoice("solid", generator.presets)
+    request = Request(1, (6.0, 8.0))
+    return Job(generator, request, EllipsoidShapes(), textures, max_attempts=1)
+
+
+def contents(out: Path) -> dict[str, Any]:
+    """Bytes of everything a run wrote; times, which no two runs share, are left out."""
+    found: dict[str, Any] = {}
+    for path in sorted(item for item in out.rglob("*") if item.is_file()):
+        key = path.relative_to(out).as_posix()
+        found[key] = path.read_bytes()
+        if path.name == "lesions.json":
+            found[key] = json.loads(path.read_text())
+            for lesion in found[key]["lesions"]:
+                assert lesion.pop("seconds") >= 0
+        if path.name == "report.html":
+            found[key] = len(path.read_text().split('class="scan"'))
+    return found
+
+
+def test_run_writes_every_case_and_says_how(tmp_path: Path, cases: list[Case], job: Job) -> None:
+    made = synthesize_scans(cases, tmp_path / "out", job, Rank())
+    assert [entry["name"] for entry in made] == list(NAMES)
+    listed = json.loads((tmp_path / "out" / "datalist.json").read_text())
+    assert [entry["image"] for entry in listed["training"]] == [f"{n}/image.nii.gz" for n in NAMES]
+    record = read_record(tmp_path / "out" / "a" / "lesions.json")
+    assert record.organ_mask == {"source": "file", "name": "a_lung.nii.gz"}
+    assert record.request["seed"] == 0
+    assert len(record.request["organ_mask_sha256"]) == 64
+    assert str(tmp_path) not in (tmp_path / "out" / "a" / "lesions.json").read_text()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_interrupted_run_goes_on_without_repeat_or_loss(
+    tmp_path: Path, cases: list[Case], job: Job, monkeypatch: pytest.MonkeyPatch, error: type
+) -> None:
+    whole = tmp_path / "whole"
+    synthesize_scans(cases, whole, job, Rank())
+    out = tmp_path / "out"
+    write = run.write_record
+
+    def stop_at_b(path: Path, record: Any) -> Path:
+        if record.name.startswith("b"):
+            raise error  # image and label of b are written, its record is not
+        return write(path, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_record", stop_at_b)
+        with pytest.raises(error):
+            synthesize_scans(cases, out, job, Rank())
+    assert [path.name for path in out.iterdir()] == ["a"]
+    (out / ".b.partial").mkdir()  # as if the process had been killed
+    (out / "b").mkdir()
+    (out / "b" / "image.nii.gz").write_bytes(b"half")
+    stamp = (out / "a" / "image.nii.gz").stat().st_mtime_ns
+    job.generator.sampled = 0
+    assert len(synthesize_scans(cases, out, job, Rank())) == 3
+    assert job.generator.sampled == 2
+    assert (out / "a" / "image.nii.gz").stat().st_mtime_ns == stamp
+    assert contents(out) == contents(whole)
+
+
+CHANGES: dict[str, Callable[[Job], Job]] = {
+    "seed": lambda job: replace(job, seed=1),
+    "count": lambda job: replace(job, request=Request(2, (6.0, 8.0))),
+    "diameter_mm": lambda job: replace(job, request=Request(1, (6.0, 9.0))),
+    "texture": lambda job: replace(job, textures=TextureChoice("none", job.generator.presets)),
+    "shape": lambda job: replace(job, shapes=EllipsoidShapes(0.0)),
+    "attempts": lambda job: replace(job, max_attempts=2),
+}
+
+
+def test_changed_request_is_refused_before_any_work(
+    tmp_path: Path, cases: list[Case], job: Job
+) -> None:
+    out = tmp_path / "out"
+    synthesize_scans(cases[1:], out, job, Rank())
+    before = contents(out)
+    for key, change in CHANGES.items():
+        with pytest.raises(ValueError, match=f"one request only, got .* made with {key}="):
+            synthesize_scans(cases, out, change(job), Rank())
+    assert contents(out) == before
+    # more scans with the same request are no change
+    assert len(synthesize_scans(cases, out, job, Rank())) == 3
+
+
+def test_a_case_does_not_depend_on_its_company(tmp_path: Path, cases: list[Case], job: Job) -> None:
+    synthesize_scans(cases, tmp_path / "all", job, Rank())
+    synthesize_scans([cases[2], cases[0]], tmp_path / "two", job, Rank())
+    together, alone = contents(tmp_path / "all"), contents(tmp_path / "two")
+    for key in ("a/image.nii.gz", "a/label.nii.gz", "c/image.nii.gz", "c/lesions.json"):
+        assert together[key] == alone[key]
+
+
+def test_ranks_together_write_what_one_process_writes(
+    tmp_path: Path, cases: list[Case], job: Job
+) -> None:
+    synthesize_scans(cases, tmp_path / "one", job, Rank())
+    out = tmp_path / "two"
+    assert synthesize_scans(cases, out, job, Rank(1, 2)) == []
+    assert sorted(path.name for path in out.iterdir()) == ["b"]
+    assert len(synthesize_scans(cases, out, job, Rank(0, 2))) == 3  # the last one, whichever it is
+    assert contents(out) == contents(tmp_path / "one")
+
+
+def test_unfit_scan_is_named_and_keeps_no_other_from_being_done(
+    tmp_path: Path, cases: list[Case], job: Job
+) -> None:
+    image = nib.Nifti1Image(np.zeros((5, 5, 5), np.uint8), np.eye(4))
+    nib.save(image, tmp_path / "scans" / "b_lung.nii.gz")
+    with pytest.raises(
+        ValueError, match=r"1 of 3 that are not .*: b: organ_mask must have the scan"
+    ):
+        synthesize_scans(cases, tmp_path / "out", job, Rank())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c"]
+    with pytest.raises(ValueError, match=r"^organ_mask must have the scan's shape"):
+        synthesize_scans(cases[1:2], tmp_path / "out", job, Rank())
+
+
+@pytest.mark.slow
+def test_torchrun_with_two_processes_writes_the_same_bytes(
+    tmp_path: Path, repository: Path
+) -> None:
+    scans = write_scans(tmp_path / "scans")
+    words = ["-m", "tools", "synthesize", "--scan", str(scans), "--count", "1", "--steps", "2"]
+    words += ["--attempts", "1", "--diameter_mm", "6", "--device", "cpu", "--jump_n_sample", "1"]
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for start, out in (([], "one"), (two, "two")):
+        command = [sys.executable, *start, *words, "--out", str(tmp_path / out)]
+        result = subprocess.run(
+            command, cwd=repository, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("report.html") == 1  # written by one of them
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
+        *NAMES,
+        "datalist.json",
+        "report.html",
+    ]

@@ -1,0 +1,219 @@
+"""Scans as users bring them: a file, a DICOM series, a folder of many, a datalist."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tools.prepare.dicom import is_dicom_folder
+
+__all__ = ["Case", "find_cases", "with_masks"]
+
+ENDINGS = (".nii", ".nii.gz")
+ORGAN_KEYS = ("organ_mask", "lung")
+LESION_KEY = "label"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan to work on.
+
+    Args:
+        name: of the folder that is written; unique in a run, source of the case's chance.
+        path: NIfTI file, or folder of one DICOM series.
+        organ_mask: NIfTI mask of where lesions may lie; None asks the run's organ source.
+        lesion_mask: NIfTI mask of existing lesions to keep away from; None: there are none.
+        series_uid: which series of the folder; None where it holds only one.
+    """
+
+    name: str
+    path: Path
+    organ_mask: Path | None = None
+    lesion_mask: Path | None = None
+    series_uid: str | None = None
+
+
+def find_cases(
+    scan: str | Path, dataset_dir: str | Path | None = None, series_uid: str | None = None
+) -> list[Case]:
+    """Return the scans behind a path, in an order that does not depend on the file system.
+
+    * A NIfTI file, or a folder with the files of a DICOM series, is one case.
+    * Any other folder: its NIfTI files, and the DICOM series folders at any depth below it. Where
+      ``X_image.nii.gz`` exists, other files ``X_....nii.gz`` are no scans: ``X_organ_mask`` or
+      ``X_lung`` is its organ mask, ``X_label`` its existing lesions.
+    * A datalist in the form of the Decathlon: every list in it (``training``, ``validation``,
+      ``testing``, ``normal``, ...) whose entries have an ``image``. Optional keys of an entry:
+      ``organ_mask`` or ``lung``, where lesions may lie; ``label``, existing lesions (voxels above
+      0) to keep away from, ignored if it is no path. A scan that is listed twice counts once.
+
+    A case is named by its file without ``.nii.gz`` and ``_image``, or by its folder; where that
+    does not tell them apart, by its path below ``scan``.
+
+    Args:
+        scan: what the user brings.
+        dataset_dir: folder that the paths of a datalist start from; None is the datalist's own.
+        series_uid: DICOM series to read from a folder that holds several.
+
+    Raises:
+        FileNotFoundError: if there is no scan, or a file of the datalist does not exist.
+        ValueError: if a datalist cannot be understood, or names cannot be told apart.
+
+    Example:
+        >>> folder = Path(getfixture("tmp_path"))
+        >>> _ = (folder / "b.nii.gz").touch(), (folder / "a_image.nii").touch()
+        >>> [case.name for case in find_cases(folder)]
+        ['a', 'b']
+    """
+    scan = Path(scan)
+    listed = scan.suffix == ".json" and scan.is_file()
+    if dataset_dir is not None and not listed:
+        raise ValueError(f"dataset_dir goes with a datalist as scan, got {scan}")
+    if listed:
+        base = scan.parent if dataset_dir is None else Path(dataset_dir)
+        return _named(list(_listed(scan, base)), base)
+    if scan.is_file():
+        return [Case(_stem(scan), scan)]
+    nifti = sorted(path for path in scan.glob("*") if _is_nifti(path))
+    if is_dicom_folder(scan):
+        if nifti:
+            raise ValueError(
+                f"scan must not hold a DICOM series and NIfTI files side by side, got {scan}"
+            )
+        return [Case(_stem(scan), scan, series_uid=series_uid)]
+    cases = [*_with_companions(nifti), *(Case("", path) for path in _series_below(scan))]
+    if not cases:
+        raise FileNotFoundError(
+            "scan must be a NIfTI file, a DICOM series folder, a folder of scans or a datalist, "
+            f"got {scan}"
+        )
+    return _named(cases, scan)
+
+
+def with_masks(
+    cases: Sequence[Case], organ_mask: str | Path | None, lesion_mask: str | Path | None
+) -> list[Case]:
+    """Return the cases with the masks that were named for the one scan, if any.
+
+    Raises:
+        FileNotFoundError: if a mask does not exist.
+        ValueError: if there are several scans.
+    """
+    given = {"organ_mask": organ_mask, "lesion_mask": lesion_mask}
+    masks = {name: Path(path) for name, path in given.items() if path is not None}
+    for name, path in masks.items():
+        if len(cases) > 1:
+            raise ValueError(
+                f"{name} goes with one scan (a datalist names masks for many), "
+                f"got {len(cases)} scans"
+            )
+        if not path.is_file():
+            raise FileNotFoundError(f"{name} must be an existing NIfTI file, got {path}")
+    return [replace(case, **masks) for case in cases]
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.endswith(ENDINGS) and not path.name.startswith(".") and path.is_file()
+
+
+def _bare(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _stem(path: Path) -> str:
+    name = _bare(path) if path.name.endswith(ENDINGS) else path.resolve().name
+    return name.removesuffix("_image")
+
+
+def _with_companions(files: Sequence[Path]) -> Iterator[Case]:
+    """Turn the NIfTI files of a folder into cases; masks go to the image they are named after."""
+    by_name = {_bare(path): path for path in files}
+    images = {name.removesuffix("_image") for name in by_name if name.endswith("_image")}
+    for path in files:  # a.nii and a.nii.gz have one name: both stay, to be refused
+        name = _bare(path)
+        stem = name.removesuffix("_image")
+        if stem in images and name != stem:
+            organ = next(
+                (by_name[f"{stem}_{k}"] for k in ORGAN_KEYS if f"{stem}_{k}" in by_name), None
+            )
+            yield Case("", path, organ, by_name.get(f"{stem}_{LESION_KEY}"))
+        elif not any(name.startswith(f"{image}_") for image in images):
+            yield Case("", path)
+
+
+def _series_below(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Yield the DICOM series folders below a folder; links are followed, but not in circles."""
+    seen |= {folder.resolve()}
+    for path in sorted(folder.glob("*")):
+        if not path.is_dir() or path.name.startswith(".") or path.resolve() in seen:
+            continue
+        if is_dicom_folder(path):
+            yield path
+        else:
+            yield from _series_below(path, seen)
+
+
+def _listed(datalist: Path, base: Path) -> Iterator[Case]:
+    """Yield the cases of a datalist, each scan once."""
+    try:
+        content = json.loads(datalist.read_text(encoding="utf-8"))
+        sections = [value for value in content.values() if isinstance(value, list)]
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"scan must be a datalist (a JSON object), got {datalist}") from error
+    entries = [entry for section in sections for entry in section]
+    seen = set()
+    for entry in entries:
+        if isinstance(entry, str) and entry.endswith(ENDINGS):
+            entry = {"image": entry}  # the Decathlon lists its test scans so
+        if not isinstance(entry, dict) or "image" not in entry:
+            continue
+        path = _existing(entry, "image", base, datalist)
+        if path.resolve() not in seen:
+            seen.add(path.resolve())
+            yield _entry_case(path, entry, base, datalist)
+    if not seen:
+        raise ValueError(f"scan must list at least one image, got none in {datalist}")
+
+
+def _entry_case(path: Path, entry: Mapping[str, Any], base: Path, datalist: Path) -> Case:
+    organ_key = next((key for key in ORGAN_KEYS if entry.get(key)), None)
+    organ = None if organ_key is None else _existing(entry, organ_key, base, datalist)
+    # a number is the label of a classification, not a mask
+    has_label = isinstance(entry.get(LESION_KEY), str) and entry[LESION_KEY]
+    lesions = _existing(entry, LESION_KEY, base, datalist) if has_label else None
+    return Case("", path, organ, lesions)
+
+
+def _existing(entry: Mapping[str, Any], key: str, base: Path, datalist: Path) -> Path:
+    value = entry[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{key} of a datalist entry must be one path, got {value!r} in {datalist}")
+    if not (base / value).exists():
+        raise FileNotFoundError(
+            f"{key} of a datalist entry must exist, got {base / value} in {datalist}"
+        )
+    return base / value
+
+
+def _named(cases: Sequence[Case], base: Path) -> list[Case]:
+    """Name cases by their file or folder, by the path below ``base`` where that is not enough."""
+    count = Counter(_stem(case.path) for case in cases)
+    names = []
+    for case in cases:
+        stem = _stem(case.path)
+        # image.nii.gz in a folder per case: its name says nothing, however many there are
+        names.append(_long_name(case.path, base) if count[stem] > 1 or stem == "image" else stem)
+    twice = sorted(name for name, number in Counter(names).items() if number > 1)
+    if twice:
+        raise ValueError(f"scan names must differ, got {twice} more than once in {base}")
+    return [replace(case, name=name) for name, case in zip(names, cases, strict=True)]
+
+
+def _long_name(path: Path, base: Path) -> str:
+    path, base = path.resolve(), base.resolve()
+    inner = path.relative_to(base) if path.is_relative_to(base) else Path(*path.parts[-2:])
+    return "_".join([*inner.parent.parts, _bare(path)]).removesuffix("_image")
