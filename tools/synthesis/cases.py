@@ -104,7 +104,7 @@ def with_masks(
         ValueError: if there are several scans.
     """
     given = {"organ_mask": organ_mask, "lesion_mask": lesion_mask}
-    masks = {name: Path(path) for name, path in given.items() if path is not None}
+    masks: dict[str, Any] = {name: Path(path) for name, path in given.items() if path is not None}
     for name, path in masks.items():
         if len(cases) > 1:
             raise ValueError(

@@ -94,7 +94,7 @@ class BundleOrgan:
     def _run(self, work: Path, source: Path) -> None:
         """Run the bundle's inference with input, output and device of ours."""
         config = self.folder / "configs" / "inference.json"
-        wanted = {
+        wanted: dict[str, Any] = {
             "bundle_root": str(self.folder.resolve()),
             "dataset_dir": str(work),
             "datalist": [str(source)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -40,6 +41,7 @@ class Scan:
     def __init__(self, source: str | Path | nib.Nifti1Image, series_uid: str | None = None) -> None:
         self.path = None if isinstance(source, nib.Nifti1Image) else Path(source)
         self._series: DicomSeries | None = None
+        self.nifti: Any  # a nib.Nifti1Image; its type names a base class
         if self.path is None:
             self.nifti = source
         elif self.path.is_dir():
