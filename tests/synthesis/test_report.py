@@ -80,7 +80,8 @@ def make_case(
     for array, path in ((before, "original"), (after, "image"), (labels, "label")):
         nib.save(nib.Nifti1Image(array, AFFINE), folder / f"{path}.nii.gz")
     bundle = BundleRecord("some_bundle", "0.3.0", "c0ffee" * 10 + "abcd")
-    record = ScanRecord(name, "d" * 64, (0.8, 0.8, 2.5), SHAPE, bundle, lesions, phantom)
+    organ = {"source": "bundle", "name": "some_segmentation", "version": "0.2.5"}
+    record = ScanRecord(name, "d" * 64, (0.8, 0.8, 2.5), SHAPE, bundle, lesions, phantom, organ)
     write_record(folder / "lesions.json", record)
     return {"name": name, "original": folder / "original.nii.gz", "folder": folder}
 
@@ -104,6 +105,8 @@ def test_page_is_whole_offline_and_complete(tmp_path: Path) -> None:
     assert page.text.count("phantom") == 2  # in the index and at the scan, of that scan only
     for text in ("some_bundle 0.3.0", "c0ffeec0ffee", "41, 42", "0 voxels", "10 →", "10.2 mm"):
         assert text in page.text
+    assert 'title="source: bundle, name: some_segmentation, version: 0.2.5">bundle<' in source
+    assert page.text.count("median JSD 0.500") == 2  # in the index, of the scans with lesions
 
     assert not re.search(r"https?:|@import|\bfetch\(", source)
     for tag, attrs in page.elements:
