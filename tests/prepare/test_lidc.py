@@ -159,6 +159,7 @@ def test_split_is_by_patient(download: Path, prepared: tuple[Path, dict]) -> Non
     assert share == pytest.approx(0.2, abs=0.04)
 
 
+@pytest.mark.slow  # each worker imports torch anew
 def test_two_workers_write_the_same(
     download: Path, prepared: tuple[Path, dict], tmp_path: Path
 ) -> None:
