@@ -11,7 +11,6 @@ from monai.bundle import onnx_export
 from monai.data import load_net_with_metadata
 from torch import nn
 
-from tools.networks.factorised_unet import FactorisedUNet
 from tools.networks.lesion_unet import LesionUNet
 
 BUNDLE = "bundles/lefusion_lidc"
@@ -32,9 +31,9 @@ def saved(network: nn.Module, path: Path) -> nn.Module:
     return network.eval()
 
 
-def export_torchscript(folder: Path, configs: tuple[str, ...], *options: str) -> nn.Module:
+def export_torchscript(folder: Path, *options: str) -> nn.Module:
     """Run ``ckpt_export`` as a user does and return what its file holds."""
-    names = ",".join(f"'{BUNDLE}/configs/{name}'" for name in (*configs, "export.json"))
+    names = f"'{BUNDLE}/configs/inference.json','{BUNDLE}/configs/export.json'"
     command = [sys.executable, "-m", "monai.bundle", "ckpt_export", "--net_id", "network"]
     command += ["--filepath", str(folder / "model.ts"), "--ckpt_file", str(folder / "model.pt")]
     command += ["--meta_file", META, "--config_file", f"[{names}]", *options]
@@ -64,19 +63,9 @@ def assert_same(exported: nn.Module, network: nn.Module, batch: int, *shape: int
 def test_torchscript_of_the_default_network(tmp_path: Path) -> None:
     network = saved(LesionUNet(channels=(8, 16)), tmp_path / "model.pt")
     options = ["--network_def#channels", "[8,16]", "--window_size", "[8,8,8]"]
-    exported = export_torchscript(tmp_path, ("inference.json",), *options)
+    exported = export_torchscript(tmp_path, *options)
     assert_same(exported, network, 1, 2, 8, 8, 8)
     assert_same(exported, network, 2, 2, 12, 8, 10)
-
-
-def test_torchscript_of_the_published_network(tmp_path: Path) -> None:
-    definition = {"base_channels": 8, "channel_multipliers": (1, 2)}
-    network = saved(FactorisedUNet(1, 1, **definition), tmp_path / "model.pt")
-    options = ["--network_def#base_channels", "8", "--network_def#channel_multipliers", "[1,2]"]
-    configs = ("inference.json", "published.json")
-    exported = export_torchscript(tmp_path, configs, *options, "--window_size", "[8,8,4]")
-    assert_same(exported, network, 1, 1, 8, 8, 4)
-    assert_same(exported, network, 2, 1, 12, 8, 4)
 
 
 @torch.no_grad()
