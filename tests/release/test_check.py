@@ -83,11 +83,12 @@ def test_schema_is_checked(bundle: Path, shared_dir: Path) -> None:
 def test_files_are_looked_at(bundle: Path) -> None:
     (bundle / "docs" / "data_license.txt").unlink()
     (bundle / "scripts.py").write_text("")
-    with (bundle / "models" / "large.pt").open("wb") as file:
-        file.truncate(26_000_000)
+    for name in ("model_large.pt", "fetched.pt"):  # the second is the user's and never ships
+        with (bundle / "models" / name).open("wb") as file:
+            file.truncate(26_000_000)
     assert findings(bundle) == [
         f"{bundle.name}: docs/data_license.txt is missing",
-        f"{bundle.name}: models/large.pt has 26.0 MB, at most 25 are allowed",
+        f"{bundle.name}: models/model_large.pt has 26.0 MB, at most 25 are allowed",
         f"{bundle.name}: scripts.py is Python, which belongs in tools/",
     ]
 
@@ -116,13 +117,21 @@ def test_fix_copies_from_training_and_restores_the_form(bundle: Path) -> None:
 
 @pytest.mark.slow
 def test_missing_property_is_found(bundle: Path) -> None:
-    # the second is what MONAI looks for when nothing in the files points to it
-    edit(bundle, "inference.json", lambda c: c.update(inferer={"_target_": "SimpleInferer"}))
+    def without_dataset_dir(config: dict) -> None:
+        config["files"]["dataset_dir"] = config.pop("dataset_dir")
+
+    edit(bundle, "inference.json", without_dataset_dir)
+    (found,) = check_bundles([bundle], fix=True)
+    assert found.startswith(f"{bundle.name}: configs/inference.json: does not build")
+    assert "Property 'dataset_dir'" in found
+
+
+@pytest.mark.slow
+def test_workflow_that_does_not_build_is_found(bundle: Path) -> None:
     edit(bundle, "train.json", lambda c: c["train"]["trainer"].pop("max_epochs"))
     found = check_bundles([bundle], fix=True)
-    assert any("property max_epochs is missing" in line for line in found) or any(
-        "does not build" in line for line in found
-    )
+    assert len(found) == 2  # alone, and under evaluate.json
+    assert all("does not build" in line for line in found)
 
 
 def test_command_prints_and_fails(

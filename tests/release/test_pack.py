@@ -146,6 +146,15 @@ def test_file_over_25_mb_is_refused(small_bundle: Path, tmp_path: Path) -> None:
     assert (tmp_path / "small_bundle_v1.2.3.zip").read_bytes() == earlier
 
 
+def test_fetched_weights_stay_behind(small_bundle: Path, tmp_path: Path) -> None:
+    before = contents(pack_bundle(small_bundle, tmp_path))
+    with (small_bundle / "models" / "lidc.pt").open("wb") as file:
+        file.truncate(26_000_000)
+    (small_bundle / "models" / "model_autoencoder.pt").write_bytes(b"weights")
+    after = contents(pack_bundle(small_bundle, tmp_path))
+    assert set(after) - set(before) == {"small_bundle/models/model_autoencoder.pt"}
+
+
 def test_same_bundle_gives_the_same_bytes(tmp_path: Path) -> None:
     """A copy with other times and permissions, in another folder, packs to the same bytes."""
     copy = tmp_path / "elsewhere" / BUNDLE.name

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tools.release.pack import LARGEST_FILE_MB, ships
 
 __all__ = ["find_schema", "layout_faults", "metadata_faults", "schema_faults"]
 
@@ -41,8 +41,7 @@ REQUIRED_KEYS = (
     "copyright",
     "network_data_format",
 )
-LARGEST_FILE_BYTES = 25 * 10**6  # the model zoo's limit
-NOT_SHIPPED = {"output", "eval", "__pycache__"}
+NOT_SHIPPED = {"output", "eval"}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -50,32 +49,24 @@ def layout_faults(bundle: Path) -> list[str]:
     """Find files that are missing, empty, too large, or Python.
 
     Args:
-        bundle: folder of the bundle; ``output/`` and ``eval/``, which never ship, are left out, and
-            what ``large_files.yml`` names may be of any size, since users fetch it.
+        bundle: folder of the bundle; ``output/``, ``eval/`` and weights that a user fetched never
+            ship, and are left out.
     """
     faults = [f"{name} is missing" for name in REQUIRED_FILES if not (bundle / name).is_file()]
-    fetched = _large_files(bundle)
     for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
         name = path.relative_to(bundle)
-        if NOT_SHIPPED & set(name.parts):
+        if NOT_SHIPPED & set(name.parts) or not ships(name):
             continue
         size = path.stat().st_size
-        if size > LARGEST_FILE_BYTES and name.as_posix() not in fetched:
-            faults.append(f"{name.as_posix()} has {size / 1e6:.1f} MB, at most 25 are allowed")
+        if size > LARGEST_FILE_MB * 10**6:
+            faults.append(
+                f"{name.as_posix()} has {size / 1e6:.1f} MB, at most {LARGEST_FILE_MB} are allowed"
+            )
         if size == 0 and name.as_posix() in REQUIRED_FILES:
             faults.append(f"{name.as_posix()} is empty")
         if path.suffix == ".py":
             faults.append(f"{name.as_posix()} is Python, which belongs in tools/")
     return faults
-
-
-def _large_files(bundle: Path) -> set[str]:
-    """Return the paths that the bundle's list of large files names."""
-    paths = [bundle / f"large_files.{suffix}" for suffix in ("yml", "yaml", "json")]
-    contents = [
-        yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths if path.is_file()
-    ]
-    return {entry["path"] for content in contents for entry in content.get("large_files", ())}
 
 
 def metadata_faults(metadata: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["pack_bundle"]
+__all__ = ["LARGEST_FILE_MB", "pack_bundle", "ships"]
 
 RUNTIME = (
     "__init__.py",
@@ -113,9 +113,23 @@ def _files(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
         top = folder / part
         for path in top.rglob("*") if top.is_dir() else [top]:
             name = path.relative_to(folder)
-            hidden = any(p.startswith(".") or p == "__pycache__" for p in name.parts)
-            if path.is_file() and not hidden and path.suffix not in LEFT_OVER:
+            if path.is_file() and ships(name):
                 yield name.as_posix(), path
+
+
+def ships(name: Path) -> bool:
+    """Return whether a file travels, by its path in the bundle.
+
+    Of ``models/`` only ``model*`` does: published weights that a user fetched or converted lie
+    beside it, and are not ours to pass on.
+
+    Example:
+        >>> [ships(Path(f"models/{name}.pt")) for name in ("model", "lidc", "published")]
+        [True, False, False]
+    """
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
+    fetched = name.parts[0] == "models" and not name.name.startswith("model")
+    return not hidden and not fetched and name.suffix not in LEFT_OVER
 
 
 def _packed(path: Path) -> bytes:
