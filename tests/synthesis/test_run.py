@@ -20,6 +20,7 @@ from tools.synthesis.plan import Request, TextureChoice
 from tools.synthesis.ranks import Rank
 from tools.synthesis.records import BundleRecord, read_record
 from tools.synthesis.run import Job, synthesize_scans
+from tools.synthesis.scan import Scan
 from tools.synthesis.shapes import EllipsoidShapes
 
 NAMES = ("a", "b", "c")
@@ -169,6 +170,40 @@ def test_ranks_together_write_what_one_process_writes(
     assert sorted(path.name for path in out.iterdir()) == ["b"]
     assert len(synthesize_scans(cases, out, job, Rank(0, 2))) == 3  # the last one, whichever it is
     assert contents(out) == contents(tmp_path / "one")
+
+
+def test_dicom_series_runs_like_a_file_and_resumes(
+    tmp_path: Path, job: Job, write_series: Callable[..., None]
+) -> None:
+    scans = tmp_path / "scans"
+    write_scans(scans, ("a",))
+    stored = np.random.default_rng(1).normal(174, 30, (16, 40, 44)).astype(int)  # -850 HU
+    write_series(scans / "patient" / "series", stored)
+
+    class Everywhere:
+        def __init__(self) -> None:
+            self.record = {"source": "test"}
+
+        def __call__(self, scan: Scan) -> np.ndarray:
+            return np.ones(scan.stored.shape, bool)
+
+    job = replace(job, organs=Everywhere())
+    cases, out = find_cases(scans), tmp_path / "out"
+    assert [case.name for case in cases] == ["a", "series"]
+    synthesize_scans(cases, out, job, Rank())
+    before, after = Scan(cases[1].path), Scan(out / "series" / "image.nii.gz")
+    label = Scan(out / "series" / "label.nii.gz").stored
+    assert after.nifti.get_data_dtype() == np.int16
+    assert np.allclose(after.affine, before.affine, atol=1e-5)
+    assert np.array_equal(before.stored[label == 0], after.stored[label == 0])
+    assert (before.stored != after.stored).any()
+    record = read_record(out / "series" / "lesions.json")
+    assert (record.name, record.sha256) == ("series", before.sha256)
+    assert record.organ_mask == {"source": "test"}
+    assert "0 voxels" in (out / "report.html").read_text()
+    job.generator.sampled = 0
+    assert len(synthesize_scans(cases, out, job, Rank())) == 2
+    assert job.generator.sampled == 0
 
 
 def test_unfit_scan_is_named_and_keeps_no_other_from_being_done(

@@ -1,40 +1,16 @@
 """A DICOM series and a NIfTI file are the same to whoever works on a scan."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from tools.synthesis.scan import Scan
 
 SHAPE = (5, 6, 7)  # slices, rows, columns
-SPACING = (0.8, 0.7)  # between rows, between columns
-
-
-def write_series(folder: Path, stored: np.ndarray, names: str = "{}.dcm", tag: str = "") -> None:
-    """Write axial slices 2.5 mm apart, stored with an offset of 1024, the last slice first."""
-    folder.mkdir()
-    for k, plane in reversed(list(enumerate(stored))):
-        item = Dataset()
-        item.file_meta = FileMetaDataset()
-        item.file_meta.MediaStorageSOPClassUID = CTImageStorage
-        item.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        item.SOPClassUID, item.SeriesInstanceUID, item.Modality = CTImageStorage, "1.2.3", "CT"
-        item.SOPInstanceUID = item.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{k + 1}"
-        item.PatientID, item.SeriesDescription = "P1", tag
-        item.Rows, item.Columns = plane.shape
-        item.ImagePositionPatient = [-10.0, 20.0, 2.5 * k]
-        item.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        item.PixelSpacing = list(SPACING)
-        item.SamplesPerPixel, item.PhotometricInterpretation = 1, "MONOCHROME2"
-        item.BitsAllocated, item.BitsStored, item.HighBit = 16, 16, 15
-        item.PixelRepresentation, item.RescaleSlope, item.RescaleIntercept = 0, 1, -1024
-        item.PixelData = plane.astype("<u2").tobytes()
-        pydicom.dcmwrite(folder / names.format(len(stored) - k), item, enforce_file_format=True)
+Write = Callable[..., None]
 
 
 @pytest.fixture
@@ -42,7 +18,9 @@ def stored() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 2000, SHAPE)
 
 
-def test_series_becomes_nifti_with_its_geometry(tmp_path: Path, stored: np.ndarray) -> None:
+def test_series_becomes_nifti_with_its_geometry(
+    tmp_path: Path, write_series: Write, stored: np.ndarray
+) -> None:
     write_series(tmp_path / "ct", stored)
     scan = Scan(tmp_path / "ct")
     assert scan.name == "ct"
@@ -63,7 +41,9 @@ def test_series_becomes_nifti_with_its_geometry(tmp_path: Path, stored: np.ndarr
     assert back.image[1, 2, 3] == -700
 
 
-def test_hash_of_a_series_is_of_its_picture(tmp_path: Path, stored: np.ndarray) -> None:
+def test_hash_of_a_series_is_of_its_picture(
+    tmp_path: Path, write_series: Write, stored: np.ndarray
+) -> None:
     write_series(tmp_path / "a", stored)
     write_series(tmp_path / "b", stored, names="IM{:04}", tag="renamed and described")
     assert Scan(tmp_path / "a").sha256 == Scan(tmp_path / "b").sha256
@@ -82,7 +62,9 @@ def test_image_in_memory_serves_too(tmp_path: Path) -> None:
     assert np.array_equal(Scan(tmp_path / "out.nii").image, scan.image)
 
 
-def test_mask_may_have_its_axes_turned(tmp_path: Path, stored: np.ndarray) -> None:
+def test_mask_may_have_its_axes_turned(
+    tmp_path: Path, write_series: Write, stored: np.ndarray
+) -> None:
     write_series(tmp_path / "ct", stored)
     scan = Scan(tmp_path / "ct")
     mask = np.zeros(scan.stored.shape, np.uint8)
@@ -103,7 +85,9 @@ def test_mask_may_have_its_axes_turned(tmp_path: Path, stored: np.ndarray) -> No
     assert not scan.load_mask(tmp_path / "empty.nii.gz", "lesion_mask", empty=True).any()
 
 
-def test_two_series_in_a_folder_need_a_choice(tmp_path: Path, stored: np.ndarray) -> None:
+def test_two_series_in_a_folder_need_a_choice(
+    tmp_path: Path, write_series: Write, stored: np.ndarray
+) -> None:
     write_series(tmp_path / "ct", stored)
     with pytest.raises(ValueError, match="series_uid must be in"):
         Scan(tmp_path / "ct", "9.9")
