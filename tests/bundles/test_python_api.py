@@ -32,10 +32,11 @@ def test_loaded_network_has_the_shipped_weights(model: torch.nn.Module) -> None:
 def test_example_of_the_readme_runs() -> None:
     text = Path(BUNDLE, "docs", "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    quick = ', **{"displayable_configs#num_inference_steps": 2}\n)'
-    assert example.count("\n)") == 1
+    closing = ",\n)\nworkflow.initialize()"
+    quick = ',\n    **{"displayable_configs#num_inference_steps": 2}' + closing
+    assert example.count(closing) == 1
     names: dict = {}
-    exec(example.replace("\n)", quick), names)
+    exec(example.replace(closing, quick), names)
     scan, lesion_mask, synthetic = (names[key] for key in ("scan", "lesion_mask", "synthetic"))
     assert torch.equal(synthetic[lesion_mask == 0], scan[lesion_mask == 0])
     assert bool((synthetic[lesion_mask == 1] != scan[lesion_mask == 1]).all())
