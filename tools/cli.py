@@ -17,7 +17,13 @@ from tools.commands.models import (
     fetch,
     pack,
 )
-from tools.commands.prepare import cluster, prepare_crops, prepare_lidc, prepare_phantom
+from tools.commands.prepare import (
+    cluster,
+    prepare_crops,
+    prepare_lidc,
+    prepare_masks,
+    prepare_phantom,
+)
 from tools.commands.synthesize import demo, synthesize
 
 __all__ = ["main"]
@@ -25,7 +31,12 @@ __all__ = ["main"]
 COMMANDS: dict[str, Callable | dict[str, Callable]] = {
     "synthesize": synthesize,
     "demo": demo,
-    "prepare": {"crops": prepare_crops, "lidc": prepare_lidc, "phantom": prepare_phantom},
+    "prepare": {
+        "crops": prepare_crops,
+        "lidc": prepare_lidc,
+        "masks": prepare_masks,
+        "phantom": prepare_phantom,
+    },
     "cluster": cluster,
     "fetch": fetch,
     "convert": {"lefusion": convert_lefusion, "monai_generative": convert_monai_generative},

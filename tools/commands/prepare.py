@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["cluster", "prepare_crops", "prepare_lidc", "prepare_phantom"]
+__all__ = ["cluster", "prepare_crops", "prepare_lidc", "prepare_masks", "prepare_phantom"]
 
 
 def prepare_crops(source: str, out: str, smallest: int = 32, largest: int = 72) -> None:
@@ -120,3 +120,17 @@ def cluster(
     for row in results["by_clusters"]:
         print("{clusters} clusters: silhouette {silhouette}, inertia {inertia}".format(**row))
     print(f"presets in {results['presets_file']}; look at {out}/cluster.png")
+
+
+def prepare_masks(source: str, out: str) -> None:
+    """Write consensus masks of nodules as label files, to train shapes on.
+
+    Example: python -m tools prepare masks --source ../shared/data/lidc_masks --out work/masks
+
+    Args:
+        source: the archive (.npz), or a folder that holds one.
+        out: folder to write: OUT/masks/*.nii.gz and OUT/datalist.json, split by patient.
+    """
+    from tools.prepare.masks import prepare_masks as run
+
+    print(run(source, out))
