@@ -98,7 +98,7 @@ def test_wrong_checksum_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     assert files(root) == CONFIGS
 
 
-@pytest.mark.parametrize("path", ["../a.pt", "models/../../a.pt", "/tmp/a.pt", "link/a.pt", "."])
+@pytest.mark.parametrize("path", ["../a.pt", "models/../../a.pt", "/a.pt", "link/a.pt", "."])
 def test_path_cannot_leave_the_bundle(tmp_path: Path, path: str) -> None:
     root = bundle(tmp_path, source(tmp_path).as_uri(), path=path)
     (root / "link").symlink_to(tmp_path)

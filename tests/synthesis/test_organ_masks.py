@@ -88,72 +88,78 @@ def test_totalsegmentator_that_fails_gets_one_sentence(
         make_organ_source("totalsegmentator")(scan)
 
 
+# files and keys are those of the zoo's bundle; the network is a threshold
+ZOO_CONFIG = {
+    "displayable_configs": {"highres": True},
+    "imports": ["$import glob", "$import torch", "$import pathlib"],
+    "bundle_root": ".",
+    "output_dir": "$@bundle_root + '/eval'",
+    "dataset_dir": "sampledata",
+    "datalist": "$list(sorted(glob.glob(@dataset_dir + '/imagesTs/*.nii.gz')))",
+    "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+    "network": {"_target_": "torch.nn.Threshold", "threshold": 699.0, "value": 0.0},
+    "preprocessing": {
+        "_target_": "Compose",
+        "transforms": [
+            {"_target_": "LoadImaged", "keys": "image"},
+            {"_target_": "EnsureChannelFirstd", "keys": "image"},
+            {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
+        ],
+    },
+    "dataset": {
+        "_target_": "Dataset",
+        "data": "$[{'image': i} for i in @datalist]",
+        "transform": "@preprocessing",
+    },
+    "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "num_workers": 1},
+    "inferer": {"_target_": "SimpleInferer"},
+    "postprocessing": {
+        "_target_": "Compose",
+        "transforms": [
+            {
+                "_target_": "Lambdad",
+                "keys": "pred",
+                "func": "$lambda x: (x > 0) * 13 + (x > 900) * 1",
+            },
+            {
+                "_target_": "Invertd",
+                "keys": "pred",
+                "transform": "@preprocessing",
+                "orig_keys": "image",
+                "nearest_interp": True,
+                "to_tensor": True,
+            },
+            {
+                "_target_": "SaveImaged",
+                "keys": "pred",
+                "output_dir": "@output_dir",
+                "output_postfix": "trans",
+                "separate_folder": True,
+            },
+        ],
+    },
+    "evaluator": {
+        "_target_": "SupervisedEvaluator",
+        "device": "@device",
+        "val_data_loader": "@dataloader",
+        "network": "@network",
+        "inferer": "@inferer",
+        "postprocessing": "@postprocessing",
+    },
+    "initialize": ["$pathlib.Path(@bundle_root, 'seen').write_text(str(@device))"],
+    "run": ["$@evaluator.run()"],
+}
+
+
 def write_bundle(folder: Path, classes: dict[str, str] | None = None) -> Path:
-    """A bundle whose network is a threshold and whose files and keys are those of the zoo's."""
+    """A bundle that looks like the zoo's."""
     for name in ("configs", "models"):
         (folder / name).mkdir(parents=True)
     (folder / "models" / "model.pt").touch()
-    keys = {"keys": "pred"}
-    config = {
-        "displayable_configs": {"highres": True},
-        "imports": ["$import glob", "$import torch", "$import pathlib"],
-        "bundle_root": ".",
-        "output_dir": "$@bundle_root + '/eval'",
-        "dataset_dir": "sampledata",
-        "datalist": "$list(sorted(glob.glob(@dataset_dir + '/imagesTs/*.nii.gz')))",
-        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network": {"_target_": "torch.nn.Threshold", "threshold": 699.0, "value": 0.0},
-        "preprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {"_target_": "LoadImaged", "keys": "image"},
-                {"_target_": "EnsureChannelFirstd", "keys": "image"},
-                {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
-            ],
-        },
-        "dataset": {
-            "_target_": "Dataset",
-            "data": "$[{'image': i} for i in @datalist]",
-            "transform": "@preprocessing",
-        },
-        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "num_workers": 1},
-        "inferer": {"_target_": "SimpleInferer"},
-        "postprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {"_target_": "Lambdad", **keys, "func": "$lambda x: (x > 0) * 13 + (x > 900) * 1"},
-                {
-                    "_target_": "Invertd",
-                    **keys,
-                    "transform": "@preprocessing",
-                    "orig_keys": "image",
-                    "nearest_interp": True,
-                    "to_tensor": True,
-                },
-                {
-                    "_target_": "SaveImaged",
-                    **keys,
-                    "output_dir": "@output_dir",
-                    "output_postfix": "trans",
-                    "separate_folder": True,
-                },
-            ],
-        },
-        "evaluator": {
-            "_target_": "SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@dataloader",
-            "network": "@network",
-            "inferer": "@inferer",
-            "postprocessing": "@postprocessing",
-        },
-        "initialize": ["$pathlib.Path(@bundle_root, 'seen').write_text(str(@device))"],
-        "run": ["$@evaluator.run()"],
-    }
     classes = classes or {"0": "background", "13": LUNG_CLASSES[0], "14": LUNG_CLASSES[1]}
     outputs = {"pred": {"channel_def": {"11": "adrenal_gland_right", **classes}}}
     metadata = {"version": "0.2.5", "network_data_format": {"inputs": {}, "outputs": outputs}}
-    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    (folder / "configs" / "inference.json").write_text(json.dumps(ZOO_CONFIG))
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
     return folder
 

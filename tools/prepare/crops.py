@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
+from tools.prepare.archive import SECTIONS, find_archive, write_datalist
 from tools.transforms.window import WindowGrid, cut_window, window_size
 
 __all__ = ["prepare_crops"]
@@ -62,10 +61,10 @@ def prepare_crops(
     Example:
         ``python -m tools prepare crops --source ../shared/data/lidc_voi --out work/rois``
     """
-    archive = _find_archive(Path(source))
+    archive = find_archive(source, "crops")
     out = Path(out)
     (out / "rois").mkdir(parents=True, exist_ok=True)
-    sections: dict[str, list[dict]] = {"training": [], "validation": []}
+    sections: dict[str, list[dict]] = {name: [] for name in SECTIONS.values()}
     left_out = 0
     crops = list(_read_archive(archive))
     for crop in tqdm(crops, desc="preparing crops"):
@@ -73,18 +72,14 @@ def prepare_crops(
         if entry is None:
             left_out += 1
         else:
-            sections["training" if crop.split == "train" else "validation"].append(entry)
-    _write_datalist(out / "datalist.json", sections, archive.name)
+            sections[SECTIONS[crop.split]].append(entry)
+    description = {
+        "name": "lesion windows",
+        "description": f"windows of 1 mm round lesions, from {archive.name}; split by patient",
+        "modality": {"0": "CT"},
+    }
+    write_datalist(out / "datalist.json", sections, description)
     return {name: len(entries) for name, entries in sections.items()} | {"left_out": left_out}
-
-
-def _find_archive(source: Path) -> Path:
-    candidates = [source] if source.is_file() else sorted(source.glob("*.npz"))
-    if not candidates:
-        raise FileNotFoundError(
-            f"source must be a crops archive or a folder with one, got {source}"
-        )
-    return candidates[0]
 
 
 def _read_archive(path: Path) -> Iterator[Crop]:
@@ -176,16 +171,3 @@ def remove_lesion(
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=image.shape), 0.6)
     noise *= min(deviation, 60.0) / max(noise.std(), 1e-6)
     return np.where(near, smooth + noise, image).astype(np.float32)
-
-
-def _write_datalist(path: Path, sections: dict[str, list[dict]], source: str) -> None:
-    content = {
-        "name": "lesion windows",
-        "description": f"windows of 1 mm round lesions, from {source}; split by patient",
-        "modality": {"0": "CT"},
-        "labels": {"0": "background", "1": "lesion"},
-        **sections,
-    }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1))
-    os.replace(temporary, path)

@@ -18,6 +18,7 @@ import torch
 from pydicom.dataset import Dataset
 from tqdm import tqdm
 
+from tools.prepare.archive import write_datalist
 from tools.prepare.dicom import is_dicom
 from tools.prepare.lidc_rois import READERS, RoiSettings, ScanFiles, write_patient
 from tools.prepare.lidc_xml import is_read_message, parse_read_message
@@ -79,7 +80,7 @@ def prepare_lidc(
             bar.set_postfix(broken=len(broken), refresh=False)
             bar.update()
     complete = [record for record in records.values() if record is not None]
-    summary = _write_datalist(out / "datalist.json", complete, settings, validation_fraction)
+    summary = _write_windows(out / "datalist.json", complete, settings, validation_fraction)
     return {**summary, "broken": dict(sorted(broken.items()))}
 
 
@@ -233,7 +234,7 @@ def validation_patient(patient: str, seed: int, fraction: float) -> bool:
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def _write_datalist(
+def _write_windows(
     path: Path, records: Sequence[dict[str, Any]], settings: RoiSettings, fraction: float
 ) -> dict[str, Any]:
     sections: dict[str, list[dict]] = {"training": [], "validation": [], "normal": []}
@@ -245,7 +246,7 @@ def _write_datalist(
         sections[section] += record["lesions"]
         sections["normal"] += [entry | {"section": section} for entry in record["normal"]]
         left_out.update(record["left_out"])
-    content = {
+    description = {
         "name": "LIDC-IDRI windows",
         "description": (
             f"windows of {settings.spacing_mm:g} mm round nodules outlined by at least "
@@ -254,12 +255,8 @@ def _write_datalist(
         ),
         "licence": "LIDC-IDRI: CC BY 3.0, doi:10.7937/K9/TCIA.2015.LO9QL9SX",
         "modality": {"0": "CT"},
-        "labels": {"0": "background", "1": "lesion"},
-        **sections,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1))
-    os.replace(temporary, path)
+    write_datalist(path, sections, description)
     counts = {name: len(entries) for name, entries in sections.items()}
     return {**counts, "left_out": {name: n for name, n in left_out.items() if n}}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,11 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from tools.prepare.archive import SECTIONS, find_archive, write_datalist
+
 __all__ = ["prepare_masks"]
 
 RATINGS = ("spiculation", "lobulation", "texture", "sphericity", "margin", "malignancy")
-SECTIONS = {"train": "training", "val": "validation"}
 
 
 def prepare_masks(source: str | Path, out: str | Path) -> dict[str, int]:
@@ -36,13 +35,8 @@ def prepare_masks(source: str | Path, out: str | Path) -> dict[str, int]:
     Example:
         ``python -m tools prepare masks --source ../shared/data/lidc_masks --out work/masks``
     """
-    path, out = Path(source), Path(out)
-    found = [path] if path.is_file() else sorted(path.glob("*.npz"))
-    if not found:
-        raise FileNotFoundError(
-            f"source must be a masks archive or a folder with one, got {source}"
-        )
-    with np.load(found[0], allow_pickle=False) as archive:
+    path, out = find_archive(source, "masks"), Path(out)
+    with np.load(path, allow_pickle=False) as archive:
         content = {key: archive[key] for key in archive.files}
     (out / "masks").mkdir(parents=True, exist_ok=True)
     sections: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS.values()}
@@ -59,17 +53,9 @@ def prepare_masks(source: str | Path, out: str | Path) -> dict[str, int]:
         entry |= {name: float(content[name][i]) for name in RATINGS}
         entry["diameter_mm"] = round(float((6 * mask.sum() / np.pi) ** (1 / 3)), 2)
         sections[SECTIONS[str(content["split"][i])]].append(entry)
-    _write_datalist(out / "datalist.json", sections, found[0].name)
-    return {name: len(entries) for name, entries in sections.items()} | {"left_out": left_out}
-
-
-def _write_datalist(path: Path, sections: dict[str, list[dict[str, Any]]], source: str) -> None:
-    content = {
+    description = {
         "name": "lesion masks",
-        "description": f"consensus masks at 1 mm, from {source}; split by patient",
-        "labels": {"0": "background", "1": "lesion"},
-        **sections,
+        "description": f"consensus masks at 1 mm, from {path.name}; split by patient",
     }
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_datalist(out / "datalist.json", sections, description)
+    return {name: len(entries) for name, entries in sections.items()} | {"left_out": left_out}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from tools.release.config_format import house_json
 from tools.release.config_rules import Config, rule_faults, training_faults
 from tools.release.config_targets import target_faults
 from tools.release.layout import find_schema, layout_faults, metadata_faults, schema_faults
+from tools.release.pack import load_json
 from tools.release.sameness import bundle_differences, differences, with_shared_settings
 
 __all__ = ["check_bundles", "find_bundles", "read_configs"]
@@ -119,13 +119,7 @@ def check_bundles(
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"configs/{path.name} is missing")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"configs/{path.name} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"configs/{path.name} must be an object, got {type(content).__name__}")
-    return content
+    return load_json(path)
 
 
 def _fix(folder: Path, configs: dict[str, Config]) -> dict[str, Config]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LARGEST_FILE_MB", "pack_bundle", "ships"]
+__all__ = ["LARGEST_FILE_MB", "load_json", "pack_bundle", "ships"]
 
 RUNTIME = (
     "__init__.py",
@@ -85,7 +85,7 @@ def pack_bundle(bundle: str | os.PathLike[str], out: str | os.PathLike[str] = "d
 
 def _version(folder: Path) -> str:
     """Return the version of a bundle, which must have an entry in its changelog."""
-    metadata = _load_json(folder / "configs" / "metadata.json")
+    metadata = load_json(folder / "configs" / "metadata.json")
     version, changelog = metadata.get("version"), metadata.get("changelog")
     if not isinstance(version, str) or not re.fullmatch(r"\w[\w.+-]*", version):
         raise ValueError(f"version in metadata.json must be text like 0.1.0, got {version!r}")
@@ -97,7 +97,12 @@ def _version(folder: Path) -> str:
     return version
 
 
-def _load_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        ValueError: if it holds none.
+    """
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
@@ -151,7 +156,7 @@ def _with_local_root(path: Path, content: bytes) -> bytes:
 
     The text is edited, not the parsed JSON, so that the layout people wrote is kept.
     """
-    config = _load_json(path)
+    config = load_json(path)
     if "bundle_root" not in config:
         return content
     text, count = BUNDLE_ROOT.subn(r'\1"."', content.decode())
