@@ -20,6 +20,7 @@ from tools.commands.models import (
 from tools.commands.prepare import (
     cluster,
     prepare_crops,
+    prepare_emidec,
     prepare_lidc,
     prepare_masks,
     prepare_phantom,
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable | dict[str, Callable]] = {
     "demo": demo,
     "prepare": {
         "crops": prepare_crops,
+        "emidec": prepare_emidec,
         "lidc": prepare_lidc,
         "masks": prepare_masks,
         "phantom": prepare_phantom,

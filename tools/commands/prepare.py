@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["cluster", "prepare_crops", "prepare_lidc", "prepare_masks", "prepare_phantom"]
+from typing import Any
+
+__all__ = [
+    "cluster",
+    "prepare_crops",
+    "prepare_emidec",
+    "prepare_lidc",
+    "prepare_masks",
+    "prepare_phantom",
+]
 
 
 def prepare_crops(source: str, out: str, smallest: int = 32, largest: int = 72) -> None:
@@ -19,6 +28,34 @@ def prepare_crops(source: str, out: str, smallest: int = 32, largest: int = 72) 
     from tools.prepare.crops import prepare_crops as run
 
     print(run(source, out, smallest, largest))
+
+
+def prepare_emidec(source: str, out: str) -> None:
+    """Write the hearts of EMIDEC with a true voxel size and a datalist by patient.
+
+    Example: python -m tools prepare emidec --source emidec-dataset-1.0.1.zip --out work/emidec
+
+    An interrupted run goes on where it stopped when the same command is given again. Cases that
+    cannot be prepared are named at the end, and the command fails; all others are done by then.
+
+    Args:
+        source: the download: a folder of Case_X/Images and Case_X/Contours, at any depth, or a
+            .zip archive, or a folder with archives.
+        out: folder to write: OUT/cases/*.nii.gz and OUT/datalist.json with the sections training,
+            validation, test and normal (hearts without infarct).
+    """
+    from tools.prepare.emidec import prepare_emidec as run
+
+    _print_summary(run(source, out), "cases")
+
+
+def _print_summary(summary: dict[str, Any], noun: str) -> None:
+    """Print what was made, and fail with a sentence for each that could not be."""
+    broken = summary.pop("broken")
+    print(summary)
+    if broken:
+        sentences = "".join(f"\n  {name}: {reason}" for name, reason in broken.items())
+        raise ValueError(f"{len(broken)} {noun} could not be prepared:{sentences}")
 
 
 def prepare_lidc(
@@ -56,12 +93,7 @@ def prepare_lidc(
 
     voxels: tuple = tuple(size) if isinstance(size, tuple | list) else (size,)  # checked by run
     settings = RoiSettings(min_readers, agreement, voxels, 1.0, normal_rois, seed)
-    summary = run(dicom, out, settings, workers, validation_fraction)
-    broken = summary.pop("broken")
-    print(summary)
-    if broken:
-        sentences = "".join(f"\n  {name}: {reason}" for name, reason in broken.items())
-        raise ValueError(f"{len(broken)} patients could not be prepared:{sentences}")
+    _print_summary(run(dicom, out, settings, workers, validation_fraction), "patients")
 
 
 def prepare_phantom(out: str, seed: int = 0) -> None:

@@ -43,9 +43,10 @@ def write_datalist(
     Args:
         path: the file.
         sections: entries by section.
-        description: what stands before them: name, description, modality.
+        description: what stands before them: name, description, modality; labels where there are
+            others than 1, lesion.
     """
-    labels = {"0": "background", "1": "lesion"}
+    labels = description.get("labels", {"0": "background", "1": "lesion"})
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     text = json.dumps({**description, "labels": labels, **sections}, indent=1)
     partial.write_text(text + "\n", encoding="utf-8")
