@@ -13,7 +13,8 @@ class NoiseTarget(NamedTuple):
     """What a lesion-focused denoiser is compared with.
 
     Attributes:
-        noise: the noise that was added, shape ``(B, C, H, W, D)``.
+        noise: the noise that was added, or what else the network predicts (see
+            ``prediction_type`` of MONAI's schedulers), shape ``(B, C, H, W, D)``.
         lesion_mask: 1 inside the lesion, shape ``(B, K, H, W, D)``; one channel per lesion class.
     """
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from monai.engines import DiffusionPrepareBatch, PrepareBatch
+from monai.networks.schedulers import Scheduler
 from torch import Tensor
 
 from tools.losses import NoiseTarget
@@ -28,6 +29,7 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
         mask_name: batch key of the lesion mask, shape ``(B, K, H, W, D)``, 1 inside.
         condition_drop: probability that a sample is trained without its histogram (its row becomes
             -1), which makes sampling without control and classifier-free guidance possible.
+        scheduler: its ``prediction_type`` names what the network is compared with; None: the noise.
 
     Raises:
         ValueError: if ``condition_drop`` is outside [0, 1].
@@ -40,12 +42,13 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
         image_name: str = "image",
         mask_name: str = "label",
         condition_drop: float = 0.1,
+        scheduler: Scheduler | None = None,
     ) -> None:
         super().__init__(num_train_timesteps, condition_name)
         if not 0 <= condition_drop <= 1:
             raise ValueError(f"condition_drop must be in [0, 1], got {condition_drop}")
         self.image_name, self.mask_name = image_name, mask_name
-        self.condition_drop = condition_drop
+        self.condition_drop, self.scheduler = condition_drop, scheduler
 
     def __call__(  # type: ignore[override]
         self,
@@ -62,7 +65,16 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
             dropped = torch.rand(len(condition), 1, device=condition.device) < self.condition_drop
             condition = torch.where(dropped, -1.0, condition)
         arguments = {"noise": noise, "timesteps": timesteps, "condition": condition}
-        return torch.cat([image, mask], 1), NoiseTarget(noise, mask), (), arguments
+        target = NoiseTarget(self._target(image, noise, timesteps), mask)
+        return torch.cat([image, mask], 1), target, (), arguments
+
+    def _target(self, image: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        kind = "epsilon" if self.scheduler is None else self.scheduler.prediction_type
+        if kind == "sample":
+            return image
+        if kind == "v_prediction":
+            return self.scheduler.get_velocity(image, noise, timesteps)  # type: ignore[union-attr]
+        return noise
 
 
 class SynthesisPrepareBatch(PrepareBatch):

@@ -33,13 +33,21 @@ def cosine_float64_beta(num_train_timesteps: int, s: float = 0.008) -> torch.Ten
     return betas.clamp(0, 0.9999).float()
 
 
-def cosine_scheduler(num_train_timesteps: int = 300) -> DDPMScheduler:
+def cosine_scheduler(
+    num_train_timesteps: int = 300, prediction_type: str = "epsilon"
+) -> DDPMScheduler:
     """Return MONAI's DDPM scheduler with the published cosine schedule (in float64).
 
     Args:
         num_train_timesteps: T; 300 as published.
+        prediction_type: what the network predicts: ``"epsilon"`` (the noise, as published),
+            ``"sample"`` (the clean image) or ``"v_prediction"``.
     """
-    return DDPMScheduler(num_train_timesteps=num_train_timesteps, schedule="cosine_float64")
+    return DDPMScheduler(
+        num_train_timesteps=num_train_timesteps,
+        schedule="cosine_float64",
+        prediction_type=prediction_type,
+    )
 
 
 def inference_timesteps(

@@ -43,8 +43,8 @@ class LesionInpaintInferer(Inferer):
         DDIM, Song et al., ICLR 2021. https://arxiv.org/abs/2010.02502
 
     Args:
-        scheduler: MONAI scheduler whose ``alphas_cumprod`` and ``num_train_timesteps`` the network
-            was trained with.
+        scheduler: MONAI scheduler whose ``alphas_cumprod``, ``num_train_timesteps`` and
+            ``prediction_type`` the network was trained with.
         num_inference_steps: timesteps of the chain; None visits all.
         sampler: ``"ddpm"`` or ``"ddim"``.
         jump_length: timesteps of the chain per jump back.
@@ -227,15 +227,23 @@ class LesionInpaintInferer(Inferer):
     ) -> Tensor:
         """Return the clamped estimate of the clean image at timestep ``step``."""
         timesteps = torch.full((len(x_t),), step, device=x_t.device, dtype=torch.long)
-        noise = self._predict(x_t, mask, network, timesteps, condition)
+        predicted = self._predict(x_t, mask, network, timesteps, condition)
         if self.guidance_scale != 1 and condition is not None:
             free = self._predict(x_t, mask, network, timesteps, torch.full_like(condition, -1))
-            noise = free + self.guidance_scale * (noise - free)
-        alpha_bar = self.alpha_bar[step]
-        x_0 = x_t.sub(noise, alpha=(1 - alpha_bar) ** 0.5).div_(alpha_bar**0.5).clamp_(-1, 1)
+            predicted = free + self.guidance_scale * (predicted - free)
+        x_0 = self._clean(x_t, predicted, self.alpha_bar[step]).clamp_(-1, 1)
         if self.histogram_strength and condition is not None:
             self._match(x_0, mask, condition)
         return x_0
+
+    def _clean(self, x_t: Tensor, predicted: Tensor, alpha_bar: float) -> Tensor:
+        """Return the clean image that a prediction implies."""
+        if self.scheduler.prediction_type == "sample":
+            return predicted
+        signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+        if self.scheduler.prediction_type == "v_prediction":
+            return (x_t * signal).sub_(predicted, alpha=noise)
+        return x_t.sub(predicted, alpha=noise).div_(signal)
 
     def _match(self, x_0: Tensor, mask: Tensor, condition: Tensor) -> None:
         """Move the lesion of each controlled sample toward its histogram, in place."""

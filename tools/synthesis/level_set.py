@@ -13,6 +13,14 @@ Slices = tuple[slice, slice, slice]
 Point = tuple[float, float, float]
 
 
+class Place(NamedTuple):
+    """Where a shape will lie: site in RAS mm, affine of the scan, organ on its grid or None."""
+
+    point_mm: Point
+    affine: np.ndarray
+    organ_mask: np.ndarray | None
+
+
 class OriginalMask(NamedTuple):
     """A mask as the user drew it: bool (i, j, k), its affine, its centroid in RAS mm."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.synthesis.level_set import Shape
+from tools.synthesis.level_set import Place, Shape
 from tools.synthesis.placement import Site, choose_sites
 from tools.synthesis.shapes import MaskFileShape, ShapeSource
 from tools.synthesis.textures import LIKE, lesion_preset, read_textures
@@ -197,7 +197,7 @@ def plan_lesions(
     )
     plans = []
     for number, (site, diameter) in enumerate(zip(sites, diameters, strict=True)):
-        shape = shapes.draw(diameter, rng)
+        shape = shapes.draw(diameter, rng, Place(site.point_mm, affine, organ_mask))
         label, box = shape.on_grid(affine, image.shape, site.point_mm, within=organ_mask)
         name, histogram = textures.draw(number, rng)
         seed = int(rng.integers(2**31))

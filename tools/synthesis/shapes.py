@@ -10,13 +10,14 @@ import numpy as np
 from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
-from tools.synthesis.level_set import OriginalMask, Shape, shape_from_mask
+from tools.synthesis.level_set import OriginalMask, Place, Shape, shape_from_mask
 from tools.synthesis.shape_library import radiologist_items, read_label, read_library
 
 __all__ = [
     "EllipsoidShapes",
     "LibraryShapes",
     "MaskFileShape",
+    "Place",
     "Shape",
     "ShapeSource",
     "make_shape_source",
@@ -32,8 +33,10 @@ NEIGHBOURS = 16
 class ShapeSource(Protocol):
     """Anything that draws lesion shapes of a wanted size."""
 
-    def draw(self, diameter_mm: float, rng: np.random.Generator) -> Shape:
-        """Return a shape whose volume is that of a sphere of ``diameter_mm``."""
+    def draw(
+        self, diameter_mm: float, rng: np.random.Generator, place: Place | None = None
+    ) -> Shape:
+        """Return a shape whose volume is that of a sphere of ``diameter_mm``, for a place."""
         ...
 
 
@@ -63,12 +66,15 @@ class EllipsoidShapes:
             raise ValueError(f"deformation must be >= 0, got {deformation}")
         self.deformation = deformation
 
-    def draw(self, diameter_mm: float, rng: np.random.Generator) -> Shape:
+    def draw(
+        self, diameter_mm: float, rng: np.random.Generator, place: Place | None = None
+    ) -> Shape:
         """Return a new ellipsoid.
 
         Args:
             diameter_mm: diameter of the sphere with the same volume, > 0.
             rng: source of randomness.
+            place: not used.
 
         Raises:
             ValueError: if ``diameter_mm`` is not positive.
@@ -134,12 +140,15 @@ class LibraryShapes:
         volumes = [m.sum() * abs(np.linalg.det(a[:3, :3])) for m, a, _ in self.items]
         self.diameters_mm = np.cbrt(6 / np.pi * np.array(volumes))
 
-    def draw(self, diameter_mm: float, rng: np.random.Generator) -> Shape:
+    def draw(
+        self, diameter_mm: float, rng: np.random.Generator, place: Place | None = None
+    ) -> Shape:
         """Return a shape of the library in a random pose.
 
         Args:
             diameter_mm: diameter of the sphere with the same volume, > 0.
             rng: source of randomness.
+            place: not used.
 
         Raises:
             ValueError: if ``diameter_mm`` is not positive.
@@ -183,13 +192,17 @@ class MaskFileShape:
         self._own = replace(own, original=original)
 
     def draw(
-        self, diameter_mm: float | None = None, rng: np.random.Generator | None = None
+        self,
+        diameter_mm: float | None = None,
+        rng: np.random.Generator | None = None,
+        place: Place | None = None,
     ) -> Shape:
         """Return the mask, scaled to a size if one is given; no randomness is used.
 
         Args:
             diameter_mm: diameter of the sphere with the wanted volume; None keeps the size.
             rng: not used; there to be called like the other sources.
+            place: not used, likewise.
 
         Raises:
             ValueError: if ``diameter_mm`` is not positive.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,27 +12,43 @@ from monai.transforms import MapTransform, Randomizable
 from scipy import ndimage
 from torch import Tensor
 
-from tools.transforms.sphere import attribute_condition, enclosing_sphere, sphere_mask
+from tools.transforms.sphere import (
+    Sphere,
+    attribute_condition,
+    enclosing_sphere,
+    sphere_mask,
+)
 from tools.transforms.window import WindowGrid, cut_window
 
 __all__ = ["ControlSphered", "RandBoundaryd", "ShapeWindowd", "shape_grid"]
 
 SMOOTHING_VOXELS = 0.6  # takes the staircase of the outline's own grid away, not its lobes
 SMALLEST_RADIUS_MM = 1.5
+FILL = 0.8  # what is left of the window beyond the sphere is empty anyway
+REGION_MARGIN = 1.0
 
 
 def shape_grid(
-    centre_mm: tuple[float, float, float], radius_mm: float, size: int = 32, fill: float = 0.75
+    centre_mm: tuple[float, float, float],
+    radius_mm: float,
+    size: int | Sequence[int] = 24,
+    fill: float = FILL,
+    spacing_mm: float | None = None,
 ) -> WindowGrid:
     """Return the window of a shape: its sphere fills the same part of it whatever its size.
 
     Args:
         centre_mm: of the control sphere, RAS mm.
         radius_mm: of the control sphere.
-        size: voxels per side.
-        fill: diameter of the sphere over the side of the window.
+        size: voxels per side, one number or one per axis.
+        fill: diameter of the sphere over the (first) side of the window.
+        spacing_mm: voxel size instead of one that follows from ``fill``, for models that were
+            trained at a fixed size.
     """
-    return WindowGrid.around(centre_mm, (size,) * 3, 2 * radius_mm / (fill * size))
+    sides = (size,) * 3 if isinstance(size, int) else tuple(size)
+    if spacing_mm is None:
+        spacing_mm = 2 * max(radius_mm, SMALLEST_RADIUS_MM) / (fill * sides[0])
+    return WindowGrid.around(centre_mm, sides, spacing_mm)
 
 
 class ShapeWindowd(MapTransform):
@@ -43,12 +59,14 @@ class ShapeWindowd(MapTransform):
 
     Args:
         keys: masks, channel first with an affine (MetaTensor); become ``(1, N, N, N)`` in [0, 1].
-        size: voxels per side of the window, N.
+        size: voxels per side of the window, N, or one number per axis.
         fill: diameter of the sphere over the side of the window.
+        spacing_mm: voxel size of the window instead of one that follows from ``fill``.
         rating_keys: entries of the sample with the scores of spiculation and lobulation; where they
             are missing, so is the score.
         condition_key: where to write the condition, see
             :func:`tools.transforms.sphere.attribute_condition`.
+        radius_key: where to write the radius of the sphere in voxels of the window.
         allow_missing_keys: skip samples without the mask.
 
     Raises:
@@ -58,15 +76,18 @@ class ShapeWindowd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        size: int = 32,
-        fill: float = 0.75,
+        size: int | Sequence[int] = 24,
+        fill: float = FILL,
+        spacing_mm: float | None = None,
         rating_keys: tuple[str, str] = ("spiculation", "lobulation"),
         condition_key: str = "condition",
+        radius_key: str = "sphere_radius",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.size, self.fill = size, fill
-        self.rating_keys, self.condition_key = tuple(rating_keys), condition_key
+        self.size, self.fill, self.spacing_mm = size, fill, spacing_mm
+        self.rating_keys = tuple(rating_keys)
+        self.condition_key, self.radius_key = condition_key, radius_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with windows in place of masks, and with the condition."""
@@ -76,8 +97,8 @@ class ShapeWindowd(MapTransform):
             mask = np.asarray(sample[key][0]) > 0
             centre, radius = enclosing_sphere(mask, affine)
             # voxels reach half their width beyond their centres
-            radius = max(radius + 0.5 * abs(np.linalg.det(affine[:3, :3])) ** (1 / 3), 0.0)
-            grid = shape_grid(centre, max(radius, SMALLEST_RADIUS_MM), self.size, self.fill)
+            radius += 0.5 * abs(np.linalg.det(affine[:3, :3])) ** (1 / 3)
+            grid = shape_grid(centre, radius, self.size, self.fill, self.spacing_mm)
             smooth = ndimage.gaussian_filter(mask.astype(np.float32), SMOOTHING_VOXELS)
             window = cut_window(smooth, affine, grid, beyond=0.0)
             sample[key] = torch.from_numpy(window * (0.5 / _level(smooth, mask)))[None]
@@ -86,6 +107,7 @@ class ShapeWindowd(MapTransform):
                 2 * radius, *(None if s is None else float(s) for s in scores)
             )
             sample[self.condition_key] = torch.from_numpy(values)
+            sample[self.radius_key] = max(radius, SMALLEST_RADIUS_MM) / grid.affine[0, 0]
         return sample
 
 
@@ -99,45 +121,75 @@ def _level(smooth: np.ndarray, mask: np.ndarray) -> float:
 
 
 class ControlSphered(MapTransform):
-    """Turn a soft mask into the target in {-1, 1} and its control sphere.
+    """Turn a soft mask into the target of a shape model and the region in which it is generated.
+
+    The region is the sphere that :class:`ShapeWindowd` centred in the window, so turn and mirror
+    windows only. It is wider by ``margin``, so that the surface of a lesion that touches it can be
+    told from both sides. Outside the region the target is -1, no lesion.
 
     Args:
-        keys: soft masks ``(1, N, N, N)``, the outline at 0.5; become the target.
-        sphere_key: where to write the smallest enclosing sphere, 1 inside.
+        keys: soft masks ``(1, N, N, N)``, the outline at 0.5; become the target in [-1, 1],
+            positive inside the lesion.
+        sphere_key: where to write the region, 1 inside.
+        band: the target is the distance to the outline, positive inside, divided by this many
+            voxels and clipped; None gives the mask itself in {-1, 1} (LeFusion, section 3.3).
+        radius_key: entry with the radius of the sphere in voxels.
+        margin: voxels round the sphere.
         allow_missing_keys: skip samples without the mask.
 
     Raises:
-        ValueError: if nothing of a mask is above 0.5.
+        ValueError: if nothing of a mask is above 0.5, or ``band`` is not positive.
     """
 
     def __init__(
-        self, keys: KeysCollection, sphere_key: str = "label", allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        sphere_key: str = "label",
+        band: float | None = 3.0,
+        radius_key: str = "sphere_radius",
+        margin: float = REGION_MARGIN,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.sphere_key = sphere_key
+        if band is not None and not band > 0:
+            raise ValueError(f"band must be > 0 voxels, got {band}")
+        self.sphere_key, self.radius_key = sphere_key, radius_key
+        self.band, self.margin = band, margin
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the sample with target and sphere."""
+        """Return the sample with target and region."""
         sample = dict(data)
         for key in self.key_iterator(sample):
-            inside = torch.as_tensor(sample[key]).as_subclass(Tensor) >= 0.5
-            sphere = enclosing_sphere(inside[0].numpy(), np.eye(4))
-            drawn = sphere_mask(sphere, np.eye(4), inside.shape[1:])
-            sample[key] = inside.float() * 2 - 1
-            sample[self.sphere_key] = torch.from_numpy(drawn).float()[None]
+            inside = torch.as_tensor(sample[key]).as_subclass(Tensor)[0].numpy() >= 0.5
+            if not inside.any():
+                raise ValueError(f"{key} must hold a lesion, got none above 0.5")
+            radius = float(sample[self.radius_key])
+            x, y, z = ((n - 1) / 2 for n in inside.shape)
+            region = sphere_mask(Sphere((x, y, z), radius + self.margin), np.eye(4), inside.shape)
+            target = np.where(region, self._target(inside), -1.0).astype(np.float32)
+            sample[key] = torch.from_numpy(target)[None]
+            sample[self.sphere_key] = torch.from_numpy(region).float()[None]
         return sample
+
+    def _target(self, inside: np.ndarray) -> np.ndarray:
+        if self.band is None:
+            return inside * 2.0 - 1.0
+        distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
+        # centres lie half a voxel from the faces; a slight blur takes the staircase away
+        smooth = ndimage.gaussian_filter(distance - 0.5 * np.sign(distance), 0.5, mode="nearest")
+        return np.clip(smooth / self.band, -1, 1)
 
 
 class RandBoundaryd(Randomizable, MapTransform):
-    """Cut the sphere by a plane that spares the lesion, as the pleura would.
+    """Cut the region by a plane that spares the lesion, as the pleura would.
 
     Trained so, a model keeps within what is left of the sphere and shapes the lesion to it.
 
     Args:
-        keys: control spheres ``(1, N, N, N)``.
-        target_key: the lesion in {-1, 1}.
+        keys: regions ``(1, N, N, N)``.
+        target_key: the target, positive inside the lesion; becomes -1 outside what is left.
         prob: probability of a cut.
-        allow_missing_keys: skip samples without the sphere.
+        allow_missing_keys: skip samples without the region.
     """
 
     def __init__(
@@ -151,7 +203,7 @@ class RandBoundaryd(Randomizable, MapTransform):
         self.target_key, self.prob = target_key, prob
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the sample with the cut spheres."""
+        """Return the sample with cut regions and the target within them."""
         sample = dict(data)
         for key in self.key_iterator(sample):
             if self.R.random() >= self.prob:
@@ -161,7 +213,9 @@ class RandBoundaryd(Randomizable, MapTransform):
             axes = [torch.arange(n, dtype=torch.float32) for n in sample[key].shape[1:]]
             grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
             heights = grid @ torch.as_tensor(normal, dtype=torch.float32)
-            top = heights[sample[self.target_key][0] > 0].max()
-            gap = float(self.R.exponential(1.0))
-            sample[key] = sample[key] * (heights <= top + gap)
+            target = sample[self.target_key]
+            top = heights[target[0] > 0].max()
+            kept = heights <= top + float(self.R.exponential(1.0))
+            sample[key] = sample[key] * kept
+            sample[self.target_key] = torch.where(kept, target, -1.0)
         return sample

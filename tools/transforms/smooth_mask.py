@@ -12,7 +12,7 @@ from monai.transforms import MapTransform
 from scipy import ndimage
 from torch import Tensor
 
-__all__ = ["SmoothMaskd", "smooth_mask"]
+__all__ = ["CleanLevelsd", "SmoothMaskd", "clean_level", "smooth_mask"]
 
 # smallest number of voxels -> (standard deviation in voxels, threshold); LeFusion's release
 SMOOTHING = (
@@ -23,6 +23,7 @@ SMOOTHING = (
     (20, 0.5, 0.1),
     (0, 0.5, 0.01),
 )
+FILLED_LEVEL = 1e-3
 
 
 def smooth_mask(mask: np.ndarray, largest_component: bool = False) -> np.ndarray:
@@ -62,6 +63,71 @@ def smooth_mask(mask: np.ndarray, largest_component: bool = False) -> np.ndarray
         labels, _ = ndimage.label(smooth)
         smooth = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
     return smooth
+
+
+def clean_level(
+    level: np.ndarray, smallest_part: float = 0.05, largest_component: bool = False
+) -> np.ndarray:
+    """Return a level with holes filled and specks removed; the outline stays as it is.
+
+    For models whose output is smooth already (a clipped distance), where :func:`smooth_mask` would
+    thicken small lesions by a voxel and more.
+
+    Args:
+        level: above 0 inside the lesion, 3-D; may hold no lesion.
+        smallest_part: pieces of less than this share of the volume are removed.
+        largest_component: keep the largest piece only; lesions of several pieces exist.
+
+    Example:
+        >>> level = np.full((9, 9, 9), -1.0)
+        >>> level[2:7, 2:7, 2:7], level[4, 4, 4], level[0, 0, 0] = 0.5, -0.5, 0.5
+        >>> cleaned = clean_level(level)
+        >>> bool(cleaned[4, 4, 4] > 0), bool(cleaned[0, 0, 0] > 0)
+        (True, False)
+    """
+    inside = level > 0
+    filled = ndimage.binary_fill_holes(inside)
+    clean = np.where(filled & ~inside, np.maximum(np.abs(level), FILLED_LEVEL), level)
+    pieces, count = ndimage.label(filled)
+    if count > 1:
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        least = sizes.max() if largest_component else smallest_part * sizes.sum()
+        dropped = filled & (sizes < least)[pieces]
+        clean = np.where(dropped, -np.abs(clean), clean)
+    return clean.astype(level.dtype)
+
+
+class CleanLevelsd(MapTransform):
+    """Fill the holes of each class of a prediction and remove its specks, see :func:`clean_level`.
+
+    Args:
+        keys: predictions ``(K, H, W, D)``, above 0 inside the lesion.
+        smallest_part: pieces of less than this share of a class's volume are removed.
+        largest_component: keep the largest piece of each class only.
+        allow_missing_keys: skip samples without the prediction.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        smallest_part: float = 0.05,
+        largest_component: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.smallest_part, self.largest_component = smallest_part, largest_component
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with clean levels."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            levels = torch.as_tensor(sample[key]).as_subclass(Tensor).float().cpu().numpy()
+            rule = self.smallest_part, self.largest_component
+            result = sample[key].clone()
+            result[:] = torch.from_numpy(np.stack([clean_level(each, *rule) for each in levels]))
+            sample[key] = result
+        return sample
 
 
 class SmoothMaskd(MapTransform):

@@ -1,0 +1,122 @@
+"""A bundle as a generator of lesion shapes: its network and its sampler, loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+
+from tools.synthesis.generator import choose_device, find_bundle
+from tools.transforms.shape_request import ShapeWindow, shape_on_scan
+from tools.transforms.smooth_mask import clean_level
+from tools.transforms.sphere import Sphere, attribute_condition
+
+__all__ = ["ShapeGenerator"]
+
+SEED_STEP = 1_000_003  # between attempts at the same shape
+MAX_ATTEMPTS = 5
+
+
+class ShapeGenerator:
+    """Draw lesion masks with the ``inference.json`` of a bundle such as ``diffmask``.
+
+    Args:
+        bundle: name or folder.
+        device: see :func:`tools.synthesis.generator.choose_device`.
+
+    Raises:
+        FileNotFoundError: if the bundle or its weights do not exist.
+        ValueError: if the bundle makes no shapes.
+    """
+
+    def __init__(self, bundle: str = "diffmask", device: str = "auto") -> None:
+        self.folder = find_bundle(bundle)
+        self.device = choose_device(device)
+        self.weights = self.folder / "models" / "model.pt"
+        if not self.weights.is_file():
+            raise FileNotFoundError(f"bundle must have trained weights, got none at {self.weights}")
+        parser = ConfigParser()
+        parser.read_config(Path(self.folder) / "configs" / "inference.json")
+        parser["bundle_root"], parser["device"] = str(self.folder), self.device
+        if parser.get("shape_window") is None:
+            raise ValueError(f"bundle must make shapes, got {bundle}, which has no shape_window")
+        self.network = parser.get_parsed_content("network").eval()
+        state = torch.load(self.weights, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(state.get("model", state))
+        self.inferer = parser.get_parsed_content("inferer")
+        self.window_arguments = parser.get_parsed_content("shape_window")
+
+    def sample(
+        self,
+        sphere: Sphere,
+        affine: np.ndarray,
+        seed: int,
+        within: np.ndarray | None = None,
+        spiculation: float | None = None,
+        lobulation: float | None = None,
+    ) -> tuple[ShapeWindow, np.ndarray]:
+        """Return a window round the sphere, and the lesion in it: above 0 inside, in [-1, 1].
+
+        An empty prediction is drawn again with another seed, a few times.
+
+        Args:
+            sphere: that the centres of the lesion's voxels must not leave, RAS mm.
+            affine: voxel index of the scan to RAS mm, 4x4.
+            seed: the same seed gives the same lesion.
+            within: above 0 where a lesion may lie (an organ), on the scan's grid; None: everywhere.
+            spiculation: radiologists' score 1 (none) to 5 (marked); None leaves it to the model.
+            lobulation: likewise.
+
+        Raises:
+            ValueError: if the boundary leaves no room, or all attempts are empty.
+        """
+        window = ShapeWindow.around(sphere, affine, within, **self.window_arguments)
+        values = attribute_condition(2 * window.radius_mm, spiculation, lobulation)
+        condition = torch.from_numpy(values)[None].to(self.device)
+        inputs = torch.from_numpy(window.inputs())[None].to(self.device)
+        for attempt in range(MAX_ATTEMPTS):
+            with torch.inference_mode():
+                seeds = [seed + attempt * SEED_STEP]
+                result = self.inferer(inputs, self.network, condition, seeds=seeds)
+            level = clean_level(result[0, 0].float().cpu().numpy())
+            if (level > 0).any():
+                return window, level
+        raise ValueError(
+            f"sphere must have room for a lesion, got none in {MAX_ATTEMPTS} attempts at {sphere}"
+        )
+
+    def draw(
+        self,
+        sphere: Sphere,
+        affine: np.ndarray,
+        shape: Sequence[int],
+        seed: int,
+        within: np.ndarray | None = None,
+        spiculation: float | None = None,
+        lobulation: float | None = None,
+    ) -> np.ndarray:
+        """Return a lesion mask on the grid of a scan; see :meth:`sample`.
+
+        Args:
+            sphere: that the centres of the lesion's voxels must not leave, RAS mm.
+            affine: voxel index of the scan to RAS mm, 4x4.
+            shape: voxels of the scan per axis.
+            seed: the same seed gives the same mask.
+            within: above 0 where a lesion may lie (an organ), on the scan's grid; None: everywhere.
+            spiculation: radiologists' score 1 (none) to 5 (marked); None leaves it to the model.
+            lobulation: likewise.
+
+        Raises:
+            ValueError: if the sphere does not touch the scan or holds no voxel of it, the boundary
+                leaves no room, or all attempts are empty.
+        """
+        window, level = self.sample(sphere, affine, seed, within, spiculation, lobulation)
+        part, box = shape_on_scan(level, window, affine, shape, within)
+        if not part.any():
+            raise ValueError(f"sphere must hold a voxel of the scan, got none in {sphere}")
+        mask = np.zeros(tuple(shape), bool)
+        mask[box] = part
+        return mask
