@@ -6,20 +6,32 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from tools.cli import main
 from tools.convert.fetch import fetch
+from tools.convert.lefusion import load_network
 from tools.networks.factorised_unet import FactorisedUNet
+from tools.networks.sphere_encoded_unet import SphereEncodedUNet
 
 ROOT = Path(__file__).resolve().parents[2]
-ARGUMENTS = {"base_channels": 8, "channel_multipliers": [1, 2], "condition_size": 4}
+ARGUMENTS = {
+    "in_channels": 1,
+    "out_channels": 1,
+    "base_channels": 8,
+    "channel_multipliers": [1, 2],
+    "condition_size": 4,
+    "attention_heads": 2,
+    "attention_head_size": 8,
+}
+DIFFMASK = {**ARGUMENTS, "in_channels": 2, "condition_size": None}
 
 
-def source(folder: Path) -> Path:
+def source(folder: Path, arguments: dict = ARGUMENTS) -> Path:
     """A released checkpoint of a tiny network."""
     path = folder / "source" / "published.bin"
     path.parent.mkdir()
-    network = FactorisedUNet(1, 1, attention_heads=2, attention_head_size=8, **ARGUMENTS)
+    network = FactorisedUNet(**arguments)
     state = {f"denoise_fn.module.{name}": value for name, value in network.state_dict().items()}
     torch.save({"step": 1, "model": state, "ema": state, "scaler": {}}, path)
     return path
@@ -58,6 +70,22 @@ def test_file_is_fetched_recorded_and_converted(
     assert len(converted["model"]) == len(original)
     name = "init_conv.weight"
     assert torch.equal(converted["model"][name], original[f"denoise_fn.module.{name}"])
+
+
+@pytest.mark.parametrize(("option", "outside"), [([], 255.0), (["--sphere_outside", "-1"], -1.0)])
+def test_mask_network_is_fetched_with_its_sphere_encoding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str], outside: float
+) -> None:
+    root = bundle(tmp_path, source(tmp_path, DIFFMASK).as_uri(), path="models/diffmask.pt")
+    published = json.loads((root / "configs" / "published.json").read_text())
+    published["network_def"] = {"sphere_outside": 255}
+    (root / "configs" / "published.json").write_text(json.dumps(published))
+    assert main(["fetch", str(root), *option]) == 0
+    network = load_network(str(root / "models" / "published.pt"))
+    assert isinstance(network, SphereEncodedUNet)
+    assert network.sphere_outside == outside
+    told = "run it with --network_def#sphere_outside=-1" in capsys.readouterr().out
+    assert told == (outside != 255)
 
 
 def test_second_fetch_downloads_nothing_but_notices_a_change(tmp_path: Path) -> None:
@@ -137,6 +165,8 @@ def test_faulty_arguments(tmp_path: Path) -> None:
     root = bundle(tmp_path, "file:///a")
     with pytest.raises(ValueError, match="convert must be one of"):
         fetch(root, convert="other")
+    with pytest.raises(ValueError, match="sphere_outside must be left out without conversion"):
+        fetch(root, convert=None, sphere_outside=-1)
     two = [{"path": name, "url": "file:///a"} for name in "ab"]
     (root / "large_files.yml").write_text(json.dumps({"large_files": two}))
     with pytest.raises(ValueError, match="url needs a bundle with one large file, got 2"):
@@ -149,9 +179,22 @@ def test_faulty_arguments(tmp_path: Path) -> None:
         fetch(root)
 
 
-def test_bundle_names_its_published_file_and_config_loads_the_result(tmp_path: Path) -> None:
-    written = fetch(
-        ROOT / "bundles" / "lefusion_lidc", out=tmp_path / "out", url=source(tmp_path).as_uri()
-    )
+def test_sphere_encoding_of_a_network_without_sphere_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = bundle(tmp_path, source(tmp_path).as_uri())
+    assert main(["fetch", str(root), "--sphere_outside", "auto"]) == 1
+    assert "error: sphere_outside needs a DiffMask checkpoint" in capsys.readouterr().err
+    assert not (root / "models" / "published.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(ROOT.glob("bundles/*/large_files.yml")), ids=lambda path: path.parent.name
+)
+def test_bundle_names_its_published_file_and_config_loads_the_result(
+    tmp_path: Path, folder: Path
+) -> None:
+    listed = ConfigParser.load_config_file(folder)["large_files"][0]["path"]
+    written = fetch(folder.parent, out=tmp_path / "out", url=source(tmp_path).as_uri())
     names = [path.resolve().relative_to(tmp_path.resolve()).as_posix() for path in written]
-    assert names == ["out/models/lidc.pt", "out/models/published.pt"]
+    assert names == [f"out/{listed}", "out/models/published.pt"]

@@ -12,18 +12,25 @@ __all__ = [
 ]
 
 
-def convert_lefusion(src: str, dst: str, weights: str = "model") -> None:
-    """Convert a published LeFusion checkpoint, keys and shapes checked.
+def convert_lefusion(
+    src: str, dst: str, weights: str = "model", sphere_outside: float | str | None = None
+) -> None:
+    """Convert a published LeFusion or DiffMask checkpoint, keys and shapes checked.
+
+    Example: python -m tools convert lefusion diffmask.pt published.pt --sphere_outside auto
 
     Args:
         src: the released file (``step``, ``model``, ``ema``, ``scaler``).
         dst: file to write.
         weights: model (what the release samples with) or ema.
+        sphere_outside: only for DiffMask: what it was shown outside the sphere; 255 (default, as
+            the released code trains), -1 (as it was meant), or auto to try both on known lesions.
     """
     from tools.convert.lefusion import convert
 
-    convert(src, dst, weights)
-    print(f"wrote {dst}")
+    definition = convert(src, dst, weights, sphere_outside)
+    encoding = definition.get("sphere_outside")
+    print(f"wrote {dst}" if encoding is None else f"wrote {dst}, sphere_outside {encoding:g}")
 
 
 def convert_monai_generative(
@@ -51,6 +58,7 @@ def fetch(
     out: str | None = None,
     url: str | None = None,
     convert: str | bool | None = "lefusion",
+    sphere_outside: float | str | None = None,
 ) -> None:
     """Download the published weights of a bundle and convert them to what published.json loads.
 
@@ -61,11 +69,12 @@ def fetch(
         out: folder that takes the place of the bundle folder for what is written.
         url: address to use in place of the listed one, such as a mirror or file://PATH.
         convert: lefusion, or none to leave the file as it comes.
+        sphere_outside: only for DiffMask: 255 (default), -1 or auto, see convert lefusion.
     """
     from tools.convert.fetch import fetch as fetch_files
 
     kind = None if convert in (None, False, "none") else str(convert)
-    for path in fetch_files(bundle, out, url, kind):
+    for path in fetch_files(bundle, out, url, kind, sphere_outside):
         print(f"wrote {path}")
 
 

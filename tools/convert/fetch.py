@@ -46,6 +46,7 @@ def fetch(
     out: str | os.PathLike[str] | None = None,
     url: str | None = None,
     convert: str | None = "lefusion",
+    sphere_outside: float | str | None = None,
 ) -> list[Path]:
     """Download the large files of a bundle and convert them to what ``published.json`` loads.
 
@@ -58,6 +59,8 @@ def fetch(
         url: address to use in place of the listed one, such as a mirror or ``file://``; only for a
             bundle with one large file.
         convert: ``"lefusion"``, or None to leave the file as it comes.
+        sphere_outside: only for DiffMask, see :func:`tools.convert.lefusion.convert`. Where
+            ``published.json`` says otherwise, the option to run it with is printed.
 
     Returns:
         The files downloaded, then the converted one.
@@ -74,6 +77,10 @@ def fetch(
     """
     if convert is not None and convert not in CONVERTERS:
         raise ValueError(f"convert must be one of {sorted(CONVERTERS)} or none, got {convert!r}")
+    if convert is None and sphere_outside is not None:
+        raise ValueError(
+            f"sphere_outside must be left out without conversion, got {sphere_outside}"
+        )
     folder = Path(bundle)
     if not folder.is_dir():
         raise FileNotFoundError(f"bundle must be an existing folder, got {bundle}")
@@ -87,7 +94,9 @@ def fetch(
         _download(file._replace(url=url or file.url))
     written = [file.path for file in files]
     if convert is not None and target is not None:
-        CONVERTERS[convert](str(files[0].path), str(target))
+        source = str(files[0].path)
+        definition = CONVERTERS[convert](source, str(target), sphere_outside=sphere_outside)
+        _compare_encoding(folder, definition)
         written.append(target)
     return written
 
@@ -130,6 +139,19 @@ def _converted_path(folder: Path, root: Path) -> Path:
         raise ValueError(f"ckpt_path in published.json must be the file to load, got {value!r}")
     parser = ConfigParser({"bundle_root": str(root), "ckpt_path": value})
     return Path(parser.get_parsed_content("ckpt_path"))
+
+
+def _compare_encoding(folder: Path, definition: dict[str, Any]) -> None:
+    """Print the option to run a bundle with if its config names another sphere encoding."""
+    found = definition.get("sphere_outside")
+    config = ConfigParser.load_config_file(folder / "configs" / "published.json")
+    network = config.get("network_def")
+    expected = network.get("sphere_outside", 255.0) if isinstance(network, dict) else 255.0
+    if found is not None and found != expected:
+        print(
+            f"published.json has sphere_outside {expected}: "
+            f"run it with --network_def#sphere_outside={found:g}"
+        )
 
 
 def _download(file: LargeFile) -> None:

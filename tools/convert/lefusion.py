@@ -1,9 +1,12 @@
-"""Released LeFusion (and DiffMask) checkpoints to :class:`FactorisedUNet`.
+"""Released LeFusion and DiffMask checkpoints to :class:`FactorisedUNet` and its mask variant.
 
 A released file holds ``step``, ``model``, ``ema`` and ``scaler``; ``model`` and ``ema`` are state
 dicts of the whole diffusion process, the network's part under ``denoise_fn.`` or, trained on
 several GPUs, ``denoise_fn.module.``. Names and shapes agree with ours, so that conversion is a
 prefix filter with strict checks. Only the rotary frequencies go: constants, once per attention.
+
+DiffMask (two inputs, one output, no condition) becomes :class:`SphereEncodedUNet`. How its training
+encoded the sphere is not in the file, so it is an argument, kept in ``network_def``.
 """
 
 from __future__ import annotations
@@ -16,15 +19,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tools.convert.sphere_encoding import choose_sphere_outside
 from tools.networks.factorised_unet import FactorisedUNet
+from tools.networks.sphere_encoded_unet import SphereEncodedUNet
 
 __all__ = ["convert", "load_network", "read_checkpoint"]
 
 PREFIXES = ("denoise_fn.module.", "denoise_fn.")
 ROTARY = ".rotary_emb.freqs"
+AUTO = "auto"
+# 2 * sphere - 1 on bytes, as the released code computes it
+SPHERE = {"sphere_inside": 1.0, "sphere_outside": 255.0}
+NUM_TRAIN_TIMESTEPS = 300
 
 
-def load_network(path: str, weights: str = "model") -> FactorisedUNet:
+def load_network(
+    path: str, weights: str = "model", sphere_outside: float | str | None = None
+) -> FactorisedUNet:
     """Return the network of a released or converted checkpoint, in eval mode.
 
     Widths, channels and condition size are read from the shapes of the tensors. The published
@@ -33,27 +44,42 @@ def load_network(path: str, weights: str = "model") -> FactorisedUNet:
     Args:
         path: released ``.pt`` file, or one written by :func:`convert`.
         weights: ``"model"`` or ``"ema"``.
+        sphere_outside: see :func:`convert`; None takes what a converted file says.
 
     Raises:
         FileNotFoundError: if there is no file at ``path``.
-        ValueError: if the file is no such checkpoint, or a tensor is missing, unknown or misshapen.
+        ValueError: if the file is no such checkpoint, a tensor is missing, unknown or misshapen, or
+            ``sphere_outside`` does not fit.
     """
-    return _load(path, weights)[1]
+    return _load(path, weights, sphere_outside)[1]
 
 
-def convert(src: str, dst: str, weights: str = "model") -> None:
-    """Write ``{"network_def": arguments of FactorisedUNet, "model": state dict}``, all or nothing.
+def convert(
+    src: str, dst: str, weights: str = "model", sphere_outside: float | str | None = None
+) -> dict[str, Any]:
+    """Write ``{"network_def": arguments, "model": state dict}``, all or nothing.
+
+    The arguments are those of :class:`SphereEncodedUNet` if ``sphere_outside`` is among them, and
+    of :class:`FactorisedUNet` otherwise.
 
     Args:
         src: released ``.pt`` file.
         dst: file to write; its folder is made if need be.
         weights: ``"model"`` or ``"ema"``.
+        sphere_outside: only for DiffMask: the value outside the control sphere that the weights
+            were trained with. None means 255, as the released code trains; -1 is what its authors
+            meant; ``"auto"`` takes the one under which the network denoises better and prints both
+            losses (:func:`tools.convert.sphere_encoding.choose_sphere_outside`).
+
+    Returns:
+        The arguments, ``network_def``.
 
     Raises:
         FileNotFoundError: if there is no file at ``src``.
-        ValueError: if the file is no such checkpoint, or a tensor is missing, unknown or misshapen.
+        ValueError: if the file is no such checkpoint, a tensor is missing, unknown or misshapen, or
+            ``sphere_outside`` does not fit.
     """
-    definition, network = _load(src, weights)
+    definition, network = _load(src, weights, sphere_outside)
     target = Path(dst)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
@@ -62,23 +88,55 @@ def convert(src: str, dst: str, weights: str = "model") -> None:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+    return definition
 
 
-def _load(path: str, weights: str) -> tuple[dict[str, Any], FactorisedUNet]:
+def _load(
+    path: str, weights: str, sphere_outside: float | str | None
+) -> tuple[dict[str, Any], FactorisedUNet]:
     if weights not in ("model", "ema"):
         raise ValueError(f'weights must be "model" or "ema", got {weights!r}')
     content = read_checkpoint(path)
+    num_train_timesteps = NUM_TRAIN_TIMESTEPS
     if isinstance(content.get("network_def"), dict):
-        definition, state = content["network_def"], content.get("model")
+        definition, state = dict(content["network_def"]), content.get("model")
         if not isinstance(state, dict):
             raise ValueError(f"checkpoint must hold a state dict under 'model', got {path}")
     else:
         state = _network_state(content, weights, path)
         definition = _definition(state)
-    network = FactorisedUNet(**definition)
+        if (betas := content[weights].get("betas")) is not None:
+            num_train_timesteps = len(betas)
+    _encode(definition, sphere_outside)
+    network = _build(definition)
     _check_match(state, network.state_dict())
     network.load_state_dict(state)
-    return definition, network.eval()
+    network.eval()
+    if sphere_outside == AUTO and isinstance(network, SphereEncodedUNet):
+        chosen = choose_sphere_outside(network, num_train_timesteps)
+        definition["sphere_outside"] = network.sphere_outside = chosen
+    return definition, network
+
+
+def _build(definition: dict[str, Any]) -> FactorisedUNet:
+    """Return the network of a definition, with weights yet to be loaded."""
+    if "sphere_outside" in definition:
+        return SphereEncodedUNet(**definition)
+    return FactorisedUNet(**definition)
+
+
+def _encode(definition: dict[str, Any], sphere_outside: float | str | None) -> None:
+    """Put the encoding that was asked for into a definition; ``"auto"`` is settled later."""
+    if sphere_outside is None:
+        return
+    if "sphere_outside" not in definition:
+        channels = f"{definition.get('in_channels')} to {definition.get('out_channels')} channels"
+        raise ValueError(f"sphere_outside needs a DiffMask checkpoint, got a network of {channels}")
+    if sphere_outside == AUTO:
+        return
+    if isinstance(sphere_outside, bool) or not isinstance(sphere_outside, int | float):
+        raise ValueError(f'sphere_outside must be a number or "auto", got {sphere_outside!r}')
+    definition["sphere_outside"] = float(sphere_outside)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -130,7 +188,7 @@ def _network_state(content: dict[str, Any], weights: str, path: str) -> dict[str
 
 
 def _definition(state: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the arguments of :class:`FactorisedUNet` that the shapes of the tensors imply."""
+    """Return the arguments of the network that the shapes of the tensors imply."""
     try:
         base, in_channels = state["init_conv.weight"].shape[:2]
         heads = state["time_rel_pos_bias.relative_attention_bias.weight"].shape[1]
@@ -142,7 +200,7 @@ def _definition(state: dict[str, Tensor]) -> dict[str, Any]:
     while (key := f"downs.{len(widths)}.0.block1.proj.weight") in state:
         widths.append(state[key].shape[0])
     null = state.get("null_cond_emb")
-    return {
+    definition = {
         "in_channels": in_channels,
         "out_channels": out_channels,
         "base_channels": base,
@@ -151,6 +209,10 @@ def _definition(state: dict[str, Tensor]) -> dict[str, Any]:
         "attention_heads": heads,
         "attention_head_size": hidden // heads,
     }
+    if null is None and (in_channels, out_channels) == (2, 1):
+        del definition["condition_size"]
+        definition.update(SPHERE)
+    return definition
 
 
 def _check_match(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
