@@ -96,16 +96,20 @@ def prepare_lidc(
     _print_summary(run(dicom, out, settings, workers, validation_fraction), "patients")
 
 
-def prepare_phantom(out: str, seed: int = 0) -> None:
-    """Write the embedded chest phantom: a scan, its lung mask, and training windows.
+def prepare_phantom(out: str, seed: int = 0, kind: str = "chest") -> None:
+    """Write embedded phantom data where it can be opened: a chest CT, or hearts in MRI.
+
+    Example: python -m tools prepare phantom --out work/hearts --kind heart
 
     Args:
         out: folder to write.
         seed: of anatomy and noise.
+        kind: chest (a scan with its lung mask), lesion_rois (training windows of nodules), heart
+            (a healthy heart, and training stacks with infarct and no-reflow), or all.
     """
     from tools.prepare.phantom import prepare_phantom as run
 
-    print(run(out, seed=seed))
+    print(run(out, kind, seed))
 
 
 def cluster(

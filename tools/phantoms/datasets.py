@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import shutil
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from monai.data import load_decathlon_datalist
 from numpy.typing import NDArray
 
 from tools.phantoms.chest_ct import ChestPhantom, chest_ct
+from tools.phantoms.datalists import NOTICE, cached_phantom, read_section, save_json, save_volume
 from tools.phantoms.nodule_insertion import add_nodules, place_mask
 from tools.phantoms.nodule_shapes import nodule_masks
 from tools.phantoms.nodule_textures import TEXTURE_HISTOGRAMS, paint_nodule
 
 __all__ = ["PHANTOM_VERSION", "lesion_datalist", "write_chest_phantom", "write_lesion_rois"]
-
-logger = logging.getLogger(__name__)
 
 # Goes into the name of the cache: raise it whenever a seed gives other voxels than before.
 PHANTOM_VERSION = "2"
@@ -32,28 +25,6 @@ _DIAMETER_MM = (6.0, 25.0)
 # Parts of the chest from which regions are cut: (centre in mm, RAS) in the right and the left lung.
 _LUNG_CENTRES_MM = ((75.0, -10.0, 5.0), (-80.0, -15.0, 5.0))
 _LUNG_SHAPE = (100, 120, 120)
-_NOTICE = (
-    "PHANTOM: computed images, no patient. Made for trying the software; results on them say "
-    "nothing about real scans."
-)
-
-
-def _save_volume(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) -> None:
-    """Write a NIfTI file whose header says that it is a phantom, whole or not at all."""
-    volume = nib.Nifti1Image(array, affine)
-    volume.header["descrip"] = b"phantom"
-    volume.header.set_xyzt_units("mm")
-    volume.set_sform(affine, code=1)
-    volume.set_qform(affine, code=1)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    nib.save(volume, partial)
-    os.replace(partial, path)
-
-
-def _save_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
 
 
 def write_chest_phantom(
@@ -84,16 +55,16 @@ def write_chest_phantom(
         "lung": folder / "phantom_chest_lung.nii.gz",
         "record": folder / "phantom_chest.json",
     }
-    _save_volume(paths["image"], phantom.image, phantom.affine)
-    _save_volume(paths["lung"], phantom.lung_mask, phantom.affine)
+    save_volume(paths["image"], phantom.image, phantom.affine)
+    save_volume(paths["lung"], phantom.lung_mask, phantom.affine)
     if nodules:
         paths["label"] = folder / "phantom_chest_label.nii.gz"
-        _save_volume(paths["label"], phantom.lesion_mask, phantom.affine)
+        save_volume(paths["label"], phantom.lesion_mask, phantom.affine)
     spacing = [float(v) for v in np.linalg.norm(phantom.affine[:3, :3], axis=0)]
-    record = {"name": "phantom_chest", "phantom": True, "notice": _NOTICE, "seed": seed}
+    record = {"name": "phantom_chest", "phantom": True, "notice": NOTICE, "seed": seed}
     record |= {"version": PHANTOM_VERSION, "shape": list(shape), "spacing_mm": spacing}
     record |= {"lesions": lesions}
-    _save_json(paths["record"], record)
+    save_json(paths["record"], record)
     return {name: str(path) for name, path in paths.items()}
 
 
@@ -157,41 +128,17 @@ def write_lesion_rois(
         texture = textures[index % len(textures)]
         image, label, affine = _cut_roi(lungs[index % 2], mask, texture, rng, size)
         name = f"rois/phantom_{index:03d}"
-        _save_volume(folder / f"{name}_image.nii.gz", image, affine)
-        _save_volume(folder / f"{name}_label.nii.gz", label, affine)
+        save_volume(folder / f"{name}_image.nii.gz", image, affine)
+        save_volume(folder / f"{name}_label.nii.gz", label, affine)
         entry = {"image": f"{name}_image.nii.gz", "label": f"{name}_label.nii.gz", "phantom": True}
         entry |= {"texture": texture, "diameter_mm": information["diameter_mm"]}
         entry |= {"shape_source": information["shape_source"]}
         entries.append(entry | {"patient": information.get("patient_id", f"phantom_{index:03d}")})
-    datalist = {"name": "phantom lung nodules", "description": _NOTICE, "phantom": True}
+    datalist = {"name": "phantom lung nodules", "description": NOTICE, "phantom": True}
     datalist |= {"version": PHANTOM_VERSION, "training": entries[:split]}
     datalist |= {"validation": entries[split:]}
-    _save_json(folder / "datalist.json", datalist)
+    save_json(folder / "datalist.json", datalist)
     return datalist
-
-
-def _cached_phantom(cache_dir: str | os.PathLike[str] | None) -> Path:
-    """Return the folder of the phantom ROIs, made on first use.
-
-    The set is built under another name and renamed when complete, so processes that start together
-    never see half of it; all but the first throw their copy away.
-    """
-    default = Path.home() / ".cache" / "synthetic-lesions"
-    folder = Path(cache_dir or default) / f"phantom-{PHANTOM_VERSION}"
-    if (folder / "datalist.json").is_file():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        write_lesion_rois(partial)
-        partial.chmod(0o755)
-        os.rename(partial, folder)
-    except OSError:
-        if not (folder / "datalist.json").is_file():
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
 
 
 def lesion_datalist(
@@ -214,20 +161,7 @@ def lesion_datalist(
         FileNotFoundError: if ``dataset_dir`` or its datalist does not exist; nothing replaces it.
         ValueError: if the section is missing or empty.
     """
-    if not dataset_dir:
-        folder = _cached_phantom(cache_dir)
-        logger.warning("no dataset_dir given: running on the embedded phantom data in %s", folder)
-    else:
-        folder = Path(dataset_dir).expanduser()
-        if not folder.is_dir():
-            raise FileNotFoundError(f"dataset_dir must be an existing folder, got {dataset_dir}")
-    path = folder / "datalist.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"dataset_dir must hold datalist.json, got {dataset_dir}")
-    sections = json.loads(path.read_text())
-    if not sections.get(section):
-        found = sorted(name for name, value in sections.items() if isinstance(value, list))
-        raise ValueError(
-            f"section must be a non-empty list of {path}, one of {found}, got {section!r}"
-        )
-    return list(load_decathlon_datalist(path.resolve(), True, section, folder.resolve()))
+    name = f"phantom-{PHANTOM_VERSION}"
+    return read_section(
+        dataset_dir, section, lambda: cached_phantom(name, write_lesion_rois, cache_dir)
+    )

@@ -11,7 +11,8 @@ from typing import Any
 from tqdm import tqdm
 
 from tools.prepare.archive import write_datalist
-from tools.prepare.emidec_cases import LABELS, CaseFiles, find_cases, write_case
+from tools.prepare.emidec_cases import CaseFiles, find_cases, write_case
+from tools.transforms.heart_region import HEART_CLASSES
 
 __all__ = ["TEST_CASES", "prepare_emidec", "section_of"]
 
@@ -119,7 +120,7 @@ def _write_sections(path: Path, entries: Iterable[dict[str, Any]]) -> dict[str, 
         ),
         "licence": "EMIDEC: CC BY-NC-SA 4.0, Lalande et al., Data 2020, doi:10.3390/data5040089",
         "modality": {"0": "MR"},
-        "labels": {"0": "background"} | {str(value): name for value, name in LABELS.items()},
+        "labels": {"0": "background"} | {str(value): name for value, name in HEART_CLASSES.items()},
     }
     write_datalist(path, sections, description)
     return {name: len(found) for name, found in sections.items()}

@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from tqdm import tqdm
 
-__all__ = ["LABELS", "CaseFiles", "StoredFile", "find_cases", "write_case"]
+from tools.transforms.heart_region import HEART_CLASSES, measure_heart
 
-LABELS = {1: "cavity", 2: "myocardium", 3: "infarct", 4: "no_reflow"}
+__all__ = ["CaseFiles", "StoredFile", "find_cases", "write_case"]
+
 _RELEASED = re.compile(r"^(.*/)?(?P<kind>Images|Contours)/Case_(?P<case>[^/]+?)\.nii(\.gz)?$")
 _FLAT = re.compile(
     r"^(.*/)?(?P<source>emidec8bit_Case|native)_(?P<case>[^/]+)_(?P<kind>image|label)\.nii(\.gz)?$"
@@ -178,8 +179,8 @@ def write_case(case: CaseFiles, folder: Path) -> dict[str, Any]:
         nib.save(volume, partial)
         os.replace(partial, paths[kind])
     entry: dict[str, Any] = {kind: f"{folder.name}/{path.name}" for kind, path in paths.items()}
-    entry |= {"patient": case.name} | _measures(classes, affine)
-    entry |= {"bits": stored.dtype.itemsize * 8, "slices": stored.shape[2]}
+    entry |= {"patient": case.name} | measure_heart(classes, affine)
+    entry["bits"] = stored.dtype.itemsize * 8
     # 8-bit copies of the release were resized by others from a matrix that is not known
     entry |= {"spacing_is_nominal": stored.dtype.itemsize == 1, "affine_rebuilt": rebuilt}
     entry["source"] = case.image[0].name
@@ -214,9 +215,9 @@ def _checked_label(name: str, shape: tuple[int, ...], label: np.ndarray) -> np.n
     if label.shape != shape:
         raise ValueError(f"label of {name} must have the image's shape {shape}, got {label.shape}")
     values = np.unique(label)
-    if not np.isin(values, range(len(LABELS) + 1)).all():
+    if not np.isin(values, range(len(HEART_CLASSES) + 1)).all():
         shown = [float(v) for v in values[:8]]
-        raise ValueError(f"label of {name} must hold 0 to {len(LABELS)} only, got {shown}")
+        raise ValueError(f"label of {name} must hold 0 to {len(HEART_CLASSES)} only, got {shown}")
     if not {1, 2} <= set(values.tolist()):
         raise ValueError(f"label of {name} must hold cavity and myocardium, got {values.tolist()}")
     lesions = bool((values >= 3).any())
@@ -239,22 +240,3 @@ def _affine(image: nib.Nifti1Image) -> tuple[np.ndarray, bool]:
     if any(codes) and np.allclose(voxel_sizes(image.affine), zooms, rtol=0.01):
         return image.affine, False
     return np.diag([-zooms[0], -zooms[1], zooms[2], 1.0]), True
-
-
-def _measures(classes: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
-    """Return where the left ventricle lies, and the volume of each class."""
-    spacing = voxel_sizes(affine)
-    voxels = np.argwhere(classes > 0)
-    lowest, highest = voxels.min(0), voxels.max(0)
-    extent = highest - lowest + 1
-    counts = np.bincount(classes.ravel(), minlength=len(LABELS) + 1)
-    millilitres = counts * spacing.prod() / 1000
-    return {
-        "heart_mm": [round(float(v), 2) for v in apply_affine(affine, (lowest + highest) / 2)],
-        "heart_extent_mm": [round(float(v), 1) for v in (extent * spacing)[:2]],
-        "heart_extent_voxels": [int(n) for n in extent[:2]],
-        "pathological": bool(counts[3] + counts[4]),
-        "has_no_reflow": bool(counts[4]),
-        "volumes_ml": {name: round(float(millilitres[i]), 3) for i, name in LABELS.items()},
-        "spacing_mm": [round(float(v), 5) for v in spacing],
-    }

@@ -1,0 +1,118 @@
+"""Phantom files on disk, and the one way in which configs reach a dataset or a phantom."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.data import load_decathlon_datalist
+from numpy.typing import NDArray
+
+__all__ = ["NOTICE", "cached_phantom", "read_section", "save_json", "save_volume"]
+
+logger = logging.getLogger(__name__)
+
+NOTICE = (
+    "PHANTOM: computed images, no patient. Made for trying the software; results on them say "
+    "nothing about real scans."
+)
+
+
+def save_volume(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) -> None:
+    """Write a NIfTI file whose header says that it is a phantom, whole or not at all.
+
+    Args:
+        path: the file.
+        array: values.
+        affine: voxel index to RAS mm.
+    """
+    volume = nib.Nifti1Image(array, affine)
+    volume.header["descrip"] = b"phantom"
+    volume.header.set_xyzt_units("mm")
+    volume.set_sform(affine, code=1)
+    volume.set_qform(affine, code=1)
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    nib.save(volume, partial)
+    os.replace(partial, path)
+
+
+def save_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def cached_phantom(
+    name: str, write: Callable[[Path], object], cache_dir: str | os.PathLike[str] | None = None
+) -> Path:
+    """Return the folder of a phantom dataset, made on first use.
+
+    The set is built under another name and renamed when complete, so processes that start together
+    never see half of it; all but the first throw their copy away.
+
+    Args:
+        name: of the folder, with the version of the phantom in it.
+        write: writes the dataset, ``datalist.json`` included, into the folder it is given.
+        cache_dir: where it is kept; None is ``~/.cache/synthetic-lesions``.
+    """
+    folder = Path(cache_dir or Path.home() / ".cache" / "synthetic-lesions") / name
+    if (folder / "datalist.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        write(partial)
+        partial.chmod(0o755)
+        os.rename(partial, folder)
+    except OSError:
+        if not (folder / "datalist.json").is_file():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def read_section(
+    dataset_dir: str | os.PathLike[str] | None, section: str, phantom: Callable[[], Path]
+) -> list[dict[str, Any]]:
+    """Return one section of a dataset's datalist, of a phantom's if no dataset is named.
+
+    Args:
+        dataset_dir: folder with ``datalist.json`` (Decathlon form); None or "" stands for the
+            phantom, which is announced in the log.
+        section: "training", "validation", ...
+        phantom: returns the folder of the phantom.
+
+    Returns:
+        Dictionaries with absolute paths under ``image`` and ``label``, other keys as in the file.
+
+    Raises:
+        FileNotFoundError: if ``dataset_dir`` or its datalist does not exist; nothing replaces it.
+        ValueError: if the section is missing or empty.
+    """
+    if not dataset_dir:
+        folder = phantom()
+        logger.warning("no dataset_dir given: running on the embedded phantom data in %s", folder)
+    else:
+        folder = Path(dataset_dir).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"dataset_dir must be an existing folder, got {dataset_dir}")
+    path = folder / "datalist.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"dataset_dir must hold datalist.json, got {dataset_dir}")
+    sections = json.loads(path.read_text())
+    if not sections.get(section):
+        found = sorted(name for name, value in sections.items() if isinstance(value, list))
+        raise ValueError(
+            f"section must be a non-empty list of {path}, one of {found}, got {section!r}"
+        )
+    return list(load_decathlon_datalist(path.resolve(), True, section, folder.resolve()))
