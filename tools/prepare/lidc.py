@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from tools.prepare.archive import write_datalist
 from tools.prepare.dicom import is_dicom
-from tools.prepare.lidc_rois import READERS, RoiSettings, ScanFiles, write_patient
-from tools.prepare.lidc_xml import is_read_message, parse_read_message
+from tools.prepare.lidc_rois import RoiSettings, ScanFiles, write_patient
+from tools.prepare.lidc_xml import READERS, is_read_message, parse_read_message
 
-__all__ = ["find_scans", "prepare_lidc", "validation_patient"]
+__all__ = ["check_settings", "find_scans", "prepare_lidc", "validation_patient"]
 
 
 def prepare_lidc(
@@ -64,7 +64,7 @@ def prepare_lidc(
         ``python -m tools prepare lidc --dicom LIDC-IDRI --out work/lidc --workers 8``
     """
     settings = settings or RoiSettings()
-    _check_settings(settings, workers, validation_fraction)
+    check_settings(settings, workers, validation_fraction)
     out = Path(out)
     patients = find_scans(dicom)
     records = {name: _done(out / "rois" / name, settings) for name in patients}
@@ -154,7 +154,19 @@ def _by_series(paths: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
     return named
 
 
-def _check_settings(settings: RoiSettings, workers: int, validation_fraction: float) -> None:
+def check_settings(
+    settings: RoiSettings, workers: int = 1, validation_fraction: float = 0.0
+) -> None:
+    """Refuse settings out of range.
+
+    Args:
+        settings: choices for the windows.
+        workers: processes.
+        validation_fraction: share of the patients.
+
+    Raises:
+        ValueError: if one is out of range.
+    """
     rules = {
         "min_readers": ("from 1 to 4", 1 <= settings.min_readers <= READERS),
         "agreement": ("above 0, at most 1", 0 < settings.agreement <= 1),

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from nibabel.affines import apply_affine
 from skimage.draw import line, polygon2mask
 
 from tools.prepare.dicom import DicomSeries
-from tools.prepare.lidc_xml import Outline, Reading
+from tools.prepare.lidc_xml import RATINGS, READERS, Outline, Reading
 
-__all__ = ["ReadingMask", "cluster_readings", "consensus", "enclosed", "reading_mask"]
+__all__ = [
+    "ReadingMask",
+    "cluster_readings",
+    "consensus",
+    "enclosed",
+    "nodule_ratings",
+    "reading_mask",
+    "scan_nodules",
+]
 
 
 class ReadingMask(NamedTuple):
@@ -116,13 +124,27 @@ def _check_outline(
         )
 
 
+def scan_nodules(readings: Sequence[Reading], series: DicomSeries) -> list[list[ReadingMask]]:
+    """Return the nodules of a scan; outlines that enclose no voxel are left out.
+
+    Args:
+        readings: of all readers.
+        series: the scan; its pixels are not used.
+
+    Raises:
+        ValueError: as :func:`reading_mask` does.
+    """
+    masks = [reading_mask(reading, series) for reading in readings]
+    return cluster_readings([mask for mask in masks if mask is not None], series.affine)
+
+
 def cluster_readings(masks: Sequence[ReadingMask], affine: np.ndarray) -> list[list[ReadingMask]]:
     """Gather the readings that mean one nodule.
 
     Two readings of different readers may be one nodule if they share a voxel, or if their
     centroids are closer than the larger equivalent radius (or one slice). Pairs are joined from
     the largest Dice overlap down, then from the smallest distance up; a nodule never gets two
-    readings of one reader.
+    readings of one reader, nor more than four (which tells where readers are not known apart).
 
     Args:
         masks: all readings of a scan.
@@ -145,7 +167,7 @@ def cluster_readings(masks: Sequence[ReadingMask], affine: np.ndarray) -> list[l
     for _, _, a, b in sorted(pairs):
         joined = cluster[a] | cluster[b]
         readers = [_reader(masks[i]) for i in joined]
-        if len(set(readers)) == len(readers):
+        if len(set(readers)) == len(readers) <= READERS:
             for i in joined:
                 cluster[i] = joined
     return [[masks[i] for i in sorted(c)] for k, c in enumerate(cluster) if min(c) == k]
@@ -191,3 +213,26 @@ def consensus(masks: Sequence[ReadingMask], agreement: float = 0.5) -> ReadingMa
         votes[tuple(slice(*edges) for edges in box)] += m.mask
     agreed = votes >= agreement * len(masks) - 1e-9  # 0.6 * 5 must be reached by 3
     return ReadingMask(start, agreed, None) if agreed.any() else None
+
+
+def nodule_ratings(nodule: Sequence[ReadingMask]) -> dict[str, Any]:
+    """Return the ratings of each reader, 0 where there is none, and the mean of those given.
+
+    Lists of ratings have one place for each possible reader, so that loaders can batch them.
+
+    Args:
+        nodule: its readings.
+
+    Returns:
+        ``readers`` (their number), ``ratings`` (lists by name), ``ratings_mean`` (by name).
+    """
+    given = [m.reading.ratings for m in nodule if m.reading is not None]
+    values = {name: [ratings.get(name, 0) for ratings in given] for name in RATINGS}
+    rated = {name: [v for v in row if v] for name, row in values.items()}
+    return {
+        "readers": len(given),
+        "ratings": {n: row + [0] * (READERS - len(row)) for n, row in values.items()},
+        "ratings_mean": {
+            n: round(float(np.mean(row)), 3) if row else 0.0 for n, row in rated.items()
+        },
+    }

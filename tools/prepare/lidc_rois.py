@@ -16,15 +16,19 @@ import numpy as np
 from nibabel.affines import apply_affine
 
 from tools.prepare.dicom import DicomSeries, read_series
-from tools.prepare.lidc_consensus import ReadingMask, cluster_readings, consensus, reading_mask
-from tools.prepare.lidc_xml import RATINGS, Outline, is_read_message, parse_read_message
+from tools.prepare.lidc_consensus import (
+    ReadingMask,
+    consensus,
+    nodule_ratings,
+    scan_nodules,
+)
+from tools.prepare.lidc_xml import Outline, ReadMessage, is_read_message, parse_read_message
 from tools.synthesis.lung_mask import lung_mask
 from tools.transforms.window import WindowGrid, cut_window
 
-__all__ = ["RoiSettings", "ScanFiles", "write_patient"]
+__all__ = ["RoiSettings", "ScanFiles", "read_marks", "write_patient"]
 
 AIR_HU = -1024  # scanners' padding values below become air
-READERS = 4  # of each scan; lists of ratings are this long, so that loaders can batch them
 CLEARANCE_MM = 2.0  # between a normal window and any mark
 LUNG_SHARE = 0.3  # of a normal window, at least
 TRIES = 20_000  # voxels drawn to find normal windows
@@ -108,24 +112,35 @@ def write_patient(
     return json.loads(json.dumps(record))
 
 
-def _write_scan(
-    scan: ScanFiles, place: _Place, settings: RoiSettings, record: dict[str, Any]
-) -> None:
+def read_marks(scan: ScanFiles) -> ReadMessage:
+    """Return the readers' marks on a scan.
+
+    Args:
+        scan: with exactly one ``LidcReadMessage`` among its XML files.
+
+    Raises:
+        ValueError: if it has none or several, or if the file cannot be read.
+    """
     messages = [path for path in scan.annotations if is_read_message(path)]
     if len(messages) != 1:
         raise ValueError(
             f"series must have one LidcReadMessage XML, got {[str(m) for m in messages]} "
             f"for {scan.folder}"
         )
-    message = parse_read_message(messages[0])
+    return parse_read_message(messages[0])
+
+
+def _write_scan(
+    scan: ScanFiles, place: _Place, settings: RoiSettings, record: dict[str, Any]
+) -> None:
+    message = read_marks(scan)
     series = read_series(scan.folder)
-    readings = [reading_mask(reading, series) for reading in message.readings]
-    masks = [mask for mask in readings if mask is not None]
-    nodules = cluster_readings(masks, series.affine)
+    nodules = scan_nodules(message.readings, series)
     bounds = [[m.bounds_mm(series.affine) for m in nodule] for nodule in nodules]
     boxes = np.array([[np.min(b, axis=0)[0], np.max(b, axis=0)[1]] for b in bounds])
     boxes = boxes.reshape(-1, 2, 3)
-    record["left_out"]["outlines that enclose no voxel"] += len(readings) - len(masks)
+    lost = len(message.readings) - sum(len(nodule) for nodule in nodules)
+    record["left_out"]["outlines that enclose no voxel"] += lost
     for number, nodule in enumerate(nodules):
         agreed = consensus(nodule, settings.agreement)
         if len(nodule) < settings.min_readers:
@@ -140,7 +155,7 @@ def _write_scan(
                 continue
             others = np.delete(boxes, number, axis=0)
             entry["other_nodules"] = int(_touches(entry.pop("box"), others).sum())
-            record["lesions"].append(entry | _ratings(nodule))
+            record["lesions"].append(entry | nodule_ratings(nodule))
     if settings.normal_rois:
         small = _small_marks(message.small_nodules, series)
         marks = np.concatenate([boxes, small])
@@ -227,20 +242,6 @@ def _write_image(series: DicomSeries, grid: WindowGrid, place: _Place, name: str
 def _write(place: _Place, name: str, values: np.ndarray, affine: np.ndarray) -> str:
     nib.save(nib.Nifti1Image(values, affine), place.folder / name)
     return f"rois/{place.patient}/{name}"
-
-
-def _ratings(nodule: Sequence[ReadingMask]) -> dict[str, Any]:
-    """Return the ratings of each reader, 0 where there is none, and the mean of those given."""
-    given = [m.reading.ratings for m in nodule if m.reading is not None]
-    values = {name: [ratings.get(name, 0) for ratings in given] for name in RATINGS}
-    rated = {name: [v for v in row if v] for name, row in values.items()}
-    return {
-        "readers": len(given),
-        "ratings": {n: row + [0] * (READERS - len(row)) for n, row in values.items()},
-        "ratings_mean": {
-            n: round(float(np.mean(row)), 3) if row else 0.0 for n, row in rated.items()
-        },
-    }
 
 
 def _write_normal(

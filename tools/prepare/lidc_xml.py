@@ -8,9 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["RATINGS", "Outline", "ReadMessage", "Reading", "is_read_message", "parse_read_message"]
+__all__ = [
+    "RATINGS",
+    "READERS",
+    "Outline",
+    "ReadMessage",
+    "Reading",
+    "is_read_message",
+    "parse_read_message",
+]
 
 NAMESPACE = "{http://www.nih.gov}"
+READERS = 4  # of each scan; no nodule has more readings
 RATINGS = (
     "subtlety",
     "internalStructure",
