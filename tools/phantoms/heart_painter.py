@@ -59,8 +59,8 @@ class HeartPainter:
         # patients, doses and waiting times differ
         self.signal = {name: value * rng.uniform(0.9, 1.1) for name, value in SIGNAL.items()}
         self.signal["myocardium"] = rng.uniform(0.03, 0.13)
-        self.signal["infarct"] = self.signal["blood"] * rng.uniform(0.96, 1.22)
-        mixed = rng.uniform(0.3, 0.6)
+        self.signal["infarct"] = self.signal["blood"] * rng.uniform(0.95, 1.4)
+        mixed = rng.uniform(0.05, 0.4)
         self.signal["no_reflow"] = (1 - mixed) * self.signal["myocardium"]
         self.signal["no_reflow"] += mixed * self.signal["infarct"]
 
