@@ -88,20 +88,34 @@ def evaluate(
     discriminator: bool = False,
     repaint_weights: str | None = None,
 ) -> None:
-    """Measure histogram control and realism on the validation windows of a dataset.
+    """Measure on validation data whether a bundle obeys its controls and its lesions look real.
 
-    Example: python -m tools evaluate --dataset_dir work/rois --out out/evaluate --discriminator
+    Of a texture model: histogram control on lesions made ready by ``prepare crops``. Of a shape
+    model (a bundle without configs/histograms.json): spheres, boundaries, shape features,
+    classifiers and ratings on masks made by ``prepare masks``.
+
+    Example: python -m tools evaluate --dataset_dir work/crops --out out/evaluate --discriminator
+
+    Example: python -m tools evaluate --bundle bundles/diffmask --dataset_dir work/masks
 
     Args:
         dataset_dir: folder made by ``prepare``, with a validation section.
-        out: folder to write results.json, results.md and results.png.
-        bundle: the texture model.
-        steps: denoising steps.
+        out: folder to write results.json, results.md and a PNG figure.
+        bundle: the model to measure.
+        steps: denoising steps; texture models only.
         limit: use that many lesions only.
         seed: source of all chance.
-        discriminator: also train a network to tell real from synthetic.
-        repaint_weights: weights of the same network trained with the global loss, to compare with.
+        discriminator: also train a network to tell real from synthetic; for shapes always done.
+        repaint_weights: weights of the same network trained with the global loss, to compare with;
+            texture models only.
     """
+    from tools.synthesis.generator import find_bundle
+
+    if not (find_bundle(bundle) / "configs" / "histograms.json").is_file():
+        from tools.evaluation.shapes import evaluate_shapes
+
+        evaluate_shapes(bundle=bundle, dataset_dir=dataset_dir, out=out, limit=limit, seed=seed)
+        return
     from tools.evaluation.bundle import evaluate_bundle
 
     evaluate_bundle(
