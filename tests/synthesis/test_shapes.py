@@ -7,12 +7,12 @@ import pytest
 from scipy import ndimage
 
 from tools.synthesis.level_set import Shape, ball_shape, shape_from_mask, signed_distance
+from tools.synthesis.shape_choice import make_shape_source
 from tools.synthesis.shapes import (
     EllipsoidShapes,
     LibraryShapes,
     MaskFileShape,
     ShapeSource,
-    make_shape_source,
 )
 
 DIAMETERS = [6.0, 10.0, 20.0, 30.0]

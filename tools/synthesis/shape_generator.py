@@ -10,7 +10,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from tools.synthesis.generator import choose_device, find_bundle
-from tools.transforms.shape_request import ShapeWindow, shape_on_scan
+from tools.transforms.shape_grid import ShapeWindow, shape_on_scan
 from tools.transforms.smooth_mask import clean_level
 from tools.transforms.sphere import Sphere, attribute_condition
 
@@ -114,7 +114,7 @@ class ShapeGenerator:
                 leaves no room, or all attempts are empty.
         """
         window, level = self.sample(sphere, affine, seed, within, spiculation, lobulation)
-        part, box = shape_on_scan(level, window, affine, shape, within)
+        part, box = shape_on_scan(level, window.grid, sphere, affine, shape, within)
         if not part.any():
             raise ValueError(f"sphere must hold a voxel of the scan, got none in {sphere}")
         mask = np.zeros(tuple(shape), bool)

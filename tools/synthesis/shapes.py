@@ -20,13 +20,11 @@ __all__ = [
     "Place",
     "Shape",
     "ShapeSource",
-    "make_shape_source",
 ]
 
 # Base radius in mm -> range of the displacement of a control point in mm (four tumour classes).
 DEFORMATION_MM = {4: (0.5, 1.0), 8: (1.0, 2.0), 16: (3.0, 6.0), 32: (5.0, 10.0)}
 SEMI_AXIS_FACTOR = (0.75, 1.25)
-CHOICES = "ellipsoid, library, library:PATH, or a NIfTI mask (.nii, .nii.gz)"
 NEIGHBOURS = 16
 
 
@@ -210,30 +208,6 @@ class MaskFileShape:
         if diameter_mm is None or np.isclose(diameter_mm, self.diameter_mm):
             return self._own
         return shape_from_mask(self._mask, self.affine, self._own.source, diameter_mm)
-
-
-def make_shape_source(name_or_path: str, seed: int = 0) -> ShapeSource:
-    """Return the source of shapes that a name or a file stands for.
-
-    Args:
-        name_or_path: "ellipsoid", "library", "library:PATH", or a NIfTI mask.
-        seed: chooses the radiologists' nodules of "library".
-
-    Raises:
-        ValueError: if the name is unknown or its data cannot be read.
-
-    Example:
-        >>> type(make_shape_source("ellipsoid")).__name__
-        'EllipsoidShapes'
-    """
-    name, _, path = str(name_or_path).partition(":")
-    if name_or_path == "ellipsoid":
-        return EllipsoidShapes()
-    if name == "library":
-        return LibraryShapes(path or None, seed)
-    if str(name_or_path).endswith((".nii", ".nii.gz")):
-        return MaskFileShape(name_or_path)
-    raise ValueError(f"shape must be one of {CHOICES}, got {name_or_path!r}")
 
 
 def _check_diameter(diameter_mm: float) -> None:

@@ -12,43 +12,24 @@ from monai.transforms import MapTransform, Randomizable
 from scipy import ndimage
 from torch import Tensor
 
+from tools.transforms.shape_grid import (
+    FILL,
+    REGION_MARGIN,
+    SMALLEST_RADIUS_MM,
+    half_voxel_mm,
+    shape_grid,
+)
 from tools.transforms.sphere import (
     Sphere,
     attribute_condition,
     enclosing_sphere,
     sphere_mask,
 )
-from tools.transforms.window import WindowGrid, cut_window
+from tools.transforms.window import cut_window
 
-__all__ = ["ControlSphered", "RandBoundaryd", "ShapeWindowd", "shape_grid"]
+__all__ = ["ControlSphered", "RandBoundaryd", "ShapeWindowd"]
 
 SMOOTHING_VOXELS = 0.6  # takes the staircase of the outline's own grid away, not its lobes
-SMALLEST_RADIUS_MM = 1.5
-FILL = 0.8  # what is left of the window beyond the sphere is empty anyway
-REGION_MARGIN = 1.0
-
-
-def shape_grid(
-    centre_mm: tuple[float, float, float],
-    radius_mm: float,
-    size: int | Sequence[int] = 24,
-    fill: float = FILL,
-    spacing_mm: float | None = None,
-) -> WindowGrid:
-    """Return the window of a shape: its sphere fills the same part of it whatever its size.
-
-    Args:
-        centre_mm: of the control sphere, RAS mm.
-        radius_mm: of the control sphere.
-        size: voxels per side, one number or one per axis.
-        fill: diameter of the sphere over the (first) side of the window.
-        spacing_mm: voxel size instead of one that follows from ``fill``, for models that were
-            trained at a fixed size.
-    """
-    sides = (size,) * 3 if isinstance(size, int) else tuple(size)
-    if spacing_mm is None:
-        spacing_mm = 2 * max(radius_mm, SMALLEST_RADIUS_MM) / (fill * sides[0])
-    return WindowGrid.around(centre_mm, sides, spacing_mm)
 
 
 class ShapeWindowd(MapTransform):
@@ -97,14 +78,16 @@ class ShapeWindowd(MapTransform):
             mask = np.asarray(sample[key][0]) > 0
             centre, radius = enclosing_sphere(mask, affine)
             # voxels reach half their width beyond their centres
-            radius += 0.5 * abs(np.linalg.det(affine[:3, :3])) ** (1 / 3)
+            radius += half_voxel_mm(affine)
             grid = shape_grid(centre, radius, self.size, self.fill, self.spacing_mm)
             smooth = ndimage.gaussian_filter(mask.astype(np.float32), SMOOTHING_VOXELS)
             window = cut_window(smooth, affine, grid, beyond=0.0)
             sample[key] = torch.from_numpy(window * (0.5 / _level(smooth, mask)))[None]
-            scores = [sample.get(name) for name in self.rating_keys]
+            first, second = (sample.get(name) for name in self.rating_keys)
             values = attribute_condition(
-                2 * radius, *(None if s is None else float(s) for s in scores)
+                2 * radius,
+                None if first is None else float(first),
+                None if second is None else float(second),
             )
             sample[self.condition_key] = torch.from_numpy(values)
             sample[self.radius_key] = max(radius, SMALLEST_RADIUS_MM) / grid.affine[0, 0]

@@ -139,6 +139,7 @@ class SmoothMaskd(MapTransform):
         largest_component: keep the largest piece of each class only.
         boundary_key: entry with 1 where a lesion may lie; smoothing never leaves it. None: no
             boundary.
+        outside: value outside the lesion; -1 makes the result a level with the outline at 0.
         allow_missing_keys: skip samples without the prediction.
 
     Raises:
@@ -151,14 +152,15 @@ class SmoothMaskd(MapTransform):
         threshold: float = 0.0,
         largest_component: bool = False,
         boundary_key: str | None = None,
+        outside: float = 0.0,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.threshold, self.largest_component = threshold, largest_component
-        self.boundary_key = boundary_key
+        self.boundary_key, self.outside = boundary_key, outside
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the sample with masks of 0 and 1; a class that is absent stays so."""
+        """Return the sample with masks of 1 and ``outside``; a class that is absent stays so."""
         sample = dict(data)
         for key in self.key_iterator(sample):
             found = torch.as_tensor(sample[key]).as_subclass(Tensor) > self.threshold
@@ -172,6 +174,6 @@ class SmoothMaskd(MapTransform):
             if self.boundary_key is not None:
                 clean &= torch.as_tensor(sample[self.boundary_key]).as_subclass(Tensor) > 0
             result = sample[key].clone()
-            result[:] = clean.to(result.dtype)
+            result[:] = torch.where(clean, 1.0, self.outside).to(result.dtype)
             sample[key] = result
         return sample

@@ -113,17 +113,22 @@ def sphere_mask(sphere: Sphere, affine: np.ndarray, shape: Sequence[int]) -> np.
 
 
 def attribute_condition(
-    diameter_mm: float, spiculation: float | None = None, lobulation: float | None = None
+    diameter_mm: float,
+    spiculation: float | None = None,
+    lobulation: float | None = None,
+    range_mm: tuple[float, float] = DIAMETER_MM,
 ) -> np.ndarray:
     """Return what a shape model is told beside the sphere, as soft bins, shape ``(16,)``.
 
     Eight bins hold the logarithm of the sphere's diameter (small nodules are rounder), four the
-    score of spiculation and four that of lobulation. A score that is not known leaves its bins 0.
+    score of spiculation and four that of lobulation. A score that is not known (None or 0) leaves
+    its bins 0.
 
     Args:
-        diameter_mm: of the sphere; held to 3..45.
-        spiculation: radiologists' score 1 (none) to 5 (marked), or None.
+        diameter_mm: of the sphere; held to ``range_mm``.
+        spiculation: radiologists' score 1 (none) to 5 (marked), or None or 0.
         lobulation: likewise.
+        range_mm: smallest and largest diameter that the model tells apart.
 
     Raises:
         ValueError: if the diameter is not positive or a score is outside 1..5.
@@ -134,10 +139,10 @@ def attribute_condition(
     """
     if not (np.isfinite(diameter_mm) and diameter_mm > 0):
         raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
-    low, high = np.log(DIAMETER_MM)
+    low, high = np.log(range_mm)
     parts = [_soft_bins((np.log(diameter_mm) - low) / (high - low), DIAMETER_BINS)]
     for name, score in (("spiculation", spiculation), ("lobulation", lobulation)):
-        if score is None:
+        if not score:
             parts.append(np.zeros(SCORE_BINS, np.float32))
             continue
         if not SCORES[0] <= score <= SCORES[1]:

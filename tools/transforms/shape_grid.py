@@ -1,0 +1,211 @@
+"""The window of a shape model: where it lies round a sphere, how its output returns to a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from nibabel.affines import apply_affine
+from scipy import ndimage
+
+from tools.transforms.sphere import Sphere, sphere_mask
+from tools.transforms.window import WindowGrid, cut_window
+
+__all__ = ["ShapeWindow", "half_voxel_mm", "shape_grid", "shape_on_scan", "slice_grid"]
+
+FILL = 0.8  # what is left of the window beyond the sphere is empty anyway
+REGION_MARGIN = 1.0
+SMALLEST_RADIUS_MM = 1.5
+
+Box = tuple[slice, slice, slice]
+
+
+def shape_grid(
+    centre_mm: tuple[float, float, float],
+    radius_mm: float,
+    size: int | Sequence[int] = 24,
+    fill: float = FILL,
+    spacing_mm: float | None = None,
+) -> WindowGrid:
+    """Return the window of a shape: its sphere fills the same part of it whatever its size.
+
+    Args:
+        centre_mm: of the control sphere, RAS mm.
+        radius_mm: of the control sphere.
+        size: voxels per side, one number or one per axis.
+        fill: diameter of the sphere over the (first) side of the window.
+        spacing_mm: voxel size instead of one that follows from ``fill``, for models that were
+            trained at a fixed size.
+    """
+    sides = (size,) * 3 if isinstance(size, int) else tuple(size)
+    if spacing_mm is None:
+        spacing_mm = 2 * max(radius_mm, SMALLEST_RADIUS_MM) / (fill * sides[0])
+    return WindowGrid.around(centre_mm, sides, spacing_mm)
+
+
+def slice_grid(
+    organ_mask: np.ndarray,
+    affine: np.ndarray,
+    size: Sequence[int] = (64, 64),
+    spacing_mm: float = 1.6,
+    step: int = 4,
+) -> WindowGrid:
+    """Return a window over all slices of a scan, centred on an organ within the slice.
+
+    For scans of few thick slices, along the last axis: nothing is resampled across them.
+
+    Args:
+        organ_mask: above 0 inside the organ, on the scan's grid.
+        affine: voxel index of the scan to RAS mm.
+        size: voxels of the window within the slice.
+        spacing_mm: voxel size within the slice.
+        step: the number of slices becomes a multiple of this, empty ones are added at the end.
+
+    Raises:
+        ValueError: if the organ is empty.
+    """
+    inside = np.argwhere(np.asarray(organ_mask) > 0)
+    if not len(inside):
+        raise ValueError("organ_mask must hold an organ, got an empty mask")
+    affine = np.asarray(affine, float)
+    result = affine.copy()
+    result[:3, :2] *= spacing_mm / np.linalg.norm(affine[:3, :2], axis=0)
+    middle = (inside.min(0) + inside.max(0)) / 2
+    middle[2] = 0
+    back = result[:3, :2] @ ((np.asarray(size) - 1) / 2)
+    result[:3, 3] = apply_affine(affine, middle) - back
+    slices = step * int(np.ceil(organ_mask.shape[2] / step))
+    return WindowGrid(result, (int(size[0]), int(size[1]), slices))
+
+
+class ShapeWindow(NamedTuple):
+    """What a shape model is shown of a scan.
+
+    Attributes:
+        grid: of the window.
+        region: 1 where the lesion may be generated: the sphere, a little wider, cut by the
+            boundary; float32, shape ``grid.size``.
+        sphere: that the centres of the lesion's voxels must not leave.
+        radius_mm: of the sphere round the lesion: half a voxel of the scan more.
+    """
+
+    grid: WindowGrid
+    region: np.ndarray
+    sphere: Sphere
+    radius_mm: float
+
+    @classmethod
+    def around(
+        cls,
+        sphere: Sphere,
+        affine: np.ndarray,
+        boundary: np.ndarray | None = None,
+        size: int | Sequence[int] = 24,
+        fill: float = FILL,
+        spacing_mm: float | None = None,
+        slices: bool = False,
+        margin: float = REGION_MARGIN,
+    ) -> ShapeWindow:
+        """Return the window for a sphere round the centres of the voxels of a lesion.
+
+        Args:
+            sphere: RAS mm.
+            affine: voxel index of the scan to RAS mm.
+            boundary: above 0 where a lesion may lie, on the scan's grid; None: everywhere.
+            size: voxels per side.
+            fill: diameter of the sphere over the side of the window.
+            spacing_mm: voxel size of the window instead of one that follows from ``fill``.
+            slices: take the scan's own slices, and the window round the boundary, see
+                :func:`slice_grid`.
+            margin: voxels of the window by which the region is wider than the sphere.
+
+        Raises:
+            ValueError: if the boundary leaves nothing of the sphere, or slices lack a boundary or a
+                voxel size.
+        """
+        radius = sphere.radius_mm + half_voxel_mm(affine)
+        if slices:
+            if boundary is None or spacing_mm is None or isinstance(size, int):
+                raise ValueError("slices need a boundary, spacing_mm and a size of two, got less")
+            grid = slice_grid(boundary, affine, size, spacing_mm)
+        else:
+            grid = shape_grid(sphere.centre_mm, radius, size, fill, spacing_mm)
+        wide = radius + margin * float(np.linalg.norm(grid.affine[:3, 0]))
+        region = sphere_mask(Sphere(sphere.centre_mm, wide), grid.affine, grid.size)
+        if boundary is not None:
+            region &= cut_window(boundary, affine, grid, beyond=0.0) >= 0.5
+        if not region.any():
+            raise ValueError(
+                f"boundary must leave room for a lesion of {2 * radius:.1f} mm at "
+                f"{tuple(round(float(v), 1) for v in sphere.centre_mm)} mm, got none"
+            )
+        return cls(grid, region.astype(np.float32), sphere, radius)
+
+    def inputs(self, channels: int = 1) -> np.ndarray:
+        """Return the input of the sampler: "no lesion" per class, then the region."""
+        empty = np.full((channels, *self.grid.size), -1.0, np.float32)
+        return np.concatenate([empty, self.region[None]])
+
+
+def half_voxel_mm(affine: np.ndarray) -> float:
+    """Return half the side of the cube with the volume of a voxel.
+
+    By so much a lesion reaches beyond the centres of its outermost voxels.
+    """
+    return 0.5 * float(abs(np.linalg.det(np.asarray(affine, float)[:3, :3]))) ** (1 / 3)
+
+
+def shape_on_scan(
+    level: np.ndarray,
+    grid: WindowGrid,
+    sphere: Sphere,
+    affine: np.ndarray,
+    shape: Sequence[int],
+    boundary: np.ndarray | None = None,
+) -> tuple[np.ndarray, Box]:
+    """Bring a predicted shape to the grid of a scan, within sphere and boundary by construction.
+
+    Args:
+        level: above 0 inside the lesion, on the grid of the window.
+        grid: of the window.
+        sphere: that the centres of the lesion's voxels must not leave.
+        affine: voxel index of the scan to RAS mm.
+        shape: voxels of the scan per axis.
+        boundary: above 0 where a lesion may lie, on the scan's grid; None: everywhere.
+
+    Returns:
+        Boolean mask of a box of the scan, and the box. The mask may be empty: where the sphere
+        holds no voxel of the scan, or the level is nowhere positive.
+
+    Raises:
+        ValueError: if the sphere does not touch the scan.
+    """
+    inverse = np.linalg.inv(affine)
+    middle = apply_affine(inverse, sphere.centre_mm)
+    # largest step along each index that stays in the sphere
+    reach = sphere.radius_mm * np.linalg.norm(inverse[:3, :3], axis=1)
+    low = np.maximum(np.ceil(middle - reach - 1e-6), 0).astype(int)
+    high = np.minimum(np.floor(middle + reach + 1e-6) + 1, shape).astype(int)
+    if (high <= low).any():
+        raise ValueError(
+            f"sphere must touch the scan of shape {tuple(shape)}, got one of radius "
+            f"{sphere.radius_mm:.1f} mm at voxel {np.round(middle, 1).tolist()}"
+        )
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    moved = np.array(affine, float)
+    moved[:3, 3] = apply_affine(affine, low)
+    to_window = np.linalg.inv(grid.affine) @ moved
+    values = ndimage.affine_transform(
+        np.asarray(level, np.float32),
+        to_window[:3, :3],
+        to_window[:3, 3],
+        output_shape=tuple(high - low),
+        order=1,
+        mode="constant",
+        cval=-1.0,
+    )
+    mask = (values > 0) & sphere_mask(sphere, moved, values.shape)
+    if boundary is not None:
+        mask &= np.asarray(boundary[box]) > 0
+    return mask, box  # type: ignore[return-value]
