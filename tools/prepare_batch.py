@@ -29,6 +29,8 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
         mask_name: batch key of the lesion mask, shape ``(B, K, H, W, D)``, 1 inside.
         condition_drop: probability that a sample is trained without its histogram (its row becomes
             -1), which makes sampling without control and classifier-free guidance possible.
+        shared_noise: the same noise in all image channels, for classes that the sampler combines
+            at every step.
         scheduler: its ``prediction_type`` names what the network is compared with; None: the noise.
 
     Raises:
@@ -43,12 +45,14 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
         mask_name: str = "label",
         condition_drop: float = 0.1,
         scheduler: Scheduler | None = None,
+        shared_noise: bool = False,
     ) -> None:
         super().__init__(num_train_timesteps, condition_name)
         if not 0 <= condition_drop <= 1:
             raise ValueError(f"condition_drop must be in [0, 1], got {condition_drop}")
         self.image_name, self.mask_name = image_name, mask_name
         self.condition_drop, self.scheduler = condition_drop, scheduler
+        self.shared_noise = shared_noise
 
     def __call__(  # type: ignore[override]
         self,
@@ -59,7 +63,7 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
     ) -> tuple[Tensor, NoiseTarget, tuple, dict[str, Tensor | None]]:
         """Return inputs ``(B, C + K, H, W, D)``, target, and three keyword arguments."""
         image, mask, condition = _tensors(self, batchdata, device, non_blocking)
-        noise = self.get_noise(image)
+        noise = self.get_noise(image[:, :1] if self.shared_noise else image).expand_as(image)
         timesteps = self.get_timesteps(image)
         if condition is not None:
             dropped = torch.rand(len(condition), 1, device=condition.device) < self.condition_drop

@@ -10,6 +10,7 @@ from monai.networks.schedulers import Scheduler
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from tools.inferers.diffusion_steps import clean_image, combine_classes, denoise, mix
 from tools.inferers.noise import SeededNoise
 from tools.schedules import repaint_timesteps
 from tools.transforms.histogram import match_histogram
@@ -53,6 +54,9 @@ class LesionInpaintInferer(Inferer):
         background: ``"noised"`` (paper) or ``"clean"``.
         mask_input: whether the network takes the lesion mask as further input channels.
         mask_channels: lesion classes K; ``inputs`` has K channels fewer of image than in all.
+        combine: with one image channel per class: ``"step"`` puts the classes together by their
+            masks at every step, as the paper's sum says, with the same noise in all channels
+            (train with ``shared_noise``); ``"end"`` once at the end, as released; None never.
         condition: histogram used when a call names none, shape ``(bins,)`` or ``(B, bins)``.
         guidance_scale: 1 means none; above 1 the prediction is pushed away from the uncontrolled
             one.
@@ -88,6 +92,7 @@ class LesionInpaintInferer(Inferer):
         background: str = "noised",
         mask_input: bool = False,
         mask_channels: int = 1,
+        combine: str | None = None,
         condition: Sequence[float] | Tensor | None = None,
         guidance_scale: float = 1.0,
         histogram_strength: float = 0.0,
@@ -101,6 +106,7 @@ class LesionInpaintInferer(Inferer):
         _check_choice("sampler", sampler, ("ddpm", "ddim"))
         _check_choice("background", background, ("noised", "clean"))
         _check_choice("amp_dtype", amp_dtype, (None, "bfloat16", "float16"))
+        _check_choice("combine", combine, (None, "step", "end"))
         if not 0 <= histogram_strength <= 1:
             raise ValueError(f"histogram_strength must be in [0, 1], got {histogram_strength}")
         self.scheduler = scheduler
@@ -112,7 +118,7 @@ class LesionInpaintInferer(Inferer):
             num_inference_steps,
         )
         self.sampler, self.background = sampler, background
-        self.mask_input, self.mask_channels = mask_input, mask_channels
+        self.mask_input, self.mask_channels, self.combine = mask_input, mask_channels, combine
         self.condition = None if condition is None else torch.as_tensor(condition).float()
         self.guidance_scale, self.histogram_strength = guidance_scale, histogram_strength
         self.seed, self.advance_seed = seed, advance_seed
@@ -146,10 +152,11 @@ class LesionInpaintInferer(Inferer):
 
         Returns:
             Tensor ``(B, C, H, W, D)``. While sampling it equals the image wherever the mask is 0; a
-            sample with an empty mask comes back unchanged.
+            sample with an empty mask comes back unchanged. Combined classes are in all channels.
 
         Raises:
-            ValueError: if the mask is not binary or there is no image channel.
+            ValueError: if the mask is not binary, there is no image channel, or classes that shall
+                be combined overlap or are not as many as image channels.
         """
         if inputs.shape[1] <= self.mask_channels:
             raise ValueError(
@@ -199,29 +206,29 @@ class LesionInpaintInferer(Inferer):
         if seeds is None:
             seeds = [self.seed + i for i in range(len(image))]
             self.seed += len(image) * self.advance_seed
-        stream = SeededNoise(seeds, known.shape, known.device)
-        x_t = stream.draw().clone()
+        joint = self.combine == "step"
+        shape = known[:, :1].shape if joint else known.shape
+        stream = SeededNoise(seeds, shape, known.device)
+        x_t = stream.draw().expand_as(known).clone()
         for step, to in tqdm(self.transitions, disable=not self.progress, desc="sampling"):
             if to > step:
                 x_t = self._renoise(x_t, step, to, stream)
             else:
                 surroundings = known
                 if self.background == "noised":
-                    surroundings = self._mix(known, stream.draw(), self.alpha_bar[step])
+                    surroundings = mix(known, stream.draw(), self.alpha_bar[step])
                 x_t = torch.where(inside, x_t, surroundings)
                 x_0 = self._estimate(x_t, mask, network, step, condition)
                 x_t = self._denoise(x_t, x_0, step, to, stream)
+                x_t = combine_classes(x_t, mask) if joint else x_t
             if trace is not None:
                 trace.append(x_t.clone())
+        x_t = combine_classes(x_t, mask) if self.combine == "end" else x_t
         # exact paste: the released sampler ends without it
         return torch.where(inside, x_t.to(image.dtype), image)
 
-    @staticmethod
-    def _mix(x_0: Tensor, noise: Tensor, alpha_bar: float) -> Tensor:
-        return (x_0 * alpha_bar**0.5).add_(noise, alpha=(1 - alpha_bar) ** 0.5)
-
     def _renoise(self, x_t: Tensor, step: int, to: int, stream: SeededNoise) -> Tensor:
-        return self._mix(x_t, stream.draw(), self.alpha_bar[to] / self.alpha_bar[step])
+        return mix(x_t, stream.draw(), self.alpha_bar[to] / self.alpha_bar[step])
 
     def _estimate(
         self,
@@ -237,19 +244,11 @@ class LesionInpaintInferer(Inferer):
         if self.guidance_scale != 1 and condition is not None:
             free = self._predict(x_t, mask, network, timesteps, torch.full_like(condition, -1))
             predicted = free + self.guidance_scale * (predicted - free)
-        x_0 = self._clean(x_t, predicted, self.alpha_bar[step]).clamp_(-1, 1)
+        kind = self.scheduler.prediction_type
+        x_0 = clean_image(x_t, predicted, self.alpha_bar[step], kind).clamp_(-1, 1)
         if self.histogram_strength and condition is not None:
             self._match(x_0, mask, condition)
         return x_0
-
-    def _clean(self, x_t: Tensor, predicted: Tensor, alpha_bar: float) -> Tensor:
-        """Return the clean image that a prediction implies."""
-        if self.scheduler.prediction_type == "sample":
-            return predicted
-        signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-        if self.scheduler.prediction_type == "v_prediction":
-            return (x_t * signal).sub_(predicted, alpha=noise)
-        return x_t.sub(predicted, alpha=noise).div_(signal)
 
     def _match(self, x_0: Tensor, mask: Tensor, condition: Tensor) -> None:
         """Move the lesion of each controlled sample toward its histogram, in place."""
@@ -263,18 +262,9 @@ class LesionInpaintInferer(Inferer):
                     values[inside] = lesion.lerp(target, self.histogram_strength)
 
     def _denoise(self, x_t: Tensor, x_0: Tensor, step: int, to: int, stream: SeededNoise) -> Tensor:
-        """Take one step down; DDPM's posterior is DDIM's step with eta = 1."""
         now, then = self.alpha_bar[step], self.alpha_bar[to]
-        if self.sampler == "ddim":
-            variance = 0.0
-        else:
-            variance = (1 - then) / (1 - now) * (1 - now / then)
-            noise = stream.draw()
-        # noise that x_0 (clamped) implies; at the clean image its weight is 0
-        implied = ((1 - then - variance) / (1 - now)) ** 0.5 if to >= 0 else 0.0
-        result = x_0 * (then**0.5 - implied * now**0.5)
-        result.add_(x_t, alpha=implied)
-        return result.add_(noise, alpha=variance**0.5) if variance > 0 else result
+        noise = None if self.sampler == "ddim" else stream.draw()
+        return denoise(x_t, x_0, now, then, noise, last=to < 0)
 
     def _predict(
         self,
