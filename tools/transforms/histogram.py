@@ -178,7 +178,8 @@ class RandHistogramTransferd(RandomizableTransform, MapTransform):
 
     Args:
         keys: the image, channels first, scaled to ``value_range``.
-        mask_key: lesion mask with one channel.
+        mask_key: lesion mask with one channel, or one per class for an image of one channel; each
+            class remembers histograms of its own.
         prob: probability of a transfer.
         pool_size: number of histograms remembered.
         bins: bins of the remembered histograms; many, so that the shape of a peak survives.
@@ -198,23 +199,28 @@ class RandHistogramTransferd(RandomizableTransform, MapTransform):
         RandomizableTransform.__init__(self, prob)
         self.mask_key, self.bins, self.pool_size = mask_key, bins, pool_size
         self.value_range = (float(value_range[0]), float(value_range[1]))
-        self.pool: list[Tensor] = []
+        self.pools: dict[int, list[Tensor]] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample, its lesion re-mapped with probability ``prob``."""
         sample = dict(data)
         self.randomize(None)
         for key in self.key_iterator(sample):
-            image = sample[key]
-            plain = torch.as_tensor(image).as_subclass(Tensor)
-            inside = torch.as_tensor(sample[self.mask_key]).as_subclass(Tensor) > 0
-            if not inside.any():
-                continue
-            own = intensity_histogram(plain, inside, self.bins, self.value_range)[0]
-            if self._do_transform and self.pool:
-                other = self.pool[self.R.randint(len(self.pool))]
-                changed = plain.clone()
-                changed[inside] = match_histogram(plain[inside], other, self.value_range)
-                sample[key] = image.clone().copy_(changed)
-            self.pool = [*self.pool, own][-self.pool_size :]
+            plain = torch.as_tensor(sample[key]).as_subclass(Tensor)
+            masks = torch.as_tensor(sample[self.mask_key]).as_subclass(Tensor) > 0
+            changed = plain.clone()
+            for number, inside in enumerate(masks.split(1)):
+                if inside.any():
+                    changed[inside] = self._transfer(plain, inside, number)
+            sample[key] = sample[key].clone().copy_(changed)
         return sample
+
+    def _transfer(self, image: Tensor, inside: Tensor, number: int) -> Tensor:
+        """Return the values of a lesion, re-mapped or not, and remember its histogram."""
+        pool = self.pools.setdefault(number, [])
+        values = image[inside]
+        own = intensity_histogram(image, inside, self.bins, self.value_range)[0]
+        if self._do_transform and pool:
+            values = match_histogram(values, pool[self.R.randint(len(pool))], self.value_range)
+        self.pools[number] = [*pool, own][-self.pool_size :]
+        return values

@@ -1,0 +1,127 @@
+"""Windows of scans with few thick slices, and intensities without a fixed scale."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from tools.transforms.shape_grid import slice_grid
+from tools.transforms.window import cut_window
+
+__all__ = ["PercentileScaled", "SliceWindowd"]
+
+
+class SliceWindowd(MapTransform):
+    """Cut scans and label maps of thick slices to one window round an organ.
+
+    Within the slice they are resampled to one voxel size, across slices not at all. Slices are
+    added at the end, as the mirror image of the scan, until their number is a multiple of 4.
+
+    Args:
+        keys: images or label maps ``(1, H, W, D)`` with an affine, all on one grid; become
+            ``(1, N, M, S)``.
+        organ: labels of all that is organ, in ``organ_key``.
+        organ_key: label map that says where the organ lies.
+        size: voxels of the window within the slice.
+        spacing_mm: voxel size within the slice.
+        label_keys: those of ``keys`` that are label maps: nearest neighbour, 0 beyond the scan.
+        allow_missing_keys: skip samples without one of the keys.
+
+    Raises:
+        ValueError: if the label map holds no organ.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        organ: Sequence[int],
+        organ_key: str = "label",
+        size: Sequence[int] = (72, 72),
+        spacing_mm: float = 1.5,
+        label_keys: Sequence[str] = ("label",),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.organ, self.organ_key, self.label_keys = list(organ), organ_key, tuple(label_keys)
+        self.size, self.spacing_mm = tuple(size), spacing_mm
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with windows in place of scans."""
+        sample = dict(data)
+        organ = np.isin(np.asarray(sample[self.organ_key][0]), self.organ)
+        affine = np.asarray(sample[self.organ_key].affine, float)
+        grid = slice_grid(organ, affine, self.size, self.spacing_mm)
+        for key in self.key_iterator(sample):
+            scan = np.asarray(sample[key][0])
+            flat = key in self.label_keys
+            window = cut_window(scan, affine, grid, 0 if flat else 1, 0.0 if flat else None)
+            sample[key] = MetaTensor(
+                torch.from_numpy(window)[None], affine=torch.from_numpy(grid.affine)
+            )
+        return sample
+
+
+class PercentileScaled(MapTransform):
+    """Scale an image so that two of its percentiles become -1 and 1, and keep the scale.
+
+    For images without units, such as MRI. One bright voxel changes nothing, unlike with the minimum
+    and maximum that the released code takes (``percentiles=(0, 100)``).
+
+    Args:
+        keys: images, channel first.
+        percentiles: that become -1 and 1.
+        clip: hold the result to [-1, 1].
+        empty_value: voxels of exactly this value are no signal and do not count; None: all count.
+        range_key: where to write the intensities that -1 and 1 stand for, a tensor of two.
+        allow_missing_keys: skip samples without the image.
+
+    Raises:
+        ValueError: if the percentiles are not in order within 0..100.
+
+    Example:
+        >>> sample = PercentileScaled("image", (0, 100))({"image": torch.tensor([[2.0, 4.0, 6.0]])})
+        >>> sample["image"].tolist(), sample["intensity_range"].tolist()
+        ([[-1.0, 0.0, 1.0]], [2.0, 6.0])
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        percentiles: Sequence[float] = (0.5, 99.5),
+        clip: bool = True,
+        empty_value: float | None = None,
+        range_key: str = "intensity_range",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        low, high = percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError(
+                f"percentiles must be two numbers in order in 0..100, got {percentiles}"
+            )
+        self.percentiles, self.clip, self.empty_value = (low, high), clip, empty_value
+        self.range_key = range_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with scaled images and the range of the last of them."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            image = sample[key]
+            values = torch.as_tensor(image).as_subclass(Tensor).float()
+            counted = values if self.empty_value is None else values[values != self.empty_value]
+            if not counted.numel():
+                raise ValueError(f"{key} must hold a signal, got {self.empty_value} only")
+            low, high = np.percentile(counted.numpy(), self.percentiles)
+            scaled = (values - low) * (2 / max(high - low, 1e-6)) - 1
+            result = image.clone() if image.is_floating_point() else image.float()
+            result[:] = scaled.clamp(-1, 1) if self.clip else scaled
+            sample[key] = result
+            sample[self.range_key] = torch.tensor([low, high], dtype=torch.float64)
+        return sample
