@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tools.prepare_batch import LesionPrepareBatch, SynthesisPrepareBatch
+from tools.schedules import cosine_scheduler
 
 BATCH = {
     "image": torch.full((64, 1, 2, 2, 2), 0.5),
@@ -20,6 +21,26 @@ def test_training_batch_has_inputs_target_and_keywords() -> None:
     assert positional == ()
     assert keywords["timesteps"].min() >= 0
     assert keywords["timesteps"].max() < 300
+
+
+def test_target_is_what_the_network_is_to_predict() -> None:
+    prepared = {}
+    for kind in ("epsilon", "sample", "v_prediction"):
+        torch.manual_seed(0)
+        prepare = LesionPrepareBatch(300, scheduler=cosine_scheduler(300, kind))
+        prepared[kind] = prepare(BATCH)
+    scheduler = cosine_scheduler(300)
+    for kind, (inputs, target, _, keywords) in prepared.items():
+        image, noise, timesteps = inputs[:, :1], keywords["noise"], keywords["timesteps"]
+        assert torch.equal(noise, prepared["epsilon"][3]["noise"])
+        alpha_bar = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1, 1)
+        expected = {
+            "epsilon": noise,
+            "sample": image,
+            "v_prediction": alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * image,
+        }[kind]
+        assert torch.allclose(target.noise, expected, atol=1e-6)
+        assert torch.equal(target.lesion_mask, inputs[:, 1:])
 
 
 @pytest.mark.parametrize(("drop", "dropped"), [(0.0, 0), (1.0, 64)])

@@ -206,6 +206,70 @@ def test_compact_network_samples_with_bfloat16(inputs: Tensor) -> None:
     assert output.isfinite().all()
 
 
+class Restated(nn.Module):
+    """The same denoiser, but it says the clean image or the velocity instead of the noise."""
+
+    def __init__(self, denoiser: nn.Module, scheduler: DDPMScheduler) -> None:
+        super().__init__()
+        self.denoiser, self.kind = denoiser, scheduler.prediction_type
+        self.alpha_bar = scheduler.alphas_cumprod.double()
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+        noise = self.denoiser(x.double(), timesteps, condition)
+        alpha_bar = self.alpha_bar[timesteps].view(-1, 1, 1, 1, 1)
+        clean = (x - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
+        if self.kind == "sample":
+            return clean
+        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("kind", ["sample", "v_prediction"])
+def test_what_the_network_predicts_does_not_change_the_samples(
+    oracle_denoiser: type, inputs: Tensor, kind: str, sampler: str
+) -> None:
+    def sample(prediction_type: str) -> Tensor:
+        scheduler = cosine_scheduler(40, prediction_type)
+        network = oracle_denoiser(scheduler, mean=0.3, std=0.1)
+        if prediction_type != "epsilon":
+            network = Restated(network, scheduler)
+        arguments = {"sampler": sampler, "jump_length": 4, "jump_n_sample": 2, "seed": 3}
+        return LesionInpaintInferer(scheduler, **arguments)(inputs, network)
+
+    noise, other = sample("epsilon"), sample(kind)
+    # near pure noise the clean image is a small difference of large numbers
+    assert torch.allclose(noise, other, atol=2e-3)
+    assert (noise - other).abs().mean() < 1e-5
+    inside = inputs[:, 1:] == 1
+    assert noise[inside].std() > 0.05
+    assert torch.equal(other[~inside], inputs[:, :1][~inside])
+
+
+def test_networks_of_any_kind_are_taken_at_their_word(inputs: Tensor) -> None:
+    """A clean image named outright is what comes out of the last step."""
+    inferer = LesionInpaintInferer(cosine_scheduler(STEPS, "sample"), sampler="ddim")
+    output = inferer(inputs, lambda x, *_: torch.full_like(x, 0.25))
+    assert torch.allclose(output[inputs[:, 1:] == 1], torch.tensor(0.25))
+    beyond = inferer(inputs, lambda x, *_: torch.full_like(x, 7.0))  # clamped
+    assert torch.allclose(beyond[inputs[:, 1:] == 1], torch.tensor(1.0))
+
+
+def test_seeds_go_on_from_call_to_call(inputs: Tensor) -> None:
+    scheduler, network = cosine_scheduler(STEPS), TinyNetwork()
+    pair = torch.cat([inputs[:1], inputs[:1]])
+    together = LesionInpaintInferer(scheduler, seed=4)(pair, network)
+    going = LesionInpaintInferer(scheduler, seed=4, advance_seed=True)
+    first, second = (going(pair[:1], network) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.allclose(torch.cat([first, second]), together, atol=1e-6)
+    # seeds that are given are taken, and leave the count alone
+    given = going(pair[:1], network, seeds=[4])
+    assert torch.equal(given, first)
+    assert going.seed == 6
+    resting = LesionInpaintInferer(scheduler, seed=4)
+    assert torch.equal(resting(pair[:1], network), resting(pair[:1], network))
+
+
 def test_bad_input_is_named(inputs: Tensor) -> None:
     inferer = LesionInpaintInferer(cosine_scheduler(STEPS))
     with pytest.raises(ValueError, match="lesion_mask must be binary"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tools.synthesis.level_set import Shape, ball_shape, shape_from_mask, signed_distance
+from tools.synthesis.level_set import Shape, ball_shape, shape_from_mask
 from tools.synthesis.shape_choice import make_shape_source
 from tools.synthesis.shapes import (
     EllipsoidShapes,
@@ -14,6 +14,7 @@ from tools.synthesis.shapes import (
     MaskFileShape,
     ShapeSource,
 )
+from tools.transforms.signed_distance import signed_distance
 
 DIAMETERS = [6.0, 10.0, 20.0, 30.0]
 THICK = np.diag([0.7, 0.7, 2.5, 1.0])
@@ -248,7 +249,7 @@ def test_radiologists_contours_are_the_default_library(monkeypatch: pytest.Monke
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"shape must be one of ellipsoid, library, .* got 'blob'"):
+    with pytest.raises(ValueError, match=r"shape must be one of diffmask, .* got 'blob'"):
         make_shape_source("blob")
     with pytest.raises(ValueError, match="library must be a folder"):
         LibraryShapes(tmp_path / "absent")

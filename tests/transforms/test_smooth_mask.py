@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tools.transforms.smooth_mask import SmoothMaskd, smooth_mask
+from tools.transforms.smooth_mask import CleanLevelsd, SmoothMaskd, clean_level, smooth_mask
 
 
 def ball(radius: float, size: int = 40) -> np.ndarray:
@@ -53,3 +53,57 @@ def test_transform_keeps_to_its_boundary_and_to_absent_classes() -> None:
     assert clean[0].sum() > 1000
     assert not clean[:, 22:].any()
     assert not clean[1].any()
+
+
+def test_outside_of_minus_one_makes_a_level() -> None:
+    pred = torch.full((2, 40, 40, 40), -1.0)
+    pred[0][torch.from_numpy(ball(9.0))] = 1
+    mask = SmoothMaskd("pred")({"pred": pred})["pred"]
+    level = SmoothMaskd("pred", outside=-1.0)({"pred": pred})["pred"]
+    assert level.unique().tolist() == [-1, 1]
+    assert torch.equal(level > 0, mask > 0)
+    assert (level[1] == -1).all()
+
+
+def blob() -> np.ndarray:
+    """A ball's clipped distance with a hole, a speck and a smaller piece of 8 % of it."""
+    axes = np.arange(40) - 19.5
+    radius = np.linalg.norm(np.stack(np.meshgrid(axes, axes, axes, indexing="ij")), axis=0)
+    level = np.clip((9 - radius) / 3, -1, 1).astype(np.float32)
+    level[18:21, 20, 20] = -0.4
+    level[2, 2, 2] = 0.3
+    level[2:8, 30:36, 30:37] = 0.5
+    return level
+
+
+def test_holes_and_specks_go_and_the_outline_stays() -> None:
+    level = blob()
+    clean = clean_level(level)
+    assert clean.dtype == np.float32
+    assert (clean[18:21, 20, 20] > 0).all()
+    assert clean[2, 2, 2] < 0
+    assert (clean[2:8, 30:36, 30:37] > 0).all()
+    changed = clean != level
+    assert changed.sum() == 4
+    one = clean_level(level, largest_component=True)
+    assert not (one[2:8, 30:36, 30:37] > 0).any()
+    assert ((one > 0) == ball(9.0)).all()
+    # what was cleaned is clean
+    assert np.array_equal(clean_level(clean), clean)
+    assert level[2, 2, 2] == np.float32(0.3)  # the input is as it was
+
+
+@pytest.mark.parametrize("value", [-1.0, 1.0])
+def test_levels_without_outline_stay_as_they_are(value: float) -> None:
+    level = np.full((6, 6, 6), value)
+    assert np.array_equal(clean_level(level), level)
+
+
+def test_levels_of_each_class_are_cleaned_apart() -> None:
+    pred = torch.stack([torch.from_numpy(blob()), torch.full((40, 40, 40), -1.0)])
+    sample = CleanLevelsd("pred")({"pred": pred})
+    assert np.array_equal(sample["pred"][0].numpy(), clean_level(blob()))
+    assert (sample["pred"][1] == -1).all()
+    assert pred[0, 2, 2, 2] > 0
+    one = CleanLevelsd("pred", largest_component=True)({"pred": pred})["pred"]
+    assert (one > 0).sum() < (sample["pred"] > 0).sum()

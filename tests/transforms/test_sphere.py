@@ -87,3 +87,14 @@ def test_condition_moves_smoothly_and_unknown_scores_are_zero() -> None:
 def test_bad_attributes_are_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         attribute_condition(*arguments)
+
+
+def test_range_of_the_condition_and_scores_of_nothing() -> None:
+    """The bins share out the logarithm of the range; a score of 0 is one that is not known."""
+    hearts = {"range_mm": (10.0, 120.0)}
+    assert attribute_condition(10.0, **hearts)[:2].tolist() == [1, 0]
+    assert attribute_condition(500.0, **hearts)[7] == 1
+    middle = attribute_condition(float(np.sqrt(1200)), **hearts)
+    assert middle[3:5].tolist() == pytest.approx([0.5, 0.5])
+    assert not np.array_equal(middle, attribute_condition(float(np.sqrt(1200))))
+    assert np.array_equal(attribute_condition(9.0, 0.0, 0), attribute_condition(9.0))

@@ -15,7 +15,17 @@ from monai.bundle import ConfigParser
 from tools.synthesis.records import BundleRecord, sha256_file
 from tools.transforms.histogram import load_presets
 
-__all__ = ["LesionGenerator", "WindowJob", "choose_device", "find_bundle"]
+__all__ = [
+    "SEED_STEP",
+    "LesionGenerator",
+    "WindowJob",
+    "choose_device",
+    "find_bundle",
+    "load_network",
+    "read_bundle",
+]
+
+SEED_STEP = 1_000_003  # between attempts at the same lesion
 
 
 class WindowJob(NamedTuple):
@@ -67,6 +77,38 @@ def find_bundle(name_or_path: str) -> Path:
     )
 
 
+def read_bundle(bundle: str, device: torch.device, required: str) -> tuple[Path, ConfigParser]:
+    """Return the weights of a bundle and its ``inference.json``, ready for a device.
+
+    Args:
+        bundle: name or folder.
+        device: of the network.
+        required: key of the config without which the bundle does not fit the purpose.
+
+    Raises:
+        FileNotFoundError: if the bundle or its weights do not exist.
+        ValueError: if the key is missing.
+    """
+    folder = find_bundle(bundle)
+    parser = ConfigParser()
+    parser.read_config(folder / "configs" / "inference.json")
+    if parser.get(required) is None:
+        raise ValueError(f"bundle must have {required} in inference.json, got none in {bundle}")
+    weights = folder / "models" / "model.pt"
+    if not weights.is_file():
+        raise FileNotFoundError(f"bundle must have trained weights, got none at {weights}")
+    parser["bundle_root"], parser["device"] = str(folder), device
+    return weights, parser
+
+
+def load_network(parser: ConfigParser, weights: Path, device: torch.device) -> torch.nn.Module:
+    """Return the network of a bundle with its weights, for inference."""
+    network = parser.get_parsed_content("network").eval()
+    state = torch.load(weights, map_location=device, weights_only=True)
+    network.load_state_dict(state.get("model", state))
+    return network
+
+
 class LesionGenerator:
     """Sample lesion textures with a bundle's ``inference.json``.
 
@@ -78,6 +120,7 @@ class LesionGenerator:
 
     Raises:
         FileNotFoundError: if the bundle or its weights do not exist.
+        ValueError: if the bundle makes no textures.
     """
 
     def __init__(
@@ -85,22 +128,14 @@ class LesionGenerator:
     ) -> None:
         self.folder = find_bundle(bundle)
         self.device = choose_device(device)
-        weights = self.folder / "models" / "model.pt"
-        if not weights.is_file():
-            raise FileNotFoundError(f"bundle must have trained weights, got none at {weights}")
-        parser = ConfigParser()
-        parser.read_config(self.folder / "configs" / "inference.json")
-        parser["bundle_root"] = str(self.folder)
-        parser["device"] = self.device
+        weights, parser = read_bundle(bundle, self.device, "window_hu")
         known = parser["displayable_configs"]
         changes = {key: value for key, value in (overrides or {}).items() if value is not None}
         for key, value in {**changes, "texture": "none"}.items():
             if key in known:
                 parser[f"displayable_configs#{key}"] = value
         self.settings = {k: v for k, v in {**known, **changes}.items() if k != "texture"}
-        self.network = parser.get_parsed_content("network").eval()
-        state = torch.load(weights, map_location=self.device, weights_only=True)
-        self.network.load_state_dict(state.get("model", state))
+        self.network = load_network(parser, weights, self.device)
         # windows are cut by the pipeline, so the window sampler itself is called
         self.inferer = parser.get_parsed_content("inferer").inferer
         low, high = parser.get_parsed_content("window_hu")

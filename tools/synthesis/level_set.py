@@ -7,6 +7,8 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from tools.transforms.signed_distance import signed_distance
+
 MARGIN_MM = 4.0  # of the window round the lesion
 MAX_SHIFT = 0.25  # in radii: how far a clipped shape may swell to keep its volume
 Slices = tuple[slice, slice, slice]
@@ -204,20 +206,6 @@ def shape_from_mask(
     sdf = scale * (inner - np.linalg.norm(beyond * spacing, axis=-1))
     connected = ndimage.label(mask, np.ones((3, 3, 3)))[1] == 1
     return Shape(sdf.astype(np.float32), (middle,) * 3, source, wanted, connected)
-
-
-def signed_distance(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
-    """Return the distance to the surface in mm, positive inside, smoothed by half a voxel.
-
-    Args:
-        mask: bool, shape (i, j, k), with background at the border.
-        spacing_mm: voxel size along the three axes.
-    """
-    half = 0.5 * float(np.min(spacing_mm))  # centres are half a voxel from the faces
-    inside = ndimage.distance_transform_edt(mask, sampling=spacing_mm)
-    outside = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
-    signed = np.where(mask, inside - half, half - outside)
-    return ndimage.gaussian_filter(signed, 0.5, mode="nearest")
 
 
 def ball_shape(diameter_mm: float) -> Shape:

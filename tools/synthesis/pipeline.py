@@ -11,15 +11,13 @@ import numpy as np
 import torch
 
 from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
-from tools.synthesis.generator import LesionGenerator, WindowJob
+from tools.synthesis.generator import SEED_STEP, LesionGenerator, WindowJob
 from tools.synthesis.plan import LesionPlan
 from tools.synthesis.records import LesionRecord
 from tools.synthesis.scan import Scan
 from tools.transforms.window import WindowGrid, cut_window, paste_window, window_size
 
 __all__ = ["SynthesisResult", "synthesize_lesions"]
-
-SEED_STEP = 1_000_003  # between attempts at the same lesion
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ class ShapeOptions:
     def __post_init__(self) -> None:
         for name in ("spiculation", "lobulation"):
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= 5:
-                raise ValueError(f"{name} must be a score from 1 to 5, got {value}")
+            if value is not None and not (isinstance(value, int | float) and 1 <= value <= 5):
+                raise ValueError(f"{name} must be a score from 1 to 5, got {value!r}")
 
 
 def make_shape_source(

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 
-from tools.synthesis.generator import choose_device, find_bundle
+from tools.synthesis.generator import SEED_STEP, choose_device, load_network, read_bundle
 from tools.transforms.shape_grid import ShapeWindow, shape_on_scan
 from tools.transforms.smooth_mask import clean_level
 from tools.transforms.sphere import Sphere, attribute_condition
 
 __all__ = ["ShapeGenerator"]
 
-SEED_STEP = 1_000_003  # between attempts at the same shape
 MAX_ATTEMPTS = 5
 
 
@@ -33,21 +30,12 @@ class ShapeGenerator:
     """
 
     def __init__(self, bundle: str = "diffmask", device: str = "auto") -> None:
-        self.folder = find_bundle(bundle)
         self.device = choose_device(device)
-        self.weights = self.folder / "models" / "model.pt"
-        if not self.weights.is_file():
-            raise FileNotFoundError(f"bundle must have trained weights, got none at {self.weights}")
-        parser = ConfigParser()
-        parser.read_config(Path(self.folder) / "configs" / "inference.json")
-        parser["bundle_root"], parser["device"] = str(self.folder), self.device
-        if parser.get("shape_window") is None:
-            raise ValueError(f"bundle must make shapes, got {bundle}, which has no shape_window")
-        self.network = parser.get_parsed_content("network").eval()
-        state = torch.load(self.weights, map_location=self.device, weights_only=True)
-        self.network.load_state_dict(state.get("model", state))
+        self.weights, parser = read_bundle(bundle, self.device, "shape_window")
+        self.network = load_network(parser, self.weights, self.device)
         self.inferer = parser.get_parsed_content("inferer")
-        self.window_arguments = parser.get_parsed_content("shape_window")
+        arguments = parser.get_parsed_content("shape_window")
+        self.window_arguments = {k: v for k, v in arguments.items() if not k.startswith("_")}
 
     def sample(
         self,

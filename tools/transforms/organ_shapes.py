@@ -10,10 +10,10 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from scipy import ndimage
 from torch import Tensor
 
 from tools.transforms.shape_grid import REGION_MARGIN, slice_grid
+from tools.transforms.signed_distance import signed_distance
 from tools.transforms.sphere import Sphere, attribute_condition, enclosing_sphere, sphere_mask
 from tools.transforms.window import cut_window
 
@@ -122,8 +122,5 @@ class OrganTargetd(MapTransform):
         """Return the clipped distance within each slice."""
         if not mask.any():
             return np.full(mask.shape, -1.0)
-        far = (1.0, 1.0, 10 * max(mask.shape))  # other slices never are the nearest
-        distance = ndimage.distance_transform_edt(mask, sampling=far)
-        distance -= ndimage.distance_transform_edt(~mask, sampling=far)
-        smooth = ndimage.gaussian_filter(distance - 0.5 * np.sign(distance), (0.5, 0.5, 0))
-        return np.clip(smooth / self.band, -1, 1)
+        far = (1.0, 1.0, 10.0 * max(mask.shape))  # other slices never are the nearest
+        return np.clip(signed_distance(mask, far, (0.5, 0.5, 0.0)) / self.band, -1, 1)

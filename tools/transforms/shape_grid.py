@@ -176,7 +176,7 @@ def shape_on_scan(
 
     Returns:
         Boolean mask of a box of the scan, and the box. The mask may be empty: where the sphere
-        holds no voxel of the scan, or the level is nowhere positive.
+        holds no voxel's centre (then the box is empty too), or the level is nowhere positive.
 
     Raises:
         ValueError: if the sphere does not touch the scan.
@@ -187,12 +187,15 @@ def shape_on_scan(
     reach = sphere.radius_mm * np.linalg.norm(inverse[:3, :3], axis=1)
     low = np.maximum(np.ceil(middle - reach - 1e-6), 0).astype(int)
     high = np.minimum(np.floor(middle + reach + 1e-6) + 1, shape).astype(int)
-    if (high <= low).any():
+    if (middle + reach < -0.5).any() or (middle - reach > np.asarray(shape) - 0.5).any():
         raise ValueError(
             f"sphere must touch the scan of shape {tuple(shape)}, got one of radius "
             f"{sphere.radius_mm:.1f} mm at voxel {np.round(middle, 1).tolist()}"
         )
+    high = np.maximum(high, low)
     box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    if (high == low).any():
+        return np.zeros(high - low, bool), box  # type: ignore[return-value]
     moved = np.array(affine, float)
     moved[:3, 3] = apply_affine(affine, low)
     to_window = np.linalg.inv(grid.affine) @ moved

@@ -10,7 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 from torch import Tensor
 
@@ -26,7 +26,7 @@ class ShapeRequestd(MapTransform):
 
     Only the grid of the scan is used. The centre is ``centre_mm``, else the first point of the
     sample's ``click_key`` (voxel index, as MONAI Label sends it), else the voxel deepest inside the
-    boundary, else the middle of the scan.
+    boundary, else the middle voxel of the scan.
 
     Args:
         keys: scan, channel first with an affine (MetaTensor); becomes the sampler's input
@@ -45,7 +45,8 @@ class ShapeRequestd(MapTransform):
             :class:`ShapeToScand`.
 
     Raises:
-        ValueError: if diameter or centre are not usable.
+        ValueError: if diameter or centre are not usable, or the sphere holds no voxel in which the
+            lesion may lie.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class ShapeRequestd(MapTransform):
                     )
             sphere = Sphere(self._centre(sample, boundary, affine, shape), self._radius(affine))
             window = ShapeWindow.around(sphere, affine, boundary, **self.window)  # type: ignore[arg-type]
+            self._check_room(window, affine, shape, boundary)
             allowed = np.ones(shape, np.uint8) if boundary is None else boundary.astype(np.uint8)
             sample[self.boundary_key] = MetaTensor(torch.from_numpy(allowed)[None], meta=scan.meta)
             sample[self.control_key] = {
@@ -98,6 +100,23 @@ class ShapeRequestd(MapTransform):
             inputs = torch.from_numpy(window.inputs(self.channels))
             sample[key] = MetaTensor(inputs, affine=torch.from_numpy(window.grid.affine))
         return sample
+
+    def _check_room(
+        self,
+        window: ShapeWindow,
+        affine: np.ndarray,
+        shape: Sequence[int],
+        boundary: np.ndarray | None,
+    ) -> None:
+        """Refuse what no output could fill: said here, it costs no sampling."""
+        full = np.ones(window.grid.size, np.float32)
+        room, _ = shape_on_scan(full, window.grid, window.sphere, affine, shape, boundary)
+        if not room.any():
+            raise ValueError(
+                "diameter_mm must leave room for a voxel of the scan round centre_mm and inside "
+                f"{self.boundary_key}, got {self.diameter_mm} at "
+                f"{np.round(window.sphere.centre_mm, 1).tolist()}"
+            )
 
     def _radius(self, affine: np.ndarray) -> float:
         """Return the radius of the sphere round the centres of the voxels."""
@@ -116,20 +135,17 @@ class ShapeRequestd(MapTransform):
         affine: np.ndarray,
         shape: Sequence[int],
     ) -> tuple[float, float, float]:
+        clicks = sample.get(self.click_key)
         if self.centre_mm is not None:
             point = np.asarray(self.centre_mm, float)
-        elif sample.get(self.click_key):
-            clicks = np.asarray(sample[self.click_key], float).reshape(-1, 3)
-            point = apply_affine(affine, clicks[0])
+        elif clicks is not None and len(clicks) > 0:
+            point = apply_affine(affine, np.asarray(clicks, float).reshape(-1, 3)[0])
         elif boundary is not None:
             if not boundary.any():
                 raise ValueError(f"{self.boundary_key} must mark a place for a lesion, got none")
-            depth = ndimage.distance_transform_edt(
-                boundary, sampling=np.linalg.norm(affine[:3, :3], axis=0)
-            )
-            point = apply_affine(affine, np.unravel_index(int(depth.argmax()), depth.shape))
+            point = apply_affine(affine, _deepest_voxel(boundary, voxel_sizes(affine)))
         else:
-            point = apply_affine(affine, (np.asarray(shape) - 1) / 2)
+            point = apply_affine(affine, np.asarray(shape) // 2)
         index = apply_affine(np.linalg.inv(affine), point)
         if (index < -0.5).any() or (index > np.asarray(shape) - 0.5).any():
             raise ValueError(
@@ -137,6 +153,15 @@ class ShapeRequestd(MapTransform):
             )
         x, y, z = (float(value) for value in point)
         return x, y, z
+
+
+def _deepest_voxel(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Return the index of the voxel farthest from the outline and from the border of the scan."""
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    # the part that holds the mask is enough, and without a rim it would have no outside
+    depth = ndimage.distance_transform_edt(np.pad(mask[box], 1), sampling=spacing)
+    index = np.unravel_index(int(depth.argmax()), depth.shape)
+    return np.array(index) - 1 + [part.start for part in box]
 
 
 class ShapeToScand(MapTransform):
@@ -150,6 +175,7 @@ class ShapeToScand(MapTransform):
         boundary_key: where a lesion may lie, on the scan's grid; :class:`ShapeRequestd` left it.
         control_key: sphere and window, likewise.
         labels: label of each class; None: 1..K.
+        allow_empty: give an empty label map where there is no lesion, for counting such cases.
 
     Raises:
         ValueError: if the prediction holds no lesion: draw again, with another seed.
@@ -161,10 +187,11 @@ class ShapeToScand(MapTransform):
         boundary_key: str = "boundary",
         control_key: str = "control",
         labels: Sequence[int] | None = None,
+        allow_empty: bool = False,
     ) -> None:
         super().__init__(keys)
         self.boundary_key, self.control_key = boundary_key, control_key
-        self.labels = labels
+        self.labels, self.allow_empty = labels, allow_empty
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with the label map."""
@@ -184,7 +211,7 @@ class ShapeToScand(MapTransform):
                 mask, box = shape_on_scan(level, *place)
                 inside = mask & inside
                 result[box][inside] = name
-            if not result.any():
+            if not (self.allow_empty or result.any()):
                 raise ValueError(f"{key} must hold a lesion, got an empty prediction")
             sample[key] = MetaTensor(torch.from_numpy(result)[None], meta=boundary.meta)
         return sample

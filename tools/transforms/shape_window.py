@@ -19,6 +19,7 @@ from tools.transforms.shape_grid import (
     half_voxel_mm,
     shape_grid,
 )
+from tools.transforms.signed_distance import signed_distance
 from tools.transforms.sphere import (
     Sphere,
     attribute_condition,
@@ -39,7 +40,8 @@ class ShapeWindowd(MapTransform):
     them; how large the lesion is goes into ``condition``.
 
     Args:
-        keys: masks, channel first with an affine (MetaTensor); become ``(1, N, N, N)`` in [0, 1].
+        keys: masks, channel first with an affine (MetaTensor); become ``(1, N, N, N)``,
+            soft: 0 far outside, the outline at 0.5, 1 and more inside.
         size: voxels per side of the window, N, or one number per axis.
         fill: diameter of the sphere over the side of the window.
         spacing_mm: voxel size of the window instead of one that follows from ``fill``.
@@ -99,7 +101,8 @@ def _level(smooth: np.ndarray, mask: np.ndarray) -> float:
 
     The smallest lesions are little but peak once they are smoothed.
     """
-    same_volume = np.sort(smooth, axis=None)[-int(mask.sum())]
+    place = smooth.size - int(mask.sum())
+    same_volume = np.partition(smooth, place, axis=None)[place]
     return float(min(same_volume, smooth.max() / 2))
 
 
@@ -157,16 +160,14 @@ class ControlSphered(MapTransform):
     def _target(self, inside: np.ndarray) -> np.ndarray:
         if self.band is None:
             return inside * 2.0 - 1.0
-        distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
-        # centres lie half a voxel from the faces; a slight blur takes the staircase away
-        smooth = ndimage.gaussian_filter(distance - 0.5 * np.sign(distance), 0.5, mode="nearest")
-        return np.clip(smooth / self.band, -1, 1)
+        return np.clip(signed_distance(inside) / self.band, -1, 1)
 
 
 class RandBoundaryd(Randomizable, MapTransform):
     """Cut the region by a plane that spares the lesion, as the pleura would.
 
-    Trained so, a model keeps within what is left of the sphere and shapes the lesion to it.
+    Trained so, a model keeps within what is left of the sphere and shapes the lesion to it. A
+    sample without a lesion is left as it is.
 
     Args:
         keys: regions ``(1, N, N, N)``.
@@ -197,6 +198,8 @@ class RandBoundaryd(Randomizable, MapTransform):
             grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
             heights = grid @ torch.as_tensor(normal, dtype=torch.float32)
             target = sample[self.target_key]
+            if not (target[0] > 0).any():
+                continue
             top = heights[target[0] > 0].max()
             kept = heights <= top + float(self.R.exponential(1.0))
             sample[key] = sample[key] * kept
