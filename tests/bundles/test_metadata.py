@@ -40,7 +40,9 @@ def test_metadata_is_complete(bundle: Path) -> None:
 def test_metadata_uses_the_names_of_the_zoo(bundle: Path) -> None:
     data_format = metadata(bundle)["network_data_format"]
     for tensor in (data_format["inputs"]["image"], data_format["outputs"]["pred"]):
-        assert sorted(map(int, tensor["channel_def"])) == list(range(tensor["num_channels"]))
+        # of a label map the viewers want the labels: background and one per channel of the network
+        names = tensor["num_channels"] + (tensor["type"] == "segmentation")
+        assert sorted(map(int, tensor["channel_def"])) == list(range(names))
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)

@@ -90,6 +90,19 @@ def test_shared_settings_are_copied_from_training_and_nothing_else() -> None:
     assert mended["published.json"] == files["published.json"]
 
 
+def test_an_overlay_for_use_has_the_settings_of_the_one_for_training() -> None:
+    files = {
+        "heart.json": {"window_size": [64, 64], "batch_size": 4, "network_def": {"channels": [8]}},
+        "heart_inference.json": {"window_size": [32, 32], "batch_size": 1},
+        "inference.json": {"bundle_root": ".", "window_size": 24},
+        "train.json": {"bundle_root": ".", "window_size": 24},
+    }
+    assert differences(files) == ["window_size differs between heart.json and heart_inference.json"]
+    mended = with_shared_settings(files)
+    assert differences(mended) == []
+    assert mended == files | {"heart_inference.json": {"window_size": [64, 64], "batch_size": 1}}
+
+
 def test_house_form_keeps_content_and_fills_lines() -> None:
     config = {"a": {"b": ["x" * 40, "y" * 40, {"c": []}]}, "d": "μ", "e": list(range(60))}
     text = house_json(config)

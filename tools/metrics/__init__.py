@@ -3,13 +3,16 @@
 from .histogram import HistogramDivergence, intensity_histogram, jensen_shannon_divergence
 from .lesion_mean import LesionMean, RisingMeans
 from .shape import ShapeDistance, ShapeFeatures, shape_features
+from .sphere import InsideShare, SphereError
 
 __all__ = [
     "HistogramDivergence",
+    "InsideShare",
     "LesionMean",
     "RisingMeans",
     "ShapeDistance",
     "ShapeFeatures",
+    "SphereError",
     "intensity_histogram",
     "jensen_shannon_divergence",
     "shape_features",

@@ -14,6 +14,7 @@ from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
+from tools.metrics.sphere import mask_affine
 from tools.transforms.sphere import enclosing_sphere
 
 # MONAI's own way to the package: who computes no shapes does without it
@@ -191,7 +192,7 @@ class ShapeDistance(CumulativeIterationMetric):
     empty reference is left out: there is no shape to compare with.
 
     Args:
-        spacing_mm: size of the masks' voxels.
+        spacing_mm: size of the masks' voxels; None: each mask's own affine (MetaTensor).
 
     Example:
         >>> metric = ShapeDistance()
@@ -202,11 +203,11 @@ class ShapeDistance(CumulativeIterationMetric):
         0.0
     """
 
-    def __init__(self, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
+    def __init__(self, spacing_mm: Sequence[float] | None = (1.0, 1.0, 1.0)) -> None:
         super().__init__()
-        if len(spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
-            raise ValueError(f"spacing_mm must be three numbers > 0, got {spacing_mm}")
-        self.affine = np.diag([*map(float, spacing_mm), 1.0])
+        if spacing_mm is not None:
+            mask_affine(torch.empty(0), spacing_mm)
+        self.spacing_mm = spacing_mm
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **_: object) -> Tensor:
         if y is None:
@@ -216,15 +217,9 @@ class ShapeDistance(CumulativeIterationMetric):
                 f"y_pred and y must be masks of equal shape (B, 1, H, W, D), got "
                 f"{tuple(y_pred.shape)} and {tuple(y.shape)}"
             )
-        pairs = zip(y_pred, y, strict=True)
-        rows = [torch.stack([self._features(p), self._features(r)]) for p, r in pairs]
+        affine, pairs = mask_affine(y, self.spacing_mm), zip(y_pred, y, strict=True)
+        rows = [torch.stack([_features(p, affine), _features(r, affine)]) for p, r in pairs]
         return torch.stack(rows).to(y.device)
-
-    def _features(self, mask: Tensor) -> Tensor:
-        array = torch.as_tensor(mask).as_subclass(Tensor)[0].detach().cpu().numpy() > 0.5
-        if not array.any():
-            return torch.full((len(ShapeFeatures._fields),), torch.nan)
-        return torch.tensor(shape_features(array, self.affine), dtype=torch.float32)
 
     def aggregate(self) -> Tensor:
         """Return one number over all samples seen since ``reset``."""
@@ -236,3 +231,11 @@ class ShapeDistance(CumulativeIterationMetric):
         if len(real) == 0:
             raise ValueError("y must hold at least one lesion, got empty masks only")
         return torch.tensor(feature_distances(predicted, real).mean(), dtype=torch.float32)
+
+
+def _features(mask: Tensor, affine: np.ndarray) -> Tensor:
+    """Return the features of a mask ``(1, H, W, D)``, NaN where it is empty."""
+    array = torch.as_tensor(mask).as_subclass(Tensor)[0].detach().cpu().numpy() > 0.5
+    if not array.any():
+        return torch.full((len(ShapeFeatures._fields),), torch.nan)
+    return torch.tensor(shape_features(array, affine), dtype=torch.float32)

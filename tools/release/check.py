@@ -22,6 +22,10 @@ WORKFLOWS = (
     ("train", ("train.json",)),
     ("inference", ("inference.json",)),
     ("train", ("train.json", "evaluate.json")),
+    # a second organ: overlays on top of the same files
+    ("train", ("train.json", "cardiac.json")),
+    ("inference", ("inference.json", "cardiac_inference.json")),
+    ("train", ("train.json", "cardiac.json", "cardiac_evaluate.json")),
 )
 
 

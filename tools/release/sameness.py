@@ -17,6 +17,8 @@ SAME_IN_ALL = re.compile(
     r"|(\w+_)?window(_\w+)?|(\w+_)?spacing_mm"
 )
 SOURCE = "train.json"
+# X.json on top of training goes with X_inference.json on top of inference
+FOR_USE = "_inference.json"
 SAME_FILES = ("LICENSE", "configs/logging.conf")
 HANDLERS = (("train", "handlers"), ("validate", "handlers"))
 
@@ -27,6 +29,8 @@ def _shared_keys(config: Config) -> list[str]:
 
 def differences(configs: Mapping[str, Config]) -> list[str]:
     """Find settings that differ between the files that stand alone; overlays may change them.
+
+    What an overlay ``X.json`` was trained with must stand in ``X_inference.json`` as well.
 
     Args:
         configs: parsed files by name. ``train.json`` is what the others are compared with; where
@@ -45,22 +49,34 @@ def differences(configs: Mapping[str, Config]) -> list[str]:
             first, value = seen.setdefault(key, (name, config[key]))
             if value != config[key]:
                 faults.append(f"{key} differs between {first} and {name}")
+    for first, name in _pairs(configs):
+        trained, used = configs[first], configs[name]
+        for key in _shared_keys(trained):
+            if used.get(key, trained[key]) != trained[key]:
+                faults.append(f"{key} differs between {first} and {name}")
     return faults
+
+
+def _pairs(configs: Mapping[str, Config]) -> list[tuple[str, str]]:
+    """Return the overlays that belong together, that for training first."""
+    names = [(name.replace(FOR_USE, ".json"), name) for name in configs if name.endswith(FOR_USE)]
+    return [(first, name) for first, name in names if first in configs]
 
 
 def with_shared_settings(configs: Mapping[str, Config]) -> dict[str, Config]:
     """Return the configs with the shared settings of ``train.json`` in all that stand alone.
 
-    Keys keep their places, and a file gains no key that it did not have.
+    Those of an overlay ``X.json`` go to ``X_inference.json``. Keys keep their places, and a file
+    gains no key that it did not have.
     """
-    source = configs.get(SOURCE, {})
-    shared = {key: source[key] for key in _shared_keys(source)}
-    return {
-        name: config
-        if is_overlay(config)
-        else {key: shared.get(key, value) for key, value in config.items()}
-        for name, config in configs.items()
-    }
+    sources = {name: SOURCE for name, config in configs.items() if not is_overlay(config)}
+    sources |= {name: first for first, name in _pairs(configs)}
+    result = {}
+    for name, config in configs.items():
+        source = configs.get(sources.get(name, name), {})
+        shared = {key: source[key] for key in _shared_keys(source)}
+        result[name] = {key: shared.get(key, value) for key, value in config.items()}
+    return result
 
 
 def skeleton(train: Config) -> dict[str, list[str]]:
