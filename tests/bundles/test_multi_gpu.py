@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-CONFIGS = Path("bundles/lefusion_lidc/configs")
 SMALL = ["--network_def#channels", "[8,16,16]", "--batch_size", "2", "--train#trainer#epoch_length"]
 SMALL += ["2", "--val_interval", "1", "--val_every_nth_case", "4", "--save_interval", "1"]
 SMALL += ["--validate#inferer#num_inference_steps", "2"]
@@ -24,15 +23,21 @@ def run(repository: Path, *words: str) -> str:
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_one_resumes(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("bundle", "key_metric"), [("lefusion_lidc", "histogram_jsd"), ("diffmask", "shape_distance")]
+)
+def test_two_processes_train_and_one_resumes(
+    bundle: str, key_metric: str, repository: Path, tmp_path: Path
+) -> None:
+    configs = f"bundles/{bundle}/configs"
     train = ["training", "--output_dir", str(tmp_path), *SMALL]
-    together = f"['{CONFIGS}/train.json','{CONFIGS}/multi_gpu_train.json']"
+    together = f"['{configs}/train.json','{configs}/multi_gpu_train.json']"
     printed = run(
         repository,
         *["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle"],
         *["run", *train, "--config_file", together, "--max_epochs", "1"],
     )
-    assert printed.count("Key metric: histogram_jsd") == 1  # the first process alone reports
+    assert printed.count(f"Key metric: {key_metric}") == 1  # the first process alone reports
     checkpoint = tmp_path / "models" / "checkpoint_epoch=1.pt"
     saved = torch.load(checkpoint, weights_only=True)
     best = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
@@ -43,7 +48,7 @@ def test_two_processes_train_and_one_resumes(repository: Path, tmp_path: Path) -
     assert any(changed)  # the average follows the weights, it is not the weights
     printed = run(
         repository,
-        *["monai.bundle", "run", *train, "--config_file", str(CONFIGS / "train.json")],
+        *["monai.bundle", "run", *train, "--config_file", f"{configs}/train.json"],
         *["--max_epochs", "2", "--resume_from", str(checkpoint)],
     )
     assert "epoch 1 until 2 epochs" in printed

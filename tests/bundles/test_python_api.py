@@ -15,13 +15,10 @@ def at_repository_root(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(repository)
 
 
-@pytest.fixture
-def model() -> torch.nn.Module:
-    return load("lefusion_lidc", bundle_dir="bundles", workflow_type="inference", device="cpu")
-
-
-def test_loaded_network_has_the_shipped_weights(model: torch.nn.Module) -> None:
-    shipped = torch.load(f"{BUNDLE}/models/model.pt", weights_only=True)
+@pytest.mark.parametrize("name", ["lefusion_lidc", "diffmask"])
+def test_loaded_network_has_the_shipped_weights(name: str) -> None:
+    model = load(name, bundle_dir="bundles", workflow_type="inference", device="cpu")
+    shipped = torch.load(f"bundles/{name}/models/model.pt", weights_only=True)
     loaded = model.state_dict()
     # MONAI copies what fits and is silent on the rest
     assert loaded.keys() == shipped.keys()

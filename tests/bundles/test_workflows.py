@@ -12,6 +12,7 @@ import torch
 from monai.bundle import ConfigWorkflow, verify_net_in_out
 
 BUNDLE = "bundles/lefusion_lidc"
+each_bundle = pytest.mark.parametrize("bundle", [BUNDLE, "bundles/diffmask"])
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,7 @@ def run_bundle(*arguments: str) -> str:
     return result.stdout + result.stderr
 
 
+@each_bundle
 @pytest.mark.parametrize(
     ("kind", "configs"),
     [
@@ -36,23 +38,24 @@ def run_bundle(*arguments: str) -> str:
         ("train", ["train.json", "evaluate.json"]),
     ],
 )
-def test_no_property_is_missing(kind: str, configs: list[str], tmp_path: Path) -> None:
+def test_no_property_is_missing(kind: str, configs: list[str], bundle: str, tmp_path: Path) -> None:
     workflow = ConfigWorkflow(
         workflow_type=kind,
-        config_file=[f"{BUNDLE}/configs/{name}" for name in configs],
-        meta_file=f"{BUNDLE}/configs/metadata.json",
-        logging_file=f"{BUNDLE}/configs/logging.conf",
+        config_file=[f"{bundle}/configs/{name}" for name in configs],
+        meta_file=f"{bundle}/configs/metadata.json",
+        logging_file=f"{bundle}/configs/logging.conf",
         output_dir=str(tmp_path),
     )
     workflow.initialize()
     assert not workflow.check_properties()
 
 
-def test_network_takes_and_gives_what_the_metadata_says() -> None:
+@each_bundle
+def test_network_takes_and_gives_what_the_metadata_says(bundle: str) -> None:
     verify_net_in_out(
         net_id="network_def",
-        meta_file=f"{BUNDLE}/configs/metadata.json",
-        config_file=f"{BUNDLE}/configs/inference.json",
+        meta_file=f"{bundle}/configs/metadata.json",
+        config_file=f"{bundle}/configs/inference.json",
         device="cpu",
         extra_forward_args={"timesteps": torch.tensor([1])},
     )
