@@ -1,11 +1,15 @@
 """Fixtures shared by all tests: small phantoms, an exact denoiser, the folder of real scans."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from tools.networks.lesion_unet import LesionUNet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -101,3 +105,37 @@ def ball_phantom() -> BallPhantom:
 def oracle_denoiser() -> type[OracleDenoiser]:
     """The class of the exact Gaussian denoiser: ``oracle_denoiser(scheduler, mean, std)``."""
     return OracleDenoiser
+
+
+@pytest.fixture(scope="session")
+def make_shape_bundle(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], Path]:
+    """A writer of bundles like ``diffmask``, tiny and untrained: rough balls in three steps."""
+
+    def write(seed: int = 0) -> Path:
+        folder = tmp_path_factory.mktemp("shapes") / "tiny_shapes"
+        source = repository / "bundles" / "diffmask" / "configs" / "inference.json"
+        config = json.loads(source.read_text(encoding="utf-8"))
+        # the network names the shape itself, mostly above 0: its sphere with gaps, by the noise
+        config |= {"prediction_type": "sample", "amp_dtype": None}
+        config["displayable_configs"]["num_inference_steps"] = 3
+        config["network_def"]["channels"] = [8, 16, 16]
+        definition = {k: v for k, v in config["network_def"].items() if not k.startswith("_")}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = LesionUNet(**definition)
+        nn.init.constant_(network.output[-1].bias, 0.6)  # type: ignore[arg-type]
+        for name in ("configs", "models"):
+            (folder / name).mkdir(parents=True)
+        (folder / "configs" / "inference.json").write_text(json.dumps(config), encoding="utf-8")
+        torch.save(network.state_dict(), folder / "models" / "model.pt")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def shape_bundle(make_shape_bundle: Callable[[int], Path]) -> Path:
+    """The folder of one such bundle."""
+    return make_shape_bundle(0)

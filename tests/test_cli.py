@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tools.cli import COMMANDS, main
+from tools.synthesis.records import read_record
 
 
 def leaves() -> list[tuple[str, ...]]:
@@ -38,6 +39,13 @@ def test_wrong_usage_exits_with_two() -> None:
         (["--scan", "{scan}", "--bundle", "none"], "bundle must be a bundle folder or one of"),
         (["--scan", "{scan}", "--texture", "granite"], "texture must be one of"),
         (["--scan", "{scan}", "--shape", "cube"], "shape must be one of"),
+        (["--scan", "{scan}", "--bundle", "diffmask"], "bundle must have window_hu"),
+        (
+            ["--scan", "{scan}", "--shape", "diffmask:lefusion_lidc"],
+            "bundle must have shape_window",
+        ),
+        (["--scan", "{scan}", "--spiculation", "4"], "spiculation and lobulation need shape diffm"),
+        (["--scan", "{scan}", "--lobulation", "6"], "lobulation must be a score from 1 to 5"),
         (["--scan", "{scan}", "--diameter_mm", "30,10"], "diameter_mm must be two numbers"),
         (["--scan", "{scan}", "--device", "abacus"], "device must be auto, cpu or cuda"),
         (["--scan", "{scan}", "--site", "9000,0,0"], "must lie inside the volume"),
@@ -53,6 +61,33 @@ def test_bad_input_gets_one_sentence_and_writes_nothing(
     given = [argument.format(scan=scan) for argument in arguments]
     organ = ["--organ_mask", str(tmp_path / "organ.nii.gz"), "--count", "1"]
     out = ["--out", str(tmp_path / "out")]
-    assert main(["synthesize", *given, *organ, *out]) == 1
+    shape = [] if "--shape" in given else ["--shape", "ellipsoid"]  # needs no weights
+    assert main(["synthesize", *given, *shape, *organ, *out]) == 1
     assert sentence in capsys.readouterr().err
     assert not [path for path in tmp_path.glob("out/*") if path.is_file()]
+
+
+def test_learned_shapes_from_scan_to_record(tmp_path: Path, shape_bundle: Path) -> None:
+    rng, affine = np.random.default_rng(0), np.diag([0.9, 0.9, 1.6, 1.0])
+    values = rng.normal(-850, 30, (44, 44, 28)).astype(np.int16)
+    organ = np.zeros_like(values, np.uint8)
+    organ[4:-4, 4:-4, 4:-4] = 1
+    (tmp_path / "scans").mkdir()
+    for name, data in (("scan_image", values), ("scan_lung", organ)):
+        nib.save(nib.Nifti1Image(data, affine), tmp_path / "scans" / f"{name}.nii.gz")
+    words = ["--scan", str(tmp_path / "scans"), "--shape", f"diffmask:{shape_bundle}"]
+    words += ["--count", "1", "--diameter_mm", "9", "--spiculation", "4", "--texture", "solid"]
+    words += ["--steps", "2", "--attempts", "1", "--jump_n_sample", "1", "--device", "cpu"]
+    labels = []
+    for out in ("one", "two"):
+        assert main(["synthesize", *words, "--out", str(tmp_path / out)]) == 0
+        labels.append(np.asarray(nib.load(tmp_path / out / "scan" / "label.nii.gz").dataobj))
+    assert np.array_equal(*labels)
+    assert labels[0].sum() == round(np.pi / 6 * 9**3 / (0.9 * 0.9 * 1.6))
+    assert not labels[0][organ == 0].any()
+    record = read_record(tmp_path / "one" / "scan" / "lesions.json")
+    assert record.lesions[0].shape_source == "diffmask"
+    assert record.request["shape"]["spiculation"] == 4
+    assert len(record.request["shape"]["weights_sha256"]) == 64
+    # a folder with other shapes is not gone on with
+    assert main(["synthesize", *words, "--lobulation", "2", "--out", str(tmp_path / "one")]) == 1

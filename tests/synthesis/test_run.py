@@ -227,6 +227,7 @@ def test_torchrun_with_two_processes_writes_the_same_bytes(
     scans = write_scans(tmp_path / "scans")
     words = ["-m", "tools", "synthesize", "--scan", str(scans), "--count", "1", "--steps", "2"]
     words += ["--attempts", "1", "--diameter_mm", "6", "--device", "cpu", "--jump_n_sample", "1"]
+    words += ["--shape", "ellipsoid"]
     two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for start, out in (([], "one"), (two, "two")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -62,6 +62,15 @@ class ShapeGenerator:
             ValueError: if the boundary leaves no room, or all attempts are empty.
         """
         window = ShapeWindow.around(sphere, affine, within, **self.window_arguments)
+        for level in self._attempts(window, seed, spiculation, lobulation):
+            if (level > 0).any():
+                return window, level
+        raise _nothing_drawn(sphere)
+
+    def _attempts(
+        self, window: ShapeWindow, seed: int, spiculation: float | None, lobulation: float | None
+    ) -> Iterator[np.ndarray]:
+        """Yield clean levels of one window, each of another seed; some may be empty."""
         values = attribute_condition(2 * window.radius_mm, spiculation, lobulation)
         condition = torch.from_numpy(values)[None].to(self.device)
         inputs = torch.from_numpy(window.inputs())[None].to(self.device)
@@ -69,12 +78,7 @@ class ShapeGenerator:
             with torch.inference_mode():
                 seeds = [seed + attempt * SEED_STEP]
                 result = self.inferer(inputs, self.network, condition, seeds=seeds)
-            level = clean_level(result[0, 0].float().cpu().numpy())
-            if (level > 0).any():
-                return window, level
-        raise ValueError(
-            f"sphere must have room for a lesion, got none in {MAX_ATTEMPTS} attempts at {sphere}"
-        )
+            yield clean_level(result[0, 0].float().cpu().numpy())
 
     def draw(
         self,
@@ -86,7 +90,7 @@ class ShapeGenerator:
         spiculation: float | None = None,
         lobulation: float | None = None,
     ) -> np.ndarray:
-        """Return a lesion mask on the grid of a scan; see :meth:`sample`.
+        """Return a lesion mask on the grid of a scan, not empty; see :meth:`sample`.
 
         Args:
             sphere: that the centres of the lesion's voxels must not leave, RAS mm.
@@ -101,10 +105,20 @@ class ShapeGenerator:
             ValueError: if the sphere does not touch the scan or holds no voxel of it, the boundary
                 leaves no room, or all attempts are empty.
         """
-        window, level = self.sample(sphere, affine, seed, within, spiculation, lobulation)
-        part, box = shape_on_scan(level, window.grid, sphere, affine, shape, within)
-        if not part.any():
+        window = ShapeWindow.around(sphere, affine, within, **self.window_arguments)
+        if not window.has_room(affine, shape, within):
             raise ValueError(f"sphere must hold a voxel of the scan, got none in {sphere}")
         mask = np.zeros(tuple(shape), bool)
-        mask[box] = part
-        return mask
+        for level in self._attempts(window, seed, spiculation, lobulation):
+            # little can fall between the voxels of a coarse scan
+            part, box = shape_on_scan(level, window.grid, sphere, affine, shape, within)
+            if part.any():
+                mask[box] = part
+                return mask
+        raise _nothing_drawn(sphere)
+
+
+def _nothing_drawn(sphere: Sphere) -> ValueError:
+    return ValueError(
+        f"sphere must have room for a lesion, got none in {MAX_ATTEMPTS} attempts at {sphere}"
+    )

@@ -142,6 +142,23 @@ class ShapeWindow(NamedTuple):
             )
         return cls(grid, region.astype(np.float32), sphere, radius)
 
+    def has_room(
+        self, affine: np.ndarray, shape: Sequence[int], boundary: np.ndarray | None = None
+    ) -> bool:
+        """Return whether a prediction could mark a voxel of the scan; it costs no sampling.
+
+        Args:
+            affine: voxel index of the scan to RAS mm.
+            shape: voxels of the scan per axis.
+            boundary: above 0 where a lesion may lie, on the scan's grid; None: everywhere.
+
+        Raises:
+            ValueError: if the sphere does not touch the scan.
+        """
+        full = np.ones(self.grid.size, np.float32)
+        part, _ = shape_on_scan(full, self.grid, self.sphere, affine, shape, boundary)
+        return bool(part.any())
+
     def inputs(self, channels: int = 1) -> np.ndarray:
         """Return the input of the sampler: "no lesion" per class, then the region."""
         empty = np.full((channels, *self.grid.size), -1.0, np.float32)

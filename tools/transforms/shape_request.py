@@ -89,7 +89,12 @@ class ShapeRequestd(MapTransform):
                     )
             sphere = Sphere(self._centre(sample, boundary, affine, shape), self._radius(affine))
             window = ShapeWindow.around(sphere, affine, boundary, **self.window)  # type: ignore[arg-type]
-            self._check_room(window, affine, shape, boundary)
+            if not window.has_room(affine, shape, boundary):
+                raise ValueError(
+                    "diameter_mm must leave room for a voxel of the scan round centre_mm and "
+                    f"inside {self.boundary_key}, got {self.diameter_mm} at "
+                    f"{np.round(sphere.centre_mm, 1).tolist()}"
+                )
             allowed = np.ones(shape, np.uint8) if boundary is None else boundary.astype(np.uint8)
             sample[self.boundary_key] = MetaTensor(torch.from_numpy(allowed)[None], meta=scan.meta)
             sample[self.control_key] = {
@@ -100,23 +105,6 @@ class ShapeRequestd(MapTransform):
             inputs = torch.from_numpy(window.inputs(self.channels))
             sample[key] = MetaTensor(inputs, affine=torch.from_numpy(window.grid.affine))
         return sample
-
-    def _check_room(
-        self,
-        window: ShapeWindow,
-        affine: np.ndarray,
-        shape: Sequence[int],
-        boundary: np.ndarray | None,
-    ) -> None:
-        """Refuse what no output could fill: said here, it costs no sampling."""
-        full = np.ones(window.grid.size, np.float32)
-        room, _ = shape_on_scan(full, window.grid, window.sphere, affine, shape, boundary)
-        if not room.any():
-            raise ValueError(
-                "diameter_mm must leave room for a voxel of the scan round centre_mm and inside "
-                f"{self.boundary_key}, got {self.diameter_mm} at "
-                f"{np.round(window.sphere.centre_mm, 1).tolist()}"
-            )
 
     def _radius(self, affine: np.ndarray) -> float:
         """Return the radius of the sphere round the centres of the voxels."""
