@@ -16,7 +16,9 @@ __all__ = ["cosine_scheduler", "inference_timesteps", "repaint_timesteps"]
 @NoiseSchedules.add_def(
     "cosine_float64", "Cosine beta schedule in double precision, beta <= 0.9999"
 )
-def cosine_float64_beta(num_train_timesteps: int, s: float = 0.008) -> torch.Tensor:
+def cosine_float64_beta(
+    num_train_timesteps: int, s: float = 0.008, shift: float = 1.0
+) -> torch.Tensor:
     r"""Return the betas of the cosine schedule as the published medical diffusion models use it.
 
     :math:`\bar\alpha_t = \cos^2\!\big(\tfrac{t/T + s}{1 + s}\tfrac\pi2\big)`, betas clipped to
@@ -26,15 +28,20 @@ def cosine_float64_beta(num_train_timesteps: int, s: float = 0.008) -> torch.Ten
     Args:
         num_train_timesteps: T, at least 1.
         s: offset that keeps the first beta above 0.
+        shift: factor on the ratio of signal to noise (of standard deviations) at every step; below
+            1 more steps are spent where little but noise is seen (Hoogeboom et al., Simple
+            diffusion, ICML 2023).
     """
     steps = torch.linspace(0, num_train_timesteps, num_train_timesteps + 1, dtype=torch.float64)
     alpha_bar = torch.cos((steps / num_train_timesteps + s) / (1 + s) * math.pi / 2) ** 2
+    # the share of noise 1 - alpha_bar as it would be with the signal weaker by the shift
+    alpha_bar = alpha_bar * shift**2 / (alpha_bar * shift**2 + 1 - alpha_bar)
     betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
     return betas.clamp(0, 0.9999).float()
 
 
 def cosine_scheduler(
-    num_train_timesteps: int = 300, prediction_type: str = "epsilon"
+    num_train_timesteps: int = 300, prediction_type: str = "epsilon", shift: float = 1.0
 ) -> DDPMScheduler:
     """Return MONAI's DDPM scheduler with the published cosine schedule (in float64).
 
@@ -42,10 +49,23 @@ def cosine_scheduler(
         num_train_timesteps: T; 300 as published.
         prediction_type: what the network predicts: ``"epsilon"`` (the noise, as published),
             ``"sample"`` (the clean image) or ``"v_prediction"``.
+        shift: see :func:`cosine_float64_beta`. Smooth images, such as shapes, are decided at noise
+            levels that the published schedule (1) passes in its first few steps.
+
+    Raises:
+        ValueError: if ``shift`` is not positive.
+
+    Example:
+        >>> plain, shifted = cosine_scheduler(300), cosine_scheduler(300, shift=0.5)
+        >>> bool((shifted.alphas_cumprod[1:-1] < plain.alphas_cumprod[1:-1]).all())
+        True
     """
+    if not shift > 0:
+        raise ValueError(f"shift must be > 0, got {shift}")
     return DDPMScheduler(
         num_train_timesteps=num_train_timesteps,
         schedule="cosine_float64",
+        shift=shift,
         prediction_type=prediction_type,
     )
 

@@ -1,0 +1,298 @@
+"""Lesions of nested classes in the wall of a hollow organ, on a grid of angle, depth and slice.
+
+On that grid all walls look alike: thin rings of any size become rectangles, and a model learns
+where lesions spread along and through a wall from a few dozen patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from nibabel.affines import apply_affine
+from scipy import ndimage
+from torch import Tensor
+
+from tools.transforms.sphere import Sphere, attribute_condition, enclosing_sphere, sphere_mask
+from tools.transforms.wall import WallCoordinates, from_wall, to_wall, wall_coordinates
+
+__all__ = ["WallRequestd", "WallTargetd", "WallToScand", "wall_condition"]
+
+RANGE_MM = (10.0, 120.0)  # of spheres that a model tells apart
+LARGEST_SHARE = 0.5
+SLICE_STEP = 4  # what the levels of the network divide
+
+
+def wall_condition(
+    diameter_mm: float,
+    inner_share: float | None = None,
+    range_mm: Sequence[float] = RANGE_MM,
+) -> np.ndarray:
+    """Return what a shape model of nested classes is told beside the region, shape ``(16,)``.
+
+    Args:
+        diameter_mm: of the sphere.
+        inner_share: share of the lesion that is of the innermost class, 0..1 (half and more are
+            told alike); None leaves it to the model.
+        range_mm: smallest and largest diameter that the model tells apart.
+
+    Raises:
+        ValueError: if the diameter is not positive or the share is outside 0..1.
+
+    Example:
+        >>> wall_condition(10.0, inner_share=0.0)[8:12].tolist()
+        [1.0, 0.0, 0.0, 0.0]
+    """
+    score = None
+    if inner_share is not None:
+        if not 0 <= inner_share <= 1:
+            raise ValueError(f"inner_share must be in 0..1, got {inner_share}")
+        score = 1 + 4 * min(1.0, inner_share / LARGEST_SHARE)
+    low, high = (float(value) for value in range_mm)
+    return attribute_condition(diameter_mm, score, range_mm=(low, high))
+
+
+class WallTargetd(MapTransform):
+    """Turn a label map into the target of a shape model, its region and its condition.
+
+    The region is the wall within the smallest sphere round the outermost class, as seen on the grid
+    of the wall, whose first axis is centred on the lesion. Without a lesion the region is empty and
+    nothing is learned from the sample.
+
+    Args:
+        keys: label maps ``(1, H, W, D)`` with an affine, slices along the last axis; become targets
+            ``(K, angles, depths, slices)`` in [-1, 1], positive inside the lesion.
+        classes: labels of each class. Nested: those of a class are among those of the one before,
+            as no-reflow lies inside an infarct.
+        wall: labels of all that is wall, lesions included.
+        cavity: labels of the cavity.
+        size: cells round the organ and through its wall.
+        slices: of the grid, so that samples make a batch.
+        band: the target is the distance to the outline within the slice in cells, divided by this
+            and clipped.
+        region_key: where to write the region, 1 inside.
+        condition_key: where to write the condition, see :func:`wall_condition`.
+        range_mm: smallest and largest diameter that the model tells apart.
+        allow_missing_keys: skip samples without the label map.
+
+    Raises:
+        ValueError: if the classes are not nested, or a label map has no wall or too many slices.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        classes: Sequence[Sequence[int]],
+        wall: Sequence[int],
+        cavity: Sequence[int],
+        size: Sequence[int] = (64, 8),
+        slices: int = 12,
+        band: float = 2.0,
+        region_key: str = "label",
+        condition_key: str = "condition",
+        range_mm: Sequence[float] = RANGE_MM,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        for outer, inner in zip([wall, *classes], classes, strict=False):
+            if not set(inner) <= set(outer):
+                raise ValueError(f"classes must be nested within wall, got {classes} in {wall}")
+        self.classes, self.wall, self.cavity = classes, list(wall), list(cavity)
+        self.size, self.slices, self.band = (int(size[0]), int(size[1])), slices, band
+        self.region_key, self.condition_key = region_key, condition_key
+        self.range_mm = (float(range_mm[0]), float(range_mm[1]))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with target, region and condition."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            affine, label = np.asarray(sample[key].affine, float), np.asarray(sample[key][0])
+            if label.shape[2] > self.slices:
+                raise ValueError(f"slices must be {label.shape[2]} or more, got {self.slices}")
+            wall = np.isin(label, self.wall)
+            place = wall_coordinates(wall, affine, np.isin(label, self.cavity))
+            lesions = [np.isin(label, group) for group in self.classes]
+            region, middle, diameter, share = np.zeros_like(wall), 0.0, self.range_mm[0], 0.0
+            if lesions[0].any():
+                sphere = enclosing_sphere(lesions[0], affine)
+                region = wall & sphere_mask(sphere, affine, wall.shape)
+                angles = place.angle[lesions[0][tuple(place.index.T)]]
+                middle = float(np.angle(np.exp(1j * angles).mean()))
+                diameter = max(2 * sphere.radius_mm, 1.0)
+                share = float(lesions[-1].sum() / lesions[0].sum()) if len(lesions) > 1 else None
+            grid = place, self.size, self.slices, middle
+            inside = np.nan_to_num(to_wall(region, *grid)) > 0
+            levels = [self._level(np.nan_to_num(to_wall(mask, *grid)) > 0) for mask in lesions]
+            target = np.where(inside, np.stack(levels), -1.0).astype(np.float32)
+            sample[key] = torch.from_numpy(target)
+            sample[self.region_key] = torch.from_numpy(inside).float()[None]
+            condition = wall_condition(diameter, share, self.range_mm)
+            sample[self.condition_key] = torch.from_numpy(condition)
+        return sample
+
+    def _level(self, mask: np.ndarray) -> np.ndarray:
+        """Return the clipped distance within each slice, the first axis closed to a ring."""
+        if not mask.any():
+            return np.full(mask.shape, -1.0)
+        half = mask.shape[0] // 2
+        ring = np.concatenate([mask[-half:], mask, mask[:half]])
+        # more wall inward and outward: a lesion through the wall has no outline there
+        ring = np.pad(ring, ((0, 0), (4, 4), (0, 0)), mode="edge")
+        far = (1.0, 1.0, 10.0 * max(ring.shape))  # other slices never are the nearest
+        distance = ndimage.distance_transform_edt(ring, sampling=far)
+        distance -= ndimage.distance_transform_edt(~ring, sampling=far)
+        smooth = ndimage.gaussian_filter(distance - 0.5 * np.sign(distance), (0.7, 0.7, 0))
+        return np.clip(smooth[half:-half, 4:-4] / self.band, -1, 1)
+
+
+class WallRequestd(MapTransform):
+    """Turn a labelled organ into the region of the wall in which lesions shall be generated.
+
+    Args:
+        keys: label maps ``(1, H, W, D)`` with an affine, slices along the last axis; become the
+            sampler's input ``(K + 1, angles, depths, slices)``: -1 per class, then the region.
+        diameter_mm: of the sphere round the lesion.
+        centre_mm: RAS mm, near the wall; None: the sample's click, else a voxel of the wall that
+            ``seed`` chooses.
+        wall: labels of all that is wall.
+        cavity: labels of the cavity.
+        size: cells round the organ and through its wall.
+        channels: lesion classes K.
+        click_key: entry with a list of voxel indices.
+        organ_key: where to leave the label map for :class:`WallToScand`.
+        control_key: where to leave ``centre_mm`` and ``radius_mm``, likewise.
+        seed: of the choice of a voxel.
+
+    Raises:
+        ValueError: if the diameter is not positive, or the sphere holds nothing of the wall.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        diameter_mm: float,
+        centre_mm: Sequence[float] | None = None,
+        wall: Sequence[int] = (2, 3, 4),
+        cavity: Sequence[int] = (1,),
+        size: Sequence[int] = (64, 8),
+        channels: int = 2,
+        click_key: str = "foreground",
+        organ_key: str = "organ",
+        control_key: str = "control",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(keys)
+        if not (np.isfinite(diameter_mm) and diameter_mm > 0):
+            raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
+        self.diameter_mm, self.centre_mm, self.seed = float(diameter_mm), centre_mm, seed
+        self.wall, self.cavity = list(wall), list(cavity)
+        self.size, self.channels = (int(size[0]), int(size[1])), channels
+        self.click_key, self.organ_key, self.control_key = click_key, organ_key, control_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with the sampler's input, the organ, and the control."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            organ = sample[key]
+            affine, label = np.asarray(organ.affine, float), np.asarray(organ[0])
+            place = wall_coordinates(np.isin(label, self.wall), affine, np.isin(label, self.cavity))
+            centre = self._centre(sample, place, affine)
+            sphere = Sphere(centre, self.diameter_mm / 2)
+            region = np.isin(label, self.wall) & sphere_mask(sphere, affine, label.shape)
+            if not region.any():
+                raise ValueError(
+                    f"centre_mm must lie near the wall, got {np.round(centre, 1).tolist()} with "
+                    f"diameter_mm {self.diameter_mm}"
+                )
+            slices = SLICE_STEP * int(np.ceil(label.shape[2] / SLICE_STEP))
+            middle = middle_angle(place, affine, centre)
+            inside = np.nan_to_num(to_wall(region, place, self.size, slices, middle))
+            empty = np.full((self.channels, *inside.shape), -1.0)
+            inputs = np.concatenate([empty, inside[None] > 0]).astype(np.float32)
+            sample[self.organ_key] = organ
+            sample[self.control_key] = {
+                "centre_mm": torch.tensor(centre, dtype=torch.float64),
+                "radius_mm": torch.tensor(sphere.radius_mm, dtype=torch.float64),
+            }
+            sample[key] = torch.from_numpy(inputs)
+        return sample
+
+    def _centre(
+        self, sample: Mapping[Hashable, Any], place: WallCoordinates, affine: np.ndarray
+    ) -> tuple[float, float, float]:
+        if self.centre_mm is not None:
+            point = np.asarray(self.centre_mm, float)
+        elif sample.get(self.click_key):
+            clicks = np.asarray(sample[self.click_key], float).reshape(-1, 3)
+            point = apply_affine(affine, clicks[0])
+        else:
+            rng = np.random.default_rng(self.seed)
+            point = apply_affine(affine, place.index[rng.integers(len(place.index))])
+        x, y, z = (float(value) for value in point)
+        return x, y, z
+
+
+class WallToScand(MapTransform):
+    """Turn the output of a shape model into lesions of a label map on the scan's grid.
+
+    Args:
+        keys: predictions ``(K, angles, depths, slices)``, above 0 inside; become ``(1, H, W, D)``.
+        labels: label of each class, outermost first; each lies inside the one before.
+        wall: labels of all that is wall; nothing else is changed.
+        cavity: labels of the cavity.
+        organ_key: label map that :class:`WallRequestd` left.
+        control_key: sphere, likewise.
+        keep_organ: lesions are drawn into the label map; False: into an empty one.
+
+    Raises:
+        ValueError: if the prediction holds no lesion: draw again, with another seed.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        labels: Sequence[int] = (3, 4),
+        wall: Sequence[int] = (2, 3, 4),
+        cavity: Sequence[int] = (1,),
+        organ_key: str = "organ",
+        control_key: str = "control",
+        keep_organ: bool = True,
+    ) -> None:
+        super().__init__(keys)
+        self.labels, self.wall, self.cavity = list(labels), list(wall), list(cavity)
+        self.organ_key, self.control_key, self.keep_organ = organ_key, control_key, keep_organ
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with the label map."""
+        sample = dict(data)
+        organ, control = sample[self.organ_key], sample[self.control_key]
+        affine, label = np.asarray(organ.affine, float), np.asarray(organ[0])
+        place = wall_coordinates(np.isin(label, self.wall), affine, np.isin(label, self.cavity))
+        x, y, z = (float(value) for value in control["centre_mm"])
+        within = sphere_mask(Sphere((x, y, z), float(control["radius_mm"])), affine, label.shape)
+        middle = middle_angle(place, affine, (x, y, z))
+        for key in self.key_iterator(sample):
+            levels = torch.as_tensor(sample[key]).as_subclass(Tensor).float().cpu().numpy()
+            result = label.astype(np.uint8) if self.keep_organ else np.zeros(label.shape, np.uint8)
+            inside, found = within, False
+            for name, level in zip(self.labels, levels, strict=True):
+                inside = inside & (from_wall(level, place, middle) > 0)
+                result[inside] = name
+                found |= bool(inside.any())
+            if not found:
+                raise ValueError(f"{key} must hold a lesion, got an empty prediction")
+            sample[key] = MetaTensor(torch.from_numpy(result)[None], meta=organ.meta)
+        return sample
+
+
+def middle_angle(
+    place: WallCoordinates, affine: np.ndarray, point_mm: tuple[float, float, float]
+) -> float:
+    """Return the angle of the voxel of the wall that lies nearest to a point."""
+    points = apply_affine(affine, place.index)
+    return float(place.angle[np.linalg.norm(points - np.asarray(point_mm), axis=1).argmin()])
