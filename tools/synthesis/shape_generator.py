@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tools.synthesis.generator import SEED_STEP, choose_device, load_network, read_bundle
-from tools.transforms.shape_grid import ShapeWindow, shape_on_scan
+from tools.transforms.shape_grid import ShapeWindow, fit_grid, shape_on_scan
 from tools.transforms.smooth_mask import clean_level
 from tools.transforms.sphere import Sphere, attribute_condition
 
@@ -111,7 +111,8 @@ class ShapeGenerator:
         mask = np.zeros(tuple(shape), bool)
         for level in self._attempts(window, seed, spiculation, lobulation):
             # little can fall between the voxels of a coarse scan
-            part, box = shape_on_scan(level, window.grid, sphere, affine, shape, within)
+            grid = fit_grid(level, window.grid, sphere, affine, within)
+            part, box = shape_on_scan(level, grid, sphere, affine, shape, within)
             if part.any():
                 mask[box] = part
                 return mask

@@ -32,7 +32,6 @@ class MaskRequestd(MapTransform):
         size: voxels per side of the window.
         fill: diameter of the sphere over the side of the window.
         spacing_mm: voxel size of the window instead of one that follows from ``fill``.
-        slices: take the scan's own slices, see :func:`tools.transforms.shape_grid.slice_grid`.
         range_mm: smallest and largest diameter that the model tells apart.
         rating_keys: entries of the sample with the scores of spiculation and lobulation; where they
             are missing, so is the score.
@@ -60,7 +59,6 @@ class MaskRequestd(MapTransform):
         size: int | Sequence[int] = 24,
         fill: float = FILL,
         spacing_mm: float | None = None,
-        slices: bool = False,
         range_mm: tuple[float, float] = DIAMETER_MM,
         rating_keys: tuple[str, str] = ("spiculation", "lobulation"),
         target_key: str = "target",
@@ -68,7 +66,7 @@ class MaskRequestd(MapTransform):
     ) -> None:
         super().__init__(keys)
         self.classes, self.organ = [list(group) for group in classes], organ
-        self.window = {"size": size, "fill": fill, "spacing_mm": spacing_mm, "slices": slices}
+        self.window = {"size": size, "fill": fill, "spacing_mm": spacing_mm}
         self.range_mm, self.rating_keys = (range_mm[0], range_mm[1]), tuple(rating_keys)
         self.target_key, self.region_key = target_key, region_key
 

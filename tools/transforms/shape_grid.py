@@ -9,10 +9,10 @@ import numpy as np
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
-from tools.transforms.sphere import Sphere, sphere_mask
+from tools.transforms.sphere import Sphere, enclosing_sphere, sphere_mask
 from tools.transforms.window import WindowGrid, cut_window
 
-__all__ = ["ShapeWindow", "half_voxel_mm", "shape_grid", "shape_on_scan", "slice_grid"]
+__all__ = ["ShapeWindow", "fit_grid", "half_voxel_mm", "shape_grid", "shape_on_scan"]
 
 FILL = 0.8  # what is left of the window beyond the sphere is empty anyway
 REGION_MARGIN = 1.0
@@ -44,41 +44,6 @@ def shape_grid(
     return WindowGrid.around(centre_mm, sides, spacing_mm)
 
 
-def slice_grid(
-    organ_mask: np.ndarray,
-    affine: np.ndarray,
-    size: Sequence[int] = (64, 64),
-    spacing_mm: float = 1.6,
-    step: int = 4,
-) -> WindowGrid:
-    """Return a window over all slices of a scan, centred on an organ within the slice.
-
-    For scans of few thick slices, along the last axis: nothing is resampled across them.
-
-    Args:
-        organ_mask: above 0 inside the organ, on the scan's grid.
-        affine: voxel index of the scan to RAS mm.
-        size: voxels of the window within the slice.
-        spacing_mm: voxel size within the slice.
-        step: the number of slices becomes a multiple of this, empty ones are added at the end.
-
-    Raises:
-        ValueError: if the organ is empty.
-    """
-    inside = np.argwhere(np.asarray(organ_mask) > 0)
-    if not len(inside):
-        raise ValueError("organ_mask must hold an organ, got an empty mask")
-    affine = np.asarray(affine, float)
-    result = affine.copy()
-    result[:3, :2] *= spacing_mm / np.linalg.norm(affine[:3, :2], axis=0)
-    middle = (inside.min(0) + inside.max(0)) / 2
-    middle[2] = 0
-    back = result[:3, :2] @ ((np.asarray(size) - 1) / 2)
-    result[:3, 3] = apply_affine(affine, middle) - back
-    slices = step * int(np.ceil(organ_mask.shape[2] / step))
-    return WindowGrid(result, (int(size[0]), int(size[1]), slices))
-
-
 class ShapeWindow(NamedTuple):
     """What a shape model is shown of a scan.
 
@@ -104,7 +69,6 @@ class ShapeWindow(NamedTuple):
         size: int | Sequence[int] = 24,
         fill: float = FILL,
         spacing_mm: float | None = None,
-        slices: bool = False,
         margin: float = REGION_MARGIN,
     ) -> ShapeWindow:
         """Return the window for a sphere round the centres of the voxels of a lesion.
@@ -116,21 +80,13 @@ class ShapeWindow(NamedTuple):
             size: voxels per side.
             fill: diameter of the sphere over the side of the window.
             spacing_mm: voxel size of the window instead of one that follows from ``fill``.
-            slices: take the scan's own slices, and the window round the boundary, see
-                :func:`slice_grid`.
             margin: voxels of the window by which the region is wider than the sphere.
 
         Raises:
-            ValueError: if the boundary leaves nothing of the sphere, or slices lack a boundary or a
-                voxel size.
+            ValueError: if the boundary leaves nothing of the sphere.
         """
         radius = sphere.radius_mm + half_voxel_mm(affine)
-        if slices:
-            if boundary is None or spacing_mm is None or isinstance(size, int):
-                raise ValueError("slices need a boundary, spacing_mm and a size of two, got less")
-            grid = slice_grid(boundary, affine, size, spacing_mm)
-        else:
-            grid = shape_grid(sphere.centre_mm, radius, size, fill, spacing_mm)
+        grid = shape_grid(sphere.centre_mm, radius, size, fill, spacing_mm)
         wide = radius + margin * float(np.linalg.norm(grid.affine[:3, 0]))
         region = sphere_mask(Sphere(sphere.centre_mm, wide), grid.affine, grid.size)
         if boundary is not None:
@@ -173,6 +129,45 @@ def half_voxel_mm(affine: np.ndarray) -> float:
     return 0.5 * float(abs(np.linalg.det(np.asarray(affine, float)[:3, :3]))) ** (1 / 3)
 
 
+def fit_grid(
+    level: np.ndarray,
+    grid: WindowGrid,
+    sphere: Sphere,
+    affine: np.ndarray,
+    boundary: np.ndarray | None = None,
+) -> WindowGrid:
+    """Return the window moved and scaled so that the sphere round the lesion is the wanted one.
+
+    A model fills its sphere to about a tenth; this makes size and place exact. Where the boundary
+    cuts the sphere the lesion cannot reach all of it, and the window stays as it is.
+
+    Args:
+        level: above 0 inside the lesion, on the grid of the window.
+        grid: of the window, isotropic.
+        sphere: wanted round the centres of the lesion's voxels on the scan.
+        affine: voxel index of the scan to RAS mm.
+        boundary: above 0 where a lesion may lie, on the scan's grid; None: everywhere.
+    """
+    if not (level > 0).any():
+        return grid
+    if boundary is not None:
+        low, high, moved = _sphere_box(sphere, affine, boundary.shape)
+        part = np.asarray(boundary[tuple(map(slice, low, high))]) > 0
+        if (sphere_mask(sphere, moved, part.shape) & ~part).any():
+            return grid
+    own = enclosing_sphere(level > 0, grid.affine)
+    # outlines lie half a voxel beyond the centres of the outermost voxels, in both grids
+    scale = (sphere.radius_mm + half_voxel_mm(affine)) / (
+        own.radius_mm + half_voxel_mm(grid.affine)
+    )
+    result = np.array(grid.affine, float)
+    result[:3, :3] *= scale
+    result[:3, 3] = np.asarray(sphere.centre_mm) + scale * (
+        grid.affine[:3, 3] - np.asarray(own.centre_mm)
+    )
+    return WindowGrid(result, grid.size)
+
+
 def shape_on_scan(
     level: np.ndarray,
     grid: WindowGrid,
@@ -198,23 +193,10 @@ def shape_on_scan(
     Raises:
         ValueError: if the sphere does not touch the scan.
     """
-    inverse = np.linalg.inv(affine)
-    middle = apply_affine(inverse, sphere.centre_mm)
-    # largest step along each index that stays in the sphere
-    reach = sphere.radius_mm * np.linalg.norm(inverse[:3, :3], axis=1)
-    low = np.maximum(np.ceil(middle - reach - 1e-6), 0).astype(int)
-    high = np.minimum(np.floor(middle + reach + 1e-6) + 1, shape).astype(int)
-    if (middle + reach < -0.5).any() or (middle - reach > np.asarray(shape) - 0.5).any():
-        raise ValueError(
-            f"sphere must touch the scan of shape {tuple(shape)}, got one of radius "
-            f"{sphere.radius_mm:.1f} mm at voxel {np.round(middle, 1).tolist()}"
-        )
-    high = np.maximum(high, low)
+    low, high, moved = _sphere_box(sphere, affine, shape)
     box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     if (high == low).any():
         return np.zeros(high - low, bool), box  # type: ignore[return-value]
-    moved = np.array(affine, float)
-    moved[:3, 3] = apply_affine(affine, low)
     to_window = np.linalg.inv(grid.affine) @ moved
     values = ndimage.affine_transform(
         np.asarray(level, np.float32),
@@ -229,3 +211,23 @@ def shape_on_scan(
     if boundary is not None:
         mask &= np.asarray(boundary[box]) > 0
     return mask, box  # type: ignore[return-value]
+
+
+def _sphere_box(
+    sphere: Sphere, affine: np.ndarray, shape: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return first voxel, last + 1 and the affine of the part of a scan that a sphere may reach."""
+    inverse = np.linalg.inv(affine)
+    middle = apply_affine(inverse, sphere.centre_mm)
+    # largest step along each index that stays in the sphere
+    reach = sphere.radius_mm * np.linalg.norm(inverse[:3, :3], axis=1)
+    low = np.maximum(np.ceil(middle - reach - 1e-6), 0).astype(int)
+    high = np.minimum(np.floor(middle + reach + 1e-6) + 1, shape).astype(int)
+    if (middle + reach < -0.5).any() or (middle - reach > np.asarray(shape) - 0.5).any():
+        raise ValueError(
+            f"sphere must touch the scan of shape {tuple(shape)}, got one of radius "
+            f"{sphere.radius_mm:.1f} mm at voxel {np.round(middle, 1).tolist()}"
+        )
+    moved = np.array(affine, float)
+    moved[:3, 3] = apply_affine(affine, low)
+    return low, np.maximum(high, low), moved

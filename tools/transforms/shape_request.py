@@ -14,7 +14,13 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 from torch import Tensor
 
-from tools.transforms.shape_grid import FILL, ShapeWindow, half_voxel_mm, shape_on_scan
+from tools.transforms.shape_grid import (
+    FILL,
+    ShapeWindow,
+    fit_grid,
+    half_voxel_mm,
+    shape_on_scan,
+)
 from tools.transforms.sphere import Sphere
 from tools.transforms.window import WindowGrid
 
@@ -39,7 +45,6 @@ class ShapeRequestd(MapTransform):
         size: voxels per side of the window.
         fill: diameter of the sphere over the side of the window.
         spacing_mm: voxel size of the window instead of one that follows from ``fill``.
-        slices: take the scan's own slices, see :func:`tools.transforms.shape_grid.slice_grid`.
         channels: lesion classes K.
         control_key: where to leave ``centre_mm``, ``radius_mm`` and ``window_affine`` for
             :class:`ShapeToScand`.
@@ -59,7 +64,6 @@ class ShapeRequestd(MapTransform):
         size: int | Sequence[int] = 24,
         fill: float = FILL,
         spacing_mm: float | None = None,
-        slices: bool = False,
         channels: int = 1,
         control_key: str = "control",
     ) -> None:
@@ -70,7 +74,7 @@ class ShapeRequestd(MapTransform):
             raise ValueError(f"centre_mm must be three numbers (RAS mm), got {centre_mm}")
         self.diameter_mm, self.centre_mm = float(diameter_mm), centre_mm
         self.boundary_key, self.click_key, self.control_key = boundary_key, click_key, control_key
-        self.window = {"size": size, "fill": fill, "spacing_mm": spacing_mm, "slices": slices}
+        self.window = {"size": size, "fill": fill, "spacing_mm": spacing_mm}
         self.channels = channels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -163,6 +167,8 @@ class ShapeToScand(MapTransform):
         boundary_key: where a lesion may lie, on the scan's grid; :class:`ShapeRequestd` left it.
         control_key: sphere and window, likewise.
         labels: label of each class; None: 1..K.
+        fit: make the sphere round the first class exactly the one asked for, see
+            :func:`tools.transforms.shape_grid.fit_grid`.
         allow_empty: give an empty label map where there is no lesion, for counting such cases.
 
     Raises:
@@ -175,11 +181,12 @@ class ShapeToScand(MapTransform):
         boundary_key: str = "boundary",
         control_key: str = "control",
         labels: Sequence[int] | None = None,
+        fit: bool = True,
         allow_empty: bool = False,
     ) -> None:
         super().__init__(keys)
         self.boundary_key, self.control_key = boundary_key, control_key
-        self.labels, self.allow_empty = labels, allow_empty
+        self.labels, self.fit, self.allow_empty = labels, fit, allow_empty
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with the label map."""
@@ -191,7 +198,10 @@ class ShapeToScand(MapTransform):
         for key in self.key_iterator(sample):
             levels = torch.as_tensor(sample[key]).as_subclass(Tensor).float().cpu().numpy()
             grid = WindowGrid(np.asarray(control["window_affine"]), levels.shape[1:])
-            place = grid, sphere, np.asarray(boundary.affine, float), allowed.shape, allowed
+            affine = np.asarray(boundary.affine, float)
+            if self.fit:
+                grid = fit_grid(levels[0], grid, sphere, affine, allowed)
+            place = grid, sphere, affine, allowed.shape, allowed
             result = np.zeros(allowed.shape, np.uint8)
             inside: np.ndarray | bool = True
             names = self.labels or range(1, len(levels) + 1)

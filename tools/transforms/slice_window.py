@@ -10,12 +10,47 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from nibabel.affines import apply_affine
 from torch import Tensor
 
-from tools.transforms.shape_grid import slice_grid
-from tools.transforms.window import cut_window
+from tools.transforms.window import WindowGrid, cut_window
 
-__all__ = ["PercentileScaled", "SliceWindowd"]
+__all__ = ["PercentileScaled", "SliceWindowd", "slice_grid"]
+
+
+def slice_grid(
+    organ_mask: np.ndarray,
+    affine: np.ndarray,
+    size: Sequence[int] = (64, 64),
+    spacing_mm: float = 1.6,
+    step: int = 4,
+) -> WindowGrid:
+    """Return a window over all slices of a scan, centred on an organ within the slice.
+
+    For scans of few thick slices, along the last axis: nothing is resampled across them.
+
+    Args:
+        organ_mask: above 0 inside the organ, on the scan's grid.
+        affine: voxel index of the scan to RAS mm.
+        size: voxels of the window within the slice.
+        spacing_mm: voxel size within the slice.
+        step: the number of slices becomes a multiple of this, empty ones are added at the end.
+
+    Raises:
+        ValueError: if the organ is empty.
+    """
+    inside = np.argwhere(np.asarray(organ_mask) > 0)
+    if not len(inside):
+        raise ValueError("organ_mask must hold an organ, got an empty mask")
+    affine = np.asarray(affine, float)
+    result = affine.copy()
+    result[:3, :2] *= spacing_mm / np.linalg.norm(affine[:3, :2], axis=0)
+    middle = (inside.min(0) + inside.max(0)) / 2
+    middle[2] = 0
+    back = result[:3, :2] @ ((np.asarray(size) - 1) / 2)
+    result[:3, 3] = apply_affine(affine, middle) - back
+    slices = step * int(np.ceil(organ_mask.shape[2] / step))
+    return WindowGrid(result, (int(size[0]), int(size[1]), slices))
 
 
 class SliceWindowd(MapTransform):
