@@ -244,7 +244,7 @@ class LesionInpaintInferer(Inferer):
         if self.guidance_scale != 1 and condition is not None:
             free = self._predict(x_t, mask, network, timesteps, torch.full_like(condition, -1))
             predicted = free + self.guidance_scale * (predicted - free)
-        kind = self.scheduler.prediction_type
+        kind = str(self.scheduler.prediction_type)
         x_0 = clean_image(x_t, predicted, self.alpha_bar[step], kind).clamp_(-1, 1)
         if self.histogram_strength and condition is not None:
             self._match(x_0, mask, condition)

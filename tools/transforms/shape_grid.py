@@ -139,7 +139,8 @@ def fit_grid(
     """Return the window moved and scaled so that the sphere round the lesion is the wanted one.
 
     A model fills its sphere to about a tenth; this makes size and place exact. Where the boundary
-    cuts the sphere the lesion cannot reach all of it, and the window stays as it is.
+    or the border of the scan cuts the sphere the lesion cannot reach all of it, and the window
+    stays as it is.
 
     Args:
         level: above 0 inside the lesion, on the grid of the window.
@@ -150,11 +151,8 @@ def fit_grid(
     """
     if not (level > 0).any():
         return grid
-    if boundary is not None:
-        low, high, moved = _sphere_box(sphere, affine, boundary.shape)
-        part = np.asarray(boundary[tuple(map(slice, low, high))]) > 0
-        if (sphere_mask(sphere, moved, part.shape) & ~part).any():
-            return grid
+    if boundary is not None and _is_cut(sphere, affine, boundary):
+        return grid
     own = enclosing_sphere(level > 0, grid.affine)
     # outlines lie half a voxel beyond the centres of the outermost voxels, in both grids
     scale = (sphere.radius_mm + half_voxel_mm(affine)) / (
@@ -166,6 +164,16 @@ def fit_grid(
         grid.affine[:3, 3] - np.asarray(own.centre_mm)
     )
     return WindowGrid(result, grid.size)
+
+
+def _is_cut(sphere: Sphere, affine: np.ndarray, boundary: np.ndarray) -> bool:
+    """Return whether a voxel's centre in the sphere lies beyond the boundary or the scan."""
+    low, high, moved = _sphere_box(sphere, affine, boundary.shape)
+    part = np.asarray(boundary[tuple(map(slice, low, high))]) > 0
+    # a rim of one voxel tells whether the sphere goes on beyond the border of the scan
+    moved[:3, 3] = apply_affine(moved, (-1, -1, -1))
+    part = np.pad(part, 1)
+    return bool((sphere_mask(sphere, moved, part.shape) & ~part).any())
 
 
 def shape_on_scan(

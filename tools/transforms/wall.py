@@ -17,13 +17,13 @@ class WallCoordinates(NamedTuple):
     """Where the voxels of a wall lie.
 
     Attributes:
-        index: voxel indices, shape ``(n, 3)``, slices along the last axis.
+        voxels: voxel indices, shape ``(n, 3)``, slices along the last axis.
         angle: round the middle of the organ in the slice, radians in -pi..pi, shape ``(n,)``.
         depth: 0 at the inner surface, 1 at the outer one, shape ``(n,)``.
         shape: of the scan.
     """
 
-    index: np.ndarray
+    voxels: np.ndarray
     angle: np.ndarray
     depth: np.ndarray
     shape: tuple[int, int, int]
@@ -56,7 +56,7 @@ def wall_coordinates(
         if wall[..., k].any():
             parts.append(_slice_coordinates(wall[..., k], middle, axes, k))
     index, angle, depth = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return WallCoordinates(index, angle, depth, wall.shape)  # type: ignore[arg-type]
+    return WallCoordinates(index, angle, depth, wall.shape)
 
 
 def _middles(wall: np.ndarray, cavity: np.ndarray | None) -> np.ndarray:
@@ -116,15 +116,16 @@ def to_wall(
         middle_angle: angle in the middle of the grid's first axis; the seam lies opposite.
     """
     angles, depths = _cells(size)
-    points = _embed(*np.meshgrid(angles, depths, indexing="ij"), size)
+    angle, depth = np.meshgrid(angles, depths, indexing="ij")
+    points = _embed(angle, depth, size)
     result = np.full((*size, slices), np.nan, np.float32)
-    for k in np.unique(place.index[:, 2]):
-        here = place.index[:, 2] == k
+    for k in np.unique(place.voxels[:, 2]):
+        here = place.voxels[:, 2] == k
         turned = place.angle[here] - middle_angle
         distance, nearest = KDTree(_embed(turned, place.depth[here], size)).query(
             points.reshape(-1, 3)
         )
-        found = values[tuple(place.index[here][nearest].T)].astype(np.float32)
+        found = values[tuple(place.voxels[here][nearest].T)].astype(np.float32)
         # farther than two cells there is no wall: it is open here
         result[..., k] = np.where(distance < 2, found, np.nan).reshape(size)
     return result
@@ -141,10 +142,10 @@ def from_wall(level: np.ndarray, place: WallCoordinates, middle_angle: float = 0
     angles, depths = level.shape[:2]
     turned = np.mod(place.angle - middle_angle + np.pi, 2 * np.pi) / (2 * np.pi)
     wrapped = np.concatenate([level[-1:], level, level[:1]])  # the seam is no edge
-    position = [turned * angles + 0.5, place.depth * depths - 0.5, place.index[:, 2]]
+    position = [turned * angles + 0.5, place.depth * depths - 0.5, place.voxels[:, 2]]
     found = ndimage.map_coordinates(wrapped, position, order=1, mode="nearest")
     result = np.full(place.shape, -1.0, np.float32)
-    result[tuple(place.index.T)] = found
+    result[tuple(place.voxels.T)] = found
     return result
 
 

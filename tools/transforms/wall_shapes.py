@@ -121,17 +121,17 @@ class WallTargetd(MapTransform):
             if lesions[0].any():
                 sphere = enclosing_sphere(lesions[0], affine)
                 region = wall & sphere_mask(sphere, affine, wall.shape)
-                angles = place.angle[lesions[0][tuple(place.index.T)]]
+                angles = place.angle[lesions[0][tuple(place.voxels.T)]]
                 middle = float(np.angle(np.exp(1j * angles).mean()))
                 diameter = max(2 * sphere.radius_mm, 1.0)
-                share = float(lesions[-1].sum() / lesions[0].sum()) if len(lesions) > 1 else None
+                share = float(lesions[-1].sum() / lesions[0].sum())
             grid = place, self.size, self.slices, middle
             inside = np.nan_to_num(to_wall(region, *grid)) > 0
             levels = [self._level(np.nan_to_num(to_wall(mask, *grid)) > 0) for mask in lesions]
             target = np.where(inside, np.stack(levels), -1.0).astype(np.float32)
             sample[key] = torch.from_numpy(target)
             sample[self.region_key] = torch.from_numpy(inside).float()[None]
-            condition = wall_condition(diameter, share, self.range_mm)
+            condition = wall_condition(diameter, share if len(lesions) > 1 else None, self.range_mm)
             sample[self.condition_key] = torch.from_numpy(condition)
         return sample
 
@@ -232,7 +232,7 @@ class WallRequestd(MapTransform):
             point = apply_affine(affine, clicks[0])
         else:
             rng = np.random.default_rng(self.seed)
-            point = apply_affine(affine, place.index[rng.integers(len(place.index))])
+            point = apply_affine(affine, place.voxels[rng.integers(len(place.voxels))])
         x, y, z = (float(value) for value in point)
         return x, y, z
 
@@ -248,6 +248,8 @@ class WallToScand(MapTransform):
         organ_key: label map that :class:`WallRequestd` left.
         control_key: sphere, likewise.
         keep_organ: lesions are drawn into the label map; False: into an empty one.
+        inner_share: share of the lesion that becomes the innermost class, exactly: where the model
+            is surest of it. None: where the model says so, which small lesions rarely get.
 
     Raises:
         ValueError: if the prediction holds no lesion: draw again, with another seed.
@@ -262,10 +264,12 @@ class WallToScand(MapTransform):
         organ_key: str = "organ",
         control_key: str = "control",
         keep_organ: bool = True,
+        inner_share: float | None = None,
     ) -> None:
         super().__init__(keys)
         self.labels, self.wall, self.cavity = list(labels), list(wall), list(cavity)
         self.organ_key, self.control_key, self.keep_organ = organ_key, control_key, keep_organ
+        self.inner_share = inner_share
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with the label map."""
@@ -279,20 +283,31 @@ class WallToScand(MapTransform):
         for key in self.key_iterator(sample):
             levels = torch.as_tensor(sample[key]).as_subclass(Tensor).float().cpu().numpy()
             result = label.astype(np.uint8) if self.keep_organ else np.zeros(label.shape, np.uint8)
-            inside, found = within, False
-            for name, level in zip(self.labels, levels, strict=True):
-                inside = inside & (from_wall(level, place, middle) > 0)
+            inside = within
+            for number, (name, level) in enumerate(zip(self.labels, levels, strict=True)):
+                values = from_wall(level, place, middle)
+                last = 0 < number == len(levels) - 1
+                inside = self._share(values, inside) if last else inside & (values > 0)
+                if number == 0 and not inside.any():
+                    raise ValueError(f"{key} must hold a lesion, got an empty prediction")
                 result[inside] = name
-                found |= bool(inside.any())
-            if not found:
-                raise ValueError(f"{key} must hold a lesion, got an empty prediction")
             sample[key] = MetaTensor(torch.from_numpy(result)[None], meta=organ.meta)
         return sample
+
+    def _share(self, values: np.ndarray, outer: np.ndarray) -> np.ndarray:
+        """Return the innermost class within the one before."""
+        if self.inner_share is None:
+            return outer & (values > 0)
+        count = round(self.inner_share * int(outer.sum()))
+        inner = np.zeros(outer.shape, bool)
+        surest = np.argsort(-values[outer], kind="stable")[:count]
+        inner[tuple(np.argwhere(outer)[surest].T)] = True
+        return inner
 
 
 def middle_angle(
     place: WallCoordinates, affine: np.ndarray, point_mm: tuple[float, float, float]
 ) -> float:
     """Return the angle of the voxel of the wall that lies nearest to a point."""
-    points = apply_affine(affine, place.index)
+    points = apply_affine(affine, place.voxels)
     return float(place.angle[np.linalg.norm(points - np.asarray(point_mm), axis=1).argmin()])

@@ -88,7 +88,8 @@ def cut_window(
     Raises:
         ValueError: if the window does not touch the scan at all.
     """
-    to_scan = np.linalg.inv(affine) @ grid.affine
+    # rounding errors must not put the first or last slice of an oblique scan beyond its border
+    to_scan = np.round(np.linalg.inv(affine) @ grid.affine, 9)
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in grid.size])).reshape(3, -1).T
     reached = apply_affine(to_scan, corners)
     low = np.floor(reached.min(0)).astype(int) - 1
