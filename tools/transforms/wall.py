@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from nibabel.affines import apply_affine
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-__all__ = ["WallCoordinates", "from_wall", "to_wall", "wall_coordinates"]
+__all__ = [
+    "WallCoordinates",
+    "from_wall",
+    "middle_angle",
+    "to_wall",
+    "wall_coordinates",
+    "wall_level",
+]
 
 ANGLE_BINS = 72
 
@@ -147,6 +155,36 @@ def from_wall(level: np.ndarray, place: WallCoordinates, middle_angle: float = 0
     result = np.full(place.shape, -1.0, np.float32)
     result[tuple(place.voxels.T)] = found
     return result
+
+
+def wall_level(mask: np.ndarray, band: float = 2.0) -> np.ndarray:
+    """Return the distance to the outline within each slice, positive inside, over a band, clipped.
+
+    The first axis is closed to a ring; at the surfaces of the wall a lesion has no outline.
+
+    Args:
+        mask: True inside, on the grid of :func:`to_wall`; an empty one gives -1 everywhere.
+        band: in cells.
+    """
+    if not mask.any():
+        return np.full(mask.shape, -1.0)
+    half = mask.shape[0] // 2
+    ring = np.concatenate([mask[-half:], mask, mask[:half]])
+    # more wall inward and outward: a lesion through the wall has no outline there
+    ring = np.pad(ring, ((0, 0), (4, 4), (0, 0)), mode="edge")
+    far = (1.0, 1.0, 10.0 * max(ring.shape))  # other slices never are the nearest
+    distance = ndimage.distance_transform_edt(ring, sampling=far)
+    distance -= ndimage.distance_transform_edt(~ring, sampling=far)
+    smooth = ndimage.gaussian_filter(distance - 0.5 * np.sign(distance), (0.7, 0.7, 0))
+    return np.clip(smooth[half:-half, 4:-4] / band, -1, 1)
+
+
+def middle_angle(
+    place: WallCoordinates, affine: np.ndarray, point_mm: tuple[float, float, float]
+) -> float:
+    """Return the angle of the voxel of the wall that lies nearest to a point."""
+    points = apply_affine(affine, place.voxels)
+    return float(place.angle[np.linalg.norm(points - np.asarray(point_mm), axis=1).argmin()])
 
 
 def _cells(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

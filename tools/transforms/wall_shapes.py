@@ -15,11 +15,17 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from nibabel.affines import apply_affine
-from scipy import ndimage
 from torch import Tensor
 
 from tools.transforms.sphere import Sphere, attribute_condition, enclosing_sphere, sphere_mask
-from tools.transforms.wall import WallCoordinates, from_wall, to_wall, wall_coordinates
+from tools.transforms.wall import (
+    WallCoordinates,
+    from_wall,
+    middle_angle,
+    to_wall,
+    wall_coordinates,
+    wall_level,
+)
 
 __all__ = ["WallRequestd", "WallTargetd", "WallToScand", "wall_condition"]
 
@@ -127,27 +133,14 @@ class WallTargetd(MapTransform):
                 share = float(lesions[-1].sum() / lesions[0].sum())
             grid = place, self.size, self.slices, middle
             inside = np.nan_to_num(to_wall(region, *grid)) > 0
-            levels = [self._level(np.nan_to_num(to_wall(mask, *grid)) > 0) for mask in lesions]
+            masks = [np.nan_to_num(to_wall(mask, *grid)) > 0 for mask in lesions]
+            levels = [wall_level(mask, self.band) for mask in masks]
             target = np.where(inside, np.stack(levels), -1.0).astype(np.float32)
             sample[key] = torch.from_numpy(target)
             sample[self.region_key] = torch.from_numpy(inside).float()[None]
             condition = wall_condition(diameter, share if len(lesions) > 1 else None, self.range_mm)
             sample[self.condition_key] = torch.from_numpy(condition)
         return sample
-
-    def _level(self, mask: np.ndarray) -> np.ndarray:
-        """Return the clipped distance within each slice, the first axis closed to a ring."""
-        if not mask.any():
-            return np.full(mask.shape, -1.0)
-        half = mask.shape[0] // 2
-        ring = np.concatenate([mask[-half:], mask, mask[:half]])
-        # more wall inward and outward: a lesion through the wall has no outline there
-        ring = np.pad(ring, ((0, 0), (4, 4), (0, 0)), mode="edge")
-        far = (1.0, 1.0, 10.0 * max(ring.shape))  # other slices never are the nearest
-        distance = ndimage.distance_transform_edt(ring, sampling=far)
-        distance -= ndimage.distance_transform_edt(~ring, sampling=far)
-        smooth = ndimage.gaussian_filter(distance - 0.5 * np.sign(distance), (0.7, 0.7, 0))
-        return np.clip(smooth[half:-half, 4:-4] / self.band, -1, 1)
 
 
 class WallRequestd(MapTransform):
@@ -189,6 +182,8 @@ class WallRequestd(MapTransform):
         super().__init__(keys)
         if not (np.isfinite(diameter_mm) and diameter_mm > 0):
             raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
+        if centre_mm is not None and len(centre_mm) != 3:
+            raise ValueError(f"centre_mm must be three numbers (RAS mm), got {centre_mm}")
         self.diameter_mm, self.centre_mm, self.seed = float(diameter_mm), centre_mm, seed
         self.wall, self.cavity = list(wall), list(cavity)
         self.size, self.channels = (int(size[0]), int(size[1])), channels
@@ -225,11 +220,11 @@ class WallRequestd(MapTransform):
     def _centre(
         self, sample: Mapping[Hashable, Any], place: WallCoordinates, affine: np.ndarray
     ) -> tuple[float, float, float]:
+        clicks = sample.get(self.click_key)
         if self.centre_mm is not None:
             point = np.asarray(self.centre_mm, float)
-        elif sample.get(self.click_key):
-            clicks = np.asarray(sample[self.click_key], float).reshape(-1, 3)
-            point = apply_affine(affine, clicks[0])
+        elif clicks is not None and len(clicks) > 0:
+            point = apply_affine(affine, np.asarray(clicks, float).reshape(-1, 3)[0])
         else:
             rng = np.random.default_rng(self.seed)
             point = apply_affine(affine, place.voxels[rng.integers(len(place.voxels))])
@@ -252,7 +247,8 @@ class WallToScand(MapTransform):
             is surest of it. None: where the model says so, which small lesions rarely get.
 
     Raises:
-        ValueError: if the prediction holds no lesion: draw again, with another seed.
+        ValueError: if the prediction holds no lesion: draw again, with another seed; or if
+            ``inner_share`` is outside 0..1.
     """
 
     def __init__(
@@ -267,6 +263,8 @@ class WallToScand(MapTransform):
         inner_share: float | None = None,
     ) -> None:
         super().__init__(keys)
+        if inner_share is not None and not 0 <= inner_share <= 1:
+            raise ValueError(f"inner_share must be in 0..1, got {inner_share}")
         self.labels, self.wall, self.cavity = list(labels), list(wall), list(cavity)
         self.organ_key, self.control_key, self.keep_organ = organ_key, control_key, keep_organ
         self.inner_share = inner_share
@@ -303,11 +301,3 @@ class WallToScand(MapTransform):
         surest = np.argsort(-values[outer], kind="stable")[:count]
         inner[tuple(np.argwhere(outer)[surest].T)] = True
         return inner
-
-
-def middle_angle(
-    place: WallCoordinates, affine: np.ndarray, point_mm: tuple[float, float, float]
-) -> float:
-    """Return the angle of the voxel of the wall that lies nearest to a point."""
-    points = apply_affine(affine, place.voxels)
-    return float(place.angle[np.linalg.norm(points - np.asarray(point_mm), axis=1).argmin()])
