@@ -78,13 +78,10 @@ def test_learned_shapes_from_scan_to_record(tmp_path: Path, shape_bundle: Path) 
     words = ["--scan", str(tmp_path / "scans"), "--shape", f"diffmask:{shape_bundle}"]
     words += ["--count", "1", "--diameter_mm", "9", "--spiculation", "4", "--texture", "solid"]
     words += ["--steps", "2", "--attempts", "1", "--jump_n_sample", "1", "--device", "cpu"]
-    labels = []
-    for out in ("one", "two"):
-        assert main(["synthesize", *words, "--out", str(tmp_path / out)]) == 0
-        labels.append(np.asarray(nib.load(tmp_path / out / "scan" / "label.nii.gz").dataobj))
-    assert np.array_equal(*labels)
-    assert labels[0].sum() == round(np.pi / 6 * 9**3 / (0.9 * 0.9 * 1.6))
-    assert not labels[0][organ == 0].any()
+    assert main(["synthesize", *words, "--out", str(tmp_path / "one")]) == 0
+    label = np.asarray(nib.load(tmp_path / "one" / "scan" / "label.nii.gz").dataobj)
+    assert label.sum() == round(np.pi / 6 * 9**3 / (0.9 * 0.9 * 1.6))
+    assert not label[organ == 0].any()
     record = read_record(tmp_path / "one" / "scan" / "lesions.json")
     assert record.lesions[0].shape_source == "diffmask"
     assert record.request["shape"]["spiculation"] == 4

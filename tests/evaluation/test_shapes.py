@@ -192,12 +192,12 @@ def test_whole_evaluation_writes_three_files(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shape_statistics, "RESAMPLES", 4)
-    monkeypatch.setattr(shapes, "SUBSET", 3)
+    monkeypatch.setattr(shapes, "SUBSET", 2)
     monkeypatch.setattr(shapes, "SEEDS", 2)
     monkeypatch.setattr(shape_tests, "TREES", 10)
     quick = partial(shape_tests.two_sample_tests, folds=2, epochs=1)
     monkeypatch.setattr(shapes, "two_sample_tests", quick)
-    results = evaluate_shapes("any/model", str(dataset), str(tmp_path), draw=ball, device="cpu")
+    results = evaluate_shapes("any/model", str(dataset), str(tmp_path), 5, draw=ball, device="cpu")
     stored = json.loads((tmp_path / "results.json").read_text())
     assert stored == json.loads(json.dumps(results))
     page = (tmp_path / "results.md").read_text()

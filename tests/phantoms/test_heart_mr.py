@@ -128,8 +128,12 @@ def test_wrong_arguments_are_named(arguments: dict, sentence: str) -> None:
 
 @pytest.fixture(scope="module")
 def hearts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four hearts, drawn coarser than the embedded ones."""
     folder = tmp_path_factory.mktemp("hearts")
-    write_heart_dataset(folder, sections={"training": 2, "validation": 1, "normal": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heart_datasets, "_SIDE", 80)
+        patch.setattr(heart_datasets, "_SPACING_MM", (2.0, 2.0, 10.0))
+        write_heart_dataset(folder, sections={"training": 2, "validation": 1, "normal": 1})
     return folder
 
 
@@ -145,7 +149,7 @@ def test_entries_tell_where_the_heart_lies(hearts: Path) -> None:
         assert image.header["descrip"].item() == b"phantom"
         np.testing.assert_array_equal(image.affine, label.affine)
         assert 7 <= image.shape[2] == entry["slices"] <= 10
-        # a window of 72 voxels round the stated middle holds the whole heart
+        # a window of 144 mm round the stated middle holds the whole heart
         middle = np.linalg.solve(image.affine, [*entry["heart_mm"], 1])[:2]
         inside = np.argwhere(np.asarray(label.dataobj) > 0)[:, :2]
         assert (np.abs(inside - middle) <= 36).all()

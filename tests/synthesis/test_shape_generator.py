@@ -77,7 +77,9 @@ def test_what_falls_between_the_voxels_of_the_scan_is_drawn_again(
         return level if len(calls) == 1 else -level
 
     monkeypatch.setattr(generator, "inferer", one_voxel_then_all)
-    assert generator.draw(Sphere((20.0, 20.0, 70.0), 6.0), thick, SHAPE, 0).any()
+    organ = np.ones(SHAPE)
+    organ[25:] = 0  # cuts the sphere, so that the shape is left where the model puts it
+    assert generator.draw(Sphere((20.0, 20.0, 70.0), 6.0), thick, SHAPE, 0, organ).any()
     assert len(calls) == 2
 
 

@@ -8,12 +8,12 @@ from nibabel.affines import apply_affine
 
 from tools.transforms.shape_grid import (
     ShapeWindow,
+    fit_grid,
     half_voxel_mm,
     shape_grid,
     shape_on_scan,
-    slice_grid,
 )
-from tools.transforms.sphere import Sphere, sphere_mask
+from tools.transforms.sphere import Sphere, enclosing_sphere, sphere_mask
 
 SHAPE = (44, 40, 30)
 MIDDLE = (21.0, 19.0, 14.0)
@@ -68,21 +68,6 @@ def test_sphere_fills_its_part_of_the_window_whatever_its_size() -> None:
     assert np.allclose(np.diag(fixed.affine)[:3], 2.0)
 
 
-def test_slices_stay_slices_and_the_organ_lies_in_the_middle() -> None:
-    affine = turned((1.2, 1.2, 9.0))
-    organ = np.zeros((60, 50, 7))
-    organ[10:31, 5:26, 1:6] = 1
-    grid = slice_grid(organ, affine, (32, 24), 1.6)
-    assert grid.size == (32, 24, 8)
-    to_scan = np.linalg.inv(affine) @ grid.affine
-    for index in [(0, 0, 0), (31, 23, 6)]:
-        assert apply_affine(to_scan, index)[2] == pytest.approx(index[2])
-    assert np.allclose(apply_affine(to_scan, (15.5, 11.5, 0)), (20, 15, 0))
-    assert np.allclose(np.linalg.norm(grid.affine[:3, :3], axis=0), (1.6, 1.6, 9.0))
-    with pytest.raises(ValueError, match="organ_mask must hold an organ"):
-        slice_grid(np.zeros((4, 4, 4)), affine)
-
-
 @grids
 def test_region_is_the_sphere_and_a_voxel_of_margin(affine: np.ndarray) -> None:
     window = ShapeWindow.around(Sphere(at(affine), 7.0), affine)
@@ -125,6 +110,70 @@ def test_a_shape_comes_back_where_it_was_drawn(affine: np.ndarray) -> None:
     assert (mask ^ expected).sum() <= 0.03 * expected.sum()
 
 
+@grids
+@pytest.mark.parametrize("radius_mm", [2.5, 6.0, 11.0])
+def test_a_lesion_is_fitted_to_its_sphere(affine: np.ndarray, radius_mm: float) -> None:
+    """A lump that lies to one side of its sphere, and is too small, comes to fill it."""
+    sphere = Sphere(at(affine), radius_mm)
+    window = ShapeWindow.around(sphere, affine)
+    level = np.full(window.grid.size, -1.0)
+    level[8:14, 9:20, 10:17] = level[14:17, 9:12, 10:13] = 1
+    fitted = window._replace(grid=fit_grid(level, window.grid, sphere, affine))
+    voxel = float(np.linalg.norm(affine[:3, :3], axis=0).max())
+    plain, exact = (enclosing_sphere(on_scan(level, w, affine), affine) for w in (window, fitted))
+    assert exact.radius_mm == pytest.approx(radius_mm, abs=0.7 * voxel)
+    assert np.linalg.norm(np.subtract(exact.centre_mm, sphere.centre_mm)) < 0.7 * voxel
+    if radius_mm > 5:
+        assert plain.radius_mm < exact.radius_mm
+
+
+def test_nothing_is_fitted_where_nothing_is_or_the_boundary_cuts() -> None:
+    affine, sphere = np.eye(4), Sphere(MIDDLE, 6.0)
+    grid = shape_grid(sphere.centre_mm, 6.5)
+    level = np.full(grid.size, -1.0)
+    assert fit_grid(level, grid, sphere, affine) is grid
+    level[10:14, 10:14, 10:14] = 1
+    boundary = np.ones(SHAPE)
+    boundary[23:] = 0  # cuts the sphere
+    assert fit_grid(level, grid, sphere, affine, boundary) is grid
+    boundary = np.ones(SHAPE)
+    boundary[28:] = 0  # does not
+    assert not np.allclose(fit_grid(level, grid, sphere, affine, boundary).affine, grid.affine)
+
+
+@grids
+@pytest.mark.parametrize("diameter_mm", [4.0, 9.0, 30.0])
+@pytest.mark.parametrize("shift", [(0, 0, 0), (2, -1.5, 1)], ids=["centred", "aside"])
+def test_size_and_place_are_exact_from_the_least_to_the_largest(
+    affine: np.ndarray, diameter_mm: float, shift: tuple[float, float, float]
+) -> None:
+    """An ellipsoid that fills four fifths of its sphere, as models leave it."""
+    shape = (60, 60, 60)
+    sphere = Sphere(at(affine, (29.3, 30.2, 29.6)), diameter_mm / 2 - half_voxel_mm(affine))
+    window = ShapeWindow.around(sphere, affine)
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in window.grid.size], indexing="ij"), -1)
+    radius = np.linalg.norm((index - 11.5 - np.array(shift)) / (1, 0.8, 0.6), axis=-1)
+    level = np.clip((0.8 * 9.6 - radius) / 3, -1, 1)
+    grid = fit_grid(level, window.grid, sphere, affine, np.ones(shape))
+    part, box = shape_on_scan(level, grid, sphere, affine, shape)
+    mask = np.zeros(shape, bool)
+    mask[box] = part
+    found, voxel = enclosing_sphere(mask, affine), np.linalg.norm(affine[:3, :3], axis=0).max()
+    assert 0 <= sphere.radius_mm - found.radius_mm < 0.5 * voxel
+    assert np.linalg.norm(np.subtract(found.centre_mm, sphere.centre_mm)) < 0.6 * voxel
+
+
+def test_the_border_of_the_scan_cuts_as_a_boundary_does() -> None:
+    affine, sphere = np.eye(4), Sphere((2.0, 19.0, 14.0), 6.0)
+    grid = shape_grid(sphere.centre_mm, 6.5)
+    level = np.full(grid.size, -1.0)
+    level[12:16, 10:14, 10:14] = 1
+    assert fit_grid(level, grid, sphere, affine, np.ones(SHAPE)) is grid
+    inside = Sphere((6.0, 19.0, 14.0), 6.0)  # touches the first voxels, no more
+    grid = shape_grid(inside.centre_mm, 6.5)
+    assert fit_grid(level, grid, inside, affine, np.ones(SHAPE)) is not grid
+
+
 @pytest.mark.parametrize("index", [(0.0, 19.0, 14.0), (43.0, 39.0, 29.0), (-2.0, 19.0, 14.0)])
 def test_spheres_at_the_border_of_the_scan_are_cut(index: tuple[float, float, float]) -> None:
     affine = GRIDS["oblique"]
@@ -154,17 +203,6 @@ def test_no_room_is_an_error_that_says_where() -> None:
     boundary[30:] = 1
     with pytest.raises(ValueError, match=r"room for a lesion of 11\.0 mm at \(15\.0, 19\.0, 14\.0"):
         ShapeWindow.around(Sphere((15.0, 19.0, 14.0), 5.0), np.eye(4), boundary)
-    with pytest.raises(ValueError, match="slices need a boundary, spacing_mm and a size of two"):
-        ShapeWindow.around(Sphere(MIDDLE, 5.0), np.eye(4), slices=True)
-
-
-def test_slices_take_the_window_of_the_organ() -> None:
-    affine, organ = np.diag([1.2, 1.2, 9.0, 1.0]), np.zeros((60, 50, 7))
-    organ[10:31, 5:26, 1:6] = 1
-    sphere = Sphere(at(affine, (20, 15, 3)), 14.0)
-    window = ShapeWindow.around(sphere, affine, organ, (32, 32), spacing_mm=1.6, slices=True)
-    assert window.region.shape == (32, 32, 8)
-    assert window.region.any((0, 1)).tolist() == [False, False, True, True, True, *[False] * 3]
 
 
 def test_costs_do_not_grow_with_the_scan() -> None:

@@ -63,6 +63,42 @@ def test_a_ball_comes_back_with_the_diameter_asked_for(name: str, diameter_mm: f
     assert np.linalg.norm(np.subtract(found.centre_mm, centre)) < 0.5 * voxel
 
 
+def test_a_prediction_that_misses_its_sphere_is_fitted_to_it() -> None:
+    sample = ShapeRequestd("image", 16.0)(scan())
+    sample["pred"] = ball_in(sample, 0.75).roll(2, dims=1)
+    diameters, centres = [], []
+    for fit in (True, False):
+        label = ShapeToScand("pred", fit=fit)(sample)["pred"]
+        found = enclosing_sphere(np.asarray(label[0]), np.eye(4))
+        diameters.append(2 * found.radius_mm + 1)
+        centres.append(found.centre_mm[0] - float(sample["control"]["centre_mm"][0]))
+    assert diameters[0] == pytest.approx(16, abs=0.8)
+    assert diameters[1] < 14
+    assert abs(centres[0]) < 0.5 < abs(centres[1])
+
+
+def test_fitted_classes_stay_nested_and_a_cut_sphere_is_left_alone() -> None:
+    organ = np.ones((40, 44, 48))
+    sample = ShapeRequestd("image", 20.0, (20.0, 22.0, 24.0), channels=2)(
+        scan() | {"boundary": mask_of(organ)}
+    )
+    outer, inner = ball_in(sample, 0.8).roll(1, dims=2), ball_in(sample, 0.5)
+    sample["pred"] = torch.cat([outer, inner])
+    label, whole = (
+        ShapeToScand("pred")(sample | {"pred": pred})["pred"][0] for pred in (sample["pred"], outer)
+    )
+    assert torch.equal(label > 0, whole > 0)
+    # scaled together: 0.5 of 0.8 of the radius
+    assert (label == 2).sum() / (label > 0).sum() == pytest.approx((0.5 / 0.8) ** 3, rel=0.1)
+    organ[:16] = 0  # cuts the sphere
+    middle = sample["control"]["centre_mm"].tolist()
+    cut = ShapeRequestd("image", 20.0, middle)(scan() | {"boundary": mask_of(organ)})
+    cut["pred"] = outer
+    fitted, plain = (ShapeToScand("pred", fit=fit)(cut)["pred"] for fit in (True, False))
+    assert torch.equal(fitted, plain)
+    assert plain.sum() < whole.sum()
+
+
 def test_centre_is_the_point_the_click_the_deepest_voxel_or_the_middle() -> None:
     affine, shape = GRIDS["oblique"]
     boundary = np.zeros(shape, np.uint8)
@@ -135,20 +171,6 @@ def test_classes_lie_inside_each_other() -> None:
     assert (label == 4).sum() == pytest.approx(int((label == 3).sum()), rel=0.25)
 
 
-def test_slices_of_a_scan_are_kept() -> None:
-    affine, organ = np.diag([1.2, 1.2, 9.0, 1.0]), np.zeros((60, 50, 7), np.uint8)
-    organ[10:31, 5:26, 1:6] = 1
-    image = MetaTensor(torch.zeros(1, 60, 50, 7), affine=affine)
-    boundary = MetaTensor(torch.from_numpy(organ)[None], affine=affine)
-    request = ShapeRequestd("image", 30.0, size=(32, 32), spacing_mm=1.6, slices=True)
-    sample = request({"image": image, "boundary": boundary})
-    assert sample["image"].shape == (2, 32, 32, 8)
-    sample["pred"] = torch.ones(1, 32, 32, 8)
-    label = ShapeToScand("pred")(sample)["pred"][0]
-    assert label.any()
-    assert not label[organ == 0].any()
-
-
 @pytest.mark.parametrize(
     ("data", "arguments", "message"),
     [
@@ -177,3 +199,4 @@ def test_an_empty_prediction_is_an_error() -> None:
     sample["pred"] = -torch.ones(1, 24, 24, 24)
     with pytest.raises(ValueError, match="pred must hold a lesion, got an empty prediction"):
         ShapeToScand("pred")(sample)
+    assert not ShapeToScand("pred", allow_empty=True)(sample)["pred"].any()
