@@ -21,6 +21,7 @@ from tools.transforms.shape_grid import (
 )
 from tools.transforms.signed_distance import signed_distance
 from tools.transforms.sphere import (
+    DIAMETER_BINS,
     Sphere,
     attribute_condition,
     enclosing_sphere,
@@ -28,9 +29,9 @@ from tools.transforms.sphere import (
 )
 from tools.transforms.window import cut_window
 
-__all__ = ["ControlSphered", "RandBoundaryd", "ShapeWindowd"]
+__all__ = ["ControlSphered", "RandBoundaryd", "RandDropScoresd", "ShapeWindowd"]
 
-SMOOTHING_VOXELS = 0.6  # takes the staircase of the outline's own grid away, not its lobes
+SMOOTHING_VOXELS = 0.3  # takes the staircase of the outline's own grid away, not its lobes
 
 
 class ShapeWindowd(MapTransform):
@@ -161,6 +162,31 @@ class ControlSphered(MapTransform):
         if self.band is None:
             return inside * 2.0 - 1.0
         return np.clip(signed_distance(inside) / self.band, -1, 1)
+
+
+class RandDropScoresd(Randomizable, MapTransform):
+    """Take the scores out of a condition, so that a model also works where nobody rated a lesion.
+
+    Args:
+        keys: conditions of :func:`tools.transforms.sphere.attribute_condition`.
+        prob: probability that both scores are left out.
+        allow_missing_keys: skip samples without the condition.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, prob: float = 0.3, allow_missing_keys: bool = False
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self.prob = prob
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample, its scores unknown with probability ``prob``."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            if self.R.random() < self.prob:
+                sample[key] = sample[key].clone()
+                sample[key][DIAMETER_BINS:] = 0
+        return sample
 
 
 class RandBoundaryd(Randomizable, MapTransform):
