@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tools.evaluation.shape_sizes import size_table
 from tools.metrics import ShapeFeatures
 
 __all__ = ["shapes_page"]
@@ -21,6 +22,7 @@ def shapes_page(results: Mapping[str, Any]) -> str:
         "# Evaluation of shapes",
         settings,
         _sphere_table(results),
+        size_table(results["sizes"]),
         _feature_table(results["sources"]),
         _distance_table(results["sources"]),
         _test_table(results["sources"]),

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from tools.evaluation.control import summarize
 from tools.evaluation.shape_figure import write_gallery
+from tools.evaluation.shape_sizes import size_sweep
 from tools.evaluation.shape_sources import (
     DrawShape,
     PlacedMask,
@@ -110,6 +111,7 @@ def evaluate_shapes(
     if boundary:
         cut = draw_all(draw, lesions, seed, "boundaries", cut=True)
         results["boundary"] = _sphere_summary(cut, lesions)
+    results["sizes"] = size_sweep(draw, seed)
     results |= _variation(draw, lesions, library, seed)
     _write(Path(out), results, lesions, {k: d.shapes for k, d in sources.items()})
     return results
