@@ -39,11 +39,10 @@ def test_classes_and_organ_come_from_the_label_map() -> None:
     label = nodule((1.4, 1.4, 10.0))
     label[0, 2:12, 3:14, :] += 2  # wall 2, infarct 3
     label[0, 5:7, 6:8, 6] = 4
-    request = MaskRequestd(
-        "label", [[3, 4], [4]], [2, 3, 4], (16, 16), spacing_mm=1.6, slices=True, range_mm=(10, 120)
-    )
+    request = MaskRequestd("label", [[3, 4], [4]], [2, 3, 4], 16, range_mm=(10, 120))
     sample = request({"label": label})
-    assert sample["image"].shape == (2, 16, 16, 20)
+    assert sample["image"].shape == (2, 16, 16, 16)
+    assert sample["label"].shape == (1, 16, 16, 16)
     assert int(sample["target"].sum()) == 5 * 6 * 2
     assert torch.equal(sample["boundary"] > 0, label >= 2)
     outside = (sample["boundary"] == 0) & (sample["sphere_region"] > 0)

@@ -17,6 +17,7 @@ __all__ = ["ShapeWindow", "fit_grid", "half_voxel_mm", "shape_grid", "shape_on_s
 FILL = 0.8  # what is left of the window beyond the sphere is empty anyway
 REGION_MARGIN = 1.0
 SMALLEST_RADIUS_MM = 1.5
+FINER = 3  # points per voxel at which an outline is measured
 
 Box = tuple[slice, slice, slice]
 
@@ -153,17 +154,29 @@ def fit_grid(
         return grid
     if boundary is not None and _is_cut(sphere, affine, boundary):
         return grid
-    own = enclosing_sphere(level > 0, grid.affine)
-    # outlines lie half a voxel beyond the centres of the outermost voxels, in both grids
-    scale = (sphere.radius_mm + half_voxel_mm(affine)) / (
-        own.radius_mm + half_voxel_mm(grid.affine)
-    )
+    own = _outline_sphere(level, grid)
+    scale = (sphere.radius_mm + half_voxel_mm(affine)) / own.radius_mm
     result = np.array(grid.affine, float)
     result[:3, :3] *= scale
     result[:3, 3] = np.asarray(sphere.centre_mm) + scale * (
         grid.affine[:3, 3] - np.asarray(own.centre_mm)
     )
     return WindowGrid(result, grid.size)
+
+
+def _outline_sphere(level: np.ndarray, grid: WindowGrid) -> Sphere:
+    """Return the sphere round the outline of a lesion, finer than the voxels of the window."""
+    part = np.pad(np.asarray(level, np.float32), 1, constant_values=-1.0)
+    box = ndimage.find_objects((part > 0).astype(np.uint8))[0]
+    # a voxel more on each side, where the outline lies
+    part = part[tuple(slice(axis.start - 1, axis.stop + 1) for axis in box)]
+    sides = [(n - 1) * FINER + 1 for n in part.shape]
+    fine = ndimage.zoom(part, np.divide(sides, part.shape), order=1) > 0
+    affine = np.array(grid.affine, float)
+    affine[:3, 3] = apply_affine(affine, [axis.start - 2 for axis in box])
+    affine[:3, :3] /= FINER
+    own = enclosing_sphere(fine & ~ndimage.binary_erosion(fine), affine)
+    return Sphere(own.centre_mm, own.radius_mm + half_voxel_mm(affine))
 
 
 def _is_cut(sphere: Sphere, affine: np.ndarray, boundary: np.ndarray) -> bool:
