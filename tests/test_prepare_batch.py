@@ -43,6 +43,18 @@ def test_target_is_what_the_network_is_to_predict() -> None:
         assert torch.equal(target.lesion_mask, inputs[:, 1:])
 
 
+def test_noise_is_shared_by_the_channels_where_asked() -> None:
+    batch = BATCH | {"image": torch.full((64, 3, 2, 2, 2), 0.5)}
+    shared = LesionPrepareBatch(300, shared_noise=True)(batch)
+    noise = shared[3]["noise"]
+    assert noise.shape == (64, 3, 2, 2, 2)
+    assert torch.equal(noise, noise[:, :1].expand_as(noise))
+    assert torch.equal(shared[1].noise, noise)
+    assert noise[:, 0].unique().numel() == 64 * 8  # samples and voxels have their own
+    own = LesionPrepareBatch(300)(batch)[3]["noise"]
+    assert own.unique().numel() == 64 * 3 * 8
+
+
 @pytest.mark.parametrize(("drop", "dropped"), [(0.0, 0), (1.0, 64)])
 def test_dropped_conditions_become_rows_of_minus_one(drop: float, dropped: int) -> None:
     keywords = LesionPrepareBatch(10, condition_drop=drop)(BATCH)[3]

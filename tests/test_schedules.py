@@ -70,3 +70,26 @@ def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
 def test_cosine_schedule_has_the_published_constants() -> None:
     betas = cosine_scheduler(4).betas
     assert torch.allclose(betas, torch.tensor([0.15298784, 0.41695809, 0.70785871, 0.9999]))
+
+
+@pytest.mark.parametrize("shift", [0.15, 0.3, 2.0])
+def test_shift_multiplies_the_ratio_of_signal_to_noise(shift: float) -> None:
+    plain, shifted = (cosine_scheduler(300, shift=s).alphas_cumprod.double() for s in (1.0, shift))
+    ratios = [alpha_bar / (1 - alpha_bar) for alpha_bar in (plain, shifted)]
+    # a clean image is the start in both, which takes a little from the first steps; the last beta
+    # is clipped
+    assert torch.allclose(ratios[1][:-1], ratios[0][:-1] * shift**2, rtol=0.01)
+    assert bool(((shifted < plain) == (shift < 1))[:-1].all())
+    betas = cosine_scheduler(300, shift=shift).betas
+    assert betas.min() >= 0
+    assert betas.max() <= 0.9999
+
+
+def test_shift_of_one_is_the_published_schedule() -> None:
+    steps = torch.arange(301, dtype=torch.float64) / 300
+    alpha_bar = torch.cos((steps + 0.008) / 1.008 * torch.pi / 2) ** 2
+    published = (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(0, 0.9999).float()
+    assert torch.allclose(cosine_scheduler(300).betas, published, rtol=1e-6, atol=0)
+    assert torch.equal(cosine_scheduler(300, shift=1.0).betas, cosine_scheduler(300).betas)
+    with pytest.raises(ValueError, match="shift must be > 0, got 0"):
+        cosine_scheduler(300, shift=0)

@@ -97,3 +97,27 @@ def test_transfer_changes_the_lesion_only() -> None:
     changed = transfer({"image": bright, "label": mask})["image"]
     assert torch.equal(changed[mask == 0], bright[mask == 0])
     assert changed[mask == 1].mean().item() == pytest.approx(-0.8, abs=0.04)
+
+
+def test_classes_keep_histograms_of_their_own() -> None:
+    transfer = RandHistogramTransferd("image", prob=1.0)
+    transfer.set_random_state(0)
+    mask = torch.zeros(2, 4, 4, 4)
+    mask[0, :2] = mask[1, 2] = 1
+
+    def scan(first: float, second: float) -> torch.Tensor:
+        image = torch.zeros(1, 4, 4, 4)
+        image[0, :2], image[0, 2] = first, second
+        return image
+
+    seen = transfer({"image": scan(-0.8, 0.6), "label": mask})["image"]
+    assert torch.equal(seen, scan(-0.8, 0.6))
+    changed = transfer({"image": scan(0.1, 0.1), "label": mask})["image"]
+    assert changed[mask[:1] == 1].mean().item() == pytest.approx(-0.8, abs=0.04)
+    assert changed[mask[1:] == 1].mean().item() == pytest.approx(0.6, abs=0.04)
+    assert (changed[0, 3] == 0).all()
+    # an absent class changes nothing and is not remembered
+    alone = mask * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+    third = transfer({"image": scan(0.3, 0.3), "label": alone})["image"]
+    assert torch.equal(third[0, 2:], scan(0.3, 0.3)[0, 2:])
+    assert {number: len(pool) for number, pool in transfer.pools.items()} == {0: 3, 1: 2}
