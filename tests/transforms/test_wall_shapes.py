@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tools.transforms.sphere import Sphere, attribute_condition, enclosing_sphere, sphere_mask
 from tools.transforms.wall import middle_angle, to_wall, wall_coordinates, wall_level
-from tools.transforms.wall_shapes import WallRequestd, WallTargetd, WallToScand, wall_condition
+from tools.transforms.wall_request import WallRequestd, WallToScand
+from tools.transforms.wall_target import WallTargetd, wall_condition
 
 AFFINE = np.diag([-1.4, 1.4, 10.0, 1.0])
 CLASSES, WALL, CAVITY = [[3, 4], [4]], [2, 3, 4], [1]
