@@ -80,7 +80,8 @@ def test_learned_shapes_from_scan_to_record(tmp_path: Path, shape_bundle: Path) 
     words += ["--steps", "2", "--attempts", "1", "--jump_n_sample", "1", "--device", "cpu"]
     assert main(["synthesize", *words, "--out", str(tmp_path / "one")]) == 0
     label = np.asarray(nib.load(tmp_path / "one" / "scan" / "label.nii.gz").dataobj)
-    assert label.sum() == round(np.pi / 6 * 9**3 / (0.9 * 0.9 * 1.6))
+    # one piece is kept, so a voxel or two may be over
+    assert int(label.sum()) == pytest.approx(np.pi / 6 * 9**3 / (0.9 * 0.9 * 1.6), abs=3)
     assert not label[organ == 0].any()
     record = read_record(tmp_path / "one" / "scan" / "lesions.json")
     assert record.lesions[0].shape_source == "diffmask"
