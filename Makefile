@@ -43,7 +43,7 @@ format: $(STAMP)  ## rewrite files in the house format
 	$(RUN) -m ruff format .
 
 pack: $(STAMP)  ## write one model-zoo zip per bundle to dist/
-	@set -e; for file in bundles/*/configs/metadata.json; do $(RUN) -m tools pack "$${file%/configs/*}" --out dist/; done
+	@set -e; for bundle in bundles/*/; do $(RUN) -m tools pack "$${bundle%/}" --out dist/; done
 
 clean:  ## delete what the commands wrote, keep .venv
 	rm -rf out output runs dist build .pytest_cache .mypy_cache .ruff_cache

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine
 
+from tests.transforms.oblique import turned
 from tools.transforms.shape_grid import (
     ShapeWindow,
     fit_grid,
@@ -17,17 +18,6 @@ from tools.transforms.sphere import Sphere, enclosing_sphere, sphere_mask
 
 SHAPE = (44, 40, 30)
 MIDDLE = (21.0, 19.0, 14.0)
-
-
-def turned(spacing: tuple[float, float, float], degrees: float = 25.0) -> np.ndarray:
-    """Axes turned about two of them, one flipped."""
-    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    about_x = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-    about_z = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    affine = np.eye(4)
-    affine[:3, :3] = about_x @ about_z @ np.diag([-1.0, 1, 1]) @ np.diag(spacing)
-    affine[:3, 3] = (12.0, -7.0, 90.0)
-    return affine
 
 
 GRIDS = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -24,6 +22,7 @@ from tools.evaluation.discriminator import constant_fill, discriminate, lesion_c
 from tools.evaluation.figure import write_figure
 from tools.evaluation.lesions import ValidationLesion, load_lesions
 from tools.evaluation.loading import BundleUnderTest, load_bundle
+from tools.evaluation.results import write_results
 from tools.evaluation.tables import results_page
 from tools.phantoms.datasets import lesion_datalist
 from tools.synthesis.generator import choose_device, find_bundle
@@ -170,14 +169,7 @@ def _write(
     images: Mapping[str, Sequence[Tensor]],
     tested: BundleUnderTest,
 ) -> None:
-    """Write the three files, each whole or not at all, and print the tables."""
-    out.mkdir(parents=True, exist_ok=True)
-    page = results_page(results)
-    content = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    for name, text in (("results.json", content), ("results.md", page)):
-        partial = out / f".{os.getpid()}.{name}"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, out / name)
+    """Write results, tables and picture."""
+    write_results(out, results, results_page(results))
     shown = {name: images[name] for name in ("own", *tested.presets)}
     write_figure(out / "results.png", results["control"], lesions, shown, tested.window_hu)
-    print(page)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -28,6 +28,11 @@ __all__ = [
 # Below this diameter an ellipsoid's deformation grows with its size, so a large one may be shrunk;
 # a small one is coarse on its window of 1 mm.
 ELLIPSOID_MM, FITS = 16.0, 6
+
+
+# (sphere, affine, shape, seed, within=None), for a shape model spiculation and lobulation too, to a
+# bool mask on the grid; empty or a ValueError where there is none
+DrawShape = Callable[..., np.ndarray]
 
 
 class PlacedMask(NamedTuple):
@@ -58,23 +63,6 @@ class RealShape(NamedTuple):
     placed: PlacedMask
     sphere: Sphere
     scores: dict[str, float]
-
-
-class DrawShape(Protocol):
-    """Anything that draws a mask into a sphere on a grid."""
-
-    def __call__(
-        self,
-        sphere: Sphere,
-        affine: np.ndarray,
-        shape: Sequence[int],
-        seed: int,
-        within: np.ndarray | None = None,
-        spiculation: float | None = None,
-        lobulation: float | None = None,
-    ) -> np.ndarray:
-        """Return a bool mask on the grid; empty or a ValueError where there is none."""
-        ...
 
 
 def load_shapes(
@@ -132,8 +120,6 @@ def draw_ellipsoid(
     shape: Sequence[int],
     seed: int,
     within: np.ndarray | None = None,
-    spiculation: float | None = None,
-    lobulation: float | None = None,
 ) -> np.ndarray:
     """Draw a deformed ellipsoid (:class:`tools.synthesis.shapes.EllipsoidShapes`) into a sphere.
 
@@ -146,8 +132,6 @@ def draw_ellipsoid(
         shape: voxels per axis.
         seed: the same seed gives the same mask.
         within: True where the lesion may lie; None: everywhere.
-        spiculation: not used: an ellipsoid has none.
-        lobulation: likewise.
     """
     wanted = max(1.6 * sphere.radius_mm, ELLIPSOID_MM)
     drawn = EllipsoidShapes().draw(wanted, np.random.default_rng(seed))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.evaluation.control import summarize
+from tools.evaluation.results import write_results
 from tools.evaluation.shape_figure import write_gallery
 from tools.evaluation.shape_sizes import size_sweep
 from tools.evaluation.shape_sources import (
@@ -113,7 +112,9 @@ def evaluate_shapes(
         results["boundary"] = _sphere_summary(cut, lesions)
     results["sizes"] = size_sweep(draw, seed)
     results |= _variation(draw, lesions, library, seed)
-    _write(Path(out), results, lesions, {k: d.shapes for k, d in sources.items()})
+    write_results(Path(out), results, shapes_page(results))
+    shapes = {source: drawn.shapes for source, drawn in sources.items()}
+    write_gallery(Path(out) / "shapes.png", lesions, shapes)
     return results
 
 
@@ -260,21 +261,3 @@ def _variation(
         found["steering"][score] = steering(ends, seed)
     found["real_slopes"] = real_slopes(library, seed)
     return found
-
-
-def _write(
-    out: Path,
-    results: Mapping[str, Any],
-    lesions: Sequence[RealShape],
-    shapes: Mapping[str, Sequence[PlacedMask | None]],
-) -> None:
-    """Write the three files, each whole or not at all, and print the tables."""
-    out.mkdir(parents=True, exist_ok=True)
-    page = shapes_page(results)
-    content = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    for name, text in (("results.json", content), ("results.md", page)):
-        partial = out / f".{os.getpid()}.{name}"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, out / name)
-    write_gallery(out / "shapes.png", lesions, shapes)
-    print(page)

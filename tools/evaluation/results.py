@@ -1,0 +1,31 @@
+"""What an evaluation writes beside its picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["write_results"]
+
+
+def write_results(out: Path, results: Mapping[str, Any], page: str) -> None:
+    """Write ``results.json`` and ``results.md``, each whole or not at all, and print the page.
+
+    Args:
+        out: folder, made if need be.
+        results: JSON values.
+        page: the same as Markdown tables.
+
+    Raises:
+        ValueError: if a value is NaN or infinite.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    for name, text in (("results.json", content), ("results.md", page)):
+        partial = out / f".{os.getpid()}.{name}"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, out / name)
+    print(page)
