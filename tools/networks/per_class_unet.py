@@ -1,0 +1,79 @@
+"""One network per lesion class behind the interface of a joint one: the variants -S and -H."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tools.networks.lesion_unet import LesionUNet
+
+__all__ = ["PerClassUNet"]
+
+
+class PerClassUNet(nn.Module):
+    """Give every lesion class a :class:`LesionUNet` that sees its own channel and mask only.
+
+    No weight is shared and the loss is a sum over classes, so training all of them at once is the
+    same as training each for itself, and the sampler that serves a joint model serves them too.
+
+    References:
+        LeFusion-S and LeFusion-H, Zhang et al., ICLR 2025. https://arxiv.org/abs/2403.14066
+
+    Args:
+        classes: lesion classes K.
+        channels: width of each level of each network.
+        num_res_blocks: residual blocks per level.
+        condition_size: bins of the histogram of one class, or None for networks without control.
+        conditioning: see :class:`LesionUNet`.
+
+    Raises:
+        ValueError: if ``classes`` is below 1.
+
+    Example:
+        >>> network = PerClassUNet(classes=2, channels=(8, 16), condition_size=4)
+        >>> network(torch.zeros(1, 4, 8, 8, 8), torch.tensor([3]), torch.zeros(1, 8)).shape
+        torch.Size([1, 2, 8, 8, 8])
+    """
+
+    def __init__(
+        self,
+        classes: int = 2,
+        channels: Sequence[int] = (32, 64, 128),
+        num_res_blocks: int = 1,
+        condition_size: int | None = 16,
+        conditioning: str = "time",
+    ) -> None:
+        super().__init__()
+        if classes < 1:
+            raise ValueError(f"classes must be at least 1, got {classes}")
+        self.networks = nn.ModuleList(
+            LesionUNet(2, 1, channels, num_res_blocks, condition_size, conditioning)
+            for _ in range(classes)
+        )
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the noise predicted for each class.
+
+        Args:
+            x: one noised image channel per class, then one mask per class, ``(B, 2 K, H, W, D)``.
+            timesteps: shape ``(B,)``.
+            condition: the histograms of the classes side by side, ``(B, K * bins)``; None, or a row
+                of -1, means no control.
+
+        Returns:
+            Tensor ``(B, K, H, W, D)``.
+
+        Raises:
+            ValueError: if ``x`` does not have 2 K channels.
+        """
+        count = len(self.networks)
+        if x.shape[1] != 2 * count:
+            raise ValueError(
+                f"x must have {count} image and {count} mask channels, got {x.shape[1]} channels"
+            )
+        pairs = x.unflatten(1, (2, count)).unbind(2)
+        blocks = [None] * count if condition is None else condition.chunk(count, 1)
+        parts = zip(self.networks, pairs, blocks, strict=True)
+        return torch.cat([network(pair, timesteps, block) for network, pair, block in parts], 1)
