@@ -77,27 +77,34 @@ def find_bundle(name_or_path: str) -> Path:
     )
 
 
-def read_bundle(bundle: str, device: torch.device, required: str) -> tuple[Path, ConfigParser]:
+def read_bundle(
+    bundle: str, device: torch.device, required: str, overlays: Sequence[str] = ()
+) -> tuple[Path, ConfigParser]:
     """Return the weights of a bundle and its ``inference.json``, ready for a device.
 
     Args:
         bundle: name or folder.
         device: of the network.
         required: key of the config without which the bundle does not fit the purpose.
+        overlays: configs of the bundle on top of ``inference.json``.
 
     Raises:
-        FileNotFoundError: if the bundle or its weights do not exist.
+        FileNotFoundError: if the bundle, a config or its weights do not exist.
         ValueError: if the key is missing.
     """
     folder = find_bundle(bundle)
     parser = ConfigParser()
-    parser.read_config(folder / "configs" / "inference.json")
+    files = [folder / "configs" / name for name in ("inference.json", *overlays)]
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(f"bundle must have {path.name}, got none in {bundle}")
+    parser.read_config(files)
     if parser.get(required) is None:
         raise ValueError(f"bundle must have {required} in inference.json, got none in {bundle}")
-    weights = folder / "models" / "model.pt"
+    parser["bundle_root"], parser["device"] = str(folder), device
+    weights = Path(parser.get_parsed_content("ckpt_path"))
     if not weights.is_file():
         raise FileNotFoundError(f"bundle must have trained weights, got none at {weights}")
-    parser["bundle_root"], parser["device"] = str(folder), device
     return weights, parser
 
 
