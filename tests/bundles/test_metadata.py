@@ -68,8 +68,11 @@ def test_metadata_follows_the_schema(bundle: Path, shared_dir: Path) -> None:
 @pytest.mark.parametrize("path", sorted(ROOT.glob("bundles/*/configs/histograms.json")), ids=str)
 def test_histogram_presets_are_distributions(path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
+    classes = content.get("classes", 1)
     for preset in content["presets"].values():
-        assert len(preset["histogram"]) == content["bins"]
+        assert len(preset["histogram"]) == classes * content["bins"]
         assert min(preset["histogram"]) >= 0
-        assert sum(preset["histogram"]) == pytest.approx(1, abs=1e-12)
+        for start in range(0, classes * content["bins"], content["bins"]):
+            block = preset["histogram"][start : start + content["bins"]]
+            assert sum(block) == pytest.approx(1, abs=1e-12)
     assert sum(preset["weight"] for preset in content["presets"].values()) == 100

@@ -15,6 +15,7 @@ from tools.transforms.histogram import (
     histogram_preset,
     load_presets,
     match_histogram,
+    normalize_blocks,
     perturb_histogram,
 )
 
@@ -63,6 +64,39 @@ def test_fluctuation_stays_within_ten_percent_and_keeps_the_sum() -> None:
     assert relative.min() >= 0.9
     assert relative.max() <= 1.1
     assert relative.std() > 0.01
+
+
+def test_each_class_of_a_preset_is_normalised_and_perturbed_for_itself(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    entry = {"histogram": [3, 1, 2, 2, 0, 0], "tissue": [-0.2, 0.1]}
+    content = {"bins": 2, "classes": 3, "presets": {"a": entry, "b": {"histogram": [1] * 6}}}
+    path.write_text(json.dumps(content))
+    presets = load_presets(path)
+    assert presets["a"] == {
+        "histogram": [0.75, 0.25, 0.5, 0.5, 0, 0],
+        "weight": 1.0,
+        "tissue": [-0.2, 0.1],
+        "gain": 1.0,
+    }
+    assert presets["b"] == {"histogram": [0.5] * 6, "weight": 1.0}
+    changed = perturb_histogram(presets["a"]["histogram"], np.random.default_rng(0), classes=3)
+    blocks = np.reshape(changed, (3, 2))
+    assert blocks.sum(1) == pytest.approx([1, 1, 0])
+    assert abs(blocks[0] / [0.75, 0.25] - 1).max() <= 0.1
+    assert blocks[1, 0] != 0.5
+    path.write_text(json.dumps(content | {"classes": 1}))
+    with pytest.raises(ValueError, match="must hold 2 non-negative numbers"):
+        load_presets(path)
+    with pytest.raises(ValueError, match=r"3 blocks of equal length, got shape \(4,\)"):
+        normalize_blocks([1, 1, 1, 1], 3)
+
+
+def test_one_class_is_perturbed_as_ever() -> None:
+    """Same seed, same numbers: records of lesions made before stay true."""
+    changed = perturb_histogram([0.0, 0.7, 0.2, 0.1], np.random.default_rng(0))
+    factors = np.random.default_rng(0).uniform(1 - 0.1 / 2.1, 1 + 0.1 / 2.1, 4)
+    values = np.array([0.0, 0.7, 0.2, 0.1]) * factors
+    assert changed == (values / values.sum()).tolist()
 
 
 def test_matching_meets_the_histogram_and_keeps_the_order() -> None:

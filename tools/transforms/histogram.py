@@ -22,6 +22,7 @@ __all__ = [
     "histogram_preset",
     "load_presets",
     "match_histogram",
+    "normalize_blocks",
     "perturb_histogram",
 ]
 
@@ -30,10 +31,15 @@ def load_presets(path: str | Path) -> dict[str, dict[str, Any]]:
     """Return the named histograms of a presets file, checked.
 
     Args:
-        path: JSON with ``bins`` and ``presets: {name: {"histogram": [...], "weight": w}}``.
+        path: JSON with ``bins``, ``presets: {name: {"histogram": [...], "weight": w}}`` and, where
+            there are several lesion classes, ``classes``: each has a block of bins of its own, all
+            zero where the preset says nothing of the class. An entry may also state ``tissue``, and
+            the file a ``gain``, see :func:`tools.transforms.tissue.adapt_histogram`.
 
     Returns:
-        ``{name: {"histogram": list of bins numbers that sum to 1, "weight": float}}``.
+        ``{name: {"histogram": list of classes * bins numbers, each block of sum 1 or 0, "weight":
+        float}}``; with ``"tissue": [myocardium, blood]`` and ``"gain"`` (1 if the file states none)
+        where the entry states its tissue.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -42,17 +48,46 @@ def load_presets(path: str | Path) -> dict[str, dict[str, Any]]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"histogram presets must be an existing JSON file, got {path}")
     content = json.loads(Path(path).read_text())
+    classes = int(content.get("classes", 1))
+    size = classes * int(content["bins"])
     presets = {}
     for name, entry in content["presets"].items():
         histogram = np.asarray(entry["histogram"], dtype=float)
-        if histogram.shape != (content["bins"],) or histogram.min() < 0 or histogram.sum() <= 0:
+        if histogram.shape != (size,) or histogram.min() < 0 or histogram.sum() <= 0:
             raise ValueError(
-                f"preset {name!r} of {path} must hold {content['bins']} non-negative numbers, "
+                f"preset {name!r} of {path} must hold {size} non-negative numbers, "
                 f"got {entry['histogram']}"
             )
         weight = float(entry.get("weight", 1.0))
-        presets[name] = {"histogram": (histogram / histogram.sum()).tolist(), "weight": weight}
+        presets[name] = {"histogram": normalize_blocks(histogram, classes), "weight": weight}
+        if "tissue" in entry:
+            presets[name]["tissue"] = [float(level) for level in entry["tissue"]]
+            presets[name]["gain"] = float(content.get("gain", 1.0))
     return presets
+
+
+def normalize_blocks(histogram: Sequence[float] | np.ndarray, classes: int = 1) -> list[float]:
+    """Return blocks of bins side by side, each divided by its sum; a block of zeros stays zero.
+
+    Args:
+        histogram: non-negative numbers, ``(classes * bins,)``.
+        classes: number of blocks.
+
+    Raises:
+        ValueError: if the length is no multiple of ``classes``.
+
+    Example:
+        >>> normalize_blocks([3, 1, 0, 0], classes=2)
+        [0.75, 0.25, 0.0, 0.0]
+    """
+    values = np.asarray(histogram, dtype=float)
+    if values.ndim != 1 or classes < 1 or values.size % classes:
+        raise ValueError(
+            f"histogram must be a row of {classes} blocks of equal length, got shape {values.shape}"
+        )
+    blocks = values.reshape(classes, -1)
+    total = blocks.sum(1, keepdims=True)
+    return (blocks / np.where(total > 0, total, 1)).ravel().tolist()
 
 
 def histogram_preset(path: str | Path, name: str | None) -> list[float] | None:
@@ -81,7 +116,7 @@ def choose_preset(presets: Mapping[str, Mapping[str, Any]], rng: np.random.Gener
 
 
 def perturb_histogram(
-    histogram: Sequence[float], rng: np.random.Generator, amount: float = 0.1
+    histogram: Sequence[float], rng: np.random.Generator, amount: float = 0.1, classes: int = 1
 ) -> list[float]:
     """Fluctuate each component by up to ``amount`` of itself and keep the sum at 1.
 
@@ -90,14 +125,15 @@ def perturb_histogram(
     component beyond ``amount``.
 
     Args:
-        histogram: non-negative numbers that sum to 1.
+        histogram: non-negative numbers that sum to 1, in each block if there are several.
         rng: source of chance.
         amount: largest relative change of a component, in [0, 1).
+        classes: number of blocks side by side, each of which keeps its sum; zeros stay zero.
     """
     values = np.asarray(histogram, dtype=float)
     half = amount / (2 + amount)  # (1 + half) / (1 - half) = 1 + amount
     values = values * rng.uniform(1 - half, 1 + half, size=values.shape)
-    return (values / values.sum()).tolist()
+    return normalize_blocks(values, classes)
 
 
 def match_histogram(
