@@ -8,15 +8,15 @@ from tools.networks.per_class_unet import PerClassUNet
 TIMES = torch.tensor([3, 40])
 
 
-def small_network(**arguments) -> PerClassUNet:
+def small_network() -> PerClassUNet:
     torch.manual_seed(0)
-    network = PerClassUNet(2, (8, 16), condition_size=4, **arguments)
+    network = PerClassUNet(2, (8, 16), condition_size=4)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network
 
 
-def test_each_class_sees_its_own_channel_mask_and_histogram_only():
+def test_each_class_sees_its_own_channel_mask_and_histogram_only() -> None:
     network = small_network()
     x, condition = torch.randn(2, 4, 8, 8, 4), torch.rand(2, 8)
     before = network(x, TIMES, condition)
@@ -28,20 +28,20 @@ def test_each_class_sees_its_own_channel_mask_and_histogram_only():
     assert not torch.allclose(before[:, 1], after[:, 1])
 
 
-def test_a_class_is_the_network_of_that_class():
+def test_a_class_is_the_network_of_that_class() -> None:
     network = small_network()
     x, condition = torch.randn(2, 4, 8, 8, 4), torch.rand(2, 8)
     alone = network.networks[1](x[:, [1, 3]], TIMES, condition[:, 4:])
     assert torch.equal(network(x, TIMES, condition)[:, 1:], alone)
 
 
-def test_no_condition_is_a_row_of_minus_one():
+def test_no_condition_is_a_row_of_minus_one() -> None:
     network = small_network()
     x = torch.randn(2, 4, 8, 8, 4)
     assert torch.equal(network(x, TIMES), network(x, TIMES, torch.full((2, 8), -1.0)))
 
 
-def test_wrong_channels_are_named():
+def test_wrong_channels_are_named() -> None:
     with pytest.raises(ValueError, match="2 image and 2 mask channels, got 3"):
         small_network()(torch.zeros(2, 3, 8, 8, 4), TIMES)
     with pytest.raises(ValueError, match="classes must be at least 1, got 0"):

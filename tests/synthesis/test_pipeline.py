@@ -8,9 +8,10 @@ import pytest
 
 from tools.synthesis.cases import Case
 from tools.synthesis.generator import LesionGenerator, WindowJob, find_bundle
+from tools.synthesis.job import Job
 from tools.synthesis.pipeline import synthesize_lesions
 from tools.synthesis.plan import Request, TextureChoice, plan_lesions
-from tools.synthesis.run import Job, synthesize_scans
+from tools.synthesis.run import synthesize_scans
 from tools.synthesis.scan import Scan
 from tools.synthesis.shapes import EllipsoidShapes
 

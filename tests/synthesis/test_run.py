@@ -16,10 +16,11 @@ import pytest
 from tools.synthesis import run
 from tools.synthesis.cases import Case, find_cases
 from tools.synthesis.generator import WindowJob
+from tools.synthesis.job import Job
 from tools.synthesis.plan import Request, TextureChoice
 from tools.synthesis.ranks import Rank
 from tools.synthesis.records import BundleRecord, read_record
-from tools.synthesis.run import Job, synthesize_scans
+from tools.synthesis.run import synthesize_scans
 from tools.synthesis.scan import Scan
 from tools.synthesis.shapes import EllipsoidShapes
 
@@ -37,9 +38,6 @@ class NoiseGenerator:
         self.presets = {"solid": {"histogram": [1 / 16] * 16, "weight": 1.0}}
         self.settings = {"num_inference_steps": 1}
         self.sampled = 0
-
-    def scale(self, image: np.ndarray) -> np.ndarray:
-        return (np.clip(image, -1000, 400) + 1000) / 700 - 1
 
     def sample(self, jobs: Sequence[WindowJob]) -> list[np.ndarray]:
         self.sampled += len(jobs)

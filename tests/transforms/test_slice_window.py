@@ -110,3 +110,28 @@ def test_a_scan_without_signal_is_named() -> None:
         PercentileScaled("image", empty_value=0.0)({"image": torch.zeros(1, 4, 4, 4)})
     flat = PercentileScaled("image")({"image": torch.full((1, 4, 4, 4), 7.0)})["image"]
     assert flat.isfinite().all()
+
+
+def test_the_scan_can_keep_its_voxels_and_fill_up_to_ten_slices() -> None:
+    sample = heart(turned((1.2, 1.3, 9.0)))
+    cut = SliceWindowd(["image", "label"], [1, 2], size=(32, 24), spacing_mm=None, step=10)(sample)
+    assert cut["image"].shape == (1, 32, 24, 10)
+    assert np.allclose(np.linalg.norm(cut["image"].affine[:3, :3], axis=0), (1.2, 1.3, 9.0))
+    # 20 x 18 voxels in each of the scan's 7 slices, none beyond
+    assert (cut["label"][0] > 0).sum((0, 1)).tolist() == [360] * 7 + [0] * 3
+
+
+def test_a_click_is_the_centre_where_the_label_map_is_empty() -> None:
+    scan = np.random.default_rng(0).normal(size=(60, 60, 4)).astype(np.float32)
+    affine = np.diag([1.5, 1.5, 10.0, 1.0])
+    label = np.zeros_like(scan)
+    sample = {
+        "image": MetaTensor(torch.from_numpy(scan)[None], affine=torch.from_numpy(affine)),
+        "label": MetaTensor(torch.from_numpy(label)[None], affine=torch.from_numpy(affine)),
+    }
+    cut = SliceWindowd(["image", "label"], organ=[1], size=(20, 20), spacing_mm=1.5)
+    result = cut({**sample, "foreground": [[30, 25, 2]]})
+    middle = result["image"].affine.numpy() @ [9.5, 9.5, 0, 1]
+    assert np.allclose(middle[:2], [45.0, 37.5])
+    with pytest.raises(ValueError, match="organ_mask must hold an organ"):
+        cut(sample)

@@ -38,7 +38,10 @@ class Case:
 
 
 def find_cases(
-    scan: str | Path, dataset_dir: str | Path | None = None, series_uid: str | None = None
+    scan: str | Path,
+    dataset_dir: str | Path | None = None,
+    series_uid: str | None = None,
+    section: str | None = None,
 ) -> list[Case]:
     """Return the scans behind a path, in an order that does not depend on the file system.
 
@@ -58,6 +61,7 @@ def find_cases(
         scan: what the user brings.
         dataset_dir: folder that the paths of a datalist start from; None is the datalist's own.
         series_uid: DICOM series to read from a folder that holds several.
+        section: the one list of a datalist to take, such as ``normal``; None takes all.
 
     Raises:
         FileNotFoundError: if there is no scan, or a file of the datalist does not exist.
@@ -73,9 +77,11 @@ def find_cases(
     listed = scan.suffix == ".json" and scan.is_file()
     if dataset_dir is not None and not listed:
         raise ValueError(f"dataset_dir goes with a datalist as scan, got {scan}")
+    if section is not None and not listed:
+        raise ValueError(f"section goes with a datalist as scan, got {scan}")
     if listed:
         base = scan.parent if dataset_dir is None else Path(dataset_dir)
-        return _named(list(_listed(scan, base)), base)
+        return _named(list(_listed(scan, base, section)), base)
     if scan.is_file():
         return [Case(_stem(scan), scan)]
     nifti = sorted(path for path in scan.glob("*") if _is_nifti(path))
@@ -157,14 +163,17 @@ def _series_below(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator
             yield from _series_below(path, seen)
 
 
-def _listed(datalist: Path, base: Path) -> Iterator[Case]:
+def _listed(datalist: Path, base: Path, section: str | None) -> Iterator[Case]:
     """Yield the cases of a datalist, each scan once."""
     try:
         content = json.loads(datalist.read_text(encoding="utf-8"))
-        sections = [value for value in content.values() if isinstance(value, list)]
+        sections = {name: value for name, value in content.items() if isinstance(value, list)}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"scan must be a datalist (a JSON object), got {datalist}") from error
-    entries = [entry for section in sections for entry in section]
+    if section is not None and section not in sections:
+        raise ValueError(f"section must be one of {sorted(sections)}, got {section!r}")
+    chosen = sections.values() if section is None else [sections[section]]
+    entries = [entry for part in chosen for entry in part]
     seen = set()
     for entry in entries:
         if isinstance(entry, str) and entry.endswith(ENDINGS):

@@ -29,7 +29,8 @@ def write_datalist(
 ) -> Path:
     """Write ``datalist.json`` in the form of the Decathlon, which Auto3DSeg reads too.
 
-    The names of the label values come from the records; without any lesion, 1 is ``lesion``.
+    The names of the label values come from the records, those of an organ that the label map
+    carries too; without any, 1 is ``lesion``.
 
     Args:
         out_dir: folder that holds the case folders; paths in the file are relative to it.
@@ -53,12 +54,12 @@ def write_datalist(
         if not folder.is_relative_to(out_dir):
             raise ValueError(f"folder of a case must lie inside {out_dir}, got {folder}")
         record = read_record(folder / RECORD_FILE)
-        for lesion in record.lesions:
-            known = labels.setdefault(str(lesion.label), lesion.class_name)
-            if known != lesion.class_name:
-                raise ValueError(
-                    f"label {lesion.label} must have one class, got {known} and {lesion.class_name}"
-                )
+        names = dict((record.organ_mask or {}).get("labels", {}))
+        names |= {str(lesion.label): lesion.class_name for lesion in record.lesions}
+        for value, class_name in names.items():
+            known = labels.setdefault(value, class_name)
+            if known != class_name:
+                raise ValueError(f"label {value} must have one class, got {known} and {class_name}")
         training.append(_datalist_item(folder.relative_to(out_dir), record, case))
     if len(labels) == 1:
         labels["1"] = "lesion"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,14 @@ from tools.transforms.histogram import load_presets
 __all__ = [
     "SEED_STEP",
     "LesionGenerator",
+    "SliceSettings",
     "WindowJob",
     "choose_device",
     "find_bundle",
     "load_network",
     "read_bundle",
+    "scaled",
+    "unscaled",
 ]
 
 SEED_STEP = 1_000_003  # between attempts at the same lesion
@@ -33,15 +37,52 @@ class WindowJob(NamedTuple):
 
     Attributes:
         image: scan in its own units on the model's grid, ``(H, W, D)``.
-        lesion_mask: True inside the lesion, same shape.
+        lesion_mask: True inside the lesion, same shape; or one such mask per class, stacked.
         histogram: requested histogram, or None for no control.
         seed: of the sampler's noise.
+        window: intensities that the model sees as -1 and 1; None: the bundle's.
     """
 
     image: np.ndarray
     lesion_mask: np.ndarray
     histogram: Sequence[float] | None
     seed: int
+    window: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class SliceSettings:
+    """How a bundle for scans of few thick slices cuts its one window and scales it.
+
+    Args:
+        organ: labels of all that is organ, in the organ's label map.
+        size: voxels of the window within the slice.
+        spacing_mm: voxel size within the slice.
+        percentiles: of the window, that become -1 and 1.
+        empty_value: intensity that is no signal; None: there is none.
+        classes: label of each lesion class.
+    """
+
+    organ: tuple[int, ...]
+    size: tuple[int, ...]
+    spacing_mm: float
+    percentiles: tuple[float, float]
+    empty_value: float | None
+    classes: tuple[int, ...]
+
+    @classmethod
+    def from_config(cls, parser: ConfigParser) -> SliceSettings:
+        """Return the settings of an ``inference.json`` that has ``slice_window``."""
+        window: Mapping[str, Any] = parser.get_parsed_content("slice_window")
+        low, high = parser.get_parsed_content("percentiles")
+        return cls(
+            tuple(window["organ"]),
+            tuple(window["size"]),
+            float(window["spacing_mm"]),
+            (float(low), float(high)),
+            parser.get_parsed_content("empty_value"),
+            tuple(parser.get_parsed_content("classes")),
+        )
 
 
 def choose_device(name: str) -> torch.device:
@@ -78,19 +119,19 @@ def find_bundle(name_or_path: str) -> Path:
 
 
 def read_bundle(
-    bundle: str, device: torch.device, required: str, overlays: Sequence[str] = ()
+    bundle: str, device: torch.device, required: str | Sequence[str], overlays: Sequence[str] = ()
 ) -> tuple[Path, ConfigParser]:
     """Return the weights of a bundle and its ``inference.json``, ready for a device.
 
     Args:
         bundle: name or folder.
         device: of the network.
-        required: key of the config without which the bundle does not fit the purpose.
+        required: keys of the config, one of which the bundle must have to fit the purpose.
         overlays: configs of the bundle on top of ``inference.json``.
 
     Raises:
         FileNotFoundError: if the bundle, a config or its weights do not exist.
-        ValueError: if the key is missing.
+        ValueError: if all of the keys are missing.
     """
     folder = find_bundle(bundle)
     parser = ConfigParser()
@@ -99,8 +140,10 @@ def read_bundle(
         if not path.is_file():
             raise FileNotFoundError(f"bundle must have {path.name}, got none in {bundle}")
     parser.read_config(files)
-    if parser.get(required) is None:
-        raise ValueError(f"bundle must have {required} in inference.json, got none in {bundle}")
+    keys = [required] if isinstance(required, str) else list(required)
+    if all(parser.get(key) is None for key in keys):
+        wanted = " or ".join(keys)
+        raise ValueError(f"bundle must have {wanted} in inference.json, got none in {bundle}")
     parser["bundle_root"], parser["device"] = str(folder), device
     weights = Path(parser.get_parsed_content("ckpt_path"))
     if not weights.is_file():
@@ -119,6 +162,9 @@ def load_network(parser: ConfigParser, weights: Path, device: torch.device) -> t
 class LesionGenerator:
     """Sample lesion textures with a bundle's ``inference.json``.
 
+    A bundle states either ``window_hu``, the intensities that are -1 and 1 in every scan, or
+    ``slice_window`` and ``percentiles``, for scans without units and with few thick slices.
+
     Args:
         bundle: name or folder.
         device: see :func:`choose_device`.
@@ -135,7 +181,7 @@ class LesionGenerator:
     ) -> None:
         self.folder = find_bundle(bundle)
         self.device = choose_device(device)
-        weights, parser = read_bundle(bundle, self.device, "window_hu")
+        weights, parser = read_bundle(bundle, self.device, ("window_hu", "slice_window"))
         known = parser["displayable_configs"]
         changes = {key: value for key, value in (overrides or {}).items() if value is not None}
         for key, value in {**changes, "texture": "none"}.items():
@@ -144,9 +190,15 @@ class LesionGenerator:
         self.settings = {k: v for k, v in {**known, **changes}.items() if k != "texture"}
         self.network = load_network(parser, weights, self.device)
         # windows are cut by the pipeline, so the window sampler itself is called
-        self.inferer = parser.get_parsed_content("inferer").inferer
-        low, high = parser.get_parsed_content("window_hu")
-        self.window = (float(low), float(high))
+        inferer = parser.get_parsed_content("inferer")
+        self.inferer = getattr(inferer, "inferer", inferer)
+        self.slices: SliceSettings | None = None
+        self.window: tuple[float, float] | None = None
+        if parser.get("slice_window") is not None:
+            self.slices = SliceSettings.from_config(parser)
+        else:
+            low, high = parser.get_parsed_content("window_hu")
+            self.window = (float(low), float(high))
         self.presets = load_presets(self.folder / "configs" / "histograms.json")
         self.record = self._record(weights)
 
@@ -154,16 +206,6 @@ class LesionGenerator:
         metadata = json.loads((self.folder / "configs" / "metadata.json").read_text())
         # the folder of an unpacked bundle is its name
         return BundleRecord(self.folder.resolve().name, metadata["version"], sha256_file(weights))
-
-    def scale(self, image: np.ndarray) -> np.ndarray:
-        """Return intensities clipped to the window and mapped to [-1, 1]."""
-        low, high = self.window
-        return (np.clip(image, low, high) - low) * (2 / (high - low)) - 1
-
-    def unscale(self, values: np.ndarray) -> np.ndarray:
-        """Return values in [-1, 1] in the scan's units."""
-        low, high = self.window
-        return (values + 1) * ((high - low) / 2) + low
 
     def sample(self, jobs: Sequence[WindowJob]) -> list[np.ndarray]:
         """Return one synthetic window per job, in the scan's units; equal sizes are one batch."""
@@ -174,15 +216,39 @@ class LesionGenerator:
         for members in groups.values():
             outputs = self._sample_batch([jobs[i] for i in members])
             for i, output in zip(members, outputs, strict=True):
-                results[i] = self.unscale(output)
+                results[i] = unscaled(output, self._window(jobs[i]))
         return results
+
+    def _window(self, job: WindowJob) -> tuple[float, float]:
+        window = job.window or self.window
+        if window is None:
+            raise ValueError("a job must state its window where the bundle states none, got None")
+        return window
 
     def _sample_batch(self, jobs: Sequence[WindowJob]) -> np.ndarray:
         bins = len(next(iter(self.presets.values()))["histogram"])
         rows = [[-1.0] * bins if job.histogram is None else list(job.histogram) for job in jobs]
-        channels = [np.stack([self.scale(job.image), job.lesion_mask]) for job in jobs]
-        inputs = torch.as_tensor(np.stack(channels), dtype=torch.float32, device=self.device)
+        channels = np.stack([self._channels(job) for job in jobs])
+        inputs = torch.as_tensor(channels, dtype=torch.float32, device=self.device)
         condition = torch.tensor(rows, dtype=torch.float32, device=self.device)
         with torch.inference_mode():
             output = self.inferer(inputs, self.network, condition, seeds=[job.seed for job in jobs])
-        return output[:, 0].cpu().numpy()
+        return output[:, 0].cpu().numpy()  # combined classes are in all channels
+
+    def _channels(self, job: WindowJob) -> np.ndarray:
+        """Return the image once for each class, then the masks."""
+        masks = job.lesion_mask.reshape(-1, *job.image.shape)
+        image = scaled(job.image, self._window(job))
+        return np.concatenate([np.broadcast_to(image, masks.shape), masks])
+
+
+def scaled(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Return intensities clipped to a window and mapped to [-1, 1]."""
+    low, high = window
+    return (np.clip(image, low, high) - low) * (2 / (high - low)) - 1
+
+
+def unscaled(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Return values in [-1, 1] in the scan's units."""
+    low, high = window
+    return (values + 1) * ((high - low) / 2) + low

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
-from tools.synthesis.generator import SEED_STEP, LesionGenerator, WindowJob
+from tools.synthesis.generator import SEED_STEP, LesionGenerator, WindowJob, scaled
 from tools.synthesis.plan import LesionPlan
 from tools.synthesis.records import LesionRecord
 from tools.synthesis.scan import Scan
@@ -26,7 +26,7 @@ class SynthesisResult:
 
     Args:
         stored: the scan's stored values, changed inside the label only.
-        label: uint8, 0 background, 1 lesion.
+        label: uint8, 0 background, 1 lesion (of a heart: its label map with the lesions in it).
         records: one per lesion, in the order of the plans.
     """
 
@@ -42,6 +42,7 @@ class _Lesion:
     plan: LesionPlan
     grid: WindowGrid
     job: WindowJob
+    window: tuple[float, float]
     values: np.ndarray
     achieved: list[float]
     jsd: float = float("inf")
@@ -78,11 +79,15 @@ def synthesize_lesions(
         Stored values, label and records; every voxel outside the label is identical to the input.
 
     Raises:
-        ValueError: if a lesion does not fit the scan or ``max_attempts`` is below 1.
+        ValueError: if a lesion does not fit the scan, ``max_attempts`` is below 1, or the bundle is
+            for scans without units.
     """
     if max_attempts < 1:
         raise ValueError(f"max_attempts must be at least 1, got {max_attempts}")
-    lesions = [_prepare(scan, organ_mask, plan, spacing_mm) for plan in plans]
+    window = generator.window
+    if window is None:
+        raise ValueError(f"bundle must be one for scans in HU, got {generator.record.name}")
+    lesions = [_prepare(scan, organ_mask, plan, spacing_mm, window) for plan in plans]
     pending = lesions
     for attempt in range(max_attempts):
         _sample(scan, pending, generator, attempt)
@@ -99,7 +104,11 @@ def synthesize_lesions(
 
 
 def _prepare(
-    scan: Scan, organ_mask: np.ndarray | None, plan: LesionPlan, spacing_mm: float
+    scan: Scan,
+    organ_mask: np.ndarray | None,
+    plan: LesionPlan,
+    spacing_mm: float,
+    window: tuple[float, float],
 ) -> _Lesion:
     """Cut the window of a lesion and draw its mask there."""
     reach = (np.array(plan.label.shape) + 1) * scan.spacing_mm
@@ -113,8 +122,8 @@ def _prepare(
     grid = WindowGrid.around(centre, (window_size(extent, spacing_mm),) * 3, spacing_mm)
     mask = _mask_on(grid, plan, organ_mask, scan.affine)
     image = cut_window(scan.image, scan.affine, grid)
-    job = WindowJob(image, mask, plan.histogram, plan.seed)
-    return _Lesion(plan, grid, job, np.empty(0), [])
+    job = WindowJob(image, mask, plan.histogram, plan.seed, window)
+    return _Lesion(plan, grid, job, window, np.empty(0), [])
 
 
 def _mask_on(
@@ -140,8 +149,8 @@ def _sample(
     for lesion, seed, window in zip(lesions, seeds, windows, strict=True):
         plan = lesion.plan
         values = paste_window(scan.stored, scan.affine, window, lesion.grid, plan.label, plan.box)
-        scaled = torch.as_tensor(generator.scale(values))[None]
-        achieved = intensity_histogram(scaled, torch.ones_like(scaled))[0]
+        row = torch.as_tensor(scaled(values, lesion.window))[None]
+        achieved = intensity_histogram(row, torch.ones_like(row))[0]
         jsd = 0.0
         if plan.histogram is not None:
             jsd = jensen_shannon_divergence(achieved, torch.tensor(plan.histogram)).item()

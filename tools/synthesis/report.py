@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
+import nibabel as nib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from nibabel.spatialimages import SpatialImage
 
 from tools.synthesis.charts import CHART_HEIGHT, CHART_WIDTH, histogram_chart, number_text
 from tools.synthesis.records import (
@@ -25,13 +27,13 @@ from tools.synthesis.slices import (
     AXIAL,
     CORONAL,
     DIFFERENCE_COLOURS,
-    PLANES,
     OrientedVolume,
     Plane,
     changed_outside,
     difference_uri,
     grey_uri,
     lesion_focus,
+    lesion_views,
     outline_path,
     patch_uri,
     photo_uri,
@@ -102,7 +104,7 @@ def _scan(
     folder = Path(case["folder"])
     record = read_record(folder / RECORD_FILE)
     before = OrientedVolume(case["original"])
-    after, labels = OrientedVolume(folder / IMAGE_FILE), OrientedVolume(folder / LABEL_FILE)
+    after, labels = OrientedVolume(folder / IMAGE_FILE), _lesion_labels(folder, record)
     for name, volume in ((IMAGE_FILE, after), (LABEL_FILE, labels)):
         if volume.shape != before.shape or not np.allclose(volume.affine, before.affine, atol=1e-3):
             raise ValueError(
@@ -126,6 +128,16 @@ def _scan(
         "summary": _summary([{"lesions": lesions}])[2:],
         "overviews": _overviews(after, lesions, shown),
     }
+
+
+def _lesion_labels(folder: Path, record: ScanRecord) -> OrientedVolume:
+    """Return the label map without what it holds of the organ."""
+    image = cast(SpatialImage, nib.load(folder / LABEL_FILE))
+    if not (record.organ_mask or {}).get("labels"):
+        return OrientedVolume(image)
+    label = np.asarray(image.dataobj)
+    lesions = np.isin(label, [lesion.label for lesion in record.lesions])
+    return OrientedVolume(nib.Nifti1Image(np.where(lesions, label, 0), image.affine))
 
 
 def _facts(record: ScanRecord, window: str, changed: int) -> list[tuple[str, str, str]]:
@@ -163,7 +175,8 @@ def _lesion(
 ) -> dict[str, Any]:
     field_mm = max(FIELD_MM, 10.0 * np.ceil(0.16 * record.diameter_mm))
     focus = lesion_focus(volumes[2], record.label, record.site_mm, field_mm / 2)
-    views = [_view(plane, focus, field_mm, volumes, window) for plane in PLANES]
+    field_mm, planes = lesion_views(volumes[2], record.label, focus, field_mm)
+    views = [_view(plane, place, field_mm, volumes, window) for plane, place in planes]
     limit = _round_up(max(float(np.abs(view["difference"]).max()) for view in views))
     for view in views:
         view["difference"] = difference_uri(view["difference"], limit)

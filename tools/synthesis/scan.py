@@ -158,12 +158,27 @@ class Scan:
             raise ValueError(f"{argument} must mark at least one voxel, got none in {path}")
         return mask
 
+    def load_labels(self, path: str | Path, argument: str) -> np.ndarray:
+        """Return a label map on this scan's grid, whole numbers.
+
+        Args:
+            path: NIfTI file, its axes in any order.
+            argument: its name in messages.
+
+        Raises:
+            ValueError: naming ``argument``, if shape or affine differ from the scan's.
+        """
+        return np.rint(self._turned(Scan(path).nifti, argument)).astype(np.int16)
+
     def on_grid(self, image: nib.Nifti1Image, argument: str) -> np.ndarray:
         """Return where an image on this scan's grid, its axes in any order, is above 0.
 
         Raises:
             ValueError: naming ``argument``, if it lies on another grid.
         """
+        return self._turned(image, argument) > 0
+
+    def _turned(self, image: nib.Nifti1Image, argument: str) -> np.ndarray:
         turn = ornt_transform(io_orientation(image.affine), io_orientation(self.affine))
         turned = image.as_reoriented(turn)
         if turned.shape != self.nifti.shape:
@@ -174,7 +189,7 @@ class Scan:
             raise ValueError(
                 f"{argument} must have the scan's affine, got {turned.affine.tolist()}"
             )
-        return np.asarray(turned.dataobj) > 0
+        return np.asarray(turned.dataobj)
 
 
 def _load(path: Path) -> nib.Nifti1Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +39,7 @@ AXIAL = Plane("axial", 2, 0, 1, "R", "L", "A", "P")
 CORONAL = Plane("coronal", 1, 0, 2, "R", "L", "S", "I")
 SAGITTAL = Plane("sagittal", 0, 1, 2, "A", "P", "S", "I")
 PLANES = (AXIAL, CORONAL, SAGITTAL)
+THICK = 3.0  # a voxel this many times as long as wide makes other planes unreadable
 
 
 class OrientedVolume:
@@ -159,6 +160,41 @@ def lesion_focus(
         largest = np.flatnonzero(area == area.max())
         centre[axis] = largest[np.argmin(np.abs(largest - centre[axis]))]
     return centre + low
+
+
+def lesion_views(
+    labels: OrientedVolume, value: int, focus: np.ndarray, field_mm: float
+) -> tuple[float, list[tuple[Plane, np.ndarray]]]:
+    """Return the width of the pictures of a lesion, and their planes, each with its middle.
+
+    These are the three planes through the focus. In a scan of thick slices they are up to three of
+    its slices, spread over the lesion and wide enough for all that is labelled.
+
+    Args:
+        labels: label map.
+        value: label value of the lesion.
+        focus: see :func:`lesion_focus`.
+        field_mm: least width.
+    """
+    spacing = labels.spacing_mm
+    if spacing.max() < THICK * spacing.min():
+        return field_mm, [(plane, focus) for plane in PLANES]
+    plane = next(plane for plane in PLANES if plane.axis == int(spacing.argmax()))
+    whole = labels.box((slice(None),) * 3)
+    marked = np.argwhere(whole > 0)
+    levels = {round(float(focus[plane.axis]))}
+    if len(marked):
+        sides = (np.ptp(marked, axis=0) + 1) * spacing
+        field_mm = max(field_mm, float(np.ceil(1.5 * max(sides[plane.across], sides[plane.down]))))
+        focus = (marked.min(0) + marked.max(0)) / 2
+        held = np.argwhere(whole == value)[:, plane.axis]
+        levels |= {int(n) for n in np.quantile(held, (0.1, 0.9), method="nearest")}
+    views = []
+    for level in sorted(levels):
+        name = f"slice {level + 1} of {labels.shape[plane.axis]}"
+        place = np.where(np.arange(3) == plane.axis, level, focus)
+        views.append((replace(plane, name=name), place))
+    return field_mm, views
 
 
 def changed_outside(before: OrientedVolume, after: OrientedVolume, labels: OrientedVolume) -> int:

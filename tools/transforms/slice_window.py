@@ -15,17 +15,18 @@ from torch import Tensor
 
 from tools.transforms.window import WindowGrid, cut_window
 
-__all__ = ["PercentileScaled", "SliceWindowd", "slice_grid"]
+__all__ = ["PercentileScaled", "SliceWindowd", "percentile_range", "slice_grid"]
 
 
 def slice_grid(
     organ_mask: np.ndarray,
     affine: np.ndarray,
     size: Sequence[int] = (64, 64),
-    spacing_mm: float = 1.6,
+    spacing_mm: float | None = 1.6,
     step: int = 4,
+    centre_mm: Sequence[float] | None = None,
 ) -> WindowGrid:
-    """Return a window over all slices of a scan, centred on an organ within the slice.
+    """Return a window over all slices of a scan, centred on an organ or a point within the slice.
 
     For scans of few thick slices, along the last axis: nothing is resampled across them.
 
@@ -33,19 +34,24 @@ def slice_grid(
         organ_mask: above 0 inside the organ, on the scan's grid.
         affine: voxel index of the scan to RAS mm.
         size: voxels of the window within the slice.
-        spacing_mm: voxel size within the slice.
+        spacing_mm: voxel size within the slice; None keeps that of the scan.
         step: the number of slices becomes a multiple of this, empty ones are added at the end.
+        centre_mm: RAS mm, the centre where the organ's mask is empty.
 
     Raises:
-        ValueError: if the organ is empty.
+        ValueError: if the organ is empty and there is no point.
     """
     inside = np.argwhere(np.asarray(organ_mask) > 0)
-    if not len(inside):
-        raise ValueError("organ_mask must hold an organ, got an empty mask")
     affine = np.asarray(affine, float)
+    if len(inside):
+        middle = (inside.min(0) + inside.max(0)) / 2
+    elif centre_mm is not None:
+        middle = apply_affine(np.linalg.inv(affine), np.asarray(centre_mm, float))
+    else:
+        raise ValueError("organ_mask must hold an organ, got an empty mask and no point")
     result = affine.copy()
-    result[:3, :2] *= spacing_mm / np.linalg.norm(affine[:3, :2], axis=0)
-    middle = (inside.min(0) + inside.max(0)) / 2
+    if spacing_mm is not None:
+        result[:3, :2] *= spacing_mm / np.linalg.norm(affine[:3, :2], axis=0)
     middle[2] = 0
     back = result[:3, :2] @ ((np.asarray(size) - 1) / 2)
     result[:3, 3] = apply_affine(affine, middle) - back
@@ -57,20 +63,23 @@ class SliceWindowd(MapTransform):
     """Cut scans and label maps of thick slices to one window round an organ.
 
     Within the slice they are resampled to one voxel size, across slices not at all. Slices are
-    added at the end, as the mirror image of the scan, until their number is a multiple of 4.
+    added at the end, as the mirror image of the scan, until their number is a multiple of ``step``.
 
     Args:
         keys: images or label maps ``(1, H, W, D)`` with an affine, all on one grid; become
             ``(1, N, M, S)``.
         organ: labels of all that is organ, in ``organ_key``.
         organ_key: label map that says where the organ lies.
+        click_key: entry with a list of voxel indices; the first is the centre of the window where
+            the label map holds no organ.
         size: voxels of the window within the slice.
-        spacing_mm: voxel size within the slice.
+        spacing_mm: voxel size within the slice; None keeps that of the scan.
         label_keys: those of ``keys`` that are label maps: nearest neighbour, 0 beyond the scan.
         allow_missing_keys: skip samples without one of the keys.
+        step: what the number of slices becomes a multiple of.
 
     Raises:
-        ValueError: if the label map holds no organ.
+        ValueError: if the label map holds no organ and there is no click.
     """
 
     def __init__(
@@ -79,20 +88,27 @@ class SliceWindowd(MapTransform):
         organ: Sequence[int],
         organ_key: str = "label",
         size: Sequence[int] = (72, 72),
-        spacing_mm: float = 1.5,
+        spacing_mm: float | None = 1.5,
         label_keys: Sequence[str] = ("label",),
         allow_missing_keys: bool = False,
+        click_key: str = "foreground",
+        step: int = 4,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.click_key = click_key
         self.organ, self.organ_key, self.label_keys = list(organ), organ_key, tuple(label_keys)
-        self.size, self.spacing_mm = tuple(size), spacing_mm
+        self.size, self.spacing_mm, self.step = tuple(size), spacing_mm, step
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with windows in place of scans."""
         sample = dict(data)
         organ = np.isin(np.asarray(sample[self.organ_key][0]), self.organ)
         affine = np.asarray(sample[self.organ_key].affine, float)
-        grid = slice_grid(organ, affine, self.size, self.spacing_mm)
+        clicks = sample.get(self.click_key)
+        centre = None
+        if clicks is not None and len(clicks) > 0:
+            centre = apply_affine(affine, np.asarray(clicks, float).reshape(-1, 3)[0])
+        grid = slice_grid(organ, affine, self.size, self.spacing_mm, self.step, centre)
         for key in self.key_iterator(sample):
             scan = np.asarray(sample[key][0])
             flat = key in self.label_keys
@@ -101,6 +117,30 @@ class SliceWindowd(MapTransform):
                 torch.from_numpy(window)[None], affine=torch.from_numpy(grid.affine)
             )
         return sample
+
+
+def percentile_range(
+    image: np.ndarray, percentiles: tuple[float, float], empty_value: float | None = None
+) -> tuple[float, float]:
+    """Return two percentiles of an image, the second above the first.
+
+    Args:
+        image: any shape.
+        percentiles: two numbers in 0..100.
+        empty_value: voxels of exactly this value are no signal and do not count; None: all count.
+
+    Raises:
+        ValueError: if there is no signal.
+
+    Example:
+        >>> percentile_range(np.array([0.0, 1.0, 3.0]), (0, 100), empty_value=0)
+        (1.0, 3.0)
+    """
+    counted = image if empty_value is None else image[image != empty_value]
+    if not counted.size:
+        raise ValueError(f"image must hold a signal, got {empty_value} only")
+    low, high = (float(value) for value in np.percentile(counted, percentiles))
+    return low, max(high, low + 1e-6)
 
 
 class PercentileScaled(MapTransform):
@@ -150,11 +190,8 @@ class PercentileScaled(MapTransform):
         for key in self.key_iterator(sample):
             image = sample[key]
             values = torch.as_tensor(image).as_subclass(Tensor).float()
-            counted = values if self.empty_value is None else values[values != self.empty_value]
-            if not counted.numel():
-                raise ValueError(f"{key} must hold a signal, got {self.empty_value} only")
-            low, high = np.percentile(counted.numpy(), self.percentiles)
-            scaled = (values - low) * (2 / max(high - low, 1e-6)) - 1
+            low, high = percentile_range(values.numpy(), self.percentiles, self.empty_value)
+            scaled = (values - low) * (2 / (high - low)) - 1
             result = image.clone() if image.is_floating_point() else image.float()
             result[:] = scaled.clamp(-1, 1) if self.clip else scaled
             sample[key] = result
