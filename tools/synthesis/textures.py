@@ -14,7 +14,7 @@ import torch
 from tools.metrics.histogram import intensity_histogram
 from tools.synthesis.scan import Scan
 
-__all__ = ["lesion_preset", "read_textures"]
+__all__ = ["LIKE", "lesion_preset", "like_paths", "read_textures"]
 
 Presets = dict[str, dict[str, Any]]
 LIKE = "like:IMAGE.nii.gz:MASK.nii.gz"
@@ -33,7 +33,9 @@ def read_textures(path: str | Path, bins: int, window_hu: Sequence[float] | None
         window_hu: the model's window; a file that states another one is refused.
 
     Returns:
-        ``{name: {"histogram": numbers that sum to 1, "weight": w}}``.
+        ``{name: {"histogram": numbers that sum to 1, "weight": w}}``, with ``"tissue"`` (two
+        levels) where an entry states it, and then with the ``"gain"`` of the file if there is one,
+        see :func:`tools.transforms.tissue.adapt_histogram`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -65,6 +67,7 @@ def read_textures(path: str | Path, bins: int, window_hu: Sequence[float] | None
     if not isinstance(entries, dict) or not entries:
         raise ValueError(f"presets of texture file {path} must be named histograms, got {entries}")
     presets = {name: _read_entry(path, name, entry, bins) for name, entry in entries.items()}
+    _read_tissue(path, content, entries, presets)
     if sum(preset["weight"] for preset in presets.values()) <= 0:
         raise ValueError(f"weights of texture file {path} must not all be 0, got {list(presets)}")
     return presets
@@ -87,19 +90,12 @@ def lesion_preset(
         FileNotFoundError: if a file does not exist.
         ValueError: if the text, a file, the grids or the mask break their rule.
     """
-    found = _LIKE_PATHS.fullmatch(text)
-    if found is None:
-        raise ValueError(f"texture of a lesion must be {LIKE}, got {text!r}")
     if window_hu is None:
         raise ValueError(f"texture {LIKE} needs the model's window, got none")
-    for role, path in zip(("image", "mask"), found.groups(), strict=True):
-        if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"texture needs an existing file as {role} of {LIKE}, got {path}"
-            )
+    image, mask = like_paths(text, LIKE)
     try:
-        scan = Scan(found[1])
-        values = np.asarray(scan.image[scan.load_mask(found[2], "mask")], np.float64)
+        scan = Scan(image)
+        values = np.asarray(scan.image[scan.load_mask(mask, "mask")], np.float64)
     except ValueError as error:
         raise ValueError(f"texture {text!r} must be a lesion and its mask: {error}") from error
     if not np.isfinite(values).all():
@@ -109,7 +105,50 @@ def lesion_preset(
     low, high = window_hu
     row = torch.from_numpy(values)[None]
     histogram = intensity_histogram(row, torch.ones_like(row), bins, (low, high))[0].double()
-    return f"like:{Path(found[1]).name}", {"histogram": histogram.tolist(), "weight": 1.0}
+    return f"like:{Path(image).name}", {"histogram": histogram.tolist(), "weight": 1.0}
+
+
+def like_paths(text: str, form: str = LIKE) -> tuple[str, str]:
+    """Return the two files of a texture that is to be like a real lesion.
+
+    Args:
+        text: ``like:`` and two paths with a colon between, the first ending in .nii or .nii.gz.
+        form: what messages say it must be, the second file's role included.
+
+    Raises:
+        FileNotFoundError: if a file does not exist.
+        ValueError: if the text is of another form.
+    """
+    found = _LIKE_PATHS.fullmatch(text)
+    if found is None:
+        raise ValueError(f"texture of a lesion must be {form}, got {text!r}")
+    second = form.rsplit(":", 1)[1].split(".")[0].lower()
+    for role, path in zip(("image", second), found.groups(), strict=True):
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"texture needs an existing file as {role} of {form}, got {path}"
+            )
+    return found[1], found[2]
+
+
+def _read_tissue(
+    path: Path, content: Mapping[str, Any], entries: Mapping[str, Any], presets: Presets
+) -> None:
+    """Add to the presets what the file says of the tissue round them."""
+    gain = content.get("gain")
+    if gain is not None and not (isinstance(gain, int | float) and 0 <= gain <= 1):
+        raise ValueError(f"gain of texture file {path} must be in 0..1, got {gain!r}")
+    for name, entry in entries.items():
+        if "tissue" not in entry:
+            continue
+        tissue = _numbers(entry["tissue"])
+        if tissue is None or tissue.shape != (2,):
+            raise ValueError(
+                f"tissue of {name!r} in texture file {path} must be the levels of myocardium and "
+                f"blood, got {entry['tissue']}"
+            )
+        presets[name]["tissue"] = tissue.tolist()
+        presets[name] |= {} if gain is None else {"gain": float(gain)}
 
 
 def _check_window(path: Path, stated: Any, window_hu: Sequence[float] | None) -> None:
