@@ -24,7 +24,12 @@ def run(repository: Path, *words: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("bundle", "key_metric"), [("lefusion_lidc", "histogram_jsd"), ("diffmask", "shape_distance")]
+    ("bundle", "key_metric"),
+    [
+        ("lefusion_lidc", "histogram_jsd"),
+        ("diffmask", "shape_distance"),
+        ("lefusion_emidec", "histogram_jsd"),
+    ],
 )
 def test_two_processes_train_and_one_resumes(
     bundle: str, key_metric: str, repository: Path, tmp_path: Path

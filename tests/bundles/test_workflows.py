@@ -12,7 +12,9 @@ import torch
 from monai.bundle import ConfigWorkflow, verify_net_in_out
 
 BUNDLE = "bundles/lefusion_lidc"
-each_bundle = pytest.mark.parametrize("bundle", [BUNDLE, "bundles/diffmask"])
+each_bundle = pytest.mark.parametrize(
+    "bundle", [BUNDLE, "bundles/diffmask", "bundles/lefusion_emidec"]
+)
 
 
 @pytest.fixture(autouse=True)

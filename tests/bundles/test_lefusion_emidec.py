@@ -1,0 +1,251 @@
+"""What the bundle of hearts does beyond the rules for all: two lesion classes, four variants."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ckpt_export, run
+from monai.data import load_net_with_metadata
+from torch import nn
+
+from tools.cli import main
+from tools.networks.factorised_unet import FactorisedUNet
+from tools.networks.lesion_unet import LesionUNet
+from tools.phantoms.heart_datasets import heart_datalist
+from tools.release.pack import pack_bundle
+
+BUNDLE = "bundles/lefusion_emidec"
+TINY = [8, 16, 16]
+ARGUMENTS: dict[str, Any] = {"in_channels": 4, "out_channels": 2, "condition_size": 32}
+QUICK = {"displayable_configs#num_inference_steps": 2, "amp_dtype": None}
+FEW = {"train#trainer#epoch_length": 2, "max_epochs": 1, "batch_size": 2, "val_interval": 1}
+FEW |= {"validate#inferer#num_inference_steps": 2, "val_every_nth_case": 4}
+
+
+@pytest.fixture(autouse=True)
+def at_repository_root(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+
+
+def run_configs(run_id: str, names: str, output_dir: Path, **options: Any) -> None:
+    """Do what ``python -m monai.bundle run`` does, without a new interpreter each time."""
+    files = [f"{BUNDLE}/configs/{name}.json" for name in names.split()]
+    widths = {} if "published" in names else {"network_def#channels": TINY}
+    options = widths | {"output_dir": str(output_dir)} | options
+    run(run_id=run_id, config_file=files, logging_file=False, **options)
+
+
+def saved(network: nn.Module, path: Path) -> str:
+    """Write the network with random weights everywhere, the last ones too, which start at 0."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    torch.save(network.state_dict(), path)
+    return str(path)
+
+
+def tiny_weights(folder: Path) -> str:
+    return saved(LesionUNet(channels=TINY, **ARGUMENTS), folder / "weights.pt")
+
+
+def written(entry: dict[str, Any], folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scan, label and result of a heart, the last on the grid and in type of the first."""
+    name = Path(entry["image"]).name.removesuffix(".nii.gz")
+    before, after = nib.load(entry["image"]), nib.load(folder / f"{name}_synthetic.nii.gz")
+    assert after.get_data_dtype() == before.get_data_dtype() == np.int16
+    np.testing.assert_allclose(after.affine, before.affine, atol=1e-5)
+    label = np.asarray(nib.load(entry["label"]).dataobj)
+    return np.asarray(before.dataobj), label, np.asarray(after.dataobj)
+
+
+def check_lesions_only(entries: list[dict[str, Any]], folder: Path) -> None:
+    """Compare results with their scans: all is as it was, but infarct and no-reflow are new."""
+    for entry in entries:
+        before, label, after = written(entry, folder)
+        inside = np.isin(label, (3, 4))
+        assert np.array_equal(after[~inside], before[~inside])
+        assert (after[inside] != before[inside]).mean() > 0.9
+        assert after[inside].min() >= before.min()
+        assert after[inside].max() <= before.max()
+    assert len(list(folder.glob("*.nii.gz"))) == len(entries)
+
+
+def test_what_is_drawn_is_scaled_and_masked_as_trained() -> None:
+    """Names that training and use share mean the same, also those that no rule for all knows."""
+    train, inference = (
+        json.loads(Path(BUNDLE, "configs", f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("train", "inference")
+    )
+    own = {"output_dir", "initialize", "run"}
+    shared = [key for key in inference if key in train and key not in own]
+    assert {"organ", "percentiles", "empty_value", "classes", "combine"} <= set(shared)
+    assert {key: inference[key] for key in shared} == {key: train[key] for key in shared}
+    window = inference["slice_window"]
+    given = {key: window[key] for key in ("organ", "size", "spacing_mm")}
+    assert given == {"organ": "@organ", "size": "@window_size", "spacing_mm": "@window_spacing_mm"}
+
+
+def test_inference_draws_in_the_lesions_only_and_follows_the_preset(tmp_path: Path) -> None:
+    path = tiny_weights(tmp_path)
+    entries = heart_datalist("", "validation")
+    for preset in ("faint", "bright"):
+        chosen = {"ckpt_path": path, "displayable_configs#texture": preset}
+        run_configs("inference", "inference", tmp_path / preset, **QUICK, **chosen)
+        check_lesions_only(entries, tmp_path / preset)
+    for entry in entries:  # the histogram reaches the network
+        faint, bright = (written(entry, tmp_path / preset)[2] for preset in ("faint", "bright"))
+        assert not np.array_equal(faint, bright)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "networks", "control"),
+    [
+        ("", "down", True),
+        ("joint", "down", False),
+        ("single", "networks.1.", False),
+        ("single_histogram", "networks.1.", True),
+    ],
+    ids=["-J-H", "-J", "-S", "-H"],
+)
+def test_variants_train_and_draw(
+    overlay: str, networks: str, control: bool, tmp_path: Path
+) -> None:
+    run_configs("training", f"train {overlay}", tmp_path, **FEW)
+    best = tmp_path / "models" / "model.pt"
+    trained = torch.load(best, weights_only=True)
+    assert any(key.startswith(networks) for key in trained)
+    assert any("histogram" in key for key in trained) == control
+    one = {"ckpt_path": str(best), "dataset#data": "$@files[:1]"}
+    run_configs("inference", f"inference {overlay}", tmp_path / "out", **QUICK, **one)
+    check_lesions_only(heart_datalist("", "validation")[:1], tmp_path / "out")
+
+
+def raw_values(folder: Path, name: str) -> np.ndarray:
+    return np.genfromtxt(folder / f"{name}_raw.csv", delimiter=",", skip_header=1)[:, 1]
+
+
+def test_evaluation_reports_each_class(tmp_path: Path) -> None:
+    # with the estimate matched to the request, what is measured must be what was asked for
+    options = {"ckpt_path": tiny_weights(tmp_path), "num_inference_steps": 2}
+    run_configs(
+        "evaluating",
+        "train evaluate",
+        tmp_path,
+        **options,
+        **{"validate#inferer#histogram_strength": 1.0},
+    )
+    entries = heart_datalist("", "validation")
+    matched = raw_values(tmp_path, "histogram_jsd")
+    assert (matched < 0.02).sum() == len(entries)
+    assert (raw_values(tmp_path, "histogram_jsd_infarct") < 0.02).sum() == len(entries)
+    absent = [not (np.asarray(nib.load(e["label"]).dataobj) == 4).any() for e in entries]
+    assert 0 < sum(absent) < len(entries)
+    no_reflow = raw_values(tmp_path, "histogram_jsd_no_reflow")
+    assert np.isnan(no_reflow).tolist() == absent
+    assert np.nanmax(no_reflow) < 0.1  # of few voxels, whose values cannot hold every fraction
+    run_configs("evaluating", "train evaluate", tmp_path / "free", **options)
+    assert raw_values(tmp_path / "free", "histogram_jsd").min() > matched.max()
+
+
+def test_published_weights_are_converted_and_draw(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"base_channels": 8, "channel_multipliers": [1, 2]}
+    network = FactorisedUNet(in_channels=2, out_channels=2, condition_size=32, **small)
+    saved(network, tmp_path / "weights.pt")
+    state = {f"denoise_fn.{key}": value for key, value in network.state_dict().items()}
+    released = {"step": 1, "model": {"betas": torch.zeros(300), **state}, "ema": {}, "scaler": {}}
+    torch.save(released, tmp_path / "emidec.pt")
+    target = str(tmp_path / "published.pt")
+    assert main(["convert", "lefusion", str(tmp_path / "emidec.pt"), target]) == 0
+    options = {f"network_def#{key}": value for key, value in small.items()} | {"ckpt_path": target}
+    options |= QUICK | {"displayable_configs#jump_n_sample": 1, "dataset#data": "$@files[:1]"}
+    run_configs("inference", "inference published", tmp_path / "out", **options)
+    check_lesions_only(heart_datalist("", "validation")[:1], tmp_path / "out")
+
+
+def test_published_overlay_trains_on_ten_slices(tmp_path: Path) -> None:
+    small = {"network_def#base_channels": 8, "network_def#channel_multipliers": [1, 2]}
+    small |= {"train#trainer#epoch_length": 1, "batch_size": 1, "max_epochs": 1}
+    small |= {"crop_size": [16, 16, 10]}  # in the plane only: ten slices as published
+    run_configs("training", "train published", tmp_path, save_interval=1, val_interval=2, **small)
+    checkpoint = torch.load(tmp_path / "models" / "checkpoint_epoch=1.pt", weights_only=True)
+    assert checkpoint["network"]["null_cond_emb"].shape == (1, 32)
+
+
+def test_network_is_exported(tmp_path: Path) -> None:
+    ckpt_export(
+        net_id="network",
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=tiny_weights(tmp_path),
+        meta_file=f"{BUNDLE}/configs/metadata.json",
+        config_file=[f"{BUNDLE}/configs/{name}.json" for name in ("inference", "export")],
+        **{"network_def#channels": TINY, "window_size": [8, 8]},
+    )
+    exported = load_net_with_metadata(str(tmp_path / "model.ts"))[0]
+    network = LesionUNet(channels=TINY, **ARGUMENTS)
+    network.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    given = torch.rand(2, 4, 16, 8, 12), torch.tensor([3, 200]), torch.rand(2, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(*given), network.eval()(*given))
+
+
+def copy_with_weights(folder: Path, channels: list[int]) -> Path:
+    """A copy of the bundle whose weights are random ones."""
+    ignored = shutil.ignore_patterns("output", "eval", "models")
+    bundle = Path(shutil.copytree(BUNDLE, folder / BUNDLE, ignore=ignored))
+    (bundle / "models").mkdir()
+    saved(LesionUNet(channels=channels, **ARGUMENTS), bundle / "models" / "model.pt")
+    return bundle
+
+
+def test_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Path(BUNDLE, "docs", "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    closing = ",\n)\nworkflow.initialize()"
+    assert example.count(closing) == 1
+    quick = ',\n    **{"displayable_configs#num_inference_steps": 2}' + closing
+    copy_with_weights(tmp_path, [32, 64, 128])
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(example.replace(closing, quick), names)
+    heart, masks, synthetic = (names[key] for key in ("heart", "masks", "synthetic"))
+    inside = masks.amax(1, keepdim=True).expand_as(synthetic) > 0
+    assert torch.equal(synthetic[~inside], heart.expand_as(synthetic)[~inside])
+    assert bool((synthetic[inside] != heart.expand_as(synthetic)[inside]).all())
+
+
+@pytest.mark.slow
+def test_unpacked_zip_trains_and_draws_in_a_foreign_folder(tmp_path: Path) -> None:
+    """On the embedded hearts, with no repository, no cache and no PYTHONPATH in reach."""
+    packed = pack_bundle(copy_with_weights(tmp_path / "source", TINY), tmp_path)
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path)
+    bundle, home = tmp_path / "lefusion_emidec", tmp_path / "home"
+    home.mkdir()
+    script = f"""
+from monai.bundle import run
+
+shared = dict(bundle_root={str(bundle)!r}, logging_file=False)
+shared |= {{"network_def#channels": {TINY}}}
+configs = {str(bundle / "configs")!r}
+run("training", config_file=configs + "/train.json", **{FEW}, **shared)
+run("inference", config_file=configs + "/inference.json", **{QUICK}, **shared)
+"""
+    environment = {"PATH": os.defpath, "HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"USERPROFILE": str(home), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-c", script]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (bundle / "tools" / "transforms" / "__pycache__").is_dir()  # the packed code ran
+    assert (bundle / "output" / "models" / "model.pt").is_file()
+    folder = next((home / ".cache").rglob("datalist.json")).parent
+    check_lesions_only(heart_datalist(folder, "validation"), bundle / "output" / "inference")
