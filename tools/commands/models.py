@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 __all__ = [
     "check",
     "convert_lefusion",
@@ -87,30 +90,58 @@ def evaluate(
     seed: int = 0,
     discriminator: bool = False,
     repaint_weights: str | None = None,
+    samples: int = 2,
+    weights: str | None = None,
+    variants: str | list[str] = "",
 ) -> None:
     """Measure on validation data whether a bundle obeys its controls and its lesions look real.
 
     Of a texture model: histogram control on lesions made ready by ``prepare crops``. Of a shape
     model (a bundle without configs/histograms.json): spheres, boundaries, shape features,
     classifiers and ratings on masks made by ``prepare masks``.
+    Of a model of hearts (a bundle whose inference.json has slice_window): histogram control of each
+    lesion class, contrasts to blood, variants of the network, on scans made ready by ``prepare
+    emidec``.
 
     Example: python -m tools evaluate --dataset_dir work/crops --out out/evaluate --discriminator
 
     Example: python -m tools evaluate --bundle bundles/diffmask --dataset_dir work/masks
+
+    Example: python -m tools evaluate --bundle bundles/lefusion_emidec --dataset_dir work/emidec
 
     Args:
         dataset_dir: folder made by ``prepare``, with a validation section.
         out: folder to write results.json, results.md and a PNG figure.
         bundle: the model to measure.
         steps: denoising steps; texture models only.
-        limit: use that many lesions only.
+        limit: use that many lesions or hearts only.
         seed: source of all chance.
-        discriminator: also train a network to tell real from synthetic; for shapes always done.
+        discriminator: also train a network to tell real from synthetic; for shapes always done, for
+            hearts a random forest.
         repaint_weights: weights of the same network trained with the global loss, to compare with;
-            texture models only.
+            models of lungs only.
+        samples: synthetic versions of each heart.
+        weights: other weights than the bundle's; not for shapes.
+        variants: networks to compare with, NAME:OVERLAY:WEIGHTS separated by commas, OVERLAY a file
+            in the bundle's configs or empty; models of hearts only.
     """
     from tools.synthesis.generator import find_bundle
 
+    if _cuts_slices(find_bundle(bundle)):
+        from tools.evaluation.hearts import evaluate_hearts
+
+        evaluate_hearts(
+            bundle=bundle,
+            dataset_dir=dataset_dir,
+            out=out,
+            steps=steps,
+            limit=limit,
+            samples=samples,
+            weights=weights,
+            variants=variants,
+            seed=seed,
+        )
+        return
     if not (find_bundle(bundle) / "configs" / "histograms.json").is_file():
         from tools.evaluation.shapes import evaluate_shapes
 
@@ -126,8 +157,15 @@ def evaluate(
         limit=limit,
         seed=seed,
         discriminator=discriminator,
+        weights=weights,
         repaint_weights=repaint_weights,
     )
+
+
+def _cuts_slices(folder: Path) -> bool:
+    """Return whether a bundle works in windows of whole slices, as models of hearts do."""
+    config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
+    return "slice_window" in config
 
 
 def pack(bundle: str, out: str = "dist") -> None:
