@@ -129,7 +129,8 @@ def cluster(
 
     Try the presets with --texture out/cluster/histograms.json before you --write them. Three groups
     are named ground_glass, part_solid, solid in order of mean HU; look at OUT/cluster.png to
-    see whether that is what they are.
+    see whether that is what they are. For hearts, --bundle lefusion_emidec: their infarcts are
+    grouped in one standard tissue and named faint, moderate, bright; no-reflow comes with them.
 
     Args:
         dataset_dir: folder with datalist.json, as the prepare commands make it.
@@ -144,15 +145,21 @@ def cluster(
         preset: mean (of the group) or medoid (of its most central lesion).
     """
     from tools.prepare.cluster import cluster_lesions
+    from tools.prepare.heart_textures import cluster_hearts, has_slices
 
-    results = cluster_lesions(
-        dataset_dir, bundle, clusters, out, write, seed, section, space, preset
-    )
+    hearts = has_slices(bundle)
+    run = cluster_hearts if hearts else cluster_lesions
+    results = run(dataset_dir, bundle, clusters, out, write, seed, section, space, preset)
     for group in results["clusters"]:
-        print(
-            f"{group['name']}: {group['size']} lesions ({group['weight']} %), "
-            f"{group['mean_hu']} HU, {group['top_bin_share']:.0%} of voxels in the brightest bin"
-        )
+        size = f"{group['name']}: {group['size']} lesions ({group['weight']} %)"
+        if hearts:
+            low, middle, high = group["contrast_quartiles"]
+            print(f"{size}, contrast {middle} (quartiles {low} to {high}; blood is 1)")
+        else:
+            top = f"{group['top_bin_share']:.0%} of voxels in the brightest bin"
+            print(f"{size}, {group['mean_hu']} HU, {top}")
+    if hearts:
+        print(f"median divergence of lesions from their preset, by class: {results['fit']}")
     for row in results["by_clusters"]:
         print("{clusters} clusters: silhouette {silhouette}, inertia {inertia}".format(**row))
     print(f"presets in {results['presets_file']}; look at {out}/cluster.png")

@@ -24,7 +24,7 @@ from tools.prepare.cluster_textures import (
 )
 from tools.synthesis.generator import find_bundle
 
-__all__ = ["cluster_lesions", "cluster_names"]
+__all__ = ["PRESETS", "check_config_preset", "cluster_lesions", "cluster_names", "write_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def cluster_lesions(
     groups = _describe(textures, clustering, preset)
     presets_path = folder / "configs" / "histograms.json" if write else out / "histograms.json"
     if write:
-        _check_config_preset(folder, [group["name"] for group in groups])
+        check_config_preset(folder, [group["name"] for group in groups])
     results = {
         "dataset": dataset_dir or "embedded phantom",
         "section": section,
@@ -116,20 +116,26 @@ def cluster_lesions(
             )
     out.mkdir(parents=True, exist_ok=True)
     write_cluster_figure(out / "cluster.png", textures, clustering, results)
-    _write_json(out / "cluster.json", results)
-    _write_json(presets_path, _presets_content(groups, window_hu, bins))
+    write_json(out / "cluster.json", results)
+    write_json(presets_path, _presets_content(groups, window_hu, bins))
     return results
 
 
-def cluster_names(clusters: int) -> list[str]:
-    """Return the names of groups in order of mean HU.
+def cluster_names(
+    clusters: int, three: Sequence[str] = ("ground_glass", "part_solid", "solid")
+) -> list[str]:
+    """Return the names of groups in order of their mean.
+
+    Args:
+        clusters: number of groups.
+        three: their names if they are three.
 
     Example:
         >>> cluster_names(3), cluster_names(2)
         (['ground_glass', 'part_solid', 'solid'], ['cluster_1', 'cluster_2'])
     """
     if clusters == 3:
-        return ["ground_glass", "part_solid", "solid"]
+        return list(three)
     return [f"cluster_{i + 1}" for i in range(clusters)]
 
 
@@ -171,7 +177,7 @@ def _model_settings(folder: Path) -> tuple[tuple[float, float], int]:
     return (float(low), float(high)), bins
 
 
-def _check_config_preset(folder: Path, names: Sequence[str]) -> None:
+def check_config_preset(folder: Path, names: Sequence[str]) -> None:
     """Refuse presets that the bundle's own configuration could not find."""
     content = json.loads((folder / "configs" / "inference.json").read_text())
     asked = content.get("displayable_configs", {}).get("texture", "none")
@@ -189,7 +195,8 @@ def _presets_content(
     return {"bins": bins, "window_hu": list(window_hu), "presets": presets}
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write under a temporary name, then move."""
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, path)

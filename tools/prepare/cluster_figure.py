@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from tools.prepare.cluster_textures import Clustering, LesionTextures
 
-__all__ = ["example_members", "write_cluster_figure"]
+__all__ = ["draw_choice", "example_members", "write_cluster_figure"]
 
 COLORS = ("#4c78a8", "#e0873a", "#54a24b", "#b279a2", "#d1495b", "#8c6d46")
 INK, MUTED, OUTLINE = "#222222", "#8a8a8a", "#ffb000"
@@ -56,7 +56,7 @@ def write_cluster_figure(
             axes.set_axis_off()
     spread, choice = rows[-1].subplots(1, 2, width_ratios=[1.6, 1])
     _draw_means(spread, textures, clustering, results)
-    _draw_choice(choice, results)
+    draw_choice(choice, results)
     target = Path(path)
     partial = target.with_name(f".{os.getpid()}.{target.name}")
     figure.savefig(partial, dpi=120, format="png", facecolor="white")
@@ -151,7 +151,7 @@ def _draw_means(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_choice(axes: Axes, results: Mapping[str, Any]) -> None:
+def draw_choice(axes: Axes, results: Mapping[str, Any]) -> None:
     """Draw silhouette and inertia over the number of groups."""
     rows = results["by_clusters"]
     numbers = [row["clusters"] for row in rows]

@@ -71,8 +71,8 @@ class HeartTextures(TextureChoice):
         if word.startswith("like:"):
             if self.slices is None:
                 raise ValueError(f"texture {HEART_LIKE} needs the model's window, got none")
-            name, preset = heart_preset(word, self.slices, self.bins // self.classes)
-            return name, {name: preset | {"gain": self.gain}}
+            name, like = heart_preset(word, self.slices, self.bins // self.classes)
+            return name, {name: like | {"gain": self.gain}}
         name, choices = super()._read(word)
         normal = {}
         for key, preset in choices.items():
