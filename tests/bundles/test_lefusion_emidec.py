@@ -172,6 +172,14 @@ def test_published_weights_are_converted_and_draw(tmp_path: Path) -> None:
     check_lesions_only(heart_datalist("", "validation")[:1], tmp_path / "out")
 
 
+def test_published_network_has_the_published_size() -> None:
+    text = Path(BUNDLE, "configs", "published.json").read_text(encoding="utf-8")
+    given = {k: v for k, v in json.loads(text)["network_def"].items() if not k.startswith("_")}
+    with torch.device("meta"):
+        network = FactorisedUNet(**given)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 44_895_314
+
+
 def test_published_overlay_trains_on_ten_slices(tmp_path: Path) -> None:
     small = {"network_def#base_channels": 8, "network_def#channel_multipliers": [1, 2]}
     small |= {"train#trainer#epoch_length": 1, "batch_size": 1, "max_epochs": 1}

@@ -34,11 +34,15 @@ def checkpoint(
 
 
 @pytest.mark.parametrize("prefix", ["denoise_fn.", "denoise_fn.module."])
-def test_arguments_are_read_from_shapes(tmp_path: Path, prefix: str) -> None:
-    network = checkpoint(tmp_path / "a.pt", prefix)
+@pytest.mark.parametrize("condition_size", [None, 16, 32])
+def test_arguments_are_read_from_shapes(
+    tmp_path: Path, prefix: str, condition_size: int | None
+) -> None:
+    arguments = {**ARGUMENTS, "condition_size": condition_size}  # 32: two classes of 16 bins
+    network = checkpoint(tmp_path / "a.pt", prefix, arguments)
     convert(str(tmp_path / "a.pt"), str(tmp_path / "b.pt"))
     written = torch.load(tmp_path / "b.pt", weights_only=True)
-    assert written["network_def"] == ARGUMENTS
+    assert written["network_def"] == arguments
     assert all(torch.equal(written["model"][k], v) for k, v in network.state_dict().items())
     assert type(load_network(str(tmp_path / "b.pt"))) is FactorisedUNet
 
