@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -187,7 +187,7 @@ def paste_lesion(case: HeartCase, image: Tensor, classes: Sequence[int] = (3, 4)
         The scan's shape and dtype, see :class:`tools.transforms.slice_paste.PasteSlicesd`.
     """
     scan = torch.from_numpy(np.ascontiguousarray(case.scan))[None]
-    sample = {
+    sample: dict[Hashable, Any] = {
         "pred": image,
         "scan": MetaTensor(scan, affine=torch.from_numpy(case.affine)),
         "scan_label": torch.from_numpy(np.ascontiguousarray(case.label))[None],
