@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from tools.cli import main
-from tools.prepare.heart_textures import cluster_hearts, has_slices, measure_hearts
+from tools.prepare.cluster_textures import Clustering
+from tools.prepare.heart_textures import (
+    _presets,
+    cluster_hearts,
+    has_slices,
+    measure_hearts,
+)
 from tools.synthesis.generator import SliceSettings
 from tools.synthesis.heart_textures import HeartTextures
 from tools.transforms.histogram import load_presets
@@ -138,6 +144,21 @@ def test_a_heart_is_measured_as_the_model_sees_it(dataset: Path) -> None:
     assert found.voxels[0, 0] > found.voxels[0, 1] > 0
     own = found.move(0, found.tissue[0], gain=1)
     assert own == pytest.approx(found.histograms[0].reshape(2, 16, 16).sum(-1))
+
+
+def test_one_heart_does_not_speak_for_a_group() -> None:
+    """Two groups of six, one heart of the second has the other class: the most similar join it."""
+    moved = np.zeros((12, 2, 4))
+    moved[:6, 0, 0] = moved[6:, 0, 3] = 1
+    moved[2:6, 0, :2] = [0.5, 0.5]  # nearer to the second group than hearts 0 and 1
+    moved[:6, 1, 0] = moved[11, 1, 3] = 1
+    moved[:2, 1] = [0, 1, 0, 0]
+    clustering = Clustering(np.repeat([0, 1], 6), np.arange(12, 0, -1.0), 0.0)
+    found = _presets(moved, clustering, "mean")
+    assert found[0, 1] == pytest.approx([4 / 6, 2 / 6, 0, 0])
+    assert found[1, 1] == pytest.approx([0.8, 0, 0, 0.2])
+    assert found[1, 0].tolist() == [0, 0, 0, 1]
+    assert _presets(moved, clustering, "medoid")[1, 1].tolist() == [0, 0, 0, 1]
 
 
 def test_which_bundles_have_slices() -> None:

@@ -33,9 +33,10 @@ __all__ = ["HeartLesions", "cluster_hearts", "has_slices", "measure_hearts"]
 
 NAMES = ("faint", "moderate", "bright")
 FINE = 16  # bins of the measurement per bin of a preset, so that a move blurs little
-# Of 37 hearts a move by the middle of the tissues alone (0) met the others' lesions best, of 10
-# others one by their gap too (1): the gap depends on the minutes since the contrast agent as well.
+# A move by the middle of the tissues alone (0) met the infarcts of 37 hearts best, one by their
+# gap too (1) those of 10 others: the gap also depends on the minutes since the contrast agent.
 GAIN = 0.5
+FEWEST = 5  # hearts that speak for a further class of a group, its own or like them
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,8 @@ def measure_hearts(
         entries.append(entry)
     if not entries:
         raise ValueError(f"dataset must hold a lesion, got {len(files)} hearts without")
-    return HeartLesions(
-        entries,
-        np.stack(histograms),
-        np.array(tissue),
-        np.array(medians),
-        np.stack(voxels),
-        len(files) - len(entries),
-    )
+    arrays = np.stack(histograms), np.array(tissue), np.array(medians), np.stack(voxels)
+    return HeartLesions(entries, *arrays, left_out=len(files) - len(entries))
 
 
 def cluster_hearts(
@@ -135,7 +130,8 @@ def cluster_hearts(
     MRI has no units: all histograms are first moved to one standard tissue, the median of the
     hearts, with the ``gain`` that the bundle's presets state. Groups are k-means of the first
     class, as for nodules, in order of its mean there. Three of them are named faint, moderate,
-    bright. The other classes of a preset are those of the same hearts, where they have them.
+    bright. Further classes of a preset are those of the same hearts; where fewer than five of
+    them have the class, of the five whose first class is most like the group's.
 
     Args:
         dataset_dir: folder with ``datalist.json``; "" is the embedded phantom.
@@ -212,12 +208,17 @@ def _presets(moved: np.ndarray, clustering: Clustering, kind: str) -> np.ndarray
     """Return a histogram of each class for each group, ``(groups, classes, bins)``."""
     groups = int(clustering.labels.max()) + 1
     result = np.zeros((groups, *moved.shape[1:]))
+    running = np.cumsum(moved[:, 0], axis=-1)
     for group in range(groups):
         members = clustering.labels == group
         for block in range(moved.shape[1]):
             having = moved[:, block].sum(-1) > 0
-            # a group without the class borrows it from all hearts
-            chosen = np.flatnonzero(members & having if (members & having).any() else having)
+            chosen = np.flatnonzero(members & having)
+            if chosen.size < min(FEWEST, members.sum()):
+                # one small lesion is no group: hearts with the most similar first class join
+                apart = np.abs(running - running[members].mean(0)).sum(-1)
+                apart[~having] = np.inf
+                chosen = np.argsort(apart, kind="stable")[: min(FEWEST, having.sum())]
             if not chosen.size:
                 continue
             nearest = chosen[clustering.distances[chosen].argmin()]
