@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from nibabel.affines import apply_affine
+from scipy import ndimage
 from torch import Tensor
 
 from tools.transforms.sphere import Sphere, attribute_condition, enclosing_sphere, sphere_mask
@@ -95,6 +96,25 @@ def test_targets_are_nested_in_a_region_that_holds_the_lesion() -> None:
     share = (np.asarray(label[0]) == 4).sum() / lesion.sum()
     diameter = 2 * enclosing_sphere(lesion, AFFINE).radius_mm
     assert sample["condition"].numpy() == pytest.approx(wall_condition(diameter, share))
+
+
+@pytest.mark.parametrize(("slices", "grid"), [(4, 8), (6, 8), (7, 8), (8, 12)])
+def test_behind_the_last_slice_there_is_an_empty_one(slices: int, grid: int) -> None:
+    image = request(heart(infarct=False, shape=(52, 50, slices)), 400.0)["image"]
+    assert image.shape == (3, 64, 8, grid)
+    assert image[2].flatten(0, 1).any(0).tolist() == [k < slices for k in range(grid)]
+
+
+def test_no_reflow_of_a_given_share_is_no_scatter() -> None:
+    sample = request(heart(infarct=False), 400.0)
+    # surer in one place, and everywhere single cells that are surer still
+    level = torch.full((64, 8, 8), -0.5)
+    level[28:36] = -0.2
+    level[2::8, 2::4] = 0.0
+    result = np.asarray(answer(sample, everywhere(), level, inner_share=0.04)) == 4
+    parts, count = ndimage.label(result, np.ones((3, 3, 3)))
+    assert count <= 3
+    assert np.bincount(parts.ravel())[1:].max() > 0.5 * result.sum()
 
 
 def test_one_class_has_no_share() -> None:

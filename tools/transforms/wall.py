@@ -16,6 +16,7 @@ __all__ = [
     "to_wall",
     "wall_coordinates",
     "wall_level",
+    "wall_points",
 ]
 
 ANGLE_BINS = 72
@@ -125,12 +126,12 @@ def to_wall(
     """
     angles, depths = _cells(size)
     angle, depth = np.meshgrid(angles, depths, indexing="ij")
-    points = _embed(angle, depth, size)
+    points = wall_points(angle, depth, size)
     result = np.full((*size, slices), np.nan, np.float32)
     for k in np.unique(place.voxels[:, 2]):
         here = place.voxels[:, 2] == k
         turned = place.angle[here] - middle_angle
-        distance, nearest = KDTree(_embed(turned, place.depth[here], size)).query(
+        distance, nearest = KDTree(wall_points(turned, place.depth[here], size)).query(
             points.reshape(-1, 3)
         )
         found = values[tuple(place.voxels[here][nearest].T)].astype(np.float32)
@@ -193,7 +194,13 @@ def _cells(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return angles, (np.arange(size[1]) + 0.5) / size[1]
 
 
-def _embed(angle: np.ndarray, depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return points whose distances are in cells, without a jump at the seam."""
+def wall_points(angle: np.ndarray, depth: np.ndarray, size: tuple[float, float]) -> np.ndarray:
+    """Return points ``(..., 3)`` whose distances are in cells, without a jump at the seam.
+
+    Args:
+        angle: radians.
+        depth: 0..1, same shape.
+        size: cells round the organ and through its wall.
+    """
     radius = size[0] / (2 * np.pi)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle), depth * size[1]], -1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from nibabel.affines import apply_affine
+from scipy import ndimage
 from torch import Tensor
 
 from tools.transforms.sphere import Sphere, sphere_mask
@@ -22,9 +23,101 @@ from tools.transforms.wall import (
     wall_coordinates,
 )
 
-__all__ = ["WallRequestd", "WallToScand"]
+__all__ = ["WallRegion", "WallRequestd", "WallToScand", "lesions_in_wall", "surest", "wall_region"]
 
 SLICE_STEP = 4  # what the levels of the network divide
+BLUR = (1.0, 0.7, 0.4)  # cells of angle, depth, slice: no-reflow in as few pieces as patients have
+
+
+class WallRegion(NamedTuple):
+    """The part of a wall in which lesions may lie.
+
+    Attributes:
+        place: coordinates of the whole wall.
+        within: True in the wall and the sphere, on the scan's grid.
+        middle: angle in the middle of the grid of the wall.
+    """
+
+    place: WallCoordinates
+    within: np.ndarray
+    middle: float
+
+    def inputs(self, size: tuple[int, int], channels: int = 2) -> np.ndarray:
+        """Return a sampler's input: -1 per class, then the region, on the grid of the wall.
+
+        Args:
+            size: cells round the organ and through its wall.
+            channels: lesion classes K.
+
+        Returns:
+            float32, shape ``(K + 1, angles, depths, slices)``.
+        """
+        # at least one empty slice behind the last, as in training: the border of the grid is no end
+        slices = SLICE_STEP * (self.place.shape[2] // SLICE_STEP + 1)
+        inside = np.nan_to_num(to_wall(self.within, self.place, size, slices, self.middle))
+        empty = np.full((channels, *inside.shape), -1.0)
+        return np.concatenate([empty, inside[None] > 0]).astype(np.float32)
+
+
+def wall_region(place: WallCoordinates, affine: np.ndarray, sphere: Sphere) -> WallRegion:
+    """Return the part of a wall that lies in a sphere.
+
+    Args:
+        place: coordinates of the wall.
+        affine: voxel index to RAS mm.
+        sphere: round the lesion that shall be generated.
+
+    Raises:
+        ValueError: if the sphere holds nothing of the wall.
+    """
+    within = np.zeros(place.shape, bool)
+    within[tuple(place.voxels.T)] = True
+    within &= sphere_mask(sphere, affine, place.shape)
+    if not within.any():
+        raise ValueError(
+            f"centre_mm must lie near the wall, got {np.round(sphere.centre_mm, 1).tolist()} with "
+            f"diameter_mm {2 * sphere.radius_mm}"
+        )
+    return WallRegion(place, within, middle_angle(place, affine, sphere.centre_mm))
+
+
+def lesions_in_wall(
+    levels: np.ndarray,
+    region: WallRegion,
+    labels: Sequence[int] = (3, 4),
+    inner_share: float | None = None,
+) -> np.ndarray:
+    """Return the output of a shape model as a label map on the scan's grid, 0 outside the lesion.
+
+    Args:
+        levels: ``(K, angles, depths, slices)``, above 0 inside.
+        region: that the model was asked to fill.
+        labels: of each class, outermost first; each lies inside the one before.
+        inner_share: share of the lesion that becomes the innermost class, exactly: where the model
+            is surest of it. None: where the model says so.
+
+    Returns:
+        uint8, empty if nothing is above 0.
+    """
+    result, inside = np.zeros(region.within.shape, np.uint8), region.within
+    for number, (label, level) in enumerate(zip(labels, levels, strict=True)):
+        if 0 < number == len(levels) - 1 and inner_share is not None:
+            # round the ring there is no border; otherwise the surest voxels are scattered ones
+            smooth = ndimage.gaussian_filter(level, BLUR, mode=("wrap", "nearest", "nearest"))
+            values = from_wall(smooth, region.place, region.middle)
+            inside = surest(values, inside, inner_share)
+        else:
+            inside = inside & (from_wall(level, region.place, region.middle) > 0)
+        result[inside] = label
+    return result
+
+
+def surest(values: np.ndarray, outer: np.ndarray, share: float) -> np.ndarray:
+    """Return the given share of a mask, where values are highest; of equal ones the first."""
+    order = np.argsort(-values[outer], kind="stable")[: round(share * int(outer.sum()))]
+    inner = np.zeros(outer.shape, bool)
+    inner[tuple(np.argwhere(outer)[order].T)] = True
+    return inner
 
 
 class WallRequestd(MapTransform):
@@ -82,23 +175,13 @@ class WallRequestd(MapTransform):
             place = wall_coordinates(np.isin(label, self.wall), affine, np.isin(label, self.cavity))
             centre = self._centre(sample, place, affine)
             sphere = Sphere(centre, self.diameter_mm / 2)
-            region = np.isin(label, self.wall) & sphere_mask(sphere, affine, label.shape)
-            if not region.any():
-                raise ValueError(
-                    f"centre_mm must lie near the wall, got {np.round(centre, 1).tolist()} with "
-                    f"diameter_mm {self.diameter_mm}"
-                )
-            slices = SLICE_STEP * int(np.ceil(label.shape[2] / SLICE_STEP))
-            middle = middle_angle(place, affine, centre)
-            inside = np.nan_to_num(to_wall(region, place, self.size, slices, middle))
-            empty = np.full((self.channels, *inside.shape), -1.0)
-            inputs = np.concatenate([empty, inside[None] > 0]).astype(np.float32)
+            region = wall_region(place, affine, sphere)
             sample[self.organ_key] = organ
             sample[self.control_key] = {
                 "centre_mm": torch.tensor(centre, dtype=torch.float64),
                 "radius_mm": torch.tensor(sphere.radius_mm, dtype=torch.float64),
             }
-            sample[key] = torch.from_numpy(inputs)
+            sample[key] = torch.from_numpy(region.inputs(self.size, self.channels))
         return sample
 
     def _centre(
@@ -160,28 +243,13 @@ class WallToScand(MapTransform):
         affine, label = np.asarray(organ.affine, float), np.asarray(organ[0])
         place = wall_coordinates(np.isin(label, self.wall), affine, np.isin(label, self.cavity))
         x, y, z = (float(value) for value in control["centre_mm"])
-        within = sphere_mask(Sphere((x, y, z), float(control["radius_mm"])), affine, label.shape)
-        middle = middle_angle(place, affine, (x, y, z))
+        region = wall_region(place, affine, Sphere((x, y, z), float(control["radius_mm"])))
         for key in self.key_iterator(sample):
             levels = torch.as_tensor(sample[key]).as_subclass(Tensor).float().cpu().numpy()
-            result = label.astype(np.uint8) if self.keep_organ else np.zeros(label.shape, np.uint8)
-            inside = within
-            for number, (name, level) in enumerate(zip(self.labels, levels, strict=True)):
-                values = from_wall(level, place, middle)
-                last = 0 < number == len(levels) - 1
-                inside = self._share(values, inside) if last else inside & (values > 0)
-                if number == 0 and not inside.any():
-                    raise ValueError(f"{key} must hold a lesion, got an empty prediction")
-                result[inside] = name
+            lesions = lesions_in_wall(levels, region, self.labels, self.inner_share)
+            if not lesions.any():
+                raise ValueError(f"{key} must hold a lesion, got an empty prediction")
+            kept = label.astype(np.uint8) if self.keep_organ else np.zeros(label.shape, np.uint8)
+            result = np.where(lesions > 0, lesions, kept)
             sample[key] = MetaTensor(torch.from_numpy(result)[None], meta=organ.meta)
         return sample
-
-    def _share(self, values: np.ndarray, outer: np.ndarray) -> np.ndarray:
-        """Return the innermost class within the one before."""
-        if self.inner_share is None:
-            return outer & (values > 0)
-        count = round(self.inner_share * int(outer.sum()))
-        inner = np.zeros(outer.shape, bool)
-        surest = np.argsort(-values[outer], kind="stable")[:count]
-        inner[tuple(np.argwhere(outer)[surest].T)] = True
-        return inner
