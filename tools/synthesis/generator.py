@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 
+from tools.synthesis.latent_settings import LatentSettings
 from tools.synthesis.records import BundleRecord, sha256_file
+from tools.synthesis.subtypes import SUBTYPES_FILE, read_subtypes
 from tools.transforms.histogram import load_presets
 
 __all__ = [
     "SEED_STEP",
+    "LatentSettings",
     "LesionGenerator",
     "SliceSettings",
     "WindowJob",
@@ -41,6 +44,7 @@ class WindowJob(NamedTuple):
         histogram: requested histogram, or None for no control.
         seed: of the sampler's noise.
         window: intensities that the model sees as -1 and 1; None: the bundle's.
+        subtype: number of the lesion's subtype, of a latent bundle; -1: none.
     """
 
     image: np.ndarray
@@ -48,6 +52,7 @@ class WindowJob(NamedTuple):
     histogram: Sequence[float] | None
     seed: int
     window: tuple[float, float] | None = None
+    subtype: int = -1
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,10 @@ class LesionGenerator:
     """Sample lesion textures with a bundle's ``inference.json``.
 
     A bundle states either ``window_hu``, the intensities that are -1 and 1 in every scan, or
-    ``slice_window`` and ``percentiles``, for scans without units and with few thick slices.
+    ``slice_window`` and ``percentiles``, for scans without units and with few thick slices. One
+    with ``latent_window`` works in the latent space of an autoencoder: its windows are
+    ``intensity_range`` scaled to [0, 1], ``window_hu`` is that of the histograms, its condition
+    ends with the subtype, and its presets come from ``subtypes.json``.
 
     Args:
         bundle: name or folder.
@@ -189,9 +197,13 @@ class LesionGenerator:
                 parser[f"displayable_configs#{key}"] = value
         self.settings = {k: v for k, v in {**known, **changes}.items() if k != "texture"}
         self.network = load_network(parser, weights, self.device)
-        # windows are cut by the pipeline, so the window sampler itself is called
-        inferer = parser.get_parsed_content("inferer")
-        self.inferer = getattr(inferer, "inferer", inferer)
+        self.latent = LatentSettings.from_config(parser)
+        if self.latent is not None:
+            self.latent.load_autoencoder(parser, self.device)
+        self.inferer = parser.get_parsed_content("inferer")
+        if self.latent is None:
+            # windows are cut by the pipeline, so the window sampler itself is called
+            self.inferer = getattr(self.inferer, "inferer", self.inferer)
         self.slices: SliceSettings | None = None
         self.window: tuple[float, float] | None = None
         if parser.get("slice_window") is not None:
@@ -199,7 +211,11 @@ class LesionGenerator:
         else:
             low, high = parser.get_parsed_content("window_hu")
             self.window = (float(low), float(high))
-        self.presets = load_presets(self.folder / "configs" / "histograms.json")
+        if self.latent is None:
+            self.presets = load_presets(self.folder / "configs" / "histograms.json")
+        else:
+            self.library = read_subtypes(self.folder / "configs" / SUBTYPES_FILE)
+            self.presets = self.library.presets
         self.record = self._record(weights)
 
     def _record(self, weights: Path) -> BundleRecord:
@@ -216,7 +232,7 @@ class LesionGenerator:
         for members in groups.values():
             outputs = self._sample_batch([jobs[i] for i in members])
             for i, output in zip(members, outputs, strict=True):
-                results[i] = unscaled(output, self._window(jobs[i]))
+                results[i] = self._unscaled(output, jobs[i])
         return results
 
     def _window(self, job: WindowJob) -> tuple[float, float]:
@@ -229,16 +245,26 @@ class LesionGenerator:
         bins = len(next(iter(self.presets.values()))["histogram"])
         rows = [[-1.0] * bins if job.histogram is None else list(job.histogram) for job in jobs]
         channels = np.stack([self._channels(job) for job in jobs])
+        if self.latent is not None:
+            rows = [[*row, job.subtype] for row, job in zip(rows, jobs, strict=True)]
         inputs = torch.as_tensor(channels, dtype=torch.float32, device=self.device)
         condition = torch.tensor(rows, dtype=torch.float32, device=self.device)
         with torch.inference_mode():
             output = self.inferer(inputs, self.network, condition, seeds=[job.seed for job in jobs])
         return output[:, 0].cpu().numpy()  # combined classes are in all channels
 
+    def _unscaled(self, output: np.ndarray, job: WindowJob) -> np.ndarray:
+        if self.latent is None:
+            return unscaled(output, self._window(job))
+        return self.latent.unscaled(output)
+
     def _channels(self, job: WindowJob) -> np.ndarray:
         """Return the image once for each class, then the masks."""
         masks = job.lesion_mask.reshape(-1, *job.image.shape)
-        image = scaled(job.image, self._window(job))
+        if self.latent is None:
+            image = scaled(job.image, self._window(job))
+        else:
+            image = self.latent.scaled(job.image)
         return np.concatenate([np.broadcast_to(image, masks.shape), masks])
 
 

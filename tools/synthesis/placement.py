@@ -1,12 +1,12 @@
 """Where lesions go: inside an organ or at its surface, off the vessels, apart from each other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import nibabel as nib
 import numpy as np
 
-from tools.synthesis.placement_field import PlacementField, Site, triple
+from tools.synthesis.placement_field import Limits, PlacementField, Site, triple
 
 __all__ = ["Mode", "Site", "choose_sites"]
 
@@ -25,6 +25,8 @@ def choose_sites(
     lesion_mask: np.ndarray | None = None,
     site_mm: Sequence[float] | Sequence[Sequence[float]] | None = None,
     min_gap_mm: float = 4.0,
+    erosion_mm: float | None = None,
+    region_mask: np.ndarray | None = None,
 ) -> list[Site]:
     """Choose one site per radius so that spheres of these radii fit into the organ.
 
@@ -46,6 +48,13 @@ def choose_sites(
         lesion_mask: existing lesions to keep away from, same shape; empty or None: none.
         site_mm: the user's point (x, y, z) in RAS mm, or several; they serve the first radii.
         min_gap_mm: least distance between two surfaces, >= 0.
+        erosion_mm: depth of a shell under the surface of the organ, > 0: centres of interior
+            lesions lie below it, as in the mask eroded by that much, centres of sub-pleural ones in
+            it, so that at least half of them does; both rules come on top of those above. None: no
+            shell.
+        region_mask: part of the organ, a lobe, that lesions may lie in, same shape: interior
+            spheres keep 2 mm from its border, sub-pleural ones lie in it with their centre and half
+            a radius round it. The surface stays that of the organ. None: all of it.
 
     Returns:
         Sites in the order of ``radii_mm``.
@@ -62,8 +71,9 @@ def choose_sites(
         >>> len(choose_sites(scan, organ, affine, [5, 8], np.random.default_rng(0)))
         2
     """
-    _check(image_hu, organ_mask, radii_mm, mode, lesion_mask, min_gap_mm)
-    given = _given_sites(image_hu.shape, organ_mask, affine, radii_mm, site_mm, min_gap_mm)
+    masks = {"organ_mask": organ_mask, "lesion_mask": lesion_mask, "region_mask": region_mask}
+    _check(image_hu, radii_mm, mode, masks, min_gap_mm, erosion_mm)
+    given = _given_sites(image_hu.shape, masks, affine, radii_mm, site_mm, min_gap_mm)
     if len(given) == len(radii_mm):
         return given
     if organ_mask is None:
@@ -71,7 +81,8 @@ def choose_sites(
             "organ_mask must be given where site_mm does not place all lesions, got None for "
             f"{len(radii_mm) - len(given)} of {len(radii_mm)} lesions"
         )
-    field = PlacementField(image_hu, organ_mask, affine, lesion_mask, min_gap_mm)
+    limits = Limits(min_gap_mm, erosion_mm)
+    field = PlacementField(image_hu, organ_mask, affine, lesion_mask, limits, region_mask)
     best: dict[int, Site] = {}
     for _ in range(RESTARTS):  # an unlucky first site may block the rest
         placed = dict(enumerate(given))
@@ -87,17 +98,17 @@ def choose_sites(
     raise ValueError(
         f"organ_mask must have room for all lesions, but {len(best)} of {len(radii_mm)} fitted "
         f"(radii_mm {[round(float(r), 1) for r in radii_mm]}, mode {mode!r}, "
-        f"min_gap_mm {min_gap_mm:g})"
+        f"min_gap_mm {min_gap_mm:g}{'' if erosion_mm is None else f', erosion_mm {erosion_mm:g}'})"
     )
 
 
 def _check(
     image_hu: np.ndarray,
-    organ_mask: np.ndarray | None,
     radii_mm: Sequence[float],
     mode: str,
-    lesion_mask: np.ndarray | None,
+    masks: Mapping[str, np.ndarray | None],
     min_gap_mm: float,
+    erosion_mm: float | None,
 ) -> None:
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -105,9 +116,11 @@ def _check(
         raise ValueError(f"radii_mm must be numbers > 0, at least one, got {list(radii_mm)}")
     if min_gap_mm < 0:
         raise ValueError(f"min_gap_mm must be >= 0, got {min_gap_mm}")
+    if erosion_mm is not None and not erosion_mm > 0:
+        raise ValueError(f"erosion_mm must be > 0, got {erosion_mm}")
     if image_hu.ndim != 3:
         raise ValueError(f"image_hu must have 3 dimensions, got shape {image_hu.shape}")
-    for name, mask in (("organ_mask", organ_mask), ("lesion_mask", lesion_mask)):
+    for name, mask in masks.items():
         if mask is not None and mask.shape != image_hu.shape:
             raise ValueError(
                 f"{name} must have the shape of image_hu {image_hu.shape}, got {mask.shape}"
@@ -116,7 +129,7 @@ def _check(
 
 def _given_sites(
     shape: tuple[int, ...],
-    organ_mask: np.ndarray | None,
+    masks: Mapping[str, np.ndarray | None],
     affine: np.ndarray,
     radii_mm: Sequence[float],
     site_mm: Sequence[float] | Sequence[Sequence[float]] | None,
@@ -134,7 +147,7 @@ def _given_sites(
         )
     sites: list[Site] = []
     for number, point in enumerate(points):
-        index = _checked_index(point, shape, organ_mask, affine)
+        index = _checked_index(point, shape, masks, affine)
         for earlier, other in enumerate(sites):
             wanted = radii_mm[earlier] + radii_mm[number] + min_gap_mm
             apart = float(np.linalg.norm(point - np.array(other.point_mm)))
@@ -148,7 +161,10 @@ def _given_sites(
 
 
 def _checked_index(
-    point: np.ndarray, shape: tuple[int, ...], organ_mask: np.ndarray | None, affine: np.ndarray
+    point: np.ndarray,
+    shape: tuple[int, ...],
+    masks: Mapping[str, np.ndarray | None],
+    affine: np.ndarray,
 ) -> np.ndarray:
     """Return the voxel index of a point that lies in the volume and in the organ."""
     text = tuple(round(float(x), 2) for x in point)
@@ -159,6 +175,8 @@ def _checked_index(
         low, high = corners.min(axis=0).round(1).tolist(), corners.max(axis=0).round(1).tolist()
         raise ValueError(f"site_mm must lie inside the volume ({low} to {high} mm), got {text}")
     nearest = np.clip(np.rint(index).astype(int), 0, np.array(shape) - 1)
-    if organ_mask is not None and not organ_mask[tuple(nearest)]:
-        raise ValueError(f"site_mm must lie inside organ_mask, got {text}")
+    for name in ("organ_mask", "region_mask"):
+        mask = masks[name]
+        if mask is not None and not mask[tuple(nearest)]:
+            raise ValueError(f"site_mm must lie inside {name}, got {text}")
     return index

@@ -36,6 +36,20 @@ class Site:
     clean: bool = True
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Distances that candidates must keep.
+
+    Args:
+        gap_mm: between the surfaces of two lesions.
+        erosion_mm: depth of the shell under the surface of the organ, see
+            :func:`tools.synthesis.placement.choose_sites`; None: no shell.
+    """
+
+    gap_mm: float = 4.0
+    erosion_mm: float | None = None
+
+
 def triple(values: np.ndarray) -> tuple[float, float, float]:
     """Return three plain floats."""
     first, second, third = (float(v) for v in values)
@@ -51,12 +65,13 @@ class PlacementField:
         organ_mask: np.ndarray,
         affine: np.ndarray,
         lesion_mask: np.ndarray | None,
-        min_gap_mm: float,
+        limits: Limits,
+        region_mask: np.ndarray | None = None,
     ) -> None:
         spacing = voxel_spacing(affine)
         self.factors = block_factors(spacing)
         self.block_mm = spacing * self.factors
-        self.affine, self.gap_mm = np.asarray(affine, float), min_gap_mm
+        self.affine, self.limits = np.asarray(affine, float), limits
         organ = block_mean(organ_mask > 0, self.factors) >= 0.5
         if not organ.any():
             raise ValueError("organ_mask must mark at least one block of 2 mm, got an empty mask")
@@ -69,13 +84,15 @@ class PlacementField:
         self.origin = np.array([s.start for s in box])
         organ = organ[box]
         # Beyond the volume the organ goes on, so the cut face counts for nothing here ...
-        self.depth = ndimage.distance_transform_edt(
-            np.pad(organ, 1, mode="edge"), sampling=self.block_mm
-        )[1:-1, 1:-1, 1:-1]
-        if organ.all():
-            self.depth = np.full(organ.shape, np.inf)
-        self.depth -= 0.5 * self.block_mm.min()  # to the face of the block, not its centre
-        self.inside = organ
+        self.depth = self._depth(organ)
+        self.inside, self.region_depth = organ, self.depth
+        if region_mask is not None:
+            self.inside = organ & (block_mean(region_mask > 0, self.factors)[box] >= 0.5)
+            if not self.inside.any():
+                raise ValueError(
+                    "region_mask must mark at least one block of 2 mm of the organ, got none"
+                )
+            self.region_depth = self._depth(self.inside)
         # ... but the whole lesion has to lie in the volume.
         middles = [
             (np.arange(s.start, s.stop) + 0.5) * f for s, f in zip(box, self.factors, strict=True)
@@ -90,6 +107,14 @@ class PlacementField:
             away = ndimage.distance_transform_edt(~lesion, sampling=self.block_mm)
             self.to_lesion = away[box] - 0.5 * self.block_mm.min()
         self._find_vessels(block_mean(image_hu, self.factors)[box])
+
+    def _depth(self, mask: np.ndarray) -> np.ndarray:
+        """Return the distance to the surface of a mask that goes on beyond the box, in mm."""
+        if mask.all():
+            return np.full(mask.shape, np.inf)
+        padded = np.pad(mask, 1, mode="edge")
+        depth = ndimage.distance_transform_edt(padded, sampling=self.block_mm)[1:-1, 1:-1, 1:-1]
+        return depth - 0.5 * self.block_mm.min()  # to the face of the block, not its centre
 
     def _find_vessels(self, coarse: np.ndarray) -> None:
         self.vessel = self.large = None
@@ -132,19 +157,25 @@ class PlacementField:
         rng: np.random.Generator,
     ) -> np.ndarray:
         """Return up to CANDIDATES random block indices, shape (n, 3), that obey the hard rules."""
+        shell = self.limits.erosion_mm
         if mode == "interior":
-            allowed = self.depth >= radius + MARGIN_MM
+            allowed = self.region_depth >= radius + MARGIN_MM
+            if shell is not None:
+                allowed &= self.depth >= shell
         else:
             low, high = (share * radius for share in SURFACE_DEPTH)
             allowed = (self.depth >= low) & (self.depth <= max(high, low + self.block_mm.max()))
+            allowed &= self.region_depth >= low
+            if shell is not None:
+                allowed &= self.depth < shell
         allowed &= self.inside & (self.to_face >= radius + 1.0)
-        allowed &= self.to_lesion >= radius + self.gap_mm
+        allowed &= self.to_lesion >= radius + self.limits.gap_mm
         places = np.argwhere(allowed)
         points = nib.affines.apply_affine(self.affine, self._index(places))
         free = np.ones(len(places), bool)
         for point, other in taken:
             apart = np.linalg.norm(points - np.array(point), axis=1)
-            free &= apart >= radius + other + self.gap_mm
+            free &= apart >= radius + other + self.limits.gap_mm
         places = places[free]
         return places[rng.permutation(len(places))[:CANDIDATES]]
 

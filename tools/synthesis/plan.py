@@ -30,6 +30,9 @@ class Request:
         diameter_mm: smallest and largest diameter of the sphere with the lesion's volume.
         site_mm: centre of the first lesion in RAS mm, or None to choose.
         placement: "mixed", "interior" or "subpleural".
+        erosion_mm: depth of the shell under the surface of the organ, see :func:`choose_sites`;
+            None: lesions keep clear of the surface, or cut it, by their own size.
+        lobe: names of lobes that lesions may lie in; None: the whole organ.
 
     Raises:
         ValueError: naming the argument that breaks its rule.
@@ -39,6 +42,8 @@ class Request:
     diameter_mm: tuple[float, float] = (6.0, 20.0)
     site_mm: tuple[float, ...] | None = None
     placement: str = "mixed"
+    erosion_mm: float | None = None
+    lobe: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.count, int) or self.count < 1:
@@ -51,6 +56,8 @@ class Request:
             )
         if self.site_mm is not None and len(self.site_mm) != 3:
             raise ValueError(f"site must be x,y,z in mm, got {self.site_mm}")
+        if self.erosion_mm is not None and not 0 < self.erosion_mm <= 100:
+            raise ValueError(f"erosion_mm must be above 0 and at most 100, got {self.erosion_mm}")
 
 
 class TextureChoice:
@@ -111,8 +118,16 @@ class TextureChoice:
             raise ValueError(f"texture must be one of {list(found)} in {file[1]}, got {file[2]!r}")
         return f"{name}:{file[2]}", {file[2]: found[file[2]]}
 
-    def draw(self, number: int, rng: np.random.Generator) -> tuple[str, list[float] | None]:
-        """Return name and histogram of lesion ``number``; None means no control."""
+    def draw(
+        self, number: int, rng: np.random.Generator, diameter_mm: float | None = None
+    ) -> tuple[str, list[float] | None]:
+        """Return name and histogram of lesion ``number``; None means no control.
+
+        Args:
+            number: of the lesion.
+            rng: source of chance.
+            diameter_mm: of the lesion; presets do not heed it, libraries of lesions do.
+        """
         place = number % len(self.names)
         choices = self.choices[place]
         if not choices:
@@ -120,7 +135,21 @@ class TextureChoice:
         # one histogram alone takes no draw
         several = len(choices) > 1 or self.names[place] == "mixed"
         name = choose_preset(choices, rng) if several else next(iter(choices))
-        return name, perturb_histogram(choices[name]["histogram"], rng, self.fluctuation)
+        histogram = self._histogram(name, choices, rng, diameter_mm)
+        return name, perturb_histogram(histogram, rng, self.fluctuation)
+
+    def _histogram(
+        self,
+        name: str,
+        choices: Mapping[str, Mapping[str, Any]],
+        rng: np.random.Generator,
+        diameter_mm: float | None,
+    ) -> list[float]:
+        return choices[name]["histogram"]
+
+    def subtype(self, number: int, name: str) -> int:
+        """Return the number of the subtype of lesion ``number``; -1: presets have none."""
+        return -1
 
 
 @dataclass(frozen=True)
@@ -136,6 +165,7 @@ class LesionPlan:
         texture: name of the texture.
         histogram: requested bins, or None for no control.
         seed: of the sampler.
+        subtype: number of the subtype; -1: none.
     """
 
     site: Site
@@ -146,6 +176,7 @@ class LesionPlan:
     texture: str
     histogram: list[float] | None
     seed: int
+    subtype: int = -1
 
 
 def plan_lesions(
@@ -157,6 +188,7 @@ def plan_lesions(
     textures: TextureChoice,
     rng: np.random.Generator,
     lesion_mask: np.ndarray | None = None,
+    region_mask: np.ndarray | None = None,
 ) -> list[LesionPlan]:
     """Decide sizes, sites, shapes and textures of the lesions of one scan.
 
@@ -169,6 +201,7 @@ def plan_lesions(
         textures: source of histograms.
         rng: source of chance; the same state gives the same plan.
         lesion_mask: existing lesions to keep away from.
+        region_mask: part of the organ that lesions may lie in; None: all of it.
 
     Returns:
         One plan per lesion, labels apart from each other.
@@ -180,7 +213,7 @@ def plan_lesions(
     diameters = rng.uniform(low, high, request.count).tolist()
     site_mm: Sequence[float] | None = request.site_mm
     if isinstance(shapes, MaskFileShape):
-        organ_mask = None  # the user's mask is the user's decision
+        organ_mask = region_mask = None  # the user's mask is the user's decision
         if request.count != 1:
             raise ValueError(f"count must be 1 with a mask file as shape, got {request.count}")
         diameters = [shapes.diameter_mm]
@@ -194,12 +227,15 @@ def plan_lesions(
         mode=request.placement,  # type: ignore[arg-type]
         lesion_mask=lesion_mask,
         site_mm=site_mm,
+        erosion_mm=request.erosion_mm,
+        region_mask=region_mask,
     )
+    within = organ_mask if region_mask is None else region_mask
     plans = []
     for number, (site, diameter) in enumerate(zip(sites, diameters, strict=True)):
-        shape = shapes.draw(diameter, rng, Place(site.point_mm, affine, organ_mask))
-        label, box = shape.on_grid(affine, image.shape, site.point_mm, within=organ_mask)
-        name, histogram = textures.draw(number, rng)
-        seed = int(rng.integers(2**31))
-        plans.append(LesionPlan(site, shape, diameter, label, box, name, histogram, seed))
+        shape = shapes.draw(diameter, rng, Place(site.point_mm, affine, within))
+        label, box = shape.on_grid(affine, image.shape, site.point_mm, within=within)
+        name, histogram = textures.draw(number, rng, diameter)
+        subtype, seed = textures.subtype(number, name), int(rng.integers(2**31))
+        plans.append(LesionPlan(site, shape, diameter, label, box, name, histogram, seed, subtype))
     return plans

@@ -1,0 +1,101 @@
+"""A latent denoiser that is told the lesion's subtype and its histogram."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tools.networks.histogram_condition import HistogramEmbedding, HistogramTokens
+
+__all__ = ["SubtypeUNet"]
+
+
+class SubtypeUNet(nn.Module):
+    r"""Give ``DiffusionModelUNetMaisi`` the call ``network(x, timesteps, condition)``.
+
+    The condition is ``bins`` numbers of a histogram, then the subtype. The subtype's embedding is
+    added to that of the time step; the histogram enters by cross-attention (HR-LDM, section 3.2.1):
+    as one token, :math:`W_2 \sigma(W_1 h + b_1) + b_2` (Eq. 3), or as one token per bin. One token
+    makes the softmax constant, and the attention a bias that is the same everywhere.
+
+    Deviations: the square roots of the bins go in beside the bins; both conditions may be absent
+    (-1), which has a learned embedding of its own, so that either can be asked for alone.
+
+    Args:
+        network: a ``DiffusionModelUNetMaisi`` with ``with_conditioning=True``, its
+            ``cross_attention_dim`` being ``token_size`` and its ``num_class_embeds`` being
+            ``subtypes + 1``.
+        bins: bins of the histogram.
+        subtypes: number of subtypes.
+        histogram_tokens: ``"one"`` (paper) or ``"per_bin"``.
+        token_size: width of a token.
+
+    Raises:
+        ValueError: if the network's class embedding does not have ``subtypes + 1`` entries, or
+            ``histogram_tokens`` is none of its choices.
+
+    References:
+        Kannan et al., HR-LDM, 2026. https://arxiv.org/abs/2605.30631
+        Guo et al., MAISI, WACV 2025. https://arxiv.org/abs/2409.11169
+
+    Example:
+        >>> from monai.apps.generation.maisi.networks import diffusion_model_unet_maisi as maisi
+        >>> network = maisi.DiffusionModelUNetMaisi(
+        ...     3, 5, 4, 1, (8, 16), (False, True), 8, num_head_channels=8, with_conditioning=True,
+        ...     cross_attention_dim=12, num_class_embeds=4,
+        ... )
+        >>> unet = SubtypeUNet(network, bins=40, token_size=12)
+        >>> unet(torch.zeros(1, 5, 8, 8, 8), torch.tensor([3]), torch.full((1, 41), -1.0)).shape
+        torch.Size([1, 4, 8, 8, 8])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        bins: int = 40,
+        subtypes: int = 3,
+        histogram_tokens: str = "per_bin",
+        token_size: int = 64,
+    ) -> None:
+        super().__init__()
+        if network.num_class_embeds != subtypes + 1:
+            raise ValueError(
+                f"num_class_embeds of network must be subtypes + 1 = {subtypes + 1}, the last for "
+                f"none, got {network.num_class_embeds}"
+            )
+        if histogram_tokens not in ("one", "per_bin"):
+            raise ValueError(
+                f'histogram_tokens must be "one" or "per_bin", got {histogram_tokens!r}'
+            )
+        self.network, self.bins, self.subtypes = network, bins, subtypes
+        one = histogram_tokens == "one"
+        self.tokens = (HistogramEmbedding if one else HistogramTokens)(bins, token_size)
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the prediction ``(B, latent channels, H, W, D)``.
+
+        Args:
+            x: noisy latents, then mask channels, shape ``(B, C, H, W, D)``.
+            timesteps: shape ``(B,)``.
+            condition: ``(B, bins + 1)``; bins of -1: no histogram; last entry -1: no subtype. None:
+                neither.
+
+        Raises:
+            ValueError: if the condition has another width, or names a subtype that is not there.
+        """
+        if condition is None:
+            condition = x.new_full((len(x), self.bins + 1), -1.0)
+        if condition.shape[1] != self.bins + 1:
+            raise ValueError(
+                f"condition must hold {self.bins} bins and the subtype, got "
+                f"{condition.shape[1]} numbers"
+            )
+        subtype = condition[:, -1].round().long()
+        if bool((subtype >= self.subtypes).any()):
+            raise ValueError(
+                f"subtype must be below {self.subtypes}, or -1 for none, got {subtype.tolist()}"
+            )
+        tokens = self.tokens(condition[:, :-1])
+        context = tokens[:, None] if tokens.ndim == 2 else tokens
+        labels = torch.where(subtype < 0, self.subtypes, subtype)
+        return self.network(x, timesteps, context, labels)

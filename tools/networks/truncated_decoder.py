@@ -1,0 +1,68 @@
+"""The first blocks of a frozen decoder: a cheap stand-in for the image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["TruncatedDecoder"]
+
+
+class TruncatedDecoder(nn.Module):
+    r"""Map latents to features, :math:`\hat F = D_{trunc}(\hat z_0)` (HR-LDM, section 3.2.3).
+
+    Weights are frozen and shared with the autoencoder; gradients pass to the latents.
+
+    The paper cuts at "the penultimate residual block", which in its autoencoder is block 7
+    (``cut=8``): full resolution and 86 % of the cost of a full decode. ``cut=6`` ends before the
+    last upsampling: half resolution, 38 %. The numbers of both are the same in every
+    ``AutoencoderKlMaisi`` of three levels with two residual blocks each.
+
+    Args:
+        autoencoder: with ``post_quant_conv`` and ``decoder.blocks``, as MONAI's.
+        cut: number of blocks that are run; None runs all and gives the image.
+        scale_factor: by which latents were multiplied for diffusion.
+        amp_dtype: ``"bfloat16"`` or ``"float16"`` runs under autocast; features come in float32.
+
+    Raises:
+        ValueError: if ``cut`` is not a number of blocks that the decoder has.
+
+    Example:
+        >>> from monai.networks.nets import AutoencoderKL
+        >>> autoencoder = AutoencoderKL(
+        ...     2, channels=(4, 8), num_res_blocks=1, attention_levels=(False, False),
+        ...     norm_num_groups=4, with_encoder_nonlocal_attn=False,
+        ...     with_decoder_nonlocal_attn=False,
+        ... )
+        >>> TruncatedDecoder(autoencoder, cut=2)(torch.zeros(1, 3, 4, 4)).shape
+        torch.Size([1, 8, 4, 4])
+    """
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        cut: int | None = 6,
+        scale_factor: float = 1.0,
+        amp_dtype: str | None = None,
+    ) -> None:
+        super().__init__()
+        blocks = list(autoencoder.decoder.blocks)  # type: ignore[union-attr, arg-type]
+        if cut is not None and not 1 <= cut <= len(blocks):
+            raise ValueError(f"cut must be in 1..{len(blocks)} or null, got {cut}")
+        self.blocks = nn.Sequential(autoencoder.post_quant_conv, *blocks[:cut])  # type: ignore[arg-type]
+        self.blocks.requires_grad_(False).eval()
+        self.scale_factor = scale_factor
+        self.amp_dtype = None if amp_dtype is None else getattr(torch, amp_dtype)
+
+    def train(self, mode: bool = True) -> TruncatedDecoder:
+        """Stay in evaluation mode, whatever the engine asks for."""
+        return super().train(False)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return features ``(B, F, H', W', D')`` of latents ``(B, C, H, W, D)``, in float32.
+
+        H' is a multiple of H: 1, 2 or 4 times, by the upsamplings before the cut.
+        """
+        enabled = self.amp_dtype is not None
+        with torch.autocast(latents.device.type, self.amp_dtype, enabled=enabled):
+            return self.blocks(latents / self.scale_factor).float()
