@@ -21,6 +21,7 @@ from tools.synthesis.heart_shapes import (
     MaskFileHeartShape,
     make_heart_shape_source,
 )
+from tools.synthesis.heart_shapes_diffmask import _inward
 from tools.transforms.sphere import enclosing_sphere
 
 AFFINE = np.diag([-1.5, -1.5, 10.0, 1.0])
@@ -123,10 +124,23 @@ def test_learned_shapes_keep_wall_sphere_and_share(
     assert shape.diameter_mm <= 50
     voxels = int((shape.label > 0).sum())
     assert int((shape.label == 4).sum()) == round(0.2 * voxels)
-    distances = np.linalg.norm(
-        apply_affine(healthy.affine, np.argwhere(shape.label)) - np.array(site), axis=1
-    )
-    assert distances.max() <= 25 + 1e-3
+    # 0.57 of the way from the axis at 44 mm or so: round the site, but reaching inward
+    angle = healthy.coordinates().angle[
+        np.linalg.norm(
+            healthy.coordinates().voxels - np.argwhere(healthy.wall)[900], axis=1
+        ).argmin()
+    ]
+    assert apart(angle_of(healthy, shape.label), float(angle)) < 25
+
+
+def test_the_sphere_of_a_large_lesion_lies_inward_of_its_site() -> None:
+    index = np.stack(np.meshgrid(*map(np.arange, (41, 41, 3)), indexing="ij"), -1)
+    radius = np.linalg.norm((index[..., :2] - 20) * 2.0, axis=-1)
+    ring = Heart((radius >= 20) & (radius < 30), radius < 20, np.diag([2.0, 2.0, 10.0, 1.0]))
+    # middle of the ring at (40, 40); a site 25 mm from it
+    for diameter, part in ((0.0, 1.0), (47.0, 0.54), (68.0, 0.39), (103.0, 0.16), (200.0, 0.16)):
+        centre = _inward(ring, (65.0, 40.0, 10.0), diameter)
+        assert centre == pytest.approx((40 + 25 * part, 40.0, 10.0))
 
 
 def test_learned_shapes_repeat_with_the_seed(learned: DiffMaskHeartShapes, healthy: Heart) -> None:
