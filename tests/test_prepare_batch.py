@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tools.prepare_batch import LesionPrepareBatch, SynthesisPrepareBatch
+from tools.prepare_batch import LatentPrepareBatch, LesionPrepareBatch, SynthesisPrepareBatch
 from tools.schedules import cosine_scheduler
 
 BATCH = {
@@ -74,3 +74,50 @@ def test_evaluation_batch_keeps_the_histogram() -> None:
 def test_bad_drop_probability_is_named() -> None:
     with pytest.raises(ValueError, match=r"condition_drop must be in \[0, 1\], got 2"):
         LesionPrepareBatch(10, condition_drop=2)
+
+
+class Pool(torch.nn.Module):
+    """An encoder of one latent channel."""
+
+    def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.nn.functional.avg_pool3d(image, 4), torch.ones(1)
+
+
+LATENT_BATCH = {
+    "image": torch.rand(64, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)),
+    "label": torch.zeros(64, 1, 8, 8, 8, dtype=torch.uint8),
+    "condition": torch.ones(64, 5),
+}
+LATENT_BATCH["label"][:, :, 1:4, 1:6, 3] = 1
+
+
+def test_latents_are_encoded_or_taken() -> None:
+    prepare = LatentPrepareBatch(1000, Pool(), scale_factor=3.0)
+    inputs, target, _, keywords = prepare(LATENT_BATCH)
+    pooled = torch.nn.functional.avg_pool3d(LATENT_BATCH["image"], 4) * 3
+    assert torch.equal(inputs[:, :1], pooled)
+    assert torch.equal(target.latents, pooled)
+    assert keywords["noise"].shape == pooled.shape  # not that of the image
+    assert torch.equal(target.lesion_mask[0, 0], torch.tensor([[[1.0, 0]] * 2, [[0, 0]] * 2]))
+    assert torch.equal(target.voxel_mask, LATENT_BATCH["label"].float())
+    assert torch.equal(target.timesteps, keywords["timesteps"])
+    cached = LATENT_BATCH | {"latents": pooled + 1}
+    assert torch.equal(LatentPrepareBatch(1000)(cached)[0][:, :1], pooled + 1)
+    with pytest.raises(ValueError, match="batch must hold 'latents' where there is no autoencoder"):
+        LatentPrepareBatch(1000)(LATENT_BATCH)
+
+
+def test_the_mask_of_the_inputs_may_keep_every_voxel() -> None:
+    inputs, target, *_ = LatentPrepareBatch(1000, Pool(), mask_detail="voxels")(LATENT_BATCH)
+    assert inputs.shape == (64, 65, 2, 2, 2)
+    assert torch.equal(inputs[:, 1:].amax(1, keepdim=True), target.lesion_mask)
+
+
+def test_histogram_and_subtype_are_dropped_on_their_own() -> None:
+    torch.manual_seed(0)
+    condition = LatentPrepareBatch(1000, Pool(), condition_drop=0.5)(LATENT_BATCH)[3]["condition"]
+    histogram, subtype = (condition[:, :4] == -1).all(1), condition[:, 4] == -1
+    assert ((condition[:, :4] == 1).all(1) | histogram).all()  # as a whole
+    for kept in (True, False):
+        for told in (True, False):
+            assert 6 <= int(((histogram == kept) & (subtype == told)).sum()) <= 26

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from monai.engines import DiffusionPrepareBatch, PrepareBatch
 from monai.networks.schedulers import Scheduler
-from torch import Tensor
+from torch import Tensor, nn
 
-from tools.losses import NoiseTarget
+from tools.losses import LatentTarget, NoiseTarget
+from tools.networks.frozen_autoencoder import encode_latents
+from tools.transforms.latent_mask import latent_mask
 
-__all__ = ["LesionPrepareBatch", "SynthesisPrepareBatch"]
+__all__ = ["LatentPrepareBatch", "LesionPrepareBatch", "SynthesisPrepareBatch"]
 
 
 class LesionPrepareBatch(DiffusionPrepareBatch):
@@ -69,16 +71,102 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
             dropped = torch.rand(len(condition), 1, device=condition.device) < self.condition_drop
             condition = torch.where(dropped, -1.0, condition)
         arguments = {"noise": noise, "timesteps": timesteps, "condition": condition}
-        target = NoiseTarget(self._target(image, noise, timesteps), mask)
+        target = NoiseTarget(training_target(self.scheduler, image, noise, timesteps), mask)
         return torch.cat([image, mask], 1), target, (), arguments
 
-    def _target(self, image: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        kind = "epsilon" if self.scheduler is None else self.scheduler.prediction_type
-        if kind == "sample":
-            return image
-        if kind == "v_prediction":
-            return self.scheduler.get_velocity(image, noise, timesteps)  # type: ignore[union-attr]
-        return noise
+
+class LatentPrepareBatch(DiffusionPrepareBatch):
+    """Turn a batch into latents and mask, ``LatentTarget``, and what the sampler needs.
+
+    Latents that a transform cached are taken as they are; otherwise the frozen autoencoder encodes
+    the image. MONAI's ``DiffusionPrepareBatch`` would make noise of the image's shape.
+
+    Args:
+        num_train_timesteps: T; timesteps are drawn uniformly from 0..T-1.
+        autoencoder: frozen; None where every batch holds latents.
+        scale_factor: latents are multiplied by it; those of a batch are taken to be already.
+        mask_detail: see :func:`tools.transforms.latent_mask.latent_mask`.
+        condition_name: batch key of the condition ``(B, bins + 1)``: histogram, then subtype; None
+            trains without.
+        latents_name: batch key of latents ``(B, C, h, w, d)``.
+        image_name: batch key of the image ``(B, 1, H, W, D)``, in [0, 1].
+        mask_name: batch key of the lesion mask ``(B, K, H, W, D)``, 1 inside.
+        condition_drop: probability that a sample loses its histogram, and, independently, its
+            subtype, so that either can be asked for alone.
+        scheduler: its ``prediction_type`` names what the network is compared with; None: the noise.
+
+    Raises:
+        ValueError: if ``condition_drop`` is outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        num_train_timesteps: int,
+        autoencoder: nn.Module | None = None,
+        scale_factor: float = 1.0,
+        mask_detail: str = "max",
+        condition_name: str | None = "condition",
+        latents_name: str = "latents",
+        image_name: str = "image",
+        mask_name: str = "label",
+        condition_drop: float = 0.1,
+        scheduler: Scheduler | None = None,
+    ) -> None:
+        super().__init__(num_train_timesteps, condition_name)
+        if not 0 <= condition_drop <= 1:
+            raise ValueError(f"condition_drop must be in [0, 1], got {condition_drop}")
+        self.autoencoder, self.scale_factor = autoencoder, scale_factor
+        self.mask_detail, self.latents_name = mask_detail, latents_name
+        self.image_name, self.mask_name = image_name, mask_name
+        self.condition_drop, self.scheduler = condition_drop, scheduler
+
+    def __call__(  # type: ignore[override]
+        self,
+        batchdata: Mapping[str, Tensor],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, LatentTarget, tuple, dict[str, Tensor | None]]:
+        """Return inputs ``(B, C + mask channels, h, w, d)``, target, and three keyword arguments.
+
+        Raises:
+            ValueError: if the batch has no latents and there is no autoencoder.
+        """
+
+        def take(name: str) -> Tensor:
+            return _take(batchdata, name, device, non_blocking)
+
+        if self.latents_name in batchdata:
+            latents = take(self.latents_name)
+        elif self.autoencoder is None:
+            raise ValueError(
+                f"batch must hold {self.latents_name!r} where there is no autoencoder, got keys "
+                f"{sorted(batchdata)}"
+            )
+        else:
+            with torch.no_grad():
+                image = take(self.image_name)
+                latents = encode_latents(self.autoencoder, image, self.scale_factor)
+        mask = (take(self.mask_name) > 0).float()
+        factor = mask.shape[2] // latents.shape[2]
+        noise, timesteps = self.get_noise(latents), self.get_timesteps(latents)
+        condition = None if self.condition_name is None else self._drop(take(self.condition_name))
+        target = LatentTarget(
+            training_target(self.scheduler, latents, noise, timesteps),
+            latent_mask(mask, factor=factor).amax(1, keepdim=True),
+            latents,
+            timesteps,
+            mask.amax(1, keepdim=True),
+        )
+        arguments = {"noise": noise, "timesteps": timesteps, "condition": condition}
+        coarse = latent_mask(mask, self.mask_detail, factor)
+        return torch.cat([latents, coarse], 1), target, (), arguments
+
+    def _drop(self, condition: Tensor) -> Tensor:
+        dropped = torch.rand(len(condition), 2, device=condition.device) < self.condition_drop
+        width = condition.shape[1] - 1
+        dropped = torch.cat([dropped[:, :1].expand(-1, width), dropped[:, 1:]], 1)
+        return torch.where(dropped, -1.0, condition)
 
 
 class SynthesisPrepareBatch(PrepareBatch):
@@ -122,8 +210,30 @@ def _tensors(
     """Return image, binary mask and condition as plain tensors on the device."""
 
     def take(name: str) -> Tensor:
-        tensor = torch.as_tensor(batch[name]).as_subclass(Tensor)
-        return tensor.to(device=device, dtype=torch.float32, non_blocking=non_blocking)
+        return _take(batch, name, device, non_blocking)
 
     condition = None if names.condition_name is None else take(names.condition_name)
     return take(names.image_name), (take(names.mask_name) > 0).float(), condition
+
+
+def _take(
+    batch: Mapping[str, Tensor],
+    name: str,
+    device: str | torch.device | None,
+    non_blocking: bool,
+) -> Tensor:
+    """Return an entry of a batch as a plain float tensor on the device."""
+    tensor = torch.as_tensor(batch[name]).as_subclass(Tensor)
+    return tensor.to(device=device, dtype=torch.float32, non_blocking=non_blocking)
+
+
+def training_target(
+    scheduler: Scheduler | None, clean: Tensor, noise: Tensor, timesteps: Tensor
+) -> Tensor:
+    """Return what the network is compared with, by the scheduler's ``prediction_type``."""
+    kind = "epsilon" if scheduler is None else scheduler.prediction_type
+    if kind == "sample":
+        return clean
+    if kind == "v_prediction":
+        return scheduler.get_velocity(clean, noise, timesteps)  # type: ignore[union-attr]
+    return noise

@@ -10,7 +10,12 @@ import torch
 from monai.networks.schedulers import DDPMScheduler
 from monai.networks.schedulers.scheduler import NoiseSchedules
 
-__all__ = ["cosine_scheduler", "inference_timesteps", "repaint_timesteps"]
+__all__ = [
+    "cosine_scheduler",
+    "inference_timesteps",
+    "repaint_timesteps",
+    "scaled_linear_scheduler",
+]
 
 
 @NoiseSchedules.add_def(
@@ -67,6 +72,46 @@ def cosine_scheduler(
         schedule="cosine_float64",
         shift=shift,
         prediction_type=prediction_type,
+    )
+
+
+def scaled_linear_scheduler(
+    num_train_timesteps: int = 1000,
+    beta_start: float = 0.0015,
+    beta_end: float = 0.0195,
+    prediction_type: str = "epsilon",
+) -> DDPMScheduler:
+    r"""Return MONAI's DDPM scheduler for latents: betas whose square roots are evenly spaced.
+
+    The schedule of MAISI and HR-LDM (section 5). Estimates are not clipped, as MONAI's default
+    would: latents have no range.
+
+    Args:
+        num_train_timesteps: T; 1000 as published.
+        beta_start: first beta.
+        beta_end: last beta.
+        prediction_type: ``"epsilon"`` (as published), ``"sample"`` or ``"v_prediction"``.
+
+    Raises:
+        ValueError: if the betas are not in order between 0 and 1.
+
+    Example:
+        >>> scheduler = scaled_linear_scheduler()
+        >>> scheduler.clip_sample, round(float(scheduler.alphas_cumprod[-1]), 5)
+        (False, 0.00014)
+    """
+    if not 0 < beta_start <= beta_end < 1:
+        raise ValueError(
+            f"beta_start and beta_end must be in order between 0 and 1, got {beta_start} and "
+            f"{beta_end}"
+        )
+    return DDPMScheduler(
+        num_train_timesteps=num_train_timesteps,
+        schedule="scaled_linear_beta",
+        beta_start=beta_start,
+        beta_end=beta_end,
+        prediction_type=prediction_type,
+        clip_sample=False,
     )
 
 

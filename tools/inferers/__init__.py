@@ -1,7 +1,13 @@
 """Samplers: what MONAI calls inferers."""
 
+from .latent_inpaint import LatentInpaintInferer
 from .lesion_inpaint import LesionInpaintInferer
 from .lesion_requests import LesionRequestsInferer
 from .lesion_windows import LesionWindowInferer
 
-__all__ = ["LesionInpaintInferer", "LesionRequestsInferer", "LesionWindowInferer"]
+__all__ = [
+    "LatentInpaintInferer",
+    "LesionInpaintInferer",
+    "LesionRequestsInferer",
+    "LesionWindowInferer",
+]

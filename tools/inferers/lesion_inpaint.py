@@ -45,7 +45,8 @@ class LesionInpaintInferer(Inferer):
 
     Args:
         scheduler: MONAI scheduler whose ``alphas_cumprod``, ``num_train_timesteps`` and
-            ``prediction_type`` the network was trained with.
+            ``prediction_type`` the network was trained with. With its ``clip_sample=False`` (for
+            latents, which have no range) the estimates are not clamped.
         num_inference_steps: timesteps of the chain; None visits all.
         sampler: ``"ddpm"`` or ``"ddim"``.
         jump_length: timesteps of the chain per jump back.
@@ -238,14 +239,15 @@ class LesionInpaintInferer(Inferer):
         step: int,
         condition: Tensor | None,
     ) -> Tensor:
-        """Return the clamped estimate of the clean image at timestep ``step``."""
+        """Return the estimate of the clean image at timestep ``step``, clamped."""
         timesteps = torch.full((len(x_t),), step, device=x_t.device, dtype=torch.long)
         predicted = self._predict(x_t, mask, network, timesteps, condition)
         if self.guidance_scale != 1 and condition is not None:
             free = self._predict(x_t, mask, network, timesteps, torch.full_like(condition, -1))
             predicted = free + self.guidance_scale * (predicted - free)
         kind = str(self.scheduler.prediction_type)
-        x_0 = clean_image(x_t, predicted, self.alpha_bar[step], kind).clamp_(-1, 1)
+        x_0 = clean_image(x_t, predicted, self.alpha_bar[step], kind)
+        x_0 = x_0.clamp_(-1, 1) if getattr(self.scheduler, "clip_sample", True) else x_0
         if self.histogram_strength and condition is not None:
             self._match(x_0, mask, condition)
         return x_0

@@ -11,6 +11,7 @@ from monai.inferers import Inferer
 from scipy import ndimage
 from torch import Tensor, nn
 
+from tools.inferers.latent_inpaint import LatentInpaintInferer
 from tools.inferers.lesion_inpaint import LesionInpaintInferer
 from tools.transforms.window import window_size
 
@@ -46,7 +47,7 @@ class LesionWindowInferer(Inferer):
 
     def __init__(
         self,
-        inferer: LesionInpaintInferer,
+        inferer: LesionInpaintInferer | LatentInpaintInferer,
         margin_voxels: int = 5,
         smallest: Sequence[int] = (24, 24, 24),
         step: int = 8,
@@ -71,7 +72,7 @@ class LesionWindowInferer(Inferer):
             seeds: one per sample; lesion j of sample i uses ``seeds[i] + j``.
 
         Returns:
-            Tensor ``(B, C, H, W, D)``, equal to the input outside the mask.
+            Tensor ``(B, C, H, W, D)``, equal to the input wherever ``inferer`` changes nothing.
         """
         inputs = torch.as_tensor(inputs).as_subclass(Tensor)
         masks = self.inferer.mask_channels
@@ -87,8 +88,9 @@ class LesionWindowInferer(Inferer):
             rows = None if condition is None else torch.stack([condition[i] for i, _, _ in batch])
             results = self.inferer(windows, network, rows, seeds=[seed for *_, seed in batch])
             for (i, box, _), window, result in zip(batch, windows, results, strict=True):
-                inside = (window[-masks:].amax(0) > 0).expand_as(result)
-                output[(i, slice(None), *box)][inside] = result[inside]
+                # latents change a margin round the mask too
+                changed = result != window[:-masks]
+                output[(i, slice(None), *box)][changed] = result[changed]
         return output
 
     def _boxes(self, mask: np.ndarray) -> list[Box]:

@@ -1,0 +1,184 @@
+"""Lesions drawn in the latent space of an autoencoder, put into a scan that else stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from scipy import ndimage
+from torch import Tensor, nn
+
+from tools.inferers.lesion_inpaint import LesionInpaintInferer
+from tools.networks.frozen_autoencoder import decode_latents, encode_latents
+from tools.transforms.latent_mask import latent_mask, latent_mask_channels
+
+__all__ = ["LatentInpaintInferer", "blend_weight"]
+
+FEWEST_STEPS = {"ddpm": 100, "ddim": 50}
+
+
+class LatentInpaintInferer(Inferer):
+    r"""Encode, sample inside the lesion mask, decode, and blend the difference into the scan.
+
+    The crop is encoded once to :math:`z_{bg}`; the recurrent sampler gives :math:`z` (HR-LDM Eq.
+    10, Algorithm 2); the result is :math:`x + w\,(D(z) - D(z_{bg}))`. What the autoencoder itself
+    gets wrong is in both decodes and cancels, so the grain of the scan stays. w is 1 in the lesion
+    and falls to 0 as a raised cosine of the distance; from ``margin_mm`` on the input comes back
+    **bit for bit**. With :math:`z = z_{bg}` the whole input does.
+
+    Deviation from the paper: it takes :math:`D(z)` for the whole volume, which changes every voxel.
+
+    Fewer steps narrow the spread of the samples. Exact Gaussian data (standard deviation 1, T =
+    1000, scaled-linear) come out with 0.99 of it after 250 DDPM steps, 0.95 after 100, 0.93 after
+    50; after 50 DDIM steps with 0.97, after 20 with 0.92. So at least 100 and 50 are asked for.
+    (``step`` of MONAI's ``DDPMScheduler`` with fewer steps than it was trained with is wrong by
+    far more, 1.9 times at 50; this sampler does not use it.)
+
+    Args:
+        autoencoder: frozen, works on images in [0, 1], such as
+            :func:`tools.networks.frozen_autoencoder.frozen_autoencoder` gives.
+        sampler: with ``mask_input`` and as many mask channels as ``mask_detail`` makes; its
+            scheduler should not clip.
+        scale_factor: latents were multiplied by it in training.
+        mask_detail: see :func:`tools.transforms.latent_mask.latent_mask`.
+        mask_channels: lesion classes K.
+        margin_mm: width of the blend round the lesion; 0 writes in the mask only.
+        spacing_mm: voxel size, a number or one for each axis.
+        factor: voxels per latent along each axis.
+        fewest_steps: None: 100 for DDPM, 50 for DDIM. A number is for trying things out.
+
+    Raises:
+        ValueError: if an argument breaks its rule.
+
+    References:
+        Kannan et al., HR-LDM, 2026. https://arxiv.org/abs/2605.30631
+    """
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        sampler: LesionInpaintInferer,
+        scale_factor: float = 1.0,
+        mask_detail: str = "max",
+        mask_channels: int = 1,
+        margin_mm: float = 3.0,
+        spacing_mm: float | Sequence[float] = 1.0,
+        factor: int = 4,
+        fewest_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        wanted = latent_mask_channels(mask_detail, mask_channels, factor)
+        if sampler.mask_channels != wanted:
+            raise ValueError(
+                f"mask_channels of the sampler must be {wanted} for mask_detail {mask_detail!r}, "
+                f"got {sampler.mask_channels}"
+            )
+        fewest = FEWEST_STEPS[sampler.sampler] if fewest_steps is None else fewest_steps
+        fewest = min(fewest, sampler.scheduler.num_train_timesteps)
+        steps = len({start for start, _ in sampler.transitions})
+        if steps < fewest:
+            raise ValueError(
+                f"num_inference_steps must be at least {fewest} for {sampler.sampler}, below which "
+                f"lesions lose their texture, got {steps}"
+            )
+        if margin_mm < 0 or scale_factor <= 0:
+            raise ValueError(
+                "margin_mm must be at least 0 and scale_factor above 0, got "
+                f"{margin_mm} and {scale_factor}"
+            )
+        self.autoencoder, self.sampler = autoencoder, sampler
+        self.scale_factor, self.mask_detail, self.factor = scale_factor, mask_detail, factor
+        self.mask_channels, self.margin_mm = mask_channels, margin_mm
+        self.spacing_mm = tuple(np.broadcast_to(np.asarray(spacing_mm, float), 3).tolist())
+
+    @property
+    def seed(self) -> int:
+        """Seed of the sampler."""
+        return self.sampler.seed
+
+    @torch.no_grad()
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: Tensor,
+        network: nn.Module,
+        condition: Tensor | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return the synthetic image.
+
+        Args:
+            inputs: image in [0, 1], then lesion-mask channels, shape ``(B, 1 + K, H, W, D)``; H, W
+                and D are multiples of ``factor`` and of what the network divides latents by.
+            network: called ``network(x, timesteps, condition)``.
+            condition: ``(B, bins + 1)``; -1: none, see :class:`tools.networks.subtype_unet`.
+            seeds: one per sample.
+
+        Returns:
+            Tensor ``(B, 1, H, W, D)``, equal to the image from ``margin_mm`` of the mask on; a
+            sample with an empty mask comes back unchanged.
+
+        Raises:
+            ValueError: if the channels are not those, the mask is not binary, or a size is no
+                multiple of ``factor``.
+        """
+        inputs = torch.as_tensor(inputs).as_subclass(Tensor)
+        if inputs.shape[1] != 1 + self.mask_channels:
+            raise ValueError(
+                f"inputs must hold an image and {self.mask_channels} of lesion mask, got "
+                f"{inputs.shape[1]} channels"
+            )
+        image, mask = inputs[:, :1], inputs[:, 1:]
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            values = mask.unique()[:5].tolist()
+            raise ValueError(f"lesion_mask must be binary (0 or 1), got values {values}")
+        coarse = latent_mask(mask, self.mask_detail, self.factor)
+        if not bool((mask > 0).any()):
+            return image.clone()
+        known = self._each(encode_latents, image.float())
+        new = self.sampler(torch.cat([known, coarse], 1), network, condition, seeds=seeds)
+        change = self._each(decode_latents, new) - self._each(decode_latents, known)
+        weight = blend_weight(mask, self.margin_mm, self.spacing_mm)
+        result = image.float() + weight * change
+        # an input beyond the range is not clipped where nothing was drawn
+        drawn = (weight > 0) & (change != 0)
+        return torch.where(drawn, result.clamp(0, 1).to(image.dtype), image)
+
+    def _each(self, coder: object, batch: Tensor) -> Tensor:
+        """Run one sample at a time: less memory, and the same bits in any batch."""
+        parts = [coder(self.autoencoder, x, self.scale_factor) for x in batch.split(1)]  # type: ignore[operator]
+        return torch.cat(parts)
+
+
+def blend_weight(
+    lesion_mask: Tensor, margin_mm: float = 3.0, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)
+) -> Tensor:
+    """Return how much of a new lesion each voxel takes: 1 inside, 0 from the margin on.
+
+    Args:
+        lesion_mask: 1 inside, shape ``(B, K, H, W, D)``; an empty one gives 0 everywhere.
+        margin_mm: where the weight reaches 0, at least 0.
+        spacing_mm: voxel size.
+
+    Returns:
+        Raised cosine of the distance to the mask, float ``(B, 1, H, W, D)``.
+
+    Example:
+        >>> mask = torch.zeros(1, 1, 1, 1, 5)
+        >>> mask[..., 0] = 1
+        >>> [round(w, 2) for w in blend_weight(mask, margin_mm=3).flatten().tolist()]
+        [1.0, 0.75, 0.25, 0.0, 0.0]
+    """
+    inside = (lesion_mask > 0).any(1).cpu().numpy()
+    weights = []
+    for mask in inside:
+        weight = mask.astype(np.float32)
+        if mask.any() and margin_mm > 0:
+            distance = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
+            weight = (0.5 + 0.5 * np.cos(np.pi * np.minimum(distance / margin_mm, 1))).astype(
+                np.float32
+            )
+            weight[distance >= margin_mm] = 0  # the cosine leaves 1e-17
+        weights.append(torch.from_numpy(weight))
+    return torch.stack(weights)[:, None].to(lesion_mask.device)

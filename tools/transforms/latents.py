@@ -1,0 +1,158 @@
+"""Crops of lesions in several fixed variants, encoded once: training then needs latents only."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from torch import Tensor, nn
+
+from tools.networks.frozen_autoencoder import encode_latents
+
+__all__ = ["EncodeLatentsd", "VariantCropd", "repeat_cases"]
+
+
+def repeat_cases(
+    files: Sequence[Mapping[str, Any]], variants: int = 1, key: str = "variant"
+) -> list[dict[str, Any]]:
+    """Return every case ``variants`` times, with a number for :class:`VariantCropd`.
+
+    Raises:
+        ValueError: if ``variants`` is below 1.
+
+    Example:
+        >>> repeat_cases([{"image": "a"}], 2)
+        [{'image': 'a', 'variant': 0}, {'image': 'a', 'variant': 1}]
+    """
+    if variants < 1:
+        raise ValueError(f"variants must be at least 1, got {variants}")
+    return [{**case, key: number} for case in files for number in range(variants)]
+
+
+class VariantCropd(MapTransform):
+    """Cut a cube round the lesion; its place, flips and turns follow from the variant's number.
+
+    An autoencoder does not commute with flips and shifts, so augmentation must come before it. A
+    random transform could not be cached; this one gives the same crop for the same case and
+    number, so encoded latents can. Variant 0 is centred and not flipped. Beyond the border the
+    image is continued by its mirror image, masks by 0.
+
+    Args:
+        keys: images and masks, channels first.
+        mask_key: one of the keys, with the lesion; an empty one is cut in the middle.
+        size: voxels of the cube, a number or one for each axis.
+        shift: voxels by which the lesion may lie off the middle along each axis, at most.
+        variant_key: entry with the number; absent: 0.
+        name_key: entry that tells cases apart; absent: the mask's own voxels do.
+
+    Raises:
+        ValueError: if ``shift`` is negative.
+
+    Example:
+        >>> crop = VariantCropd(["image", "label"], size=4)
+        >>> label = torch.zeros(1, 9, 9, 9)
+        >>> label[0, 6, 6, 6] = 1
+        >>> crop({"image": label, "label": label})["label"][0, 2, 2, 2].item()
+        1.0
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        mask_key: str = "label",
+        size: int | Sequence[int] = 64,
+        shift: int = 8,
+        variant_key: str = "variant",
+        name_key: str = "name",
+    ) -> None:
+        super().__init__(keys)
+        if shift < 0:
+            raise ValueError(f"shift must be at least 0, got {shift}")
+        self.mask_key, self.shift = mask_key, shift
+        self.size = np.broadcast_to(np.asarray(size), 3)
+        self.variant_key, self.name_key = variant_key, name_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with its cubes, plain tensors."""
+        sample = dict(data)
+        inside = (torch.as_tensor(sample[self.mask_key]).as_subclass(Tensor) > 0).any(0).numpy()
+        name = str(sample[self.name_key]).encode() if self.name_key in sample else inside.tobytes()
+        variant = int(sample.get(self.variant_key, 0))
+        rng = np.random.default_rng([zlib.crc32(name), variant])
+        found = np.argwhere(inside)
+        middle = (
+            (found.min(0) + found.max(0) + 1) // 2 if len(found) else np.array(inside.shape) // 2
+        )
+        start = middle - self.size // 2
+        axes: list[int] = []
+        turned = False
+        if variant:
+            start = start + rng.integers(-self.shift, self.shift + 1, 3)
+            axes = [axis + 1 for axis in range(3) if rng.random() < 0.5]
+            # a turn needs a cube: the two axes must be as long as each other
+            turned = bool(self.size[0] == self.size[1]) and rng.random() < 0.5
+        for key in self.key_iterator(sample):
+            values = torch.as_tensor(sample[key]).as_subclass(Tensor).numpy()
+            mode = "constant" if key == self.mask_key else "symmetric"
+            cube = np.flip(_cut(values, start, self.size, mode), tuple(axes))
+            cube = np.swapaxes(cube, 1, 2) if turned else cube
+            sample[key] = torch.from_numpy(np.ascontiguousarray(cube))
+        return sample
+
+
+def _cut(values: np.ndarray, start: np.ndarray, size: np.ndarray, mode: str) -> np.ndarray:
+    """Return a box of ``(C, H, W, D)`` that may reach beyond the border."""
+    stop = start + size
+    before = np.maximum(-start, 0)
+    after = np.maximum(stop - np.array(values.shape[1:]), 0)
+    widths = [(0, 0), *zip(before.tolist(), after.tolist(), strict=True)]
+    if before.any() or after.any():
+        values = np.pad(values, widths, mode=mode)  # type: ignore[call-overload]
+    box = zip((start + before).tolist(), (stop + before).tolist(), strict=True)
+    return values[(slice(None), *(slice(a, b) for a, b in box))]
+
+
+class EncodeLatentsd(MapTransform):
+    """Replace an image by its latents, the mean of what the frozen encoder gives.
+
+    It holds no chance, so that MONAI's caching data sets keep the latents and the encoder runs
+    once for each case.
+
+    Args:
+        keys: the image, ``(1, H, W, D)``, in [0, 1].
+        autoencoder: frozen; runs where its weights are, the latents come to the CPU.
+        latents_key: where the latents go, ``(C, H / 4, ...)``.
+        scale_factor: latents are multiplied by it.
+        keep_image: keep the image as well.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        autoencoder: nn.Module,
+        latents_key: str = "latents",
+        scale_factor: float = 1.0,
+        keep_image: bool = False,
+    ) -> None:
+        super().__init__(keys)
+        self.autoencoder, self.latents_key = autoencoder, latents_key
+        self.scale_factor, self.keep_image = scale_factor, keep_image
+
+    @torch.no_grad()
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with its latents."""
+        sample = dict(data)
+        weight = next(self.autoencoder.parameters())
+        for key in self.key_iterator(sample):
+            image = torch.as_tensor(sample[key]).as_subclass(Tensor)
+            image = image[None].to(weight.device, torch.float32)
+            latents = encode_latents(self.autoencoder, image, self.scale_factor)
+            sample[self.latents_key] = latents[0].cpu()
+            if not self.keep_image:
+                del sample[key]
+        return sample
