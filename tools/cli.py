@@ -20,6 +20,7 @@ from tools.commands.models import (
 from tools.commands.prepare import (
     cluster,
     prepare_crops,
+    prepare_ct,
     prepare_emidec,
     prepare_lidc,
     prepare_masks,
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable | dict[str, Callable]] = {
     "demo": demo,
     "prepare": {
         "crops": prepare_crops,
+        "ct": prepare_ct,
         "emidec": prepare_emidec,
         "lidc": prepare_lidc,
         "masks": prepare_masks,

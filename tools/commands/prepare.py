@@ -7,6 +7,7 @@ from typing import Any
 __all__ = [
     "cluster",
     "prepare_crops",
+    "prepare_ct",
     "prepare_emidec",
     "prepare_lidc",
     "prepare_masks",
@@ -28,6 +29,34 @@ def prepare_crops(source: str, out: str, smallest: int = 32, largest: int = 72) 
     from tools.prepare.crops import prepare_crops as run
 
     print(run(source, out, smallest, largest))
+
+
+def prepare_ct(
+    source: str,
+    out: str,
+    patch_size: int = 64,
+    window_size: int = 48,
+    coarsest_mm: float = 2.0,
+    phantoms: int = 2,
+    non_commercial: bool = False,
+) -> None:
+    """Cut CT scans, nodule crops and phantoms into patches of 1 mm, to train an autoencoder on.
+
+    Example: python -m tools prepare ct --source ../shared/data --out work/ct
+
+    Args:
+        source: folder with CT scans (NIfTI) and archives of nodule crops, at any depth; its
+            MANIFEST.json, where there is one, says which files to read.
+        out: folder to write: OUT/patches, OUT/rois and OUT/datalist.json, split by patient.
+        patch_size: voxels per side of a patch.
+        window_size: voxels per side of a window round a nodule, at least; a multiple of 8.
+        coarsest_mm: scans whose smallest voxel edge is longer are left out.
+        phantoms: computed chests to add to the training section.
+        non_commercial: also use scans whose licence forbids commercial use.
+    """
+    from tools.prepare.ct_patches import prepare_ct as run
+
+    print(run(source, out, patch_size, window_size, coarsest_mm, phantoms, non_commercial))
 
 
 def prepare_emidec(source: str, out: str) -> None:
