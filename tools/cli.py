@@ -25,6 +25,7 @@ from tools.commands.prepare import (
     prepare_lidc,
     prepare_masks,
     prepare_phantom,
+    subtypes,
 )
 from tools.commands.synthesize import demo, synthesize
 
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable | dict[str, Callable]] = {
         "phantom": prepare_phantom,
     },
     "cluster": cluster,
+    "subtypes": subtypes,
     "fetch": fetch,
     "convert": {"lefusion": convert_lefusion, "monai_generative": convert_monai_generative},
     "evaluate": evaluate,

@@ -12,10 +12,13 @@ __all__ = [
     "prepare_lidc",
     "prepare_masks",
     "prepare_phantom",
+    "subtypes",
 ]
 
 
-def prepare_crops(source: str, out: str, smallest: int = 32, largest: int = 72) -> None:
+def prepare_crops(
+    source: str, out: str, smallest: int = 32, largest: int = 72, ratings: str | None = None
+) -> None:
     """Cut training windows of 1 mm round real nodules out of an archive of crops.
 
     Example: python -m tools prepare crops --source ../shared/data/lidc_voi --out work/rois
@@ -25,10 +28,12 @@ def prepare_crops(source: str, out: str, smallest: int = 32, largest: int = 72) 
         out: folder to write: OUT/rois/*.nii.gz and OUT/datalist.json, split by patient.
         smallest: voxels per side of a window, at least.
         largest: nodules that need a larger window are left out, and counted.
+        ratings: an archive of masks of the same nodules with radiologists' ratings, or its folder:
+            texture (1 ground-glass to 5 solid) and others become keys of the datalist's entries.
     """
     from tools.prepare.crops import prepare_crops as run
 
-    print(run(source, out, smallest, largest))
+    print(run(source, out, smallest, largest, ratings=ratings))
 
 
 def prepare_ct(
@@ -217,3 +222,52 @@ def prepare_masks(source: str, out: str, min_readers: int = 3, agreement: float 
     from tools.prepare.masks import prepare_masks as run
 
     _print_summary(run(source, out, min_readers, agreement), "series")
+
+
+def subtypes(
+    dataset_dir: str,
+    out: str = "out/subtypes.json",
+    bins: int = 40,
+    window_hu: tuple[float, float] = (-1000, 400),
+    solid: float = 4.5,
+    part_solid: float = 2.5,
+    library: int = 32,
+    min_voxels: int = 30,
+    section: str = "training",
+    seed: int = 0,
+) -> None:
+    """Collect sizes and histograms of training lesions by subtype, for hr_ldm to draw from.
+
+    Example: python -m tools subtypes --dataset_dir work/rois --out bundles/hr_ldm/configs/
+        subtypes.json
+
+    Args:
+        dataset_dir: folder with datalist.json, as prepare crops --ratings or prepare lidc makes it.
+        out: file to write.
+        bins: of the histograms, as the bundle was trained with.
+        window_hu: lowest and highest HU of the histograms.
+        solid: a lesion is solid if the mean of its texture ratings (1 to 5) is at least this.
+        part_solid: part-solid if at least this; ground-glass below it.
+        library: lesions kept of each subtype, at most, spread over all sizes.
+        min_voxels: lesions of fewer voxels are not kept.
+        section: of the datalist.
+        seed: of the choice.
+    """
+    from tools.prepare.subtypes import collect_subtypes
+
+    content = collect_subtypes(
+        dataset_dir,
+        out,
+        bins,
+        window_hu,
+        solid,
+        part_solid,
+        library,
+        min_voxels,
+        section,
+        seed,
+    )
+    for name, entry in content["subtypes"].items():
+        kept = len(entry["histograms"])
+        print(f"{name}: {entry['count']} lesions, {kept} kept, mean {entry['mean_hu']} HU")
+    print(f"library in {out}")

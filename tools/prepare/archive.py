@@ -14,12 +14,13 @@ __all__ = ["SECTIONS", "find_archive", "write_datalist"]
 SECTIONS = {"train": "training", "val": "validation"}
 
 
-def find_archive(source: str | Path, content: str) -> Path:
+def find_archive(source: str | Path, content: str, argument: str = "source") -> Path:
     """Return an archive (``*.npz``), or the first in a folder.
 
     Args:
         source: the file or the folder.
         content: what the archive holds, for the message.
+        argument: its name in the message.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -28,7 +29,7 @@ def find_archive(source: str | Path, content: str) -> Path:
     found = [path] if path.is_file() else sorted(path.glob("*.npz"))
     if not found:
         raise FileNotFoundError(
-            f"source must be a {content} archive or a folder with one, got {source}"
+            f"{argument} must be a {content} archive or a folder with one, got {source}"
         )
     return found[0]
 

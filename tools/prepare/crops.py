@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from tools.prepare.archive import SECTIONS, find_archive, write_datalist
+from tools.prepare.crop_ratings import NoduleRatings
 from tools.transforms.window import WindowGrid, cut_window, window_size
 
 __all__ = ["prepare_crops"]
@@ -34,6 +35,7 @@ def prepare_crops(
     smallest: int = 32,
     largest: int = 72,
     air_hu: int = -1024,
+    ratings: str | Path | None = None,
 ) -> dict[str, int]:
     """Write windows of 1 mm round real nodules, with masks and a datalist split by patient.
 
@@ -51,9 +53,11 @@ def prepare_crops(
         smallest: voxels per side of a window, at least; a multiple of 8.
         largest: nodules that need a larger window are left out, and counted.
         air_hu: lower limit of HU; scanners' padding values below it become air.
+        ratings: archive of masks of the same nodules with radiologists' ratings (or its folder),
+            which become keys of the entries (``texture``, ``malignancy``, ...); None: no ratings.
 
     Returns:
-        Number of windows by section, and of those left out.
+        Number of windows by section, of those left out and, with ratings, of those ``unrated``.
 
     Raises:
         FileNotFoundError: if there is no archive at ``source``.
@@ -67,19 +71,31 @@ def prepare_crops(
     sections: dict[str, list[dict]] = {name: [] for name in SECTIONS.values()}
     left_out = 0
     crops = list(_read_archive(archive))
-    for crop in tqdm(crops, desc="preparing crops"):
+    rated = _ratings(crops, ratings)
+    unrated = 0
+    for crop, values in zip(tqdm(crops, desc="preparing crops"), rated, strict=True):
         entry = _write_window(crop, out, smallest, largest, air_hu)
         if entry is None:
             left_out += 1
         else:
-            sections[SECTIONS[crop.split]].append(entry)
+            sections[SECTIONS[crop.split]].append(entry | dict(values))
+            unrated += not values
     description = {
         "name": "lesion windows",
         "description": f"windows of 1 mm round lesions, from {archive.name}; split by patient",
         "modality": {"0": "CT"},
     }
     write_datalist(out / "datalist.json", sections, description)
-    return {name: len(entries) for name, entries in sections.items()} | {"left_out": left_out}
+    counts = {name: len(entries) for name, entries in sections.items()} | {"left_out": left_out}
+    return counts if ratings is None else counts | {"unrated": unrated}
+
+
+def _ratings(crops: Sequence[Crop], source: str | Path | None) -> list[Mapping[str, float]]:
+    """Return the ratings of each crop by name."""
+    if source is None:
+        return [{} for _ in crops]
+    heights = [float((crop.affine @ [*np.argwhere(crop.mask).mean(0), 1])[2]) for crop in crops]
+    return NoduleRatings(source).find([crop.patient for crop in crops], heights)
 
 
 def _read_archive(path: Path) -> Iterator[Crop]:

@@ -1,0 +1,141 @@
+"""Training lesions of each subtype, with size and histogram (``subtypes``)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from scipy.spatial.distance import pdist, squareform
+
+from tools.phantoms.datasets import lesion_datalist
+from tools.prepare.cluster import write_json
+from tools.prepare.cluster_textures import LesionTextures, lesion_name, measure_textures
+from tools.transforms.subtype import SUBTYPES, lesion_subtype
+
+__all__ = ["collect_subtypes"]
+
+logger = logging.getLogger(__name__)
+
+
+def collect_subtypes(
+    dataset_dir: str,
+    out: str | Path,
+    bins: int = 40,
+    window_hu: Sequence[float] = (-1000.0, 400.0),
+    solid: float = 4.5,
+    part_solid: float = 2.5,
+    library: int = 32,
+    min_voxels: int = 30,
+    section: str = "training",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write sizes and histograms of training lesions by subtype, for subtypes drawn with them.
+
+    The subtype is that of the mean texture rating (LIDC: 1 ground-glass, 3 part-solid, 5 solid).
+    Where a subtype has more lesions than the library takes, they are put in order of size and cut
+    into as many equal parts, one lesion of each part by chance: so sizes, and the histograms that
+    go with them, stay as frequent as they are. The frequency counts all lesions.
+
+    Args:
+        dataset_dir: folder with ``datalist.json``, windows with one lesion each, whose entries have
+            ``texture`` (``prepare crops --ratings``), or ``ratings_mean`` with it.
+        out: file to write.
+        bins: of the histograms.
+        window_hu: outer edges of the bins.
+        solid: from this rating on a lesion is solid.
+        part_solid: from this rating on it is part-solid; below it is ground-glass.
+        library: lesions kept of a subtype, at most.
+        min_voxels: smaller lesions say too little about a histogram; they count for frequency.
+        section: of the datalist; the library belongs to training data only.
+        seed: of the choice.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        FileNotFoundError: if the dataset does not exist.
+        ValueError: naming the argument that breaks its rule, or if no lesion has a rating.
+    """
+    low, high = window_hu
+    if not low < high:
+        raise ValueError(f"window_hu must be two HU, lowest first, got {tuple(window_hu)}")
+    for name, value in (("bins", bins), ("library", library), ("min_voxels", min_voxels)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    entries = lesion_datalist(dataset_dir, section)
+    rated = [entry for entry in entries if _rating(entry) is not None]
+    if not rated:
+        raise ValueError(
+            f"dataset_dir must have a texture rating in its entries (prepare crops --ratings), got "
+            f"none in {len(entries)} of {dataset_dir or 'the embedded phantom'}"
+        )
+    if len(rated) < len(entries):
+        logger.warning("%d of %d lesions have no rating", len(entries) - len(rated), len(entries))
+    textures = measure_textures(rated, window_hu, bins)
+    numbers = np.array([lesion_subtype(_rating(e), solid, part_solid) for e in textures.entries])
+    rng = np.random.default_rng(seed)
+    subtypes = {}
+    for number, name in enumerate(SUBTYPES):
+        members = np.flatnonzero((numbers == number) & (textures.voxels >= min_voxels))
+        if not len(members):
+            logger.warning("no %s lesion of at least %d voxels: left out", name, min_voxels)
+            continue
+        frequency = float((numbers == number).mean())
+        subtypes[name] = {
+            "number": number,
+            "count": int((numbers == number).sum()),
+            "frequency": round(frequency, 5),
+            **_library(textures, members, library, rng),
+        }
+    content = {
+        "bins": bins,
+        "window_hu": [float(low), float(high)],
+        "rule": {"solid_from": solid, "part_solid_from": part_solid},
+        "lesions": len(numbers),
+        "subtypes": subtypes,
+    }
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, content)
+    return content
+
+
+def _rating(entry: Any) -> float | str | None:
+    """Return the texture of a datalist entry; readers' ratings of 0 were not given."""
+    value = entry.get("texture", dict(entry.get("ratings_mean") or {}).get("texture"))
+    return value or None
+
+
+def _library(
+    textures: LesionTextures, members: np.ndarray, size: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Return sizes and histograms of lesions spread over all sizes, and the medoid of all."""
+    diameters = np.array([_diameter(textures, i) for i in members])
+    order = np.argsort(diameters, kind="stable")
+    parts = np.array_split(order, min(size, len(order)))
+    chosen = np.array([rng.choice(part) for part in parts])
+    rows = textures.histograms[members]
+    # Hellinger distances: of about equal noise in all bins
+    medoid = squareform(pdist(np.sqrt(rows))).sum(0).argmin()
+    return {
+        "mean_hu": round(float(textures.mean_hu[members].mean()), 1),
+        "diameters_mm": [round(float(d), 2) for d in diameters[chosen]],
+        "medoid_name": lesion_name(textures.entries[members[medoid]]),
+        "medoid": _rounded(rows[medoid]),
+        "histograms": [_rounded(row) for row in rows[chosen]],
+    }
+
+
+def _diameter(textures: LesionTextures, i: int) -> float:
+    """Return the diameter of the sphere with the lesion's volume, in mm."""
+    affine = nib.Nifti1Image.from_filename(textures.entries[i]["label"]).affine
+    volume = textures.voxels[i] * abs(np.linalg.det(affine[:3, :3]))
+    return float((6 * volume / np.pi) ** (1 / 3))
+
+
+def _rounded(row: np.ndarray) -> list[float]:
+    return [round(float(value), 5) for value in row]
