@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-__all__ = ["decode_latents", "encode_latents", "frozen_autoencoder"]
+__all__ = ["decode_latents", "encode_latents", "frozen_autoencoder", "latent_scale"]
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +23,8 @@ def frozen_autoencoder(
 
     Args:
         network: such as ``AutoencoderKlMaisi``; the weights are loaded into it.
-        path: state dict, bare or under ``model``; None leaves the weights random, which only a
-            test has a use for, and says so in the log.
+        path: state dict, bare or under ``model``; None or "" leaves the weights random, which only
+            a test has a use for, and says so in the log.
         device: where it goes.
 
     Raises:
@@ -31,8 +34,8 @@ def frozen_autoencoder(
         >>> frozen_autoencoder(nn.Conv3d(1, 1, 1), None).training
         False
     """
-    if path is None:
-        logger.warning("autoencoder_path is null: the autoencoder keeps its random weights")
+    if path is None or path == "":
+        logger.warning("autoencoder_path is empty: the autoencoder keeps its random weights")
     elif not Path(path).is_file():
         raise FileNotFoundError(f"autoencoder_path must be an existing file, got {path}")
     else:
@@ -58,3 +61,36 @@ def encode_latents(autoencoder: nn.Module, image: Tensor, scale_factor: float = 
 def decode_latents(autoencoder: nn.Module, latents: Tensor, scale_factor: float = 1.0) -> Tensor:
     """Return the image of scaled latents, shape ``(B, 1, H, W, D)``."""
     return autoencoder.decode(latents / scale_factor).float()  # type: ignore[operator]
+
+
+def latent_scale(
+    dataset: Sequence[Mapping[str, Any]],
+    scale_factor: float = 1.0,
+    latents_name: str = "latents",
+    count: int = 256,
+) -> float:
+    """Return the ``scale_factor`` that gives the latents of a dataset a standard deviation of 1.
+
+    The noise of a diffusion model has standard deviation 1; latents must be of the same size for
+    its schedule to fit (Rombach et al., CVPR 2022).
+
+    Args:
+        dataset: samples with latents.
+        scale_factor: by which they are multiplied already.
+        latents_name: key of the latents, any shape.
+        count: samples to look at, evenly spread.
+
+    Raises:
+        ValueError: if the latents do not vary.
+
+    Example:
+        >>> latent_scale([{"latents": torch.tensor([-4.0, 4.0])}], scale_factor=2.0)
+        0.5
+    """
+    step = max(1, len(dataset) // count)
+    numbers = tqdm(range(0, len(dataset), step), desc="scale of latents")
+    latents = [torch.as_tensor(dataset[i][latents_name]).flatten() for i in numbers]
+    deviation = float(torch.cat(latents).double().std(correction=0))
+    if not deviation > 0:
+        raise ValueError(f"{latents_name} of dataset must vary, got a standard deviation of 0")
+    return scale_factor / deviation

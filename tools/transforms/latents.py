@@ -13,25 +13,49 @@ from monai.transforms import MapTransform
 from torch import Tensor, nn
 
 from tools.networks.frozen_autoencoder import encode_latents
+from tools.transforms.subtype import SUBTYPES, lesion_subtype
 
 __all__ = ["EncodeLatentsd", "VariantCropd", "repeat_cases"]
 
 
 def repeat_cases(
-    files: Sequence[Mapping[str, Any]], variants: int = 1, key: str = "variant"
+    files: Sequence[Mapping[str, Any]],
+    variants: int | Sequence[int] = 1,
+    key: str = "variant",
+    texture_key: str = "texture",
 ) -> list[dict[str, Any]]:
     """Return every case ``variants`` times, with a number for :class:`VariantCropd`.
 
+    Args:
+        files: cases.
+        variants: how often, one number or one for each subtype, solid first: where nine lesions in
+            ten are of one subtype, the rest would else hardly be seen. Cases of unknown subtype
+            take the first.
+        key: entry for the number of the variant.
+        texture_key: entry with a rating or a name, see
+            :func:`tools.transforms.subtype.lesion_subtype`.
+
     Raises:
-        ValueError: if ``variants`` is below 1.
+        ValueError: if ``variants`` is below 1, or there is not one for each subtype.
 
     Example:
         >>> repeat_cases([{"image": "a"}], 2)
         [{'image': 'a', 'variant': 0}, {'image': 'a', 'variant': 1}]
+        >>> len(repeat_cases([{"texture": "solid"}, {"texture": 1.5}], [1, 2, 4]))
+        5
     """
-    if variants < 1:
-        raise ValueError(f"variants must be at least 1, got {variants}")
-    return [{**case, key: number} for case in files for number in range(variants)]
+    counts = [variants] * len(SUBTYPES) if isinstance(variants, int) else list(variants)
+    if len(counts) != len(SUBTYPES) or min(counts) < 1:
+        raise ValueError(
+            f"variants must be at least 1, one number or {len(SUBTYPES)}, got {variants}"
+        )
+    # -1, the unknown, is the first as well
+    subtypes = [max(lesion_subtype(case.get(texture_key)), 0) for case in files]
+    return [
+        {**case, key: number}
+        for case, subtype in zip(files, subtypes, strict=True)
+        for number in range(counts[subtype])
+    ]
 
 
 class VariantCropd(MapTransform):
