@@ -12,6 +12,7 @@ from tools.commands.benchmark import benchmark_network, benchmark_synthesis
 from tools.commands.models import (
     check,
     convert_lefusion,
+    convert_maisi,
     convert_monai_generative,
     evaluate,
     fetch,
@@ -45,7 +46,11 @@ COMMANDS: dict[str, Callable | dict[str, Callable]] = {
     "cluster": cluster,
     "subtypes": subtypes,
     "fetch": fetch,
-    "convert": {"lefusion": convert_lefusion, "monai_generative": convert_monai_generative},
+    "convert": {
+        "lefusion": convert_lefusion,
+        "maisi": convert_maisi,
+        "monai_generative": convert_monai_generative,
+    },
     "evaluate": evaluate,
     "benchmark": {"network": benchmark_network, "synthesis": benchmark_synthesis},
     "pack": pack,

@@ -8,6 +8,7 @@ from pathlib import Path
 __all__ = [
     "check",
     "convert_lefusion",
+    "convert_maisi",
     "convert_monai_generative",
     "evaluate",
     "fetch",
@@ -36,6 +37,21 @@ def convert_lefusion(
     print(f"wrote {dst}" if encoding is None else f"wrote {dst}, sphere_outside {encoding:g}")
 
 
+def convert_maisi(src: str, dst: str) -> None:
+    """Convert MAISI's published autoencoder for published_autoencoder.json, every tensor checked.
+
+    Example: python -m tools convert maisi autoencoder_epoch273.pt published_autoencoder.pt
+
+    Args:
+        src: the released file, a state dict, bare or under unet_state_dict.
+        dst: file to write.
+    """
+    from tools.convert.maisi import convert
+
+    convert(src, dst)
+    print(f"wrote {dst}")
+
+
 def convert_monai_generative(
     src: str, dst: str, config: str, net_id: str = "network_def", key_in_ckpt: str = ""
 ) -> None:
@@ -60,10 +76,10 @@ def fetch(
     bundle: str,
     out: str | None = None,
     url: str | None = None,
-    convert: str | bool | None = "lefusion",
+    convert: str | bool | None = "auto",
     sphere_outside: float | str | None = None,
 ) -> None:
-    """Download the published weights of a bundle and convert them to what published.json loads.
+    """Download the published weights of a bundle and convert them to what its configs load.
 
     Example: python -m tools fetch bundles/lefusion_lidc
 
@@ -71,7 +87,8 @@ def fetch(
         bundle: folder of the bundle; its large_files.yml names the files.
         out: folder that takes the place of the bundle folder for what is written.
         url: address to use in place of the listed one, such as a mirror or file://PATH.
-        convert: lefusion, or none to leave the file as it comes.
+        convert: lefusion, maisi, or none to leave the file as it comes; auto takes what the
+            bundle says.
         sphere_outside: only for DiffMask: 255 (default), -1 or auto, see convert lefusion.
     """
     from tools.convert.fetch import fetch as fetch_files

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +17,32 @@ from monai.apps import download_url
 from monai.apps.utils import SUPPORTED_HASH_TYPES, HashCheckError
 from monai.bundle import ConfigParser
 
-from tools.convert import lefusion
+from tools.convert import lefusion, maisi
 
 __all__ = ["fetch"]
 
 SUFFIXES = ("yml", "yaml", "json")
-CONVERTERS = {"lefusion": lefusion.convert}
+AUTO = "auto"
+
+
+class Converter(NamedTuple):
+    """How published weights become what a config of the bundle loads.
+
+    Attributes:
+        run: called with source, target and keywords; returns the arguments of the network.
+        config: file of the bundle that loads the result.
+        key: entry of it that names the result.
+    """
+
+    run: Callable[..., dict[str, Any]]
+    config: str
+    key: str
+
+
+CONVERTERS = {
+    "lefusion": Converter(lefusion.convert, "published.json", "ckpt_path"),
+    "maisi": Converter(maisi.convert, "published_autoencoder.json", "autoencoder_path"),
+}
 
 
 class LargeFile(NamedTuple):
@@ -45,10 +65,10 @@ def fetch(
     bundle: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     url: str | None = None,
-    convert: str | None = "lefusion",
+    convert: str | None = AUTO,
     sphere_outside: float | str | None = None,
 ) -> list[Path]:
-    """Download the large files of a bundle and convert them to what ``published.json`` loads.
+    """Download the large files of a bundle and convert them to what its configs load.
 
     Files that are there already are checked, not downloaded again. A file of unknown checksum gets
     ``NAME.sha256`` beside it, in the form that ``sha256sum --check`` reads.
@@ -58,7 +78,9 @@ def fetch(
         out: folder that takes the place of the bundle folder for what is written.
         url: address to use in place of the listed one, such as a mirror or ``file://``; only for a
             bundle with one large file.
-        convert: ``"lefusion"``, or None to leave the file as it comes.
+        convert: ``"lefusion"`` (for ``published.json``), ``"maisi"`` (for
+            ``published_autoencoder.json``), or None to leave the file as it comes; ``"auto"`` is
+            what the list says under ``convert``, lefusion where it says nothing.
         sphere_outside: only for DiffMask, see :func:`tools.convert.lefusion.convert`. Where
             ``published.json`` says otherwise, the option to run it with is printed.
 
@@ -75,42 +97,52 @@ def fetch(
         Traceback (most recent call last):
         FileNotFoundError: bundle must be an existing folder, got bundles/nowhere
     """
-    if convert is not None and convert not in CONVERTERS:
-        raise ValueError(f"convert must be one of {sorted(CONVERTERS)} or none, got {convert!r}")
-    if convert is None and sphere_outside is not None:
-        raise ValueError(
-            f"sphere_outside must be left out without conversion, got {sphere_outside}"
-        )
     folder = Path(bundle)
     if not folder.is_dir():
         raise FileNotFoundError(f"bundle must be an existing folder, got {bundle}")
     root = folder if out is None else Path(out)
-    files = list(_large_files(folder, root))
+    content = _read_list(folder)
+    files = [_large_file(entry, root) for entry in content["large_files"]]
+    convert = content.get("convert", "lefusion") if convert == AUTO else convert
+    _check_choice(convert, sphere_outside)
     if len(files) != 1 and (url is not None or convert is not None):
         option = "url" if url is not None else "convert"
         raise ValueError(f"{option} needs a bundle with one large file, got {len(files)}")
-    target = None if convert is None else _converted_path(folder, root)
+    converter = None if convert is None else CONVERTERS[convert]
+    target = None if converter is None else _converted_path(folder, root, converter)
     for file in files:
         _download(file._replace(url=url or file.url))
     written = [file.path for file in files]
-    if convert is not None and target is not None:
-        source = str(files[0].path)
-        definition = CONVERTERS[convert](source, str(target), sphere_outside=sphere_outside)
+    if converter is not None and target is not None:
+        options = {} if sphere_outside is None else {"sphere_outside": sphere_outside}
+        definition = converter.run(str(files[0].path), str(target), **options)
         _compare_encoding(folder, definition)
         written.append(target)
     return written
 
 
-def _large_files(folder: Path, root: Path) -> Iterator[LargeFile]:
-    """Yield the entries of a bundle's list, each checked."""
+def _check_choice(convert: str | None, sphere_outside: float | str | None) -> None:
+    """Raise ValueError unless the conversion is known and takes the option."""
+    if convert not in (None, *CONVERTERS):
+        raise ValueError(f"convert must be one of {sorted(CONVERTERS)} or none, got {convert!r}")
+    if convert is None and sphere_outside is not None:
+        raise ValueError(
+            f"sphere_outside must be left out without conversion, got {sphere_outside}"
+        )
+    if convert == "maisi" and sphere_outside is not None:
+        raise ValueError(f"sphere_outside needs a DiffMask checkpoint, got {sphere_outside}")
+
+
+def _read_list(folder: Path) -> dict[str, Any]:
+    """Return a bundle's list with its ``large_files``, one at least."""
     found = [path for path in (folder / f"large_files.{s}" for s in SUFFIXES) if path.is_file()]
     if not found:
         raise FileNotFoundError(f"bundle must hold large_files.yml, got none in {folder}")
-    entries = ConfigParser.load_config_file(found[0]).get("large_files")
+    content = ConfigParser.load_config_file(found[0])
+    entries = content.get("large_files")
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"large_files must be a list of files, got {entries!r} in {found[0]}")
-    for entry in entries:
-        yield _large_file(entry, root)
+    return content
 
 
 def _large_file(entry: Any, root: Path) -> LargeFile:
@@ -129,25 +161,28 @@ def _large_file(entry: Any, root: Path) -> LargeFile:
     return LargeFile(path, entry["url"], hash_val, hash_type)
 
 
-def _converted_path(folder: Path, root: Path) -> Path:
-    """Return the checkpoint that ``published.json`` loads, below the root."""
-    config = folder / "configs" / "published.json"
+def _converted_path(folder: Path, root: Path, converter: Converter) -> Path:
+    """Return the checkpoint that a config of the bundle loads, below the root."""
+    name, key = converter.config, converter.key
+    config = folder / "configs" / name
     if not config.is_file():
-        raise FileNotFoundError(f"convert needs configs/published.json, got none in {folder}")
-    value = ConfigParser.load_config_file(config).get("ckpt_path")
+        raise FileNotFoundError(f"convert needs configs/{name}, got none in {folder}")
+    value = ConfigParser.load_config_file(config).get(key)
     if not isinstance(value, str):
-        raise ValueError(f"ckpt_path in published.json must be the file to load, got {value!r}")
-    parser = ConfigParser({"bundle_root": str(root), "ckpt_path": value})
-    return Path(parser.get_parsed_content("ckpt_path"))
+        raise ValueError(f"{key} in {name} must be the file to load, got {value!r}")
+    parser = ConfigParser({"bundle_root": str(root), key: value})
+    return Path(parser.get_parsed_content(key))
 
 
 def _compare_encoding(folder: Path, definition: dict[str, Any]) -> None:
     """Print the option to run a bundle with if its config names another sphere encoding."""
     found = definition.get("sphere_outside")
+    if found is None:
+        return
     config = ConfigParser.load_config_file(folder / "configs" / "published.json")
     network = config.get("network_def")
     expected = network.get("sphere_outside", 255.0) if isinstance(network, dict) else 255.0
-    if found is not None and found != expected:
+    if found != expected:
         print(
             f"published.json has sphere_outside {expected}: "
             f"run it with --network_def#sphere_outside={found:g}"
