@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tools.synthesis import organ_bundle, organ_masks
-from tools.synthesis.organ_bundle import BUNDLE_VARIABLE, LUNG_CLASSES, BundleOrgan
+from tools.synthesis.lobes import LUNG_CLASSES
+from tools.synthesis.organ_bundle import BUNDLE_VARIABLE, BundleOrgan
 from tools.synthesis.organ_masks import TotalSegmentatorOrgan, make_organ_source
 from tools.synthesis.scan import Scan
 
@@ -72,6 +73,21 @@ def test_totalsegmentator_is_asked_for_the_lobes(
     for device, name in (("cuda", "gpu"), ("cuda:0", "gpu"), ("cuda:1", "gpu:1")):
         TotalSegmentatorOrgan(device)(scan)
         assert (calls[-1]["device"], calls[-1]["fast"]) == (name, False)
+
+
+def test_totalsegmentator_tells_lobes_apart(monkeypatch: pytest.MonkeyPatch, scan: Scan) -> None:
+    def lobes(image: nib.Nifti1Image) -> nib.Nifti1Image:
+        values = np.asarray(image.dataobj)
+        labels = np.where(values >= 900, 52, np.where(values >= 700, 50, 0)).astype(np.uint8)
+        return nib.as_closest_canonical(nib.Nifti1Image(labels, image.affine))
+
+    install_fake(monkeypatch, lobes)
+    names = types.ModuleType("totalsegmentator.map_to_binary")
+    # the values are those of its own table, whatever the version
+    names.class_map = {"total": {5: "liver", 50: LUNG_CLASSES[0], 52: LUNG_CLASSES[4]}}
+    monkeypatch.setitem(sys.modules, "totalsegmentator.map_to_binary", names)
+    found = make_organ_source("totalsegmentator").lobes(scan)
+    assert np.array_equal(found, np.where(scan.image >= 900, 5, np.where(scan.image >= 700, 1, 0)))
 
 
 def test_totalsegmentator_that_fails_gets_one_sentence(
@@ -179,6 +195,15 @@ def test_bundle_runs_on_the_scan_and_leaves_nothing(tmp_path: Path, scan: Scan) 
     assert (folder / "seen").read_text() == "cpu"
     assert sorted(item.name for item in folder.iterdir()) == ["configs", "models", "seen"]
     assert sys.path == path
+
+
+def test_bundle_tells_lobes_apart(tmp_path: Path, scan: Scan) -> None:
+    # the config saves 14 above 900 and 13 from 700 on
+    classes = {"13": LUNG_CLASSES[3], "14": LUNG_CLASSES[1]}
+    organ = BundleOrgan(write_bundle(tmp_path / "zoo", classes))
+    expected = np.where(scan.image > 900, 2, np.where(scan.image >= 700, 4, 0))
+    assert np.array_equal(organ.lobes(scan), expected)
+    assert np.array_equal(organ(scan), expected > 0)
 
 
 def test_bundle_takes_the_coarse_weights_on_a_cpu(tmp_path: Path) -> None:

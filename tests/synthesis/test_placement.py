@@ -97,6 +97,54 @@ def test_a_solid_organ_has_no_vessel_rule() -> None:
     assert np.isnan(site.vessel_share)
 
 
+@pytest.mark.parametrize("mode", ["interior", "subpleural", "mixed"])
+def test_a_shell_parts_interior_from_subpleural(mode: str) -> None:
+    scan, organ = box_organ()
+    modes = set()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        (site,) = choose_sites(scan, organ, AFFINE, [4.0], rng, mode, erosion_mm=14.0)
+        depth = depth_in_cube(site.index, 9.5, 69.5)
+        modes.add(site.mode)
+        if site.mode == "interior":
+            assert depth >= 14 - 1  # without a shell 6 would do
+        else:
+            assert depth < 14 + 1
+            assert depth <= 0.95 * 4 + 2
+    assert modes == ({"interior", "subpleural"} if mode == "mixed" else {mode})
+
+
+def test_a_shell_wider_than_the_organ_leaves_no_interior() -> None:
+    scan, organ = box_organ()
+    with pytest.raises(ValueError, match=r"0 of 1 fitted .*, erosion_mm 40\)"):
+        choose_sites(
+            scan, organ, AFFINE, [4.0], np.random.default_rng(0), "interior", erosion_mm=40.0
+        )
+
+
+def test_lesions_keep_to_a_region_but_the_surface_is_that_of_the_organ() -> None:
+    scan, organ = box_organ()
+    region = organ.copy()
+    region[:, :, 40:] = False  # a lobe: its upper face is a fissure, not pleura
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        (inner,) = choose_sites(
+            scan, organ, AFFINE, [6.0], rng, mode="interior", region_mask=region
+        )
+        assert inner.index[2] <= 39.5 - 6 - 1
+        (outer,) = choose_sites(
+            scan, organ, AFFINE, [6.0], rng, mode="subpleural", region_mask=region
+        )
+        assert outer.index[2] <= 39.5
+        assert depth_in_cube(outer.index, 9.5, 69.5) <= 0.95 * 6 + 1  # near a face of the organ
+    with pytest.raises(ValueError, match="site_mm must lie inside region_mask"):
+        choose_sites(
+            scan, organ, AFFINE, [6.0], rng, site_mm=(40.0, 40.0, 60.0), region_mask=region
+        )
+    with pytest.raises(ValueError, match="region_mask must mark at least one block"):
+        choose_sites(scan, organ, AFFINE, [6.0], rng, region_mask=np.zeros_like(organ))
+
+
 def test_existing_lesions_keep_their_distance() -> None:
     scan, organ = box_organ()
     lesion = np.zeros(organ.shape, bool)

@@ -31,7 +31,7 @@ SHAPE = (44, 44, 36)
 class NoiseGenerator:
     """Stands for a bundle: fills lesions with noise of their seed, in no time."""
 
-    window = (-1000.0, 400.0)
+    window, latent = (-1000.0, 400.0), None
     record = BundleRecord("noise", "0.1.0")
 
     def __init__(self) -> None:

@@ -74,6 +74,9 @@ def test_mask_may_have_its_axes_turned(
         nib.save(image, tmp_path / f"{name}.nii.gz")
         found = scan.load_mask(tmp_path / f"{name}.nii.gz", "organ_mask")
         assert np.argwhere(found).tolist() == [[1, 2, 3]]
+        nib.save(nib.Nifti1Image(image.get_fdata() * 14, image.affine), tmp_path / "lobes.nii")
+        labels = scan.load_labels(tmp_path / "lobes.nii", "organ_mask")
+        assert labels[1, 2, 3] == labels.max() == 14
     moved = scan.affine.copy()
     moved[2, 3] += 2.5
     nib.save(nib.Nifti1Image(mask, moved), tmp_path / "moved.nii.gz")

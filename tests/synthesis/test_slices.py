@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 
 from tools.synthesis.slices import (
     AXIAL,
@@ -117,6 +118,24 @@ def test_changed_outside_counts_only_unlabelled_voxels() -> None:
     labels[0, 0, :2] = 1
     scans = [volume(array, LPS_1MM) for array in (before, after, labels)]
     assert changed_outside(*scans) == 1
+
+
+def test_changed_outside_can_leave_out_a_margin_round_the_labels() -> None:
+    """Distances are those between middles of voxels, in mm, whatever the axes."""
+    affine = np.array([[0, 0, 0.9, 5], [-0.5, 0, 0, 2], [0, 2.0, 0, -3], [0, 0, 0, 1.0]])
+    shape = (12, 10, 14)
+    labels = np.zeros(shape, np.uint8)
+    labels[5, 4, 6:8] = 1
+    before, after = np.zeros(shape, np.int16), np.ones(shape, np.int16)
+    scans = [volume(array, affine) for array in (before, after, labels)]
+    away = distance_transform_edt(labels == 0, sampling=(0.5, 2.0, 0.9))
+    for margin in (0.0, 1.0, 2.0, 3.0):
+        expected = int((away >= margin).sum()) - 2 * (margin == 0)
+        assert changed_outside(*scans, margin) == expected
+    after[away >= 2.0] = 0
+    assert changed_outside(*[volume(a, affine) for a in (before, after, labels)], 2.0) == 0
+    unlabelled = [volume(array, affine) for array in (before, before + 1, 0 * labels)]
+    assert changed_outside(*unlabelled, 3.0) == before.size
 
 
 def test_grey_maps_the_window() -> None:

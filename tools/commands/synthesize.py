@@ -21,6 +21,8 @@ def synthesize(
     no_reflow_share: float | Sequence[float] | None = None,
     site: Sequence[float] | None = None,
     placement: str = "mixed",
+    erosion_mm: float | None = None,
+    lobe: str | Sequence[str] = "any",
     organ_mask: str | None = None,
     organ_source: str = "auto",
     organ_bundle: str | None = None,
@@ -43,10 +45,15 @@ def synthesize(
     Example: python -m tools synthesize --bundle lefusion_emidec --scan heart.nii.gz --organ_mask
         heart_label.nii.gz --out out
 
-    Every voxel outside the label is identical to the input. The same seed, inputs and device type
-    give the same voxels. A run that was interrupted goes on where it stopped; a folder made with
-    other arguments is refused. Many scans in several processes, each on a GPU of its own if there
-    are some: torchrun --nproc_per_node=2 -m tools synthesize --scan FOLDER --out out
+    Example: python -m tools synthesize --bundle hr_ldm --scan chest.nii.gz --out out --texture
+        part_solid --lobe right_upper --organ_mask lobes.nii.gz
+
+    Every voxel outside the label is identical to the input; of a bundle that works in latent space
+    (hr_ldm), every voxel farther from it than the margin_mm of the record. The same seed, inputs
+    and device type give the same voxels. A run that was interrupted goes on where it stopped; a
+    folder made with other arguments is refused. Many scans in several processes, each on a GPU of
+    its own if there are some: torchrun --nproc_per_node=2 -m tools synthesize --scan FOLDER --out
+    out
 
     Args:
         scan: a NIfTI file; the folder of a DICOM series; a folder of many scans of both kinds (of
@@ -58,10 +65,11 @@ def synthesize(
         bundle: the texture model: the name of a bundle, or its folder.
         count: lesions per scan; default: 3, one per heart.
         texture: mixed (drawn by the presets' weights), one or several presets with commas (solid,
-            part_solid, ground_glass, taken in turn; of hearts faint, moderate, bright, one of them
-            by chance), none (no control), "like:IMAGE:MASK" (two NIfTI files, as the lesion in the
-            mask), or a JSON file with a histogram or with named ones ("cluster" writes such; drawn
-            by weight, "FILE.json:NAME" takes one).
+            part_solid, ground_glass, taken in turn; of hr_ldm these are subtypes, each with the
+            histogram of a training lesion of about the same size; of hearts faint, moderate,
+            bright, one of them by chance), none (no control), "like:IMAGE:MASK" (two NIfTI files,
+            as the lesion in the mask), or a JSON file with a histogram or with named ones
+            ("cluster" writes such; drawn by weight, "FILE.json:NAME" takes one).
         diameter_mm: smallest,largest diameter of the sphere with the lesion's volume (6,20); of
             hearts, of the sphere round the infarct (as real ones); one number fixes it.
         shape: diffmask (learned from radiologists' outlines, kept inside the organ), ellipsoid,
@@ -76,6 +84,12 @@ def synthesize(
             default: as real hearts have it, none in some.
         site: x,y,z in mm (RAS): centre of the first lesion; default: chosen.
         placement: interior, subpleural or mixed.
+        erosion_mm: depth of a shell under the surface of the lungs: interior nodules have their
+            centre below it, sub-pleural ones in it; default: by the nodule's own size.
+        lobe: right_upper, right_middle, right_lower, left_upper, left_lower, several with commas,
+            or any. It needs a source that knows lobes: totalsegmentator, bundle, or a label map of
+            lobes as organ_mask (1 to 5 in the order left upper, left lower, right upper, right
+            middle, right lower; or the values of TotalSegmentator or of the bundle).
         organ_mask: NIfTI mask of where lesions may lie, for one scan; default: see organ_source.
             Of hearts a label map, which must be given: 1 cavity, 2 myocardium; lesions that are in
             it already (3, 4) stay. In a datalist the key label will do.
@@ -120,6 +134,8 @@ def synthesize(
         no_reflow_share=no_reflow_share,
         site=site,
         placement=placement,
+        erosion_mm=erosion_mm,
+        lobe=lobe,
         organ_source=organ_source,
         organ_bundle=organ_bundle,
         seed=seed,

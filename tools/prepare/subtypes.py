@@ -60,12 +60,7 @@ def collect_subtypes(
         FileNotFoundError: if the dataset does not exist.
         ValueError: naming the argument that breaks its rule, or if no lesion has a rating.
     """
-    low, high = window_hu
-    if not low < high:
-        raise ValueError(f"window_hu must be two HU, lowest first, got {tuple(window_hu)}")
-    for name, value in (("bins", bins), ("library", library), ("min_voxels", min_voxels)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    _check(window_hu, bins=bins, library=library, min_voxels=min_voxels)
     entries = lesion_datalist(dataset_dir, section)
     rated = [entry for entry in entries if _rating(entry) is not None]
     if not rated:
@@ -93,7 +88,7 @@ def collect_subtypes(
         }
     content = {
         "bins": bins,
-        "window_hu": [float(low), float(high)],
+        "window_hu": [float(edge) for edge in window_hu],
         "rule": {"solid_from": solid, "part_solid_from": part_solid},
         "lesions": len(numbers),
         "subtypes": subtypes,
@@ -102,6 +97,14 @@ def collect_subtypes(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, content)
     return content
+
+
+def _check(window_hu: Sequence[float], **numbers: int) -> None:
+    if not window_hu[0] < window_hu[1]:
+        raise ValueError(f"window_hu must be two HU, lowest first, got {tuple(window_hu)}")
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def _rating(entry: Any) -> float | str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -198,12 +199,12 @@ class LesionGenerator:
         self.settings = {k: v for k, v in {**known, **changes}.items() if k != "texture"}
         self.network = load_network(parser, weights, self.device)
         self.latent = LatentSettings.from_config(parser)
+        # windows are cut by the pipeline, so the window sampler itself is called
+        inferer = parser.get_parsed_content("inferer")
+        self.inferer = getattr(inferer, "inferer", inferer)
         if self.latent is not None:
-            self.latent.load_autoencoder(parser, self.device)
-        self.inferer = parser.get_parsed_content("inferer")
-        if self.latent is None:
-            # windows are cut by the pipeline, so the window sampler itself is called
-            self.inferer = getattr(self.inferer, "inferer", self.inferer)
+            # the scan's own grid is where the pipeline fades the lesion out: once, not twice
+            self.inferer.margin_mm = math.inf
         self.slices: SliceSettings | None = None
         self.window: tuple[float, float] | None = None
         if parser.get("slice_window") is not None:

@@ -10,6 +10,8 @@ import numpy as np
 from tools.synthesis.case_folder import describe_source
 from tools.synthesis.cases import Case
 from tools.synthesis.generator import LesionGenerator
+from tools.synthesis.latent_pipeline import synthesize_latent
+from tools.synthesis.lobes import lobe_region, read_lobes
 from tools.synthesis.organ_masks import OrganSource, RecipeOrgan
 from tools.synthesis.pipeline import SynthesisResult, synthesize_lesions
 from tools.synthesis.plan import Request, TextureChoice, plan_lesions
@@ -49,8 +51,10 @@ class Job:
 
     def describe(self, case: Case) -> dict[str, Any]:
         """Return all that decides what a case becomes, beside scan and bundle; JSON values only."""
+        later = ("erosion_mm", "lobe")  # unknown to older versions, whose runs may go on
+        request = {k: v for k, v in asdict(self.request).items() if k not in later or v is not None}
         return {
-            **asdict(self.request),
+            **request,
             "texture": self.textures.names,
             "texture_histogram": self.textures.file_histogram,
             "shape": describe_source(self.shapes),
@@ -72,13 +76,37 @@ class Job:
         existing = None
         if case.lesion_mask is not None:
             existing = scan.load_mask(case.lesion_mask, "lesion_mask", empty=True)
-        organ, organ_record = self._organ(scan, case)
+        organ, region, organ_record = self._region(scan, case)
         plans = plan_lesions(
-            scan.image, scan.affine, organ, self.request, self.shapes, self.textures, rng, existing
+            scan.image,
+            scan.affine,
+            organ,
+            self.request,
+            self.shapes,
+            self.textures,
+            rng,
+            existing,
+            region,
         )
-        cut = None if self.one_scan_only else organ
-        result = synthesize_lesions(scan, cut, plans, self.generator, self.max_attempts)
-        return result, organ_record
+        cut = organ if region is None else region
+        cut = None if self.one_scan_only else cut
+        make = synthesize_lesions if self.generator.latent is None else synthesize_latent
+        return make(scan, cut, plans, self.generator, self.max_attempts), organ_record
+
+    def _region(
+        self, scan: Scan, case: Case
+    ) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, Any]]:
+        """Return the organ, the lobes asked for (None: any), and where both come from."""
+        if self.request.lobe is None:
+            organ, record = self._organ(scan, case)
+            return organ, None, record
+        if case.organ_mask is not None:
+            lobes = read_lobes(scan.load_labels(case.organ_mask, "organ_mask"))
+            record = {"source": "file", "name": case.organ_mask.name}
+        else:
+            lobes, record = self.organs.lobes(scan), dict(self.organs.record)
+        region = lobe_region(lobes, self.request.lobe)
+        return lobes > 0, region, record | {"lobe": list(self.request.lobe)}
 
     def _organ(self, scan: Scan, case: Case) -> tuple[np.ndarray | None, dict[str, Any]]:
         """Return the organ on the scan's grid, and where it comes from."""

@@ -12,9 +12,11 @@ from tools.synthesis.heart_shapes import HeartRequest, make_heart_shape_source
 from tools.synthesis.heart_shapes_request import DIAMETER_MM
 from tools.synthesis.heart_textures import HeartTextures
 from tools.synthesis.job import Job
+from tools.synthesis.lobes import check_lobes
 from tools.synthesis.organ_masks import make_organ_source
 from tools.synthesis.plan import Request, TextureChoice
 from tools.synthesis.shape_choice import ShapeOptions, make_shape_source
+from tools.synthesis.subtypes import SubtypeTextures
 
 __all__ = ["JobOptions", "make_job"]
 
@@ -35,6 +37,8 @@ class JobOptions:
         no_reflow_share: of hearts, one number or two.
         site: centre of the first lesion, RAS mm.
         placement: of nodules.
+        erosion_mm: depth of the shell under the surface of the lungs.
+        lobe: names of lobes with commas between, or a list of them; "any" is all.
         organ_source: of scans in HU without a mask.
         organ_bundle: folder of the bundle that finds the organ.
         seed: source of all chance.
@@ -51,6 +55,8 @@ class JobOptions:
     no_reflow_share: Range = None
     site: Sequence[float] | None = None
     placement: str = "mixed"
+    erosion_mm: float | None = None
+    lobe: str | Sequence[str] = "any"
     organ_source: str = "auto"
     organ_bundle: str | None = None
     seed: int = 0
@@ -78,21 +84,41 @@ def _nodule_job(generator: LesionGenerator, options: JobOptions) -> Job:
         (low, high),
         _site(options),
         options.placement,
+        None if options.erosion_mm is None else float(options.erosion_mm),
+        _lobe(options),
     )
     scores = ShapeOptions(options.spiculation, options.lobulation, options.device)
     return Job(
         generator,
         request,
         make_shape_source(options.shape, options.seed, scores),
-        TextureChoice(options.texture, generator.presets, window_hu=generator.window),
+        _textures(generator, options),
         options.seed,
         options.attempts,
         make_organ_source(options.organ_source, options.organ_bundle, generator.device),
     )
 
 
+def _textures(generator: LesionGenerator, options: JobOptions) -> TextureChoice:
+    """Return the source of textures; that of a latent bundle knows subtypes."""
+    if generator.latent is None:
+        return TextureChoice(options.texture, generator.presets, window_hu=generator.window)
+    return SubtypeTextures(options.texture, generator.library, window_hu=generator.window)
+
+
+def _lobe(options: JobOptions) -> tuple[str, ...] | None:
+    given = options.lobe
+    names = given.split(",") if isinstance(given, str) else list(given)
+    if names == ["any"]:
+        return None
+    if str(options.shape).endswith((".nii", ".nii.gz")):
+        raise ValueError(f"lobe does not go with a mask file as shape, got {given!r}")
+    return check_lobes(names)
+
+
 def _heart_job(generator: LesionGenerator, options: JobOptions) -> HeartJob:
     expected = {"spiculation": None, "lobulation": None, "placement": "mixed"}
+    expected |= {"erosion_mm": None, "lobe": "any"}
     _refuse(options, generator, expected | {"organ_source": "auto", "organ_bundle": None})
     if options.count not in (None, 1):
         raise ValueError(f"count must be 1 for a heart, got {options.count}")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monai.bundle import ConfigParser
 
 __all__ = ["LatentSettings"]
@@ -23,7 +21,8 @@ class LatentSettings:
             levels of autoencoder and denoiser divide it.
         context: voxels shown on each side of the box round the lesion, at least.
         spacing_mm: voxel size of the window, the same along all axes.
-        margin_mm: voxels this far from the lesion, and farther, stay as they are.
+        margin_mm: voxels this far from the lesion, and farther, stay as they are; the context must
+            be as wide at least.
         intensity_range: HU that the autoencoder sees as 0 and 1.
         smallest: voxels along each axis, at least.
 
@@ -52,6 +51,11 @@ class LatentSettings:
                 raise ValueError(
                     f"latent_window {name} must be at least 0, got {getattr(self, name)}"
                 )
+        if self.margin_mm > self.context * self.spacing_mm:
+            raise ValueError(
+                f"latent_window margin_mm must be at most the context of {self.context} voxels, "
+                f"got {self.margin_mm} mm"
+            )
         if not self.intensity_range[0] < self.intensity_range[1]:
             raise ValueError(
                 f"intensity_range must be two HU, lowest first, got {self.intensity_range}"
@@ -88,20 +92,3 @@ class LatentSettings:
         """Return values of the autoencoder's scale in HU."""
         low, high = self.intensity_range
         return values * (high - low) + low
-
-    def load_autoencoder(self, parser: ConfigParser, device: torch.device) -> None:
-        """Load the weights of ``autoencoder`` from ``autoencoder_path``, if the config names both.
-
-        MONAI's evaluator loads them by a handler; there is none where the inferer is called alone.
-
-        Raises:
-            FileNotFoundError: if there are no such weights.
-        """
-        if parser.get("autoencoder") is None or parser.get("autoencoder_path") is None:
-            return
-        path = Path(parser.get_parsed_content("autoencoder_path"))
-        if not path.is_file():
-            raise FileNotFoundError(f"bundle must have a trained autoencoder, got none at {path}")
-        state = torch.load(path, map_location=device, weights_only=True)
-        network = parser.get_parsed_content("autoencoder").eval()
-        network.load_state_dict(state.get("model", state))

@@ -15,20 +15,13 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from tools.synthesis.lobes import LUNG_CLASSES, numbered_lobes
 from tools.synthesis.scan import Scan
 
-__all__ = ["BUNDLE_VARIABLE", "LUNG_CLASSES", "BundleOrgan", "find_organ_bundle", "not_empty"]
+__all__ = ["BUNDLE_VARIABLE", "BundleOrgan", "find_organ_bundle", "not_empty"]
 
 BUNDLE_NAME = "wholeBody_ct_segmentation"
 BUNDLE_VARIABLE = "ORGAN_BUNDLE"
-# TotalSegmentator and the bundle trained on its data name the lobes alike
-LUNG_CLASSES = (
-    "lung_upper_lobe_left",
-    "lung_lower_lobe_left",
-    "lung_upper_lobe_right",
-    "lung_middle_lobe_right",
-    "lung_lower_lobe_right",
-)
 
 
 class BundleOrgan:
@@ -72,6 +65,19 @@ class BundleOrgan:
         Raises:
             ValueError: if the bundle fails or finds nothing.
         """
+        labels = self._label_map(scan)
+        return not_empty(np.isin(labels, list(self.values.values())), self.record)
+
+    def lobes(self, scan: Scan) -> np.ndarray:
+        """Return the lobes as numbers of :data:`tools.synthesis.lobes.LOBES`, 0 elsewhere.
+
+        Raises:
+            ValueError: as when it is called.
+        """
+        return not_empty(numbered_lobes(self._label_map(scan), self.values), self.record)
+
+    def _label_map(self, scan: Scan) -> np.ndarray:
+        """Return the values that the bundle saves, on the scan's grid."""
         with tempfile.TemporaryDirectory(prefix="organ_") as work:
             source = Path(work, "imagesTs", "scan.nii.gz")
             source.parent.mkdir()
@@ -87,9 +93,8 @@ class BundleOrgan:
                 raise ValueError(f"organ_bundle must save one label map, got {len(found)}")
             label = nib.Nifti1Image.load(found[0])
             values = np.asarray(label.dataobj).reshape(label.shape[:3])  # some keep the channel
-            inside = np.isin(np.rint(values), list(self.values.values())).astype(np.uint8)
-            organ = nib.Nifti1Image(inside, label.affine)
-            return not_empty(scan.on_grid(organ, "mask of organ_bundle"), self.record)
+            organ = nib.Nifti1Image(np.rint(values).astype(np.int16), label.affine)
+            return scan.labels_on_grid(organ, "mask of organ_bundle")
 
     def _run(self, work: Path, source: Path) -> None:
         """Run the bundle's inference with input, output and device of ours."""

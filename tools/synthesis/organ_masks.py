@@ -13,11 +13,11 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from tools.synthesis.lobes import LUNG_CLASSES, numbered_lobes
 from tools.synthesis.lung_mask import lung_mask
 from tools.synthesis.organ_bundle import (
     BUNDLE_NAME,
     BUNDLE_VARIABLE,
-    LUNG_CLASSES,
     BundleOrgan,
     find_organ_bundle,
     not_empty,
@@ -47,6 +47,14 @@ class OrganSource(Protocol):
         """Return the organ as booleans on the scan's grid, at least one voxel."""
         ...
 
+    def lobes(self, scan: Scan) -> np.ndarray:
+        """Return the lobes as numbers of :data:`tools.synthesis.lobes.LOBES`, 0 elsewhere.
+
+        Raises:
+            ValueError: if the source knows none.
+        """
+        ...
+
 
 class RecipeOrgan:
     """The lungs by thresholds and morphology, see :func:`lung_mask`."""
@@ -61,6 +69,17 @@ class RecipeOrgan:
             ValueError: if the scan shows no lung.
         """
         return lung_mask(scan.image, scan.affine)
+
+    def lobes(self, scan: Scan) -> np.ndarray:
+        """Refuse: thresholds do not find fissures.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "lobe needs a source that knows lobes (organ_source totalsegmentator or bundle, or a "
+            "label map of lobes as organ_mask), got organ_source recipe"
+        )
 
 
 class TotalSegmentatorOrgan:
@@ -102,11 +121,26 @@ class TotalSegmentatorOrgan:
             ValueError: if the program fails (weights that cannot be loaded, too little memory), or
                 finds nothing.
         """
+        result = self._segment(scan)
+        return not_empty(scan.on_grid(result, "mask of TotalSegmentator"), self.record)
+
+    def lobes(self, scan: Scan) -> np.ndarray:
+        """Return the lobes as numbers of :data:`tools.synthesis.lobes.LOBES`, 0 elsewhere.
+
+        Raises:
+            ValueError: as when it is called.
+        """
+        labels = scan.labels_on_grid(self._segment(scan), "mask of TotalSegmentator")
+        names = importlib.import_module("totalsegmentator.map_to_binary").class_map["total"]
+        values = {name: int(value) for value, name in names.items() if name in LUNG_CLASSES}
+        return not_empty(numbered_lobes(labels, values), self.record)
+
+    def _segment(self, scan: Scan) -> nib.Nifti1Image:
         segment = importlib.import_module("totalsegmentator.python_api").totalsegmentator
         device = "cpu" if self.fast else f"gpu:{self.device.index}" if self.device.index else "gpu"
         image = nib.Nifti1Image(np.asarray(scan.image, np.float32), scan.affine)
         try:
-            result = segment(
+            return segment(
                 image,
                 None,
                 ml=True,
@@ -121,7 +155,6 @@ class TotalSegmentatorOrgan:
                 f"organ_source totalsegmentator must run, got {type(error).__name__}: {error}; "
                 "organ_source recipe needs no weights"
             ) from error
-        return not_empty(scan.on_grid(result, "mask of TotalSegmentator"), self.record)
 
 
 def make_organ_source(

@@ -23,13 +23,13 @@ from tools.synthesis.records import (
     ScanRecord,
     read_record,
 )
+from tools.synthesis.report_facts import scan_facts
 from tools.synthesis.slices import (
     AXIAL,
     CORONAL,
     DIFFERENCE_COLOURS,
     OrientedVolume,
     Plane,
-    changed_outside,
     difference_uri,
     grey_uri,
     lesion_focus,
@@ -123,7 +123,7 @@ def _scan(
         "anchor": anchor,
         "name": str(case["name"]),
         "record": record,
-        "facts": _facts(record, window_text, changed_outside(before, after, labels)),
+        "facts": scan_facts(record, window_text, before, after, labels),
         "lesions": lesions,
         "summary": _summary([{"lesions": lesions}])[2:],
         "overviews": _overviews(after, lesions, shown),
@@ -138,31 +138,6 @@ def _lesion_labels(folder: Path, record: ScanRecord) -> OrientedVolume:
     label = np.asarray(image.dataobj)
     lesions = np.isin(label, [lesion.label for lesion in record.lesions])
     return OrientedVolume(nib.Nifti1Image(np.where(lesions, label, 0), image.affine))
-
-
-def _facts(record: ScanRecord, window: str, changed: int) -> list[tuple[str, str, str]]:
-    weights = record.bundle.weights_sha256
-    seeds = [str(lesion.seed) for lesion in record.lesions]
-    more = ", …" if len(seeds) > 4 else ""
-    return [
-        ("Spacing", " × ".join(number_text(value, 3) for value in record.spacing_mm) + " mm", ""),
-        ("Shape", " × ".join(str(value) for value in record.shape), ""),
-        ("Made by", f"{record.bundle.name} {record.bundle.version}", ""),
-        ("Weights", weights[:12] if weights else "none", weights or ""),
-        ("Seed", ", ".join(seeds[:4]) + more if seeds else "none", ", ".join(seeds)),
-        ("Input", record.sha256[:12], record.sha256),
-        ("Window", window, ""),
-        *_organ_fact(record),
-        ("Changed outside label", f"{changed:,} voxel{'' if changed == 1 else 's'}", ""),
-    ]
-
-
-def _organ_fact(record: ScanRecord) -> list[tuple[str, str, str]]:
-    if not record.organ_mask:
-        return []
-    details = ", ".join(f"{key}: {value}" for key, value in record.organ_mask.items())
-    source, name = (str(record.organ_mask.get(key, "")) for key in ("source", "name"))
-    return [("Organ mask", name if source in ("file", "none") else source, details)]
 
 
 def _lesion(

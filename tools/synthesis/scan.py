@@ -168,7 +168,15 @@ class Scan:
         Raises:
             ValueError: naming ``argument``, if shape or affine differ from the scan's.
         """
-        return np.rint(self._turned(Scan(path).nifti, argument)).astype(np.int16)
+        return self.labels_on_grid(Scan(path).nifti, argument)
+
+    def labels_on_grid(self, image: nib.Nifti1Image, argument: str) -> np.ndarray:
+        """Return a label map in memory on this scan's grid, whole numbers.
+
+        Raises:
+            ValueError: naming ``argument``, if it lies on another grid.
+        """
+        return np.rint(self._turned(image, argument)).astype(np.int16)
 
     def on_grid(self, image: nib.Nifti1Image, argument: str) -> np.ndarray:
         """Return where an image on this scan's grid, its axes in any order, is above 0.

@@ -14,6 +14,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from PIL import Image
 from scipy.ndimage import center_of_mass, label, map_coordinates, maximum_filter
+from scipy.spatial import cKDTree
 from skimage.measure import find_contours
 
 # Both ends are light and the middle is dark: on a dark page "no change" then vanishes.
@@ -197,14 +198,37 @@ def lesion_views(
     return field_mm, views
 
 
-def changed_outside(before: OrientedVolume, after: OrientedVolume, labels: OrientedVolume) -> int:
-    """Return how many voxels differ between two scans where the label is 0; NaN equals NaN."""
-    count = 0
+def changed_outside(
+    before: OrientedVolume, after: OrientedVolume, labels: OrientedVolume, margin_mm: float = 0.0
+) -> int:
+    """Return how many voxels differ between two scans where the label is 0; NaN equals NaN.
+
+    Args:
+        before: a scan.
+        after: the other.
+        labels: on the same grid.
+        margin_mm: only voxels whose middle is at least this far from that of the nearest voxel of
+            the label count.
+    """
+    changed: list[np.ndarray] = []
+    marked: list[np.ndarray] = []
     for level in range(before.shape[2]):
-        old, new = (volume.box((slice(None), slice(None), level)) for volume in (before, after))
+        plane = (slice(None), slice(None), level)
+        old, new = (volume.box(plane) for volume in (before, after))
+        inside = labels.box(plane) != 0
         same = (old == new) | (np.isnan(old) & np.isnan(new))
-        count += int(np.count_nonzero(~same & (labels.box((slice(None), slice(None), level)) == 0)))
-    return count
+        for voxels, found in ((changed, ~same & ~inside), (marked, inside)):
+            flat = np.argwhere(found)
+            voxels.append(np.column_stack([flat, np.full(len(flat), level)]))
+    places, label_places = (
+        nib.affines.apply_affine(before.affine, np.concatenate(voxels))
+        for voxels in (changed, marked)
+    )
+    if margin_mm == 0 or not len(places) or not len(label_places):
+        return len(places)
+    distance, _ = cKDTree(label_places).query(places)
+    # rounding of a millimetre's millionth must not count a voxel that lies at the margin as nearer
+    return int(np.count_nonzero(distance > margin_mm - 1e-6))
 
 
 def to_grey(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:

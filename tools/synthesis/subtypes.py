@@ -14,7 +14,6 @@ from tools.synthesis.plan import TextureChoice
 from tools.transforms.histogram import normalize_blocks
 
 __all__ = [
-    "SUBTYPES",
     "SUBTYPES_FILE",
     "Subtype",
     "SubtypeLibrary",
@@ -22,7 +21,6 @@ __all__ = [
     "read_subtypes",
 ]
 
-SUBTYPES = ("solid", "part_solid", "ground_glass")  # in the order of their numbers in the model
 SUBTYPES_FILE = "subtypes.json"
 NEAR = 0.25  # spread of the sizes taken for near, in natural logarithms of the diameter
 

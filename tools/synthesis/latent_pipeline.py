@@ -1,0 +1,226 @@
+"""One scan in, the same scan with lesions out, sampled in the latent space of an autoencoder.
+
+An autoencoder changes every voxel of what it decodes, so its output cannot replace the scan. Each
+lesion is made in a crop of its own, and the scan gets the difference that the lesion makes there:
+whole in the lesion, fading out over a few millimetres round it, and nothing beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
+from scipy import ndimage
+
+from tools.synthesis.generator import LesionGenerator, WindowJob
+from tools.synthesis.latent_settings import LatentSettings
+from tools.synthesis.pipeline import (
+    PlannedLesion,
+    SynthesisResult,
+    lesion_on_grid,
+    lesion_record,
+    sample_lesions,
+)
+from tools.synthesis.plan import LesionPlan
+from tools.synthesis.scan import Scan
+from tools.transforms.window import WindowGrid, cut_window, paste_window
+
+__all__ = ["BlendZone", "crop_grid", "synthesize_latent"]
+
+Box = tuple[slice, slice, slice]
+
+
+class BlendZone(NamedTuple):
+    """The voxels of a scan that a lesion changes.
+
+    Attributes:
+        box: where they lie in the scan.
+        inside: True where a voxel changes, within ``box``.
+        weight: share of the difference that each of them gets, in C order, above 0 and up to 1.
+        lesion: True for those of them that are of the lesion's label, in C order.
+    """
+
+    box: Box
+    inside: np.ndarray
+    weight: np.ndarray
+    lesion: np.ndarray
+
+    @classmethod
+    def around(
+        cls, label: np.ndarray, box: Box, affine: np.ndarray, shape: Sequence[int], margin_mm: float
+    ) -> BlendZone:
+        """Return the zone round a lesion: 1 in it, a raised cosine of the distance round it.
+
+        Args:
+            label: True inside the lesion, within ``box``.
+            box: where ``label`` lies in the scan.
+            affine: voxel index of the scan to RAS mm.
+            shape: of the scan.
+            margin_mm: a voxel whose distance to the nearest voxel of the lesion, from middle to
+                middle, is this or more is not in the zone; 0: the lesion alone.
+
+        Example:
+            >>> lesion = (slice(4, 5),) * 3
+            >>> label = np.ones((1, 1, 1), bool)
+            >>> zone = BlendZone.around(label, lesion, np.eye(4), (9, 9, 9), margin_mm=2.0)
+            >>> float(zone.weight.max()), int(zone.inside.sum()), zone.inside.shape
+            (1.0, 27, (5, 5, 5))
+        """
+        spacing = voxel_sizes(affine)
+        reach = np.ceil(margin_mm / spacing).astype(int)
+        starts = np.array([part.start for part in box])
+        low = np.maximum(0, starts - reach)
+        high = np.minimum(shape, [part.stop for part in box] + reach)
+        wide = np.zeros(high - low, bool)
+        inner = tuple(
+            slice(s, s + n) for s, n in zip(starts - low, np.asarray(label).shape, strict=True)
+        )
+        wide[inner] = label
+        distance = ndimage.distance_transform_edt(~wide, sampling=spacing)
+        inside = wide | (distance < margin_mm)
+        share = distance[inside] / margin_mm if margin_mm > 0 else distance[inside]
+        weight = 0.5 * (1 + np.cos(np.pi * share))
+        outer: Box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))  # type: ignore[assignment]
+        return cls(outer, inside, weight, wide[inside])
+
+
+def crop_grid(
+    low_mm: np.ndarray, high_mm: np.ndarray, scan: Scan, settings: LatentSettings
+) -> WindowGrid:
+    """Return the crop for a lesion: its box with context, shifted inside the scan where that fits.
+
+    A scan with the crop's own spacing and axes is read without interpolation.
+
+    Args:
+        low_mm: lowest corner of the lesion along each RAS axis.
+        high_mm: highest corner.
+        scan: it is cut from.
+        settings: size and spacing of crops.
+    """
+    sizes = [settings.size(extent) for extent in high_mm - low_mm + settings.spacing_mm]
+    extent = (np.array(sizes) - 1) * settings.spacing_mm
+    ends = np.array(np.meshgrid(*[(0, n - 1) for n in scan.nifti.shape])).reshape(3, -1).T
+    corners = apply_affine(scan.affine, ends)
+    first, last = corners.min(0), corners.max(0)
+    start = (low_mm + high_mm - extent) / 2
+    # where the scan is smaller than the crop, the crop lies over all of it
+    fits = last - first >= extent
+    shifted = np.clip(start, first, np.maximum(first, last - extent))
+    start = np.where(fits, shifted, (first + last - extent) / 2)
+    if fits.all() and np.allclose(scan.spacing_mm, settings.spacing_mm, atol=1e-4):
+        start = apply_affine(scan.affine, np.rint(apply_affine(np.linalg.inv(scan.affine), start)))
+    return WindowGrid.around(start + extent / 2, sizes, settings.spacing_mm)
+
+
+def synthesize_latent(
+    scan: Scan,
+    organ_mask: np.ndarray | None,
+    plans: Sequence[LesionPlan],
+    generator: LesionGenerator,
+    max_attempts: int = 3,
+    tolerance: float = 0.25,
+) -> SynthesisResult:
+    """Synthesise the planned lesions of one scan with a bundle that works in latent space.
+
+    All lesions are sampled together; those whose histogram misses the requested one by more than
+    ``tolerance`` are sampled again with another seed, and the best attempt is kept. Costs grow with
+    the lesions, not with the scan.
+
+    Args:
+        scan: the input, HU.
+        organ_mask: lesions are cut to it; None cuts nothing.
+        plans: what to make.
+        generator: a bundle with ``latent_window``.
+        max_attempts: at least 1.
+        tolerance: largest accepted Jensen-Shannon divergence, in nats.
+
+    Returns:
+        Stored values, label and records. Voxels at ``margin_mm`` from all lesions, and farther, are
+        identical to the input; the ring of one lesion leaves the others' labels alone.
+
+    Raises:
+        ValueError: if a lesion does not fit the scan, ``max_attempts`` is below 1, or the bundle
+            does not work in latent space.
+    """
+    settings = generator.latent
+    if settings is None or generator.window is None:
+        raise ValueError(f"bundle must have latent_window, got {generator.record.name}")
+    bins = len(next(iter(generator.presets.values()))["histogram"])
+    lesions = [_prepare(scan, organ_mask, plan, generator.window, settings) for plan in plans]
+    zones = {id(lesion): _zone(scan, lesion.plan, settings.margin_mm) for lesion in lesions}
+
+    def offer(lesion: PlannedLesion, result: np.ndarray) -> None:
+        zone = zones[id(lesion)]
+        change = result - np.clip(lesion.job.image, *settings.intensity_range)
+        part = paste_window(scan.stored, scan.affine, change, lesion.grid, zone.inside, zone.box)
+        difference = zone.weight * part
+        before = np.asarray(scan.image[zone.box][zone.inside], np.float64)
+        after = _limited(before, difference, settings)
+        lesion.offer(difference, after[zone.lesion], bins)
+
+    sample_lesions(lesions, generator, offer, max_attempts, tolerance)
+    stored, label = _composite(scan, lesions, [zones[id(lesion)] for lesion in lesions], settings)
+    records = [
+        lesion_record(
+            scan, lesion, generator, list(lesion.grid.size), {"margin_mm": settings.margin_mm}
+        )
+        for lesion in lesions
+    ]
+    return SynthesisResult(stored, label, records)
+
+
+def _prepare(
+    scan: Scan,
+    organ_mask: np.ndarray | None,
+    plan: LesionPlan,
+    window: tuple[float, float],
+    settings: LatentSettings,
+) -> PlannedLesion:
+    """Cut the crop of a lesion and draw its mask there."""
+    starts = [part.start for part in plan.box]
+    voxels = apply_affine(scan.affine, np.argwhere(plan.label) + starts)
+    grid = crop_grid(voxels.min(0), voxels.max(0), scan, settings)
+    mask = lesion_on_grid(grid, plan, organ_mask, scan.affine)
+    if not mask.any():
+        raise ValueError(f"lesion must cover a voxel of the model's grid, got none at {plan.site}")
+    image = cut_window(scan.image, scan.affine, grid)
+    job = WindowJob(image, mask, plan.histogram, plan.seed, window, plan.subtype)
+    return PlannedLesion(plan, grid, job, window, np.empty(0), [])
+
+
+def _zone(scan: Scan, plan: LesionPlan, margin_mm: float) -> BlendZone:
+    return BlendZone.around(plan.label, plan.box, scan.affine, scan.nifti.shape, margin_mm)
+
+
+def _limited(before: np.ndarray, difference: np.ndarray, settings: LatentSettings) -> np.ndarray:
+    """Return the sum, kept to the model's range; what lay beyond it may stay there."""
+    low, high = settings.intensity_range
+    return np.clip(before + difference, np.minimum(before, low), np.maximum(before, high))
+
+
+def _composite(
+    scan: Scan,
+    lesions: Sequence[PlannedLesion],
+    zones: Sequence[BlendZone],
+    settings: LatentSettings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scan's stored values with all lesions in it, and the label."""
+    stored = scan.stored.copy()
+    label = np.zeros(scan.stored.shape, np.uint8)
+    for lesion in lesions:
+        label[lesion.plan.box][lesion.plan.label] = 1
+    places, changes = [], []
+    for lesion, zone in zip(lesions, zones, strict=True):
+        voxels = np.argwhere(zone.inside) + [part.start for part in zone.box]
+        # rings add up where they meet, but another lesion is as its own crop made it
+        mine = zone.lesion | (label[tuple(voxels.T)] == 0)
+        places.append(np.ravel_multi_index(tuple(voxels[mine].T), label.shape))
+        changes.append(lesion.values[mine])
+    voxels, inverse = np.unique(np.concatenate(places), return_inverse=True)
+    difference = np.bincount(inverse, np.concatenate(changes), len(voxels))
+    index = np.unravel_index(voxels, label.shape)
+    before = np.asarray(scan.image[index], np.float64)
+    stored[index] = scan.stored_values(_limited(before, difference, settings))
+    return stored, label
