@@ -14,7 +14,7 @@ __all__ = ["LARGEST_FILE_MB", "load_json", "pack_bundle", "ships"]
 
 RUNTIME = (
     "__init__.py",
-    "losses.py",
+    "losses",
     "prepare_batch.py",
     "schedules.py",
     "inferers",

@@ -151,6 +151,8 @@ class HistogramRegularizedLoss(nn.Module):
         weight_by_signal: multiply each sample's histogram term by its alpha_bar.
         norm: ``"l1"`` (paper) or ``"l2"`` for the noise.
         dense: see :func:`tools.metrics.soft_histogram.soft_histogram`.
+        one_by_one: decode each lesion in a box of its own size: less work, and the same number in
+            any batch; False: one batch of boxes as large as the largest, for a GPU.
 
     Raises:
         ValueError: if ``weight`` is negative or ``last_timestep`` is no time step.
@@ -180,6 +182,7 @@ class HistogramRegularizedLoss(nn.Module):
         weight_by_signal: bool = False,
         norm: str = "l1",
         dense: bool = False,
+        one_by_one: bool = True,
     ) -> None:
         super().__init__()
         if weight < 0:
@@ -189,6 +192,7 @@ class HistogramRegularizedLoss(nn.Module):
             raise ValueError(f"last_timestep must be in 0..{count - 1}, got {last_timestep}")
         self.features, self.weight, self.bins, self.dense = features, weight, bins, dense
         self.composite, self.weight_by_signal = composite, weight_by_signal
+        self.one_by_one = one_by_one
         self.last_timestep = count - 1 if last_timestep is None else last_timestep
         self.noise_loss = LesionNoiseLoss(norm)
         self.ranges: Tensor
@@ -243,8 +247,13 @@ class HistogramRegularizedLoss(nn.Module):
         return result.masked_scatter(chosen, divergence)
 
     def _histogram(self, latents: Tensor, inside: Tensor, voxels: Tensor) -> Tensor:
-        values, share = self.features(latents, inside, voxels)
-        return soft_histogram(values, self.ranges, self.bins, share, self.dense)
+        size = 1 if self.one_by_one else len(latents)
+        parts = zip(latents.split(size), inside.split(size), voxels.split(size), strict=True)
+        histograms = []
+        for part in parts:
+            values, share = self.features(*part)
+            histograms.append(soft_histogram(values, self.ranges, self.bins, share, self.dense))
+        return torch.cat(histograms)
 
 
 def _error_gain(alpha_bar: Tensor, prediction_type: str) -> Tensor:

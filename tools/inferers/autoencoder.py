@@ -1,0 +1,56 @@
+"""One pass through an autoencoder that also remembers what its loss needs."""
+
+from __future__ import annotations
+
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+__all__ = ["AutoencoderInferer"]
+
+
+class AutoencoderInferer(Inferer):
+    """Reconstruct images with latents drawn from their distribution, or with its mean.
+
+    MONAI's ``AdversarialTrainer`` hands what its inferer returns to the discriminator, so that this
+    must be the image alone; mean and deviation are kept for the loss of the same iteration.
+
+    Args:
+        sample: True draws the latents (training), False takes the mean (validation).
+
+    Example:
+        >>> import torch
+        >>> class Halves(nn.Module):
+        ...     def forward(self, x):
+        ...         return x / 2, x, x
+        >>> inferer = AutoencoderInferer()
+        >>> inferer(torch.ones(1, 1, 1), Halves()).item(), inferer.posterior()[0].item()
+        (0.5, 1.0)
+    """
+
+    def __init__(self, sample: bool = True) -> None:
+        super().__init__()
+        self.sample = sample
+        self._posterior: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, inputs: Tensor, network: nn.Module) -> Tensor:  # type: ignore[override]
+        """Return reconstructions, shape of ``inputs``.
+
+        Args:
+            inputs: images ``(B, 1, H, W, D)`` in [0, 1].
+            network: MONAI's ``AutoencoderKL`` or a child of it; with ``sample=False`` not wrapped.
+        """
+        if not self.sample:
+            return network.reconstruct(inputs)  # type: ignore[operator]
+        reconstruction, *posterior = network(inputs)
+        self._posterior = (posterior[0], posterior[1])
+        return reconstruction
+
+    def posterior(self) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of the latents of the last call.
+
+        Raises:
+            RuntimeError: before the first call that samples.
+        """
+        if self._posterior is None:
+            raise RuntimeError("posterior must be asked for after a call with sample=True")
+        return self._posterior

@@ -1,0 +1,15 @@
+"""Training objectives: of denoisers that look at lesions only, and of autoencoders."""
+
+from .autoencoder import DiscriminatorLoss, GeneratorLoss, ReconstructionLoss, perceptual_loss
+from .lesion import HistogramRegularizedLoss, LatentTarget, LesionNoiseLoss, NoiseTarget
+
+__all__ = [
+    "DiscriminatorLoss",
+    "GeneratorLoss",
+    "HistogramRegularizedLoss",
+    "LatentTarget",
+    "LesionNoiseLoss",
+    "NoiseTarget",
+    "ReconstructionLoss",
+    "perceptual_loss",
+]

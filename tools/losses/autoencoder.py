@@ -1,0 +1,147 @@
+"""Training objectives of an adversarial autoencoder, as ``AdversarialTrainer`` calls them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from monai.losses import PatchAdversarialLoss, PerceptualLoss
+from torch import Tensor, nn
+
+__all__ = ["DiscriminatorLoss", "GeneratorLoss", "ReconstructionLoss", "perceptual_loss"]
+
+logger = logging.getLogger(__name__)
+
+
+class ReconstructionLoss(nn.Module):
+    r"""L1, Kullback-Leibler and perceptual terms of an autoencoder.
+
+    :math:`L = |x - \hat x|_1 + w_{KL} \, KL(q(z|x) \,\|\, N(0, 1)) + w_P \, P(x, \hat x)`, the
+    reconstruction part of the objective of MAISI's volume compression network. The KL term is
+    summed over all latents of a sample, as there, so that its weight is small; a larger crop makes
+    it larger.
+
+    Args:
+        posterior: returns mean and deviation of the latents of the last forward pass, such as
+            ``posterior`` of :class:`tools.inferers.autoencoder.AutoencoderInferer`. ``AdversarialTrainer``
+            hands reconstructions to a loss, and nothing else.
+        kl_weight: at least 0.
+        perceptual: see :func:`perceptual_loss`; None leaves the term out.
+        perceptual_weight: at least 0.
+
+    Raises:
+        ValueError: if a weight is negative.
+
+    References:
+        Guo et al., MAISI, WACV 2025. https://arxiv.org/abs/2409.11169
+
+    Example:
+        >>> latents = torch.zeros(1, 4, 2, 2, 2), torch.ones(1, 4, 2, 2, 2)
+        >>> loss = ReconstructionLoss(lambda: latents)
+        >>> loss(torch.full((1, 1, 8, 8, 8), 0.5), torch.zeros(1, 1, 8, 8, 8)).item()
+        0.5
+    """
+
+    def __init__(
+        self,
+        posterior: Callable[[], tuple[Tensor, Tensor]],
+        kl_weight: float = 1e-7,
+        perceptual: nn.Module | None = None,
+        perceptual_weight: float = 0.3,
+    ) -> None:
+        super().__init__()
+        for name, weight in (("kl_weight", kl_weight), ("perceptual_weight", perceptual_weight)):
+            if weight < 0:
+                raise ValueError(f"{name} must be at least 0, got {weight}")
+        self.posterior, self.kl_weight = posterior, kl_weight
+        # in a list, so that frozen weights of others do not get into checkpoints
+        self._perceptual = [perceptual] if perceptual is not None and perceptual_weight else []
+        self.perceptual_weight = perceptual_weight
+
+    def forward(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """Return the scalar loss.
+
+        Args:
+            reconstruction: shape ``(B, 1, H, W, D)``, about [0, 1].
+            image: likewise.
+        """
+        found, wanted = reconstruction.float(), image.float()
+        loss = (found - wanted).abs().mean()
+        mean, deviation = (part.float() for part in self.posterior())
+        variance = deviation.square().clamp(min=1e-12)
+        divergence = 0.5 * (mean.square() + variance - variance.log() - 1).flatten(1).sum(1).mean()
+        loss = loss + self.kl_weight * divergence
+        for network in self._perceptual:
+            loss = loss + self.perceptual_weight * network(found, wanted)
+        return loss
+
+
+def perceptual_loss(
+    network_type: str = "squeeze", device: str | torch.device = "cpu", slices: float = 0.2
+) -> nn.Module | None:
+    """Return MONAI's perceptual loss on slices, or None where its weights cannot be had.
+
+    It needs the package ``lpips`` and downloads weights at first use. Without them training goes
+    on, and one line of the log says what is missing.
+
+    Args:
+        network_type: see ``monai.losses.PerceptualLoss``.
+        device: where the images are.
+        slices: share of slices that are compared, in (0, 1].
+    """
+    try:
+        network = PerceptualLoss(3, network_type, is_fake_3d=True, fake_3d_ratio=slices)
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        logger.warning("training without the perceptual loss: %s", reason)
+        return None
+    return network.to(device).requires_grad_(False)
+
+
+class GeneratorLoss(nn.Module):
+    """What the autoencoder loses where the discriminator tells its images from real ones.
+
+    Args:
+        weight: of the term; 0 leaves it out (see ``ParamSchedulerHandler`` of MONAI to raise it
+            later: in the beginning reconstructions are too blurred for it to help).
+        criterion: see ``monai.losses.PatchAdversarialLoss``.
+    """
+
+    def __init__(self, weight: float = 0.1, criterion: str = "least_squares") -> None:
+        super().__init__()
+        self.weight, self.loss = weight, PatchAdversarialLoss(criterion=criterion)
+
+    def forward(self, fake: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return the scalar loss of the discriminator's logits for reconstructions."""
+        logits = _last(fake)
+        if not self.weight:
+            return logits.new_zeros(())
+        return self.weight * self.loss(logits, target_is_real=True, for_discriminator=False)
+
+
+class DiscriminatorLoss(nn.Module):
+    """What the discriminator loses where it takes real images for reconstructions, or the reverse.
+
+    Args:
+        criterion: see ``monai.losses.PatchAdversarialLoss``.
+
+    Example:
+        >>> DiscriminatorLoss()([torch.ones(1, 1, 2, 2, 2)], [torch.zeros(1, 1, 2, 2, 2)]).item()
+        0.0
+    """
+
+    def __init__(self, criterion: str = "least_squares") -> None:
+        super().__init__()
+        self.loss = PatchAdversarialLoss(criterion=criterion)
+
+    def forward(self, real: Tensor | Sequence[Tensor], fake: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return the scalar loss of the logits for real images and for reconstructions."""
+        seen = self.loss(_last(real), target_is_real=True, for_discriminator=True)
+        forged = self.loss(_last(fake), target_is_real=False, for_discriminator=True)
+        return (seen + forged) / 2
+
+
+def _last(logits: Tensor | Sequence[Tensor]) -> Tensor:
+    """Return the logits of a discriminator that also returns its features."""
+    return (logits if isinstance(logits, Tensor) else logits[-1]).float()

@@ -1,0 +1,70 @@
+"""MAISI's autoencoder in half precision, with an output that keeps single HU apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+from torch import Tensor
+
+__all__ = ["CtAutoencoder"]
+
+FULL_PRECISION_BLOCKS = 2  # normalisation and convolution at the end of the decoder
+
+
+class CtAutoencoder(AutoencoderKlMaisi):
+    """``AutoencoderKlMaisi`` that runs under autocast on its own, all but its last two blocks.
+
+    With bfloat16 the image would be rounded to steps of up to 8 HU; the last normalisation and
+    convolution cost nothing beside the rest and run in float32. Weights and their names are those
+    of ``AutoencoderKlMaisi``.
+
+    Args:
+        amp_dtype: ``"bfloat16"`` or ``"float16"``; None: all in float32.
+        **arguments: of ``AutoencoderKlMaisi``.
+
+    Raises:
+        ValueError: if ``amp_dtype`` is none of its choices.
+
+    References:
+        Guo et al., MAISI, WACV 2025. https://arxiv.org/abs/2409.11169
+
+    Example:
+        >>> network = CtAutoencoder(
+        ...     "bfloat16", spatial_dims=3, in_channels=1, out_channels=1, latent_channels=4,
+        ...     num_channels=(8, 16), num_res_blocks=(1, 1), norm_num_groups=8,
+        ...     attention_levels=(False, False), num_splits=1, dim_split=1, save_mem=False,
+        ... )
+        >>> reconstruction, mean, deviation = network(torch.zeros(1, 1, 8, 8, 8))
+        >>> reconstruction.dtype, tuple(mean.shape)
+        (torch.float32, (1, 4, 4, 4, 4))
+    """
+
+    def __init__(self, amp_dtype: str | None = None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        if amp_dtype not in (None, "bfloat16", "float16"):
+            raise ValueError(f"amp_dtype must be null, bfloat16 or float16, got {amp_dtype!r}")
+        self.amp_dtype = None if amp_dtype is None else getattr(torch, amp_dtype)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of the latents, ``(B, C, h, w, d)`` in float32."""
+        with self._autocast(x):
+            mean, deviation = super().encode(x)
+        return mean.float(), deviation.float()
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the image ``(B, 1, H, W, D)`` in float32."""
+        blocks = list(self.decoder.blocks)  # type: ignore[arg-type]
+        with self._autocast(z):
+            x = self.post_quant_conv(z)
+            for block in blocks[:-FULL_PRECISION_BLOCKS]:
+                x = block(x)
+        with torch.autocast(z.device.type, enabled=False):
+            x = x.float()
+            for block in blocks[-FULL_PRECISION_BLOCKS:]:
+                x = block(x)
+        return x
+
+    def _autocast(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
