@@ -116,7 +116,7 @@ def test_the_clean_estimate_is_that_of_eq_6(kind: str, target: LatentTarget) -> 
             return latents
 
     loss = HistogramRegularizedLoss(
-        LesionFeatures(Spy(), None), scheduler, [[-3, 3]], composite=False
+        LesionFeatures(Spy(), None), scheduler, [[-3, 3]], composite=False, one_by_one=False
     )
     epsilon, latents, steps = target.noise, target.latents, target.timesteps
     noisy = scheduler.add_noise(latents, epsilon, steps)
@@ -227,3 +227,21 @@ def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
 def test_a_cut_that_is_not_there_is_named(autoencoder: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"cut must be in 1\.\.8 or null, got 9"):
         TruncatedDecoder(autoencoder, 9)
+
+
+def test_decoding_one_by_one_gives_each_lesion_the_same_term_in_any_batch() -> None:
+    scheduler = scaled_linear_scheduler(prediction_type="v_prediction")
+    torch.manual_seed(0)
+    decoder = nn.Sequential(nn.Conv3d(4, 4, 3, padding=1), nn.GroupNorm(2, 4)).requires_grad_(False)
+    loss = HistogramRegularizedLoss(LesionFeatures(decoder, context=1), scheduler, [[-2.0, 2.0]])
+    mask = torch.zeros(2, 1, 12, 12, 12)
+    mask[0, :, 5:7, 5:7, 5:7] = 1
+    mask[1, :, 2:10, 2:10, 2:10] = 1
+    latents, prediction = torch.randn(2, 4, 12, 12, 12), torch.randn(2, 4, 12, 12, 12)
+    target = LatentTarget(latents, mask, latents, torch.tensor([10, 10]), mask)
+    both = loss.divergences(prediction, target)
+    alone = loss.divergences(prediction[:1], LatentTarget(*(part[:1] for part in target)))
+    assert both[0].item() == pytest.approx(alone[0].item(), abs=1e-7)
+    assert both[0] > 0.001
+    loss.one_by_one = False
+    assert abs(loss.divergences(prediction, target)[0] - both[0]) > 1e-5

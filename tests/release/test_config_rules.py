@@ -110,3 +110,16 @@ def test_house_form_keeps_content_and_fills_lines() -> None:
     assert max(map(len, text.splitlines())) <= LINE_LENGTH
     assert '  "d": "μ",\n' in text
     assert house_json(json.loads(text)) == text
+
+
+def test_an_earlier_stage_shares_the_network_it_trains_only() -> None:
+    stage = {"bundle_root": ".", "window_size": 32, "coder_def": {"width": 8}}
+    files = {
+        "train.json": {"bundle_root": ".", "window_size": 48, "autoencoder_def": {"width": 8}},
+        "train_autoencoder.json": stage | {"autoencoder_def": {"width": 4}},
+    }
+    assert differences(files) == [
+        "autoencoder_def differs between train.json and train_autoencoder.json"
+    ]
+    mended = with_shared_settings(files)["train_autoencoder.json"]
+    assert mended == stage | {"autoencoder_def": {"width": 8}}

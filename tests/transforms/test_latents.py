@@ -83,8 +83,16 @@ def test_latents_are_the_mean_and_cached_once(case: dict) -> None:
     assert not sample["latents"].requires_grad
 
 
+def test_rare_subtypes_come_in_more_variants() -> None:
+    files = [{"texture": 5.0}, {"texture": "part_solid"}, {"texture": 1.0}, {}]
+    cases = repeat_cases(files, [1, 2, 3])
+    assert [case["variant"] for case in cases] == [0, 0, 1, 0, 1, 2, 0]
+    with pytest.raises(ValueError, match=r"one number or 3, got \[1, 2\]"):
+        repeat_cases(files, [1, 2])
+
+
 def test_bad_numbers_are_named() -> None:
-    with pytest.raises(ValueError, match="variants must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="variants must be at least 1, one number or 3, got 0"):
         repeat_cases([], 0)
     with pytest.raises(ValueError, match="shift must be at least 0, got -1"):
         VariantCropd("image", shift=-1)

@@ -2,7 +2,7 @@
 
 import torch
 
-from tools.transforms.paste import PasteLesiond
+from tools.transforms.paste import PasteChanged, PasteLesiond
 
 
 def test_background_is_copied_bit_for_bit_and_integers_are_rounded() -> None:
@@ -16,3 +16,13 @@ def test_background_is_copied_bit_for_bit_and_integers_are_rounded() -> None:
     assert (result[label == 1] == -125).all()
     assert torch.equal(result[label == 0], scan[label == 0])
     assert torch.equal(sample["pred"], pred)  # the input sample is left alone
+
+
+def test_what_changed_is_added_and_the_rest_keeps_every_bit() -> None:
+    scan = torch.tensor([[[1500, -1200, 40, 0]]], dtype=torch.int16)
+    image = torch.tensor([[[1.0, 0.0, 0.52, 0.5]], [[0.0, 0.0, 1.0, 1.0]]])
+    pred = torch.tensor([[[0.99, 0.0, 0.02, 0.5]]])
+    sample = {"pred": pred, "image": image, "scan": scan}
+    composite = PasteChanged("pred", scale=2000)(sample)["pred"]
+    assert composite.dtype == torch.int16
+    assert composite.tolist() == [[[1480, -1200, -960, 0]]]

@@ -47,6 +47,7 @@ ENTRIES = {
     "finalize",
     "training",
     "evaluating",
+    "measuring",
     "output_dir",
     "network",
     "displayable_configs",

@@ -14,8 +14,12 @@ __all__ = ["bundle_differences", "differences", "skeleton", "with_shared_setting
 # what a network was trained with must not change between the files of a bundle
 SAME_IN_ALL = re.compile(
     r"network_def|scheduler|num_train_timesteps|background|mask_input|scale_factor"
+    r"|prediction_type|autoencoder_def|intensity_range|histogram_range|mask_detail|mask_channels"
     r"|(\w+_)?window(_\w+)?|(\w+_)?spacing_mm"
 )
+# train_X.json trains a network that train.json takes as it is, under X_def, with crops of its own
+SAME_IN_STAGES = re.compile(r"\w+_def|intensity_range")
+STAGE = re.compile(r"train_\w+\.json")
 SOURCE = "train.json"
 # X.json on top of training goes with X_inference.json on top of inference
 FOR_USE = "_inference.json"
@@ -23,14 +27,16 @@ SAME_FILES = ("LICENSE", "configs/logging.conf")
 HANDLERS = (("train", "handlers"), ("validate", "handlers"))
 
 
-def _shared_keys(config: Config) -> list[str]:
-    return [key for key in config if SAME_IN_ALL.fullmatch(key)]
+def _shared_keys(config: Config, name: str = SOURCE) -> list[str]:
+    keys = [key for key in config if SAME_IN_ALL.fullmatch(key)]
+    return [key for key in keys if not STAGE.fullmatch(name) or SAME_IN_STAGES.fullmatch(key)]
 
 
 def differences(configs: Mapping[str, Config]) -> list[str]:
     """Find settings that differ between the files that stand alone; overlays may change them.
 
-    What an overlay ``X.json`` was trained with must stand in ``X_inference.json`` as well.
+    What an overlay ``X.json`` was trained with must stand in ``X_inference.json`` as well. A
+    ``train_X.json`` for an earlier stage shares the definition of its network only.
 
     Args:
         configs: parsed files by name. ``train.json`` is what the others are compared with; where
@@ -45,7 +51,7 @@ def differences(configs: Mapping[str, Config]) -> list[str]:
     faults = []
     for name in sorted(configs, key=lambda name: name != SOURCE):
         config = configs[name]
-        for key in () if is_overlay(config) else _shared_keys(config):
+        for key in () if is_overlay(config) else _shared_keys(config, name):
             first, value = seen.setdefault(key, (name, config[key]))
             if value != config[key]:
                 faults.append(f"{key} differs between {first} and {name}")
@@ -74,7 +80,7 @@ def with_shared_settings(configs: Mapping[str, Config]) -> dict[str, Config]:
     result = {}
     for name, config in configs.items():
         source = configs.get(sources.get(name, name), {})
-        shared = {key: source[key] for key in _shared_keys(source)}
+        shared = {key: source[key] for key in _shared_keys(source, name)}
         result[name] = {key: shared.get(key, value) for key, value in config.items()}
     return result
 
