@@ -110,6 +110,8 @@ def evaluate(
     samples: int = 2,
     weights: str | None = None,
     variants: str | list[str] = "",
+    stage: str = "",
+    overlay: str | None = None,
 ) -> None:
     """Measure on validation data whether a bundle obeys its controls and its lesions look real.
 
@@ -119,6 +121,8 @@ def evaluate(
     Of a model of hearts (a bundle whose inference.json has slice_window): histogram control of each
     lesion class, contrasts to blood, variants of the network, on scans made ready by ``prepare
     emidec``.
+    Of the autoencoder that a latent model works in (``--stage autoencoder``): PSNR, SSIM and error
+    in HU over patches, in lung and in lesions, on what ``prepare ct`` made ready.
 
     Example: python -m tools evaluate --dataset_dir work/crops --out out/evaluate --discriminator
 
@@ -126,12 +130,15 @@ def evaluate(
 
     Example: python -m tools evaluate --bundle bundles/lefusion_emidec --dataset_dir work/emidec
 
+    Example: python -m tools evaluate --bundle bundles/hr_ldm --stage autoencoder --dataset_dir
+        work/ct
+
     Args:
         dataset_dir: folder made by ``prepare``, with a validation section.
         out: folder to write results.json, results.md and a PNG figure.
         bundle: the model to measure.
         steps: denoising steps; texture models only.
-        limit: use that many lesions or hearts only.
+        limit: use that many lesions, hearts or patches (per section) only.
         seed: source of all chance.
         discriminator: also train a network to tell real from synthetic; for shapes always done, for
             hearts a random forest.
@@ -141,9 +148,19 @@ def evaluate(
         weights: other weights than the bundle's; not for shapes.
         variants: networks to compare with, NAME:OVERLAY:WEIGHTS separated by commas, OVERLAY a file
             in the bundle's configs or empty; models of hearts only.
+        stage: autoencoder measures that instead of the lesions.
+        overlay: config of the bundle with another autoencoder, such as
+            published_autoencoder.json; of the stage autoencoder only.
     """
     from tools.synthesis.generator import find_bundle
 
+    if stage not in ("", "autoencoder"):
+        raise ValueError(f"stage must be autoencoder or left out, got {stage!r}")
+    if stage:
+        from tools.evaluation.autoencoder import evaluate_autoencoder
+
+        evaluate_autoencoder(bundle, dataset_dir, out, weights, overlay, limit)
+        return
     if _cuts_slices(find_bundle(bundle)):
         from tools.evaluation.hearts import evaluate_hearts
 
