@@ -169,7 +169,8 @@ def reconstruct(tested: AutoencoderUnderTest, image: Tensor) -> Tensor:
     pad = DivisiblePad(k=tested.factor, mode="symmetric", method="end")
     padded = torch.as_tensor(pad(image[0])).as_subclass(Tensor)[None]
     whole = decode_latents(tested.network, encode_latents(tested.network, padded))
-    return whole[(..., *[slice(0, n) for n in image.shape[2:]])]
+    height, width, depth = image.shape[2:]
+    return whole[:, :, :height, :width, :depth]
 
 
 def _read(

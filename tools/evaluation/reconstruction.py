@@ -88,8 +88,8 @@ def _measures(error_hu: Tensor, span_hu: float) -> dict[str, float]:
 def _similarity(similarity: Tensor, region: Tensor) -> dict[str, float]:
     """Return the mean of the SSIM map over a region, if it has a value there."""
     border = KERNEL // 2
-    inner = (..., *[slice(border, n - border) for n in region.shape[2:]])
-    values = similarity[region[inner]]
+    height, width, depth = (slice(border, n - border) for n in region.shape[2:])
+    values = similarity[region[:, :, height, width, depth]]
     return {"ssim": round(float(values.mean()), 5)} if len(values) else {}
 
 
