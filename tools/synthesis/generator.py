@@ -205,6 +205,9 @@ class LesionGenerator:
         if self.latent is not None:
             # the scan's own grid is where the pipeline fades the lesion out: once, not twice
             self.inferer.margin_mm = math.inf
+            path = parser.get("autoencoder_path") and parser.get_parsed_content("autoencoder_path")
+            if path:  # as much a part of the result as the network, whose hash is in the record
+                self.settings["autoencoder_sha256"] = sha256_file(path)[:12]
         self.slices: SliceSettings | None = None
         self.window: tuple[float, float] | None = None
         if parser.get("slice_window") is not None:

@@ -84,7 +84,7 @@ def _nodule_job(generator: LesionGenerator, options: JobOptions) -> Job:
         (low, high),
         _site(options),
         options.placement,
-        None if options.erosion_mm is None else float(options.erosion_mm),
+        None if options.erosion_mm is None else _number("erosion_mm", options.erosion_mm),
         _lobe(options),
     )
     scores = ShapeOptions(options.spiculation, options.lobulation, options.device)
@@ -108,7 +108,8 @@ def _textures(generator: LesionGenerator, options: JobOptions) -> TextureChoice:
 
 def _lobe(options: JobOptions) -> tuple[str, ...] | None:
     given = options.lobe
-    names = given.split(",") if isinstance(given, str) else list(given)
+    # one word that looks like a number comes from the command line as a number
+    names = list(given) if isinstance(given, list | tuple) else str(given).split(",")
     if names == ["any"]:
         return None
     if str(options.shape).endswith((".nii", ".nii.gz")):
@@ -154,7 +155,14 @@ def _two(name: str, value: Range) -> tuple[float, float] | None:
     numbers = value if isinstance(value, Sequence) else (value, value)
     if len(numbers) != 2 or isinstance(numbers, str):
         raise ValueError(f"{name} must be one number or two with a comma, got {value!r}")
-    return float(numbers[0]), float(numbers[1])
+    return _number(name, numbers[0]), _number(name, numbers[1])
+
+
+def _number(name: str, value: float | str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
 
 
 def _site(options: JobOptions) -> tuple[float, ...] | None:
