@@ -39,7 +39,7 @@ PROPERTIES = {
     for properties in (TrainProperties, InferProperties)
     for item in properties.values()
 }
-# entries that MONAI, MONAI Label or the person at the command line reads by name
+# entries that MONAI, MONAI Label, `synthesize` or the person at the command line reads by name
 ENTRIES = {
     "imports",
     "initialize",
@@ -51,6 +51,7 @@ ENTRIES = {
     "output_dir",
     "network",
     "displayable_configs",
+    "window_hu",
 }
 BLOCKS = ("train", "validate")
 

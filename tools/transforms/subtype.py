@@ -13,7 +13,13 @@ from torch import Tensor
 
 from tools.metrics.histogram import intensity_histogram
 
-__all__ = ["SUBTYPES", "SubtypeConditiond", "join_condition", "lesion_subtype"]
+__all__ = [
+    "SUBTYPES",
+    "SubtypeConditiond",
+    "join_condition",
+    "lesion_subtype",
+    "scaled_window",
+]
 
 # the order is that of the numbers 0, 1, 2 (HR-LDM, section 5)
 SUBTYPES = ("solid", "part_solid", "ground_glass")
@@ -81,6 +87,31 @@ def join_condition(
     if not -1 <= number < len(SUBTYPES):
         raise ValueError(f"subtype must be in -1..{len(SUBTYPES) - 1}, got {subtype}")
     return [*row, float(number)]
+
+
+def scaled_window(
+    window_hu: Sequence[float], intensity_range: Sequence[float] = (-1000.0, 1000.0)
+) -> list[float]:
+    """Return the ends of a window of intensities where ``intensity_range`` became [0, 1].
+
+    Args:
+        window_hu: lowest and highest intensity.
+        intensity_range: intensities that are 0 and 1.
+
+    Raises:
+        ValueError: if one of them is not in order.
+
+    Example:
+        >>> scaled_window([-1000, 400])
+        [0.0, 0.7]
+    """
+    if not (window_hu[0] < window_hu[1] and intensity_range[0] < intensity_range[1]):
+        raise ValueError(
+            "window_hu and intensity_range must be two numbers, lowest first, got "
+            f"{list(window_hu)} and {list(intensity_range)}"
+        )
+    low, high = intensity_range
+    return [(value - low) / (high - low) for value in window_hu]
 
 
 class SubtypeConditiond(MapTransform):
