@@ -1,0 +1,64 @@
+"""MAISI's autoencoder under autocast of its own."""
+
+from typing import Any
+
+import pytest
+import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+
+from tools.networks.ct_autoencoder import CtAutoencoder
+
+ARGUMENTS: dict[str, Any] = {
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 1,
+    "latent_channels": 4,
+    "num_channels": (8, 16, 16),
+    "num_res_blocks": (1, 1, 1),
+    "norm_num_groups": 8,
+    "attention_levels": (False, False, False),
+    "num_splits": 1,
+    "dim_split": 1,
+    "save_mem": False,
+}
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.rand((1, 1, 16, 16, 16), generator=torch.Generator().manual_seed(0))
+
+
+def published(network: CtAutoencoder) -> AutoencoderKlMaisi:
+    other = AutoencoderKlMaisi(**ARGUMENTS)
+    other.load_state_dict(network.state_dict())
+    return other
+
+
+@torch.no_grad()
+def test_weights_and_results_are_those_of_maisi(image: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    network = CtAutoencoder(**ARGUMENTS)
+    other = published(network)
+    for mine, theirs in zip(network.encode(image), other.encode(image), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        network.reconstruct(image), other.reconstruct(image), atol=1e-5, rtol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_half_precision_leaves_the_last_two_blocks_alone(image: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    network = CtAutoencoder("bfloat16", **ARGUMENTS)
+    latents = network.encode(image)[0]
+    found = network.decode(latents)
+    assert latents.dtype == found.dtype == torch.float32
+    # steps of bfloat16 near 0.5 are 2**-9: an image rounded to it equals itself rounded again
+    assert (found != found.bfloat16().float()).float().mean() > 0.9
+    exact = published(network).decode(latents)
+    assert 0 < (found - exact).abs().max() < 0.1 * exact.std()
+
+
+def test_other_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="amp_dtype must be null, bfloat16 or float16, got 'fp8'"):
+        CtAutoencoder("fp8", **ARGUMENTS)
