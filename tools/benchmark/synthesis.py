@@ -14,13 +14,17 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from tools.benchmark.memory import PeakMemory
+from tools.benchmark.random_weights import with_weights
 from tools.phantoms.chest_ct import chest_ct
-from tools.synthesis.generator import LesionGenerator
+from tools.synthesis.generator import LesionGenerator, find_bundle
+from tools.synthesis.latent_pipeline import synthesize_latent
 from tools.synthesis.lung_mask import lung_mask
-from tools.synthesis.pipeline import synthesize_lesions
-from tools.synthesis.plan import Request, TextureChoice, plan_lesions
+from tools.synthesis.pipeline import SynthesisResult, synthesize_lesions
+from tools.synthesis.plan import LesionPlan, Request, TextureChoice, plan_lesions
 from tools.synthesis.scan import Scan
 from tools.synthesis.shapes import EllipsoidShapes
+from tools.synthesis.subtypes import SubtypeTextures
 
 __all__ = ["benchmark_synthesis"]
 
@@ -34,11 +38,14 @@ def benchmark_synthesis(
     threads: int = 2,
     repeats: int = 3,
     seed: int = 0,
+    steps: int | None = None,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Time each stage of a run on the embedded chest at several sizes, and print a table.
 
     The body is the same in all scans, only the voxels get smaller, and so are the lesions' sizes in
-    mm: what grows is the scan alone. The peak memory is that of the process so far.
+    mm: what grows is the scan alone. A bundle whose weights are not there is measured with random
+    ones, which cost the same.
 
     Args:
         bundle: name or folder.
@@ -47,29 +54,37 @@ def benchmark_synthesis(
         threads: processor threads.
         repeats: runs per size; the median of each stage is given.
         seed: of the plan.
+        steps: of the sampler; None is the bundle's own number.
+        device: ``auto``, ``cpu``, ``cuda``.
 
     Returns:
         One dictionary per size: ``shape``, median seconds by stage, ``seconds_per_lesion`` of the
-        synthesis alone, and ``peak_mb``.
+        synthesis alone, ``peak_mb`` of the process so far, ``synthesis_mb`` and, on a GPU,
+        ``gpu_mb``. ``synthesis_mb`` is by how much the process grew at most during synthesis, the
+        scan and label that it returns not counted; None where the system does not tell.
+
+    Raises:
+        ValueError: if ``count`` or ``repeats`` is below 1.
     """
+    for name, value in (("count", count), ("repeats", repeats)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     torch.set_num_threads(threads)
-    generator = LesionGenerator(bundle, "cpu")
     body = chest_ct(seed=seed)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    peak = 0.0
     with tempfile.TemporaryDirectory() as folder:
+        weighted = with_weights(find_bundle(bundle), Path(folder))
+        generator = LesionGenerator(str(weighted), device, {"num_inference_steps": steps})
         for shape in shapes:
             path = _write_enlarged(body.image, body.affine, shape, Path(folder) / "scan.nii.gz")
             runs = [_run(path, generator, count, seed) for _ in range(repeats)]
-            row = {stage: float(np.median([run[stage] for run in runs])) for stage in STAGES}
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            per_lesion = row["synthesis"] / count
-            rows.append(
-                {"shape": list(shape), **row, "seconds_per_lesion": per_lesion, "peak_mb": peak}
-            )
+            peak = max(peak, *[run["peak_mb"] for run in runs])
+            row = {"shape": list(shape), **_median(runs), "peak_mb": peak}
+            row["seconds_per_lesion"] = row["synthesis"] / count
+            rows.append(row)
             print(
-                json.dumps(
-                    {k: round(v, 2) if isinstance(v, float) else v for k, v in rows[-1].items()}
-                )
+                json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()})
             )
     return rows
 
@@ -84,22 +99,63 @@ def _write_enlarged(
     return path
 
 
-def _run(path: Path, generator: LesionGenerator, count: int, seed: int) -> dict[str, float]:
-    """Return seconds by stage for one scan."""
+def _median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return medians of the times, and the most memory that a run took."""
+    row: dict[str, Any] = {
+        stage: float(np.median([run[stage] for run in runs])) for stage in STAGES
+    }
+    for name in ("synthesis_mb", "gpu_mb"):
+        values = [run[name] for run in runs if run.get(name) is not None]
+        if values or name == "synthesis_mb":
+            row[name] = max(values) if values else None
+    return row
+
+
+def _run(path: Path, generator: LesionGenerator, count: int, seed: int) -> dict[str, Any]:
+    """Return seconds by stage for one scan, and memory in MiB."""
     marks = [time.perf_counter()]
     scan = Scan(path)
     image = scan.image
     marks.append(time.perf_counter())
     lungs = lung_mask(image, scan.affine)
     marks.append(time.perf_counter())
-    textures = TextureChoice("mixed", generator.presets)
     rng = np.random.default_rng(seed)
     request = Request(count, (8.0, 16.0))
+    textures = _textures(generator)
     plans = plan_lesions(image, scan.affine, lungs, request, EllipsoidShapes(), textures, rng)
     marks.append(time.perf_counter())
-    result = synthesize_lesions(scan, lungs, plans, generator, max_attempts=1)
+    result, memory = _synthesize(scan, lungs, plans, generator)
     marks.append(time.perf_counter())
     scan.write(path.with_name("out.nii.gz"), result.stored)
     scan.write_label(path.with_name("label.nii.gz"), result.label)
     marks.append(time.perf_counter())
-    return dict(zip(STAGES, np.diff(marks).tolist(), strict=True))
+    memory["peak_mb"] = max(memory["peak_mb"], _peak_mb())
+    return dict(zip(STAGES, np.diff(marks).tolist(), strict=True)) | memory
+
+
+def _textures(generator: LesionGenerator) -> TextureChoice:
+    if generator.latent is None:
+        return TextureChoice("mixed", generator.presets)
+    return SubtypeTextures("mixed", generator.library)
+
+
+def _synthesize(
+    scan: Scan, lungs: np.ndarray, plans: Sequence[LesionPlan], generator: LesionGenerator
+) -> tuple[SynthesisResult, dict[str, Any]]:
+    """Return the scan with lesions, and what memory that took."""
+    make = synthesize_lesions if generator.latent is None else synthesize_latent
+    on_gpu = generator.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(generator.device)
+    memory: dict[str, Any] = {"peak_mb": _peak_mb()}  # measuring resets it
+    with PeakMemory() as used:
+        result = make(scan, lungs, plans, generator, max_attempts=1)
+    returned = (result.stored.nbytes + result.label.nbytes) / 2**20
+    memory["synthesis_mb"] = None if used.mb is None else max(0.0, used.mb - returned)
+    if on_gpu:
+        memory["gpu_mb"] = torch.cuda.max_memory_allocated(generator.device) / 2**20
+    return result, memory
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

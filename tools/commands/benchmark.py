@@ -17,14 +17,26 @@ def benchmark_network(threads: int = 2, repeats: int = 3) -> None:
     run(threads=threads, repeats=repeats)
 
 
-def benchmark_synthesis(count: int = 3, threads: int = 2, repeats: int = 3) -> None:
+def benchmark_synthesis(
+    bundle: str = "lefusion_lidc",
+    count: int = 3,
+    threads: int = 2,
+    repeats: int = 3,
+    steps: int | None = None,
+    device: str = "cpu",
+) -> None:
     """Time every stage of synthesize on scans from 128x128x128 to 512x512x300 voxels.
 
+    Example: python -m tools benchmark synthesis --bundle hr_ldm --repeats 1
+
     Args:
+        bundle: name or folder; weights that are not there are random, at the same cost.
         count: lesions per scan.
         threads: processor threads.
         repeats: runs per size; medians are printed.
+        steps: of the sampler; None is the bundle's own number.
+        device: auto, cpu or cuda.
     """
     from tools.benchmark.synthesis import benchmark_synthesis as run
 
-    run(count=count, threads=threads, repeats=repeats)
+    run(bundle, count=count, threads=threads, repeats=repeats, steps=steps, device=device)

@@ -24,8 +24,8 @@ class ReconstructionLoss(nn.Module):
 
     Args:
         posterior: returns mean and deviation of the latents of the last forward pass, such as
-            ``posterior`` of :class:`tools.inferers.autoencoder.AutoencoderInferer`. ``AdversarialTrainer``
-            hands reconstructions to a loss, and nothing else.
+            ``posterior`` of :class:`tools.inferers.autoencoder.AutoencoderInferer`: MONAI's
+            ``AdversarialTrainer`` hands reconstructions to a loss, and nothing else.
         kl_weight: at least 0.
         perceptual: see :func:`perceptual_loss`; None leaves the term out.
         perceptual_weight: at least 0.

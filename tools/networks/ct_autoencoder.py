@@ -20,9 +20,9 @@ class CtAutoencoder(AutoencoderKlMaisi):
     """``AutoencoderKlMaisi`` that runs under autocast on its own, all but its last two blocks.
 
     With bfloat16 the image would be rounded to steps of up to 8 HU; the last normalisation and
-    convolution cost nothing beside the rest and run in float32. Group normalisation is torch's: MAISI's
-    goes group by group to save memory on whole volumes, which makes crops a third slower. Weights
-    and their names are those of ``AutoencoderKlMaisi``, and so is the result.
+    convolution cost nothing beside the rest and run in float32. Group normalisation is torch's:
+    MAISI's goes group by group to save memory on whole volumes, which makes crops a third slower.
+    Weights and their names are those of ``AutoencoderKlMaisi``, and so is the result.
 
     Args:
         amp_dtype: ``"bfloat16"`` or ``"float16"``; None: all in float32.
