@@ -1,0 +1,81 @@
+"""The benchmark of ``synthesize`` on a bundle in latent space without weights, at a tiny size."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.synthesis.latent_stub import row
+from tests.synthesis.test_latent_generator import CONFIG
+from tools.benchmark import synthesis
+from tools.benchmark.random_weights import with_weights
+from tools.benchmark.synthesis import benchmark_synthesis
+from tools.cli import main
+from tools.phantoms.chest_ct import chest_ct
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny_latent"
+    (folder / "configs").mkdir(parents=True)
+    entry = {"frequency": 1.0, "diameters_mm": [9.0], "histograms": [row(20)], "medoid": row(20)}
+    for name, content in {
+        "inference": CONFIG,
+        "subtypes": {"bins": 40, "subtypes": {"solid": {"number": 0, **entry}}},
+        "metadata": {"version": "0.0.1"},
+    }.items():
+        (folder / "configs" / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_missing_weights_become_random_ones_in_a_copy(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = with_weights(bundle, tmp_path / "work")
+    assert copy == tmp_path / "work" / "tiny_latent"
+    assert not (bundle / "models").exists()
+    assert sorted(path.name for path in (copy / "models").iterdir()) == [
+        "autoencoder.pt",
+        "model.pt",
+    ]
+    assert "model.pt is not there: random weights are measured" in caplog.text
+    # what is there is kept
+    assert with_weights(copy, tmp_path / "other") == copy
+    state = torch.load(copy / "models" / "model.pt", weights_only=True)
+    (copy / "models" / "autoencoder.pt").unlink()
+    again = with_weights(copy, tmp_path / "other")
+    kept = torch.load(again / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(kept[name], value) for name, value in state.items())
+
+
+def test_no_bundle_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"bundle must have configs/inference\.json"):
+        with_weights(tmp_path, tmp_path)
+
+
+def test_time_and_memory_by_size(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coarse = partial(chest_ct, shape=(96, 80, 72), spacing_mm=4.0)
+    monkeypatch.setattr(synthesis, "chest_ct", coarse)
+    threads = torch.get_num_threads()
+    shapes = ((96, 80, 72), (128, 100, 96))
+    rows = benchmark_synthesis(str(bundle), shapes, count=2, threads=threads, repeats=1, steps=2)
+    assert [entry["shape"] for entry in rows] == [list(shape) for shape in shapes]
+    for entry in rows:
+        assert all(entry[stage] > 0 for stage in synthesis.STAGES)
+        assert entry["seconds_per_lesion"] == pytest.approx(entry["synthesis"] / 2)
+        assert entry["cpu_seconds_per_lesion"] > 0
+        assert entry["synthesis_mb"] is None or entry["synthesis_mb"] < entry["peak_mb"]
+        assert "gpu_mb" not in entry
+    assert rows[1]["peak_mb"] >= rows[0]["peak_mb"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["shape"] for line in lines] == [list(shape) for shape in shapes]
+
+
+@pytest.mark.parametrize("option", ["count", "repeats"])
+def test_bad_input_is_one_sentence(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert main(["benchmark", "synthesis", f"--{option}", "0"]) == 1
+    assert f"error: {option} must be at least 1, got 0" in capsys.readouterr().err
