@@ -1,0 +1,167 @@
+"""hr_ldm on the phantom, with an autoencoder of random weights: trains, evaluates, draws."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from scipy import ndimage
+
+from tools.losses import HistogramRegularizedLoss
+from tools.phantoms.datasets import lesion_datalist
+
+BUNDLE = "bundles/hr_ldm"
+TINY: dict[str, Any] = {
+    "autoencoder_path": "",
+    "network_def#network#num_channels": [8, 16, 16],
+    "network_def#network#norm_num_groups": 8,
+    "network_def#network#num_head_channels": [0, 8, 8],
+    "autoencoder_def#num_channels": [8, 8, 16],
+    "device": "cpu",
+    "seed": 0,
+}
+CROPS: dict[str, Any] = {"window_size": [32, 32, 32], "variants": 1, "val_every_nth_case": 4}
+
+
+@pytest.fixture(autouse=True)
+def at_repository_root(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+
+
+def workflow(kind: str, *names: str, **options: Any) -> ConfigWorkflow:
+    found = ConfigWorkflow(
+        workflow_type=kind,
+        config_file=[f"{BUNDLE}/configs/{name}" for name in names],
+        meta_file=f"{BUNDLE}/configs/metadata.json",
+        logging_file=False,
+        **(TINY | options),
+    )
+    found.initialize()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("train", ["train.json"]),
+        ("inference", ["inference.json"]),
+        ("train", ["train.json", "evaluate.json"]),
+    ],
+)
+def test_no_property_is_missing(kind: str, names: list[str], tmp_path: Path) -> None:
+    crops = CROPS if kind == "train" else {}
+    found = workflow(kind, *names, output_dir=str(tmp_path), **crops)
+    assert not found.check_properties()
+
+
+@pytest.fixture(scope="module")
+def trained(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """Folder of a training of two iterations, and what it logged last."""
+    folder = tmp_path_factory.mktemp("hr_ldm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        run = workflow(
+            "train",
+            "train.json",
+            **CROPS,
+            output_dir=str(folder),
+            max_epochs=1,
+            val_interval=1,
+            save_interval=1,
+            last_timestep=None,
+            **{
+                "train#trainer#epoch_length": 2,
+                "validate#inferer#fewest_steps": 2,
+                "validate#inferer#sampler#num_inference_steps": 2,
+            },
+        )
+        run.run()
+        loss = run.parser.get_parsed_content("loss")
+        trainer = run.parser.get_parsed_content("train#trainer")
+        seen = {"loss": loss, "last": trainer.state.output[0]["loss"]}
+    return folder, seen
+
+
+@pytest.mark.slow
+def test_training_saves_what_resumes_and_what_ships(trained: tuple[Path, dict[str, Any]]) -> None:
+    folder, seen = trained
+    saved = torch.load(folder / "models" / "checkpoint_epoch=1.pt", weights_only=True)
+    assert set(saved) == {"network", "ema", "optimizer", "lr_scheduler", "trainer"}
+    assert (folder / "models" / "model.pt").is_file()
+    assert isinstance(seen["loss"], HistogramRegularizedLoss)
+    ranges = seen["loss"].ranges
+    # block 5 is the last before the second upsampling: as many channels as the middle level
+    assert ranges.shape == (8, 2)
+    assert (ranges[:, 1] > ranges[:, 0]).all()
+    assert np.isfinite(float(seen["last"]))
+
+
+@pytest.mark.slow
+def test_inference_changes_the_lesion_and_nothing_beyond_the_margin(
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    run = workflow(
+        "inference",
+        "inference.json",
+        ckpt_path=str(trained[0] / "models" / "model.pt"),
+        output_dir=str(tmp_path),
+        **{
+            "dataset#data": "$@files[:2]",
+            "inferer#inferer#fewest_steps": 2,
+            "displayable_configs#num_inference_steps": 2,
+        },
+    )
+    run.run()
+    for entry in lesion_datalist("", "validation")[:2]:
+        name = Path(entry["image"]).name.removesuffix(".nii.gz")
+        output = nib.load(tmp_path / f"{name}_synthetic.nii.gz").get_fdata()
+        before = nib.load(entry["image"]).get_fdata()
+        inside = nib.load(entry["label"]).get_fdata() > 0
+        far = ndimage.distance_transform_edt(~inside) >= 3
+        assert np.array_equal(output[far], before[far])
+        assert (output[inside] != before[inside]).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_evaluation_reports_its_measures(
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    run = workflow(
+        "train",
+        "train.json",
+        "evaluate.json",
+        **CROPS,
+        ckpt_path=str(trained[0] / "models" / "model.pt"),
+        output_dir=str(tmp_path),
+        num_inference_steps=2,
+        **{"validate#inferer#fewest_steps": 2},
+    )
+    run.run()
+    for name in ("histogram_jsd", "histogram_w1_hu", "changed_beyond_margin"):
+        rows = np.genfromtxt(tmp_path / f"{name}_raw.csv", delimiter=",", skip_header=1)
+        assert len(rows) == 2
+    assert (rows[:, 1] == 0).all()
+
+
+def test_the_published_sizes_are_those_of_the_paper() -> None:
+    parser = ConfigParser()
+    parser.read_config([f"{BUNDLE}/configs/{name}" for name in ("train.json", "published.json")])
+    with torch.device("meta"):
+        network = parser.get_parsed_content("network_def")
+    count = sum(weight.numel() for weight in network.parameters())
+    assert 190e6 < count < 210e6
+    assert network.network.conv_in.conv.weight.shape == (64, 5, 3, 3, 3)
+
+
+def test_presets_and_condition_have_the_same_bins() -> None:
+    configs = Path(BUNDLE) / "configs"
+    subtypes = json.loads((configs / "subtypes.json").read_text(encoding="utf-8"))
+    inference = json.loads((configs / "inference.json").read_text(encoding="utf-8"))
+    assert subtypes["bins"] == inference["network_def"]["bins"]
+    assert subtypes["window_hu"] == inference["window_hu"]
