@@ -62,3 +62,10 @@ def test_half_precision_leaves_the_last_two_blocks_alone(image: torch.Tensor) ->
 def test_other_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="amp_dtype must be null, bfloat16 or float16, got 'fp8'"):
         CtAutoencoder("fp8", **ARGUMENTS)
+
+
+@torch.no_grad()
+def test_latents_start_with_the_noise_asked_for(image: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    deviation = CtAutoencoder(log_variance_start=-6, **ARGUMENTS).encode(image)[1]
+    assert 0.02 < deviation.median() < 0.12  # exp(-3) is 0.05

@@ -26,6 +26,9 @@ class CtAutoencoder(AutoencoderKlMaisi):
 
     Args:
         amp_dtype: ``"bfloat16"`` or ``"float16"``; None: all in float32.
+        log_variance_start: bias of the latents' log variance before training. At -6 latents start
+            with little noise; at 0, as in MONAI, with as much as signal, and a short training is
+            spent on raising the signal above it.
         **arguments: of ``AutoencoderKlMaisi``.
 
     Raises:
@@ -45,11 +48,15 @@ class CtAutoencoder(AutoencoderKlMaisi):
         (torch.float32, (1, 4, 4, 4, 4))
     """
 
-    def __init__(self, amp_dtype: str | None = None, **arguments: Any) -> None:
+    def __init__(
+        self, amp_dtype: str | None = None, log_variance_start: float = 0.0, **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
         if amp_dtype not in (None, "bfloat16", "float16"):
             raise ValueError(f"amp_dtype must be null, bfloat16 or float16, got {amp_dtype!r}")
         _replace_norms(self)
+        bias = self.quant_conv_log_sigma.conv.bias
+        nn.init.constant_(bias, log_variance_start)  # type: ignore[arg-type]
         self.amp_dtype = None if amp_dtype is None else getattr(torch, amp_dtype)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
