@@ -121,6 +121,9 @@ def evaluate(
     Of a model of hearts (a bundle whose inference.json has slice_window): histogram control of each
     lesion class, contrasts to blood, variants of the network, on scans made ready by ``prepare
     emidec``.
+    Of a model of nodules by subtype (inference.json has latent_window): asked and drawn histograms
+    by subtype, with histogram, subtype, or neither asked for; the subtype that a classifier of real
+    lesions names; variants of the network, on windows of ``prepare crops --ratings``.
     Of the autoencoder that a latent model works in (``--stage autoencoder``): PSNR, SSIM and error
     in HU over patches, in lung and in lesions, on what ``prepare ct`` made ready.
 
@@ -147,7 +150,8 @@ def evaluate(
         samples: synthetic versions of each heart.
         weights: other weights than the bundle's; not for shapes.
         variants: networks to compare with, NAME:OVERLAY:WEIGHTS separated by commas, OVERLAY a file
-            in the bundle's configs or empty; models of hearts only.
+            in the bundle's configs or empty; models of hearts, and of nodules by subtype, where
+            WEIGHTS may also be the folder of another bundle.
         stage: autoencoder measures that instead of the lesions.
         overlay: config of the bundle with another autoencoder, such as
             published_autoencoder.json; of the stage autoencoder only.
@@ -161,7 +165,7 @@ def evaluate(
 
         evaluate_autoencoder(bundle, dataset_dir, out, weights, overlay, limit)
         return
-    if _cuts_slices(find_bundle(bundle)):
+    if _has(find_bundle(bundle), "slice_window"):
         from tools.evaluation.hearts import evaluate_hearts
 
         evaluate_hearts(
@@ -175,6 +179,11 @@ def evaluate(
             variants=variants,
             seed=seed,
         )
+        return
+    if _has(find_bundle(bundle), "latent_window"):
+        from tools.evaluation.subtype_study import evaluate_subtypes
+
+        evaluate_subtypes(bundle, dataset_dir, out, steps, limit, weights, variants, seed=seed)
         return
     if not (find_bundle(bundle) / "configs" / "histograms.json").is_file():
         from tools.evaluation.shapes import evaluate_shapes
@@ -196,10 +205,10 @@ def evaluate(
     )
 
 
-def _cuts_slices(folder: Path) -> bool:
-    """Return whether a bundle works in windows of whole slices, as models of hearts do."""
+def _has(folder: Path, key: str) -> bool:
+    """Return whether a bundle's ``inference.json`` has a key that tells its kind."""
     config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
-    return "slice_window" in config
+    return key in config
 
 
 def pack(bundle: str, out: str = "dist") -> None:

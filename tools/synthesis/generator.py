@@ -125,7 +125,11 @@ def find_bundle(name_or_path: str) -> Path:
 
 
 def read_bundle(
-    bundle: str, device: torch.device, required: str | Sequence[str], overlays: Sequence[str] = ()
+    bundle: str,
+    device: torch.device,
+    required: str | Sequence[str],
+    overlays: Sequence[str] = (),
+    weights: str | Path | None = None,
 ) -> tuple[Path, ConfigParser]:
     """Return the weights of a bundle and its ``inference.json``, ready for a device.
 
@@ -134,6 +138,7 @@ def read_bundle(
         device: of the network.
         required: keys of the config, one of which the bundle must have to fit the purpose.
         overlays: configs of the bundle on top of ``inference.json``.
+        weights: others than those that the config names.
 
     Raises:
         FileNotFoundError: if the bundle, a config or its weights do not exist.
@@ -151,7 +156,7 @@ def read_bundle(
         wanted = " or ".join(keys)
         raise ValueError(f"bundle must have {wanted} in inference.json, got none in {bundle}")
     parser["bundle_root"], parser["device"] = str(folder), device
-    weights = Path(parser.get_parsed_content("ckpt_path"))
+    weights = Path(weights or parser.get_parsed_content("ckpt_path"))
     if not weights.is_file():
         raise FileNotFoundError(f"bundle must have trained weights, got none at {weights}")
     return weights, parser
@@ -161,7 +166,8 @@ def load_network(parser: ConfigParser, weights: Path, device: torch.device) -> t
     """Return the network of a bundle with its weights, for inference."""
     network = parser.get_parsed_content("network").eval()
     state = torch.load(weights, map_location=device, weights_only=True)
-    network.load_state_dict(state.get("model", state))
+    # a checkpoint of the training holds the averaged weights as well
+    network.load_state_dict(state.get("ema", state.get("model", state)))
     return network
 
 
@@ -179,6 +185,8 @@ class LesionGenerator:
         device: see :func:`choose_device`.
         overrides: keys of ``displayable_configs`` to change (``num_inference_steps``,
             ``jump_length``, ...); None keeps the bundle's value.
+        weights: others than the bundle's; None: its own.
+        overlays: configs of the bundle on top of ``inference.json``.
 
     Raises:
         FileNotFoundError: if the bundle or its weights do not exist.
@@ -186,18 +194,24 @@ class LesionGenerator:
     """
 
     def __init__(
-        self, bundle: str, device: str = "auto", overrides: dict[str, Any] | None = None
+        self,
+        bundle: str,
+        device: str = "auto",
+        overrides: dict[str, Any] | None = None,
+        weights: str | Path | None = None,
+        overlays: Sequence[str] = (),
     ) -> None:
         self.folder = find_bundle(bundle)
         self.device = choose_device(device)
-        weights, parser = read_bundle(bundle, self.device, ("window_hu", "slice_window"))
+        required = ("window_hu", "slice_window")
+        path, parser = read_bundle(bundle, self.device, required, overlays, weights)
         known = parser["displayable_configs"]
         changes = {key: value for key, value in (overrides or {}).items() if value is not None}
         for key, value in {**changes, "texture": "none"}.items():
             if key in known:
                 parser[f"displayable_configs#{key}"] = value
         self.settings = {k: v for k, v in {**known, **changes}.items() if k != "texture"}
-        self.network = load_network(parser, weights, self.device)
+        self.network = load_network(parser, path, self.device)
         self.latent = LatentSettings.from_config(parser)
         # windows are cut by the pipeline, so the window sampler itself is called
         inferer = parser.get_parsed_content("inferer")
@@ -220,7 +234,7 @@ class LesionGenerator:
         else:
             self.library = read_subtypes(self.folder / "configs" / SUBTYPES_FILE)
             self.presets = self.library.presets
-        self.record = self._record(weights)
+        self.record = self._record(path)
 
     def _record(self, weights: Path) -> BundleRecord:
         metadata = json.loads((self.folder / "configs" / "metadata.json").read_text())
