@@ -207,7 +207,7 @@ def _composite(
     settings: LatentSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the scan's stored values with all lesions in it, and the label."""
-    stored = scan.stored.copy()
+    stored = scan.stored.copy(order="K")
     label = np.zeros(scan.stored.shape, np.uint8)
     for lesion in lesions:
         label[lesion.plan.box][lesion.plan.label] = 1

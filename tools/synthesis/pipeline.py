@@ -131,7 +131,7 @@ def synthesize_lesions(
         lesion.offer(values, values, _bins(generator))
 
     sample_lesions(lesions, generator, offer, max_attempts, tolerance)
-    stored = scan.stored.copy()
+    stored = scan.stored.copy(order="K")
     label = np.zeros(scan.stored.shape, np.uint8)
     for lesion in lesions:
         # indexing the box first keeps the cost at the lesion's size
