@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
 
 CONFIGS = "bundles/hr_ldm/configs"
 SMALL = ["--batch_size", "2", "--window_size", "[16,16,16]", "--val_interval", "1"]
@@ -54,16 +53,3 @@ def test_training_saves_validates_and_resumes(
     again = torch.load(tmp_path / "models" / "checkpoint_epoch=2.pt", weights_only=True)
     moved = [k for k, v in again["discriminator"].items() if not v.equal(saved["discriminator"][k])]
     assert moved  # it is trained too
-
-
-def test_discriminator_comes_in_at_the_epoch_asked_for(repository: Path) -> None:
-    parser = ConfigParser()
-    parser.read_config(repository / CONFIGS / "train_autoencoder.json")
-    handler = parser.get_parsed_content("train#handlers#1")
-    loss = parser.get_parsed_content("generator_loss")
-    engine = parser.get_parsed_content("train#trainer")
-    start, weight = parser.get("adversarial_from_epoch"), parser.get("adversarial_weight")
-    for epoch, wanted in ((start - 1, 0.0), (start, weight), (start + 1, weight)):
-        engine.state.epoch = epoch
-        handler(engine)
-        assert loss.weight == wanted

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.losses import PerceptualLoss
 
 from tools.losses import DiscriminatorLoss, GeneratorLoss, ReconstructionLoss, perceptual_loss
@@ -63,12 +64,16 @@ def test_missing_perceptual_weights_leave_a_line_in_the_log(
     assert caplog.messages == ["training without the perceptual loss: no weights here"]
 
 
-def test_generator_is_judged_by_the_last_output_and_its_weight() -> None:
+def test_generator_is_judged_by_the_last_output_from_its_epoch_on() -> None:
     logits = [torch.full((1, 1, 2, 2, 2), 9.0), torch.zeros(1, 1, 2, 2, 2, requires_grad=True)]
-    assert GeneratorLoss(0.1)(logits).item() == pytest.approx(0.1)
-    silent = GeneratorLoss(0)(logits)
-    assert silent.item() == 0
-    assert not silent.requires_grad  # nothing to pay for while the discriminator only learns
+    loss = GeneratorLoss(0.1, from_epoch=2)
+    seen = []
+    trainer = Engine(lambda *_: seen.append(loss(logits)))
+    loss.attach(trainer)
+    trainer.run([0], max_epochs=3)
+    assert [value.item() for value in seen] == pytest.approx([0, 0.1, 0.1])
+    # nothing to pay for while the discriminator only learns
+    assert [value.requires_grad for value in seen] == [False, True, True]
 
 
 def test_discriminator_prefers_to_tell_them_apart() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+from torch.nn import functional
 
 from tools.networks.ct_autoencoder import CtAutoencoder
 
@@ -69,3 +70,28 @@ def test_latents_start_with_the_noise_asked_for(image: torch.Tensor) -> None:
     torch.manual_seed(0)
     deviation = CtAutoencoder(log_variance_start=-6, **ARGUMENTS).encode(image)[1]
     assert 0.02 < deviation.median() < 0.12  # exp(-3) is 0.05
+
+
+@torch.no_grad()
+def test_training_starts_from_interpolated_block_means(image: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    network = CtAutoencoder(interpolate=True, **ARGUMENTS)
+    means = functional.avg_pool3d(image, 4)
+    wanted = functional.interpolate(means, scale_factor=4, mode="trilinear")
+    torch.testing.assert_close(network.reconstruct(image), wanted, atol=1e-5, rtol=0)
+    assert network.state_dict().keys() == published(network).state_dict().keys()
+
+
+def test_gradients_reach_both_ends_from_that_start(image: torch.Tensor) -> None:
+    network = CtAutoencoder(interpolate=True, **ARGUMENTS)
+    for _ in range(2):  # the last convolution is zero at first, and passes nothing on
+        loss = (network.reconstruct(image) - image).abs().mean()
+        network.zero_grad()
+        loss.backward()
+        torch.optim.SGD(network.parameters(), 0.1).step()
+    still = [
+        name
+        for name, weight in network.named_parameters()
+        if "log_sigma" not in name and not weight.grad.any()
+    ]
+    assert not still

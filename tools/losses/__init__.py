@@ -1,6 +1,12 @@
 """Training objectives: of denoisers that look at lesions only, and of autoencoders."""
 
-from .autoencoder import DiscriminatorLoss, GeneratorLoss, ReconstructionLoss, perceptual_loss
+from .autoencoder import (
+    DiscriminatorLoss,
+    GeneratorLoss,
+    ReconstructionLoss,
+    adversarial_losses,
+    perceptual_loss,
+)
 from .lesion import HistogramRegularizedLoss, LatentTarget, LesionNoiseLoss, NoiseTarget
 
 __all__ = [
@@ -11,5 +17,6 @@ __all__ = [
     "LesionNoiseLoss",
     "NoiseTarget",
     "ReconstructionLoss",
+    "adversarial_losses",
     "perceptual_loss",
 ]

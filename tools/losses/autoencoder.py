@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from ignite.engine import Engine, Events
 from monai.losses import PatchAdversarialLoss, PerceptualLoss
 from torch import Tensor, nn
 
-__all__ = ["DiscriminatorLoss", "GeneratorLoss", "ReconstructionLoss", "perceptual_loss"]
+__all__ = [
+    "DiscriminatorLoss",
+    "GeneratorLoss",
+    "ReconstructionLoss",
+    "adversarial_losses",
+    "perceptual_loss",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -102,20 +109,43 @@ def perceptual_loss(
 class GeneratorLoss(nn.Module):
     """What the autoencoder loses where the discriminator tells its images from real ones.
 
+    In the beginning reconstructions are too blurred for it to help, so that it may come in later.
+    As one of the trainer's handlers it learns what epoch it is.
+
     Args:
-        weight: of the term; 0 leaves it out (see ``ParamSchedulerHandler`` of MONAI to raise it
-            later: in the beginning reconstructions are too blurred for it to help).
+        weight: of the term, at least 0.
+        from_epoch: first epoch in which it counts, from 1.
         criterion: see ``monai.losses.PatchAdversarialLoss``.
+
+    Raises:
+        ValueError: if ``weight`` is negative.
+
+    Example:
+        >>> loss = GeneratorLoss(weight=0.1, from_epoch=5)
+        >>> loss([torch.zeros(1, 1, 2, 2, 2)]).item()
+        0.0
     """
 
-    def __init__(self, weight: float = 0.1, criterion: str = "least_squares") -> None:
+    def __init__(
+        self, weight: float = 0.1, from_epoch: int = 1, criterion: str = "least_squares"
+    ) -> None:
         super().__init__()
-        self.weight, self.loss = weight, PatchAdversarialLoss(criterion=criterion)
+        if weight < 0:
+            raise ValueError(f"weight must be at least 0, got {weight}")
+        self.weight, self.from_epoch, self.epoch = weight, from_epoch, 1
+        self.loss = PatchAdversarialLoss(criterion=criterion)
+
+    def attach(self, engine: Engine) -> None:
+        """Follow the epochs of a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._follow)
+
+    def _follow(self, engine: Engine) -> None:
+        self.epoch = engine.state.epoch
 
     def forward(self, fake: Tensor | Sequence[Tensor]) -> Tensor:
         """Return the scalar loss of the discriminator's logits for reconstructions."""
         logits = _last(fake)
-        if not self.weight:
+        if not self.weight or self.epoch < self.from_epoch:
             return logits.new_zeros(())
         return self.weight * self.loss(logits, target_is_real=True, for_discriminator=False)
 
@@ -140,6 +170,12 @@ class DiscriminatorLoss(nn.Module):
         seen = self.loss(_last(real), target_is_real=True, for_discriminator=True)
         forged = self.loss(_last(fake), target_is_real=False, for_discriminator=True)
         return (seen + forged) / 2
+
+
+def adversarial_losses(output: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return what ``AdversarialTrainer`` lost in an iteration, by name, for a chart."""
+    names = ("reconstruction_loss", "generator_loss", "discriminator_loss")
+    return {name: output[name].item() for name in names}
 
 
 def _last(logits: Tensor | Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""MAISI's autoencoder in half precision, with an output that keeps single HU apart."""
+"""MAISI's autoencoder for short trainings: block means pass it by, in half precision."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
     MaisiGroupNorm3D,
 )
 from torch import Tensor, nn
+from torch.nn import functional
 
 __all__ = ["CtAutoencoder"]
 
+# CT in [0, 1] has a mean of about 0.25 and a deviation of about 0.2
+MIDDLE, LATENT_GAIN = 0.25, 5.0
 FULL_PRECISION_BLOCKS = 2  # normalisation and convolution at the end of the decoder
 
 
@@ -22,10 +25,18 @@ class CtAutoencoder(AutoencoderKlMaisi):
     With bfloat16 the image would be rounded to steps of up to 8 HU; the last normalisation and
     convolution cost nothing beside the rest and run in float32. Group normalisation is torch's:
     MAISI's goes group by group to save memory on whole volumes, which makes crops a third slower.
-    Weights and their names are those of ``AutoencoderKlMaisi``, and so is the result.
+    Weights and their names are those of ``AutoencoderKlMaisi``, and without ``interpolate`` so is
+    the result.
+
+    Deviation: with ``interpolate`` the network learns only what block means leave out. Its group
+    normalisations take the mean of a crop out of the features, and it takes a plain network
+    thousands of steps to find absolute HU again: after 2310 steps with 4 crops of 32^3 it was at
+    25.3 dB on held-back patches, where interpolated block means alone are at 25.9 dB.
 
     Args:
         amp_dtype: ``"bfloat16"`` or ``"float16"``; None: all in float32.
+        interpolate: add the mean of each block of voxels to the first latent channel, and what
+            trilinear interpolation makes of that channel to the image.
         log_variance_start: bias of the latents' log variance before training. At -6 latents start
             with little noise; at 0, as in MONAI, with as much as signal, and a short training is
             spent on raising the signal above it.
@@ -49,7 +60,11 @@ class CtAutoencoder(AutoencoderKlMaisi):
     """
 
     def __init__(
-        self, amp_dtype: str | None = None, log_variance_start: float = 0.0, **arguments: Any
+        self,
+        amp_dtype: str | None = None,
+        interpolate: bool = False,
+        log_variance_start: float = 0.0,
+        **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         if amp_dtype not in (None, "bfloat16", "float16"):
@@ -57,13 +72,26 @@ class CtAutoencoder(AutoencoderKlMaisi):
         _replace_norms(self)
         bias = self.quant_conv_log_sigma.conv.bias
         nn.init.constant_(bias, log_variance_start)  # type: ignore[arg-type]
+        self.factor = 2 ** (len(arguments["num_channels"]) - 1) if interpolate else None
+        if interpolate:  # training starts from interpolation alone
+            last = list(self.decoder.blocks)[-1].conv.conv  # type: ignore[arg-type, union-attr]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            first = self.quant_conv_mu.conv
+            nn.init.zeros_(first.weight[0])  # type: ignore[index, arg-type]
+            nn.init.zeros_(first.bias[0])  # type: ignore[index, arg-type]
         self.amp_dtype = None if amp_dtype is None else getattr(torch, amp_dtype)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and deviation of the latents, ``(B, C, h, w, d)`` in float32."""
         with self._autocast(x):
             mean, deviation = super().encode(x)
-        return mean.float(), deviation.float()
+        mean = mean.float()
+        if self.factor is not None:
+            means = functional.avg_pool3d(x.float(), self.factor)
+            first = mean[:, :1] + LATENT_GAIN * (means - MIDDLE)
+            mean = torch.cat([first, mean[:, 1:]], 1)
+        return mean, deviation.float()
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the image ``(B, 1, H, W, D)`` in float32."""
@@ -76,6 +104,9 @@ class CtAutoencoder(AutoencoderKlMaisi):
             x = x.float()
             for block in blocks[-FULL_PRECISION_BLOCKS:]:
                 x = block(x)
+            if self.factor is not None:
+                means = z[:, :1].float() / LATENT_GAIN + MIDDLE
+                x = x + functional.interpolate(means, scale_factor=self.factor, mode="trilinear")
         return x
 
     def _autocast(self, x: Tensor) -> torch.autocast:

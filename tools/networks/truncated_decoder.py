@@ -49,7 +49,11 @@ class TruncatedDecoder(nn.Module):
         blocks = list(autoencoder.decoder.blocks)  # type: ignore[union-attr, arg-type]
         if cut is not None and not 1 <= cut <= len(blocks):
             raise ValueError(f"cut must be in 1..{len(blocks)} or null, got {cut}")
-        self.blocks = nn.Sequential(autoencoder.post_quant_conv, *blocks[:cut])  # type: ignore[arg-type]
+        self.blocks = (
+            _Decoder(autoencoder)
+            if cut is None
+            else nn.Sequential(autoencoder.post_quant_conv, *blocks[:cut])  # type: ignore[arg-type]
+        )
         self.blocks.requires_grad_(False).eval()
         self.scale_factor = scale_factor
         self.amp_dtype = None if amp_dtype is None else getattr(torch, amp_dtype)
@@ -66,3 +70,14 @@ class TruncatedDecoder(nn.Module):
         enabled = self.amp_dtype is not None
         with torch.autocast(latents.device.type, self.amp_dtype, enabled=enabled):
             return self.blocks(latents / self.scale_factor).float()
+
+
+class _Decoder(nn.Module):
+    """An autoencoder's own way from latents to the image, which may be more than its blocks."""
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents)  # type: ignore[operator]
