@@ -24,7 +24,8 @@ TINY: dict[str, Any] = {
     "device": "cpu",
     "seed": 0,
 }
-CROPS: dict[str, Any] = {"window_size": [32, 32, 32], "variants": 1, "val_every_nth_case": 4}
+# bfloat16 convolutions of 2^3 voxels, as crops of 32 would need, have NaN gradients on some CPUs
+CROPS: dict[str, Any] = {"window_size": [48, 48, 48], "variants": 1, "val_every_nth_case": 4}
 
 
 @pytest.fixture(autouse=True)

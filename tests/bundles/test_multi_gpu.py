@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-SMALL = ["--network_def#channels", "[8,16,16]", "--batch_size", "2", "--train#trainer#epoch_length"]
-SMALL += ["2", "--val_interval", "1", "--val_every_nth_case", "4", "--save_interval", "1"]
-SMALL += ["--validate#inferer#num_inference_steps", "2"]
+SMALL = ["--batch_size", "2", "--train#trainer#epoch_length", "2", "--val_interval", "1"]
+SMALL += ["--val_every_nth_case", "4", "--save_interval", "1"]
+SMALL_UNET = ["--network_def#channels", "[8,16,16]"]
+SMALL_UNET += ["--validate#inferer#num_inference_steps", "2"]
+SMALL_LATENT = ["--network_def#network#num_channels", "[8,16,16]", "--autoencoder_path", ""]
+SMALL_LATENT += ["--network_def#network#norm_num_groups", "8", "--variants", "1"]
+SMALL_LATENT += ["--network_def#network#num_head_channels", "[0,8,8]"]
+SMALL_LATENT += ["--autoencoder_def#num_channels", "[8,8,16]", "--window_size", "[48,48,48]"]
+SMALL_LATENT += ["--validate#inferer#sampler#num_inference_steps", "2"]
+SMALL_LATENT += ["--validate#inferer#fewest_steps", "2"]
 
 
 def run(repository: Path, *words: str) -> str:
@@ -24,18 +31,20 @@ def run(repository: Path, *words: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("bundle", "key_metric"),
+    ("bundle", "key_metric", "network"),
     [
-        ("lefusion_lidc", "histogram_jsd"),
-        ("diffmask", "shape_distance"),
-        ("lefusion_emidec", "histogram_jsd"),
+        ("lefusion_lidc", "histogram_jsd", SMALL_UNET),
+        ("diffmask", "shape_distance", SMALL_UNET),
+        ("lefusion_emidec", "histogram_jsd", SMALL_UNET),
+        ("hr_ldm", "histogram_jsd", SMALL_LATENT),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_two_processes_train_and_one_resumes(
-    bundle: str, key_metric: str, repository: Path, tmp_path: Path
+    bundle: str, key_metric: str, network: list[str], repository: Path, tmp_path: Path
 ) -> None:
     configs = f"bundles/{bundle}/configs"
-    train = ["training", "--output_dir", str(tmp_path), *SMALL]
+    train = ["training", "--output_dir", str(tmp_path), *SMALL, *network]
     together = f"['{configs}/train.json','{configs}/multi_gpu_train.json']"
     printed = run(
         repository,

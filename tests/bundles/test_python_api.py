@@ -15,7 +15,7 @@ def at_repository_root(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(repository)
 
 
-@pytest.mark.parametrize("name", ["lefusion_lidc", "diffmask", "lefusion_emidec"])
+@pytest.mark.parametrize("name", ["lefusion_lidc", "diffmask", "lefusion_emidec", "hr_ldm"])
 def test_loaded_network_has_the_shipped_weights(name: str) -> None:
     model = load(name, bundle_dir="bundles", workflow_type="inference", device="cpu")
     shipped = torch.load(f"bundles/{name}/models/model.pt", weights_only=True)

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow, verify_net_in_out
 
 BUNDLE = "bundles/lefusion_lidc"
 each_bundle = pytest.mark.parametrize(
-    "bundle", [BUNDLE, "bundles/diffmask", "bundles/lefusion_emidec"]
+    "bundle", [BUNDLE, "bundles/diffmask", "bundles/lefusion_emidec", "bundles/hr_ldm"]
 )
 
 
