@@ -70,17 +70,20 @@ class CtAutoencoder(AutoencoderKlMaisi):
         if amp_dtype not in (None, "bfloat16", "float16"):
             raise ValueError(f"amp_dtype must be null, bfloat16 or float16, got {amp_dtype!r}")
         _replace_norms(self)
-        bias = self.quant_conv_log_sigma.conv.bias
-        nn.init.constant_(bias, log_variance_start)  # type: ignore[arg-type]
+        nn.init.constant_(_bias(self.quant_conv_log_sigma), log_variance_start)
         self.factor = 2 ** (len(arguments["num_channels"]) - 1) if interpolate else None
-        if interpolate:  # training starts from interpolation alone
-            last = list(self.decoder.blocks)[-1].conv.conv  # type: ignore[arg-type, union-attr]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            first = self.quant_conv_mu.conv
-            nn.init.zeros_(first.weight[0])  # type: ignore[index, arg-type]
-            nn.init.zeros_(first.bias[0])  # type: ignore[index, arg-type]
+        if interpolate:
+            self._start_interpolating()
         self.amp_dtype = None if amp_dtype is None else getattr(torch, amp_dtype)
+
+    @torch.no_grad()
+    def _start_interpolating(self) -> None:
+        """Let the network add nothing at first, neither to block means nor to the image."""
+        last = list(self.decoder.blocks)[-1]  # type: ignore[arg-type]
+        _weight(last).zero_()
+        _bias(last).zero_()
+        _weight(self.quant_conv_mu)[0] = 0
+        _bias(self.quant_conv_mu)[0] = 0
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and deviation of the latents, ``(B, C, h, w, d)`` in float32."""
@@ -111,6 +114,16 @@ class CtAutoencoder(AutoencoderKlMaisi):
 
     def _autocast(self, x: Tensor) -> torch.autocast:
         return torch.autocast(x.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
+
+
+def _weight(block: nn.Module) -> Tensor:
+    """Return the kernel of a block that holds one convolution."""
+    return next(weight for name, weight in block.named_parameters() if name.endswith("weight"))
+
+
+def _bias(block: nn.Module) -> Tensor:
+    """Return the bias of a block that holds one convolution."""
+    return next(weight for name, weight in block.named_parameters() if name.endswith("bias"))
 
 
 def _replace_norms(network: nn.Module) -> None:
