@@ -15,7 +15,7 @@ from tests.synthesis.latent_stub import row
 from tools.cli import main
 from tools.synthesis.generator import LesionGenerator, WindowJob
 from tools.synthesis.latent_settings import LatentSettings
-from tools.synthesis.records import read_record
+from tools.synthesis.records import read_record, sha256_file
 
 MAISI = "monai.apps.generation.maisi.networks"
 CONFIG: dict[str, Any] = {
@@ -125,14 +125,19 @@ def job(seed: int = 0, subtype: int = 0, histogram: list[float] | None = None) -
     return WindowJob(image, mask, histogram, seed, (-1000.0, 400.0), subtype)
 
 
-def test_what_a_bundle_says_is_read(generator: LesionGenerator) -> None:
+def test_what_a_bundle_says_is_read(generator: LesionGenerator, bundle: Path) -> None:
     assert generator.latent is not None
     assert (generator.latent.step, generator.latent.context) == (16, 8)
     assert generator.latent.size(9.0) == 32
     assert generator.window == (-1000.0, 400.0)
     assert list(generator.presets) == ["solid", "ground_glass"]
     assert generator.settings["num_inference_steps"] == 2
-    assert len(generator.settings["autoencoder_sha256"]) == 12
+    models = {
+        name: sha256_file(bundle / "models" / f"{name}.pt") for name in ("model", "autoencoder")
+    }
+    assert generator.settings["autoencoder_sha256"] == models["autoencoder"][:12]
+    assert generator.record.weights_sha256 == models["model"]
+    assert models["model"] != models["autoencoder"]
 
 
 def test_the_whole_difference_comes_back_in_hu(generator: LesionGenerator) -> None:

@@ -132,7 +132,7 @@ def feature_ranges(
         ValueError: if none of the samples has a lesion.
     """
     values = []
-    step = max(1, len(dataset) // count)
+    step = max(1, -(-len(dataset) // count))
     for number in tqdm(range(0, len(dataset), step), desc="ranges of features"):
         sample = dataset[number]
         latents = torch.as_tensor(sample[latents_name]).as_subclass(Tensor)[None].to(device)

@@ -211,6 +211,8 @@ class LesionGenerator:
             if key in known:
                 parser[f"displayable_configs#{key}"] = value
         self.settings = {k: v for k, v in {**known, **changes}.items() if k != "texture"}
+        if overlays:
+            self.settings["overlays"] = list(overlays)
         self.network = load_network(parser, path, self.device)
         self.latent = LatentSettings.from_config(parser)
         # windows are cut by the pipeline, so the window sampler itself is called
@@ -219,9 +221,10 @@ class LesionGenerator:
         if self.latent is not None:
             # the scan's own grid is where the pipeline fades the lesion out: once, not twice
             self.inferer.margin_mm = math.inf
-            path = parser.get("autoencoder_path") and parser.get_parsed_content("autoencoder_path")
-            if path:  # as much a part of the result as the network, whose hash is in the record
-                self.settings["autoencoder_sha256"] = sha256_file(path)[:12]
+            # as much a part of the result as the network, whose hash is in the record
+            if parser.get("autoencoder_path"):
+                autoencoder = parser.get_parsed_content("autoencoder_path")
+                self.settings["autoencoder_sha256"] = sha256_file(autoencoder)[:12]
         self.slices: SliceSettings | None = None
         self.window: tuple[float, float] | None = None
         if parser.get("slice_window") is not None:
