@@ -221,8 +221,7 @@ class LesionGenerator:
         if self.latent is not None:
             # the scan's own grid is where the pipeline fades the lesion out: once, not twice
             self.inferer.margin_mm = math.inf
-            # as much a part of the result as the network, whose hash is in the record
-            if parser.get("autoencoder_path"):
+            if parser.get("autoencoder_path"):  # as much a part of the result as the network
                 autoencoder = parser.get_parsed_content("autoencoder_path")
                 self.settings["autoencoder_sha256"] = sha256_file(autoencoder)[:12]
         self.slices: SliceSettings | None = None
