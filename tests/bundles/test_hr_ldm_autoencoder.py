@@ -1,25 +1,16 @@
 """Stage I of hr_ldm through the command line: one process, two, and resumed."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.bundles.command_line import run_module
+
 CONFIGS = "bundles/hr_ldm/configs"
 SMALL = ["--batch_size", "2", "--window_size", "[16,16,16]", "--val_interval", "1"]
 SMALL += ["--autoencoder_def#num_channels", "[8,8,16]", "--train#trainer#epoch_length", "2"]
 SMALL += ["--adversarial_from_epoch", "2", "--val_every_nth_case", "4"]
-
-
-def run(repository: Path, *words: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", *words]
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -34,7 +25,7 @@ def test_training_saves_validates_and_resumes(
         configs.append(f"{CONFIGS}/multi_gpu_autoencoder.json")
         start = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         start += ["-m", "monai.bundle"]
-    printed = run(
+    printed = run_module(
         repository, *start, "run", *train, "--config_file", str(configs), "--max_epochs", "1"
     )
     assert printed.count("Key metric: psnr") == 1
@@ -44,7 +35,7 @@ def test_training_saves_validates_and_resumes(
     best = torch.load(tmp_path / "models" / "autoencoder.pt", weights_only=True)
     assert saved["network"].keys() == best.keys()
     assert any(not torch.equal(saved["network"][key], best[key]) for key in best)
-    printed = run(
+    printed = run_module(
         repository,
         *["monai.bundle", "run", *train, "--config_file", configs[0]],
         *["--max_epochs", "2", "--resume_from", str(checkpoint)],

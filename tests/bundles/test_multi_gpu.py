@@ -1,12 +1,11 @@
 """Training by several processes: two of them on the CPU here, one per GPU in earnest."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.bundles.command_line import run_module
 
 SMALL = ["--batch_size", "2", "--train#trainer#epoch_length", "2", "--val_interval", "1"]
 SMALL += ["--val_every_nth_case", "4", "--save_interval", "1"]
@@ -18,15 +17,6 @@ SMALL_LATENT += ["--network_def#network#num_head_channels", "[0,8,8]"]
 SMALL_LATENT += ["--autoencoder_def#num_channels", "[8,8,16]", "--window_size", "[48,48,48]"]
 SMALL_LATENT += ["--validate#inferer#sampler#num_inference_steps", "2"]
 SMALL_LATENT += ["--validate#inferer#fewest_steps", "2"]
-
-
-def run(repository: Path, *words: str) -> str:
-    """Run a module at the root of the repository and return what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", *words]
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -46,7 +36,7 @@ def test_two_processes_train_and_one_resumes(
     configs = f"bundles/{bundle}/configs"
     train = ["training", "--output_dir", str(tmp_path), *SMALL, *network]
     together = f"['{configs}/train.json','{configs}/multi_gpu_train.json']"
-    printed = run(
+    printed = run_module(
         repository,
         *["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle"],
         *["run", *train, "--config_file", together, "--max_epochs", "1"],
@@ -60,7 +50,7 @@ def test_two_processes_train_and_one_resumes(
     assert saved["trainer"]["iteration"] == 2
     changed = [not torch.equal(saved["network"][key], saved["ema"][key]) for key in best]
     assert any(changed)  # the average follows the weights, it is not the weights
-    printed = run(
+    printed = run_module(
         repository,
         *["monai.bundle", "run", *train, "--config_file", f"{configs}/train.json"],
         *["--max_epochs", "2", "--resume_from", str(checkpoint)],
