@@ -41,7 +41,7 @@ def bundle(folder: Path, url: str, path: str = "models/a.pt", hash_val: str = ""
     root = folder / "bundle"
     (root / "configs").mkdir(parents=True)
     entry = {"path": path, "url": url, "hash_val": hash_val, "hash_type": "sha256"}
-    (root / "large_files.yml").write_text(json.dumps({"large_files": [entry]}))
+    (root / "published_weights.yml").write_text(json.dumps({"large_files": [entry]}))
     published = {"ckpt_path": "$@bundle_root + '/models/published.pt'"}
     (root / "configs" / "published.json").write_text(json.dumps(published))
     return root
@@ -51,7 +51,7 @@ def files(root: Path) -> set[str]:
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
 
 
-CONFIGS = {"large_files.yml", "configs/published.json"}
+CONFIGS = {"published_weights.yml", "configs/published.json"}
 
 
 def test_file_is_fetched_recorded_and_converted(
@@ -165,7 +165,7 @@ def test_faulty_arguments(tmp_path: Path) -> None:
     root = bundle(tmp_path, "file:///a")
     with pytest.raises(ValueError, match="convert must be one of"):
         fetch(root, convert="other")
-    (root / "large_files.yml").write_text(
+    (root / "published_weights.yml").write_text(
         json.dumps({"convert": "auto", "large_files": [{"path": "a", "url": "file:///a"}]})
     )
     with pytest.raises(ValueError, match=r"convert must be one of .* got 'auto'"):
@@ -173,14 +173,14 @@ def test_faulty_arguments(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sphere_outside must be left out without conversion"):
         fetch(root, convert=None, sphere_outside=-1)
     two = [{"path": name, "url": "file:///a"} for name in "ab"]
-    (root / "large_files.yml").write_text(json.dumps({"large_files": two}))
+    (root / "published_weights.yml").write_text(json.dumps({"large_files": two}))
     with pytest.raises(ValueError, match="url needs a bundle with one large file, got 2"):
         fetch(root, url="file:///b", convert=None)
-    (root / "large_files.yml").write_text(json.dumps({"large_files": [{"path": "a"}]}))
+    (root / "published_weights.yml").write_text(json.dumps({"large_files": [{"path": "a"}]}))
     with pytest.raises(ValueError, match="must give each file a url"):
         fetch(root)
-    (root / "large_files.yml").unlink()
-    with pytest.raises(FileNotFoundError, match=r"must hold large_files\.yml"):
+    (root / "published_weights.yml").unlink()
+    with pytest.raises(FileNotFoundError, match=r"must hold published_weights\.yml"):
         fetch(root)
 
 
@@ -196,7 +196,7 @@ def test_sphere_encoding_of_a_network_without_sphere_is_refused(
 # test_maisi.py fetches what has a converter of its own
 LISTS = sorted(
     path
-    for path in ROOT.glob("bundles/*/large_files.yml")
+    for path in ROOT.glob("bundles/*/published_weights.yml")
     if "convert" not in ConfigParser.load_config_file(path)
 )
 

@@ -127,7 +127,7 @@ def test_overlay_is_the_network_of_the_file() -> None:
 def test_fetch_puts_the_file_where_the_overlay_loads_it(tmp_path: Path) -> None:
     state = weights(MAISI_AUTOENCODER)
     released = write(tmp_path, state)
-    listed = ConfigParser.load_config_file(BUNDLE / "large_files.yml")["large_files"]
+    listed = ConfigParser.load_config_file(BUNDLE / "published_weights.yml")["large_files"]
     # the real checksum is NVIDIA's; the file made here has another, which must be noticed first
     with pytest.raises(ValueError, match="hash_val must be the md5 of the file, 917cfb1e"):
         fetch(BUNDLE, out=tmp_path / "out", url=released.as_uri())
@@ -139,7 +139,7 @@ def test_fetch_puts_the_file_where_the_overlay_loads_it(tmp_path: Path) -> None:
     digest = hashlib.md5(released.read_bytes(), usedforsecurity=False).hexdigest()
     entry = listed[0] | {"hash_val": digest, "url": released.as_uri()}
     content = {"convert": "maisi", "large_files": [entry]}
-    (mirror / "large_files.yml").write_text(json.dumps(content))
+    (mirror / "published_weights.yml").write_text(json.dumps(content))
     assert main(["fetch", str(mirror)]) == 0
     parser = ConfigParser(ConfigParser.load_config_file(mirror / "configs" / name))
     parser["bundle_root"] = str(mirror)

@@ -15,7 +15,8 @@ import pytest
 from tools.release.pack import pack_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-BUNDLE = ROOT / "bundles" / "lefusion_lidc"
+BUNDLES = ROOT / "bundles"
+BUNDLE = BUNDLES / "lefusion_lidc"
 WORKSHOP = {
     "__main__.py",
     "baselines",
@@ -150,9 +151,44 @@ def test_fetched_weights_stay_behind(small_bundle: Path, tmp_path: Path) -> None
     before = contents(pack_bundle(small_bundle, tmp_path))
     with (small_bundle / "models" / "lidc.pt").open("wb") as file:
         file.truncate(26_000_000)
-    (small_bundle / "models" / "model_autoencoder.pt").write_bytes(b"weights")
+    for name in ("model_second.pt", "autoencoder.pt", "model_of_others.pt", "published_x.pt"):
+        (small_bundle / "models" / name).write_bytes(b"weights")
+    entry = {"path": "models/model_of_others.pt", "url": "file:///x"}
+    (small_bundle / "published_weights.yml").write_text(json.dumps({"large_files": [entry]}))
     after = contents(pack_bundle(small_bundle, tmp_path))
-    assert set(after) - set(before) == {"small_bundle/models/model_autoencoder.pt"}
+    added = {"models/model_second.pt", "models/autoencoder.pt", "published_weights.yml"}
+    assert set(after) - set(before) == {f"small_bundle/{name}" for name in added}
+
+
+def test_weights_that_a_config_loads_must_be_packed(small_bundle: Path, tmp_path: Path) -> None:
+    config = small_bundle / "configs" / "inference.json"
+    config.write_text('{"path": "$@bundle_root + \'/models/lidc.pt\'"}')
+    (small_bundle / "models" / "lidc.pt").write_bytes(b"weights")
+    with pytest.raises(FileNotFoundError, match=r"hold models/lidc\.pt, which configs/inference"):
+        pack_bundle(small_bundle, tmp_path / "dist")
+    assert not (tmp_path / "dist").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("lefusion_lidc", {"model.pt"}),
+        ("lefusion_emidec", {"model.pt"}),
+        ("diffmask", {"model.pt", "model_cardiac.pt"}),
+        ("hr_ldm", {"model.pt", "autoencoder.pt"}),
+    ],
+)
+def test_weights_of_ours_and_no_list_that_the_zoo_downloads(
+    name: str, weights: set[str], tmp_path: Path
+) -> None:
+    names = {
+        path.removeprefix(f"{name}/") for path in contents(pack_bundle(BUNDLES / name, tmp_path))
+    }
+    assert "published_weights.yml" in names
+    assert not [path for path in names if "large_files" in path]
+    assert {path for path in names if path.startswith("models/")} == {
+        f"models/{weight}" for weight in weights
+    }
 
 
 def test_same_bundle_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Published weights on request: download what ``large_files.yml`` names, check it, convert it.
+"""Published weights on request: download what ``published_weights.yml`` names.
+
+The list has the form of the model zoo's ``large_files.yml`` under another name: what stands under
+that name is downloaded whenever a bundle is tested or deployed, and these files are a choice.
 
 The download is MONAI's own; around it stand the promises that its list form leaves open: a file
 appears under its name only when it is whole, and one without a known checksum gets its sha256
@@ -21,7 +24,7 @@ from tools.convert import lefusion, maisi
 
 __all__ = ["fetch"]
 
-SUFFIXES = ("yml", "yaml", "json")
+LISTS = tuple(f"published_weights.{suffix}" for suffix in ("yml", "yaml", "json"))
 AUTO = "auto"
 
 
@@ -74,7 +77,7 @@ def fetch(
     ``NAME.sha256`` beside it, in the form that ``sha256sum --check`` reads.
 
     Args:
-        bundle: folder of the bundle, with ``large_files.yml`` (or .yaml, .json).
+        bundle: folder of the bundle, with ``published_weights.yml`` (or .yaml, .json).
         out: folder that takes the place of the bundle folder for what is written.
         url: address to use in place of the listed one, such as a mirror or ``file://``; only for a
             bundle with one large file.
@@ -135,9 +138,9 @@ def _check_choice(convert: str | None, sphere_outside: float | str | None) -> No
 
 def _read_list(folder: Path) -> dict[str, Any]:
     """Return a bundle's list with its ``large_files``, one at least."""
-    found = [path for path in (folder / f"large_files.{s}" for s in SUFFIXES) if path.is_file()]
+    found = [folder / name for name in LISTS if (folder / name).is_file()]
     if not found:
-        raise FileNotFoundError(f"bundle must hold large_files.yml, got none in {folder}")
+        raise FileNotFoundError(f"bundle must hold published_weights.yml, got none in {folder}")
     content = ConfigParser.load_config_file(found[0])
     entries = content.get("large_files")
     if not isinstance(entries, list) or not entries:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.release.pack import LARGEST_FILE_MB, ships
+from tools.release.pack import LARGEST_FILE_MB, listed_weights, ships
 
 __all__ = ["find_schema", "layout_faults", "metadata_faults", "schema_faults"]
 
@@ -53,9 +53,10 @@ def layout_faults(bundle: Path) -> list[str]:
             ship, and are left out.
     """
     faults = [f"{name} is missing" for name in REQUIRED_FILES if not (bundle / name).is_file()]
+    others = listed_weights(bundle)
     for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
         name = path.relative_to(bundle)
-        if NOT_SHIPPED & set(name.parts) or not ships(name):
+        if NOT_SHIPPED & set(name.parts) or not ships(name) or name.as_posix() in others:
             continue
         size = path.stat().st_size
         if size > LARGEST_FILE_MB * 10**6:

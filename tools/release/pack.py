@@ -6,11 +6,13 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LARGEST_FILE_MB", "load_json", "pack_bundle", "ships"]
+from monai.bundle import ConfigParser
+
+__all__ = ["LARGEST_FILE_MB", "listed_weights", "load_json", "pack_bundle", "ships"]
 
 RUNTIME = (
     "__init__.py",
@@ -32,11 +34,17 @@ PARTS = (
     "large_files.yaml",
     "large_files.yml",
     "models",
+    "published_weights.json",
+    "published_weights.yaml",
+    "published_weights.yml",
 )
 REQUIRED = ("configs/metadata.json", "LICENSE", "models/model.pt")
 LARGEST_FILE_MB = 25  # the model zoo's limit; anything larger belongs in large_files.yml
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that the zip format knows
 PERMISSIONS = 0o100644  # a plain file, rw-r--r--
+# our own weights: what git keeps of models/; all else there was fetched, converted or trained
+WEIGHTS = re.compile(r"(model|model_\w+|autoencoder)\.pt")
+LOADED = re.compile(r"/(models/[\w.-]+)")
 LEFT_OVER = {".part", ".pyc", ".tmp"}
 BUNDLE_ROOT = re.compile(r'^([ \t]*"bundle_root"[ \t]*:[ \t]*)"[^"\r\n]*"', re.MULTILINE)
 
@@ -58,8 +66,8 @@ def pack_bundle(bundle: str | os.PathLike[str], out: str | os.PathLike[str] = "d
         Path of the zip.
 
     Raises:
-        FileNotFoundError: if ``bundle`` is no folder, or lacks configs/metadata.json, LICENSE or
-            models/model.pt.
+        FileNotFoundError: if ``bundle`` is no folder, or lacks configs/metadata.json, LICENSE,
+            models/model.pt, or a file of models/ that train.json or inference.json loads.
         ValueError: if a JSON file is broken, the version is missing or has no changelog entry,
             ``bundle_root`` does not have a line of its own, or a file is over 25 MB.
 
@@ -76,7 +84,10 @@ def pack_bundle(bundle: str | os.PathLike[str], out: str | os.PathLike[str] = "d
             raise FileNotFoundError(f"bundle must hold {name}, got none in {bundle}")
     target = Path(out) / f"{folder.name}_v{_version(folder)}.zip"
     tools = Path(__file__).resolve().parents[1]
-    contents = {f"{folder.name}/{name}": _packed(path) for name, path in _files(folder, PARTS)}
+    others = listed_weights(folder)
+    files = {name: path for name, path in _files(folder, PARTS) if name not in others}
+    _check_loaded(folder, files)
+    contents = {f"{folder.name}/{name}": _packed(path) for name, path in files.items()}
     for name, path in _files(tools, RUNTIME):
         contents[f"{folder.name}/tools/{name}"] = path.read_bytes()
     _write_zip(target, contents)
@@ -125,16 +136,42 @@ def _files(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
 def ships(name: Path) -> bool:
     """Return whether a file travels, by its path in the bundle.
 
-    Of ``models/`` only ``model*`` does: published weights that a user fetched or converted lie
-    beside it, and are not ours to pass on.
+    Of ``models/`` our own weights do: ``model.pt``, ``model_*.pt`` and ``autoencoder.pt``.
+    Published weights that a user fetched or converted lie beside them, and are not ours to pass on.
 
     Example:
-        >>> [ships(Path(f"models/{name}.pt")) for name in ("model", "lidc", "published")]
-        [True, False, False]
+        >>> [ships(Path(f"models/{name}.pt")) for name in ("model", "autoencoder", "published")]
+        [True, True, False]
     """
     hidden = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
-    fetched = name.parts[0] == "models" and not name.name.startswith("model")
-    return not hidden and not fetched and name.suffix not in LEFT_OVER
+    foreign = name.parts[0] == "models" and not WEIGHTS.fullmatch(name.name)
+    return not hidden and not foreign and name.suffix not in LEFT_OVER
+
+
+def listed_weights(folder: Path) -> set[str]:
+    """Return the files of others that a bundle offers to fetch, which never travel.
+
+    Args:
+        folder: the bundle, whose ``published_weights.yml`` (or .yaml, .json) is the list.
+
+    Example:
+        >>> listed_weights(Path("bundles/hr_ldm"))
+        {'models/autoencoder_epoch273.pt'}
+    """
+    entries: list[Any] = []
+    for path in sorted(folder.glob("published_weights.*")):
+        entries += ConfigParser.load_config_file(path).get("large_files") or []
+    return {str(entry.get("path")) for entry in entries if isinstance(entry, dict)}
+
+
+def _check_loaded(folder: Path, files: Mapping[str, Path]) -> None:
+    """Raise FileNotFoundError unless all weights that train and inference load are packed."""
+    for name in ("configs/train.json", "configs/inference.json"):
+        text = files[name].read_text(encoding="utf-8") if name in files else ""
+        for loaded in sorted(set(LOADED.findall(text)) - set(files)):
+            raise FileNotFoundError(
+                f"bundle must hold {loaded}, which {name} loads, got none that ships in {folder}"
+            )
 
 
 def _packed(path: Path) -> bytes:
