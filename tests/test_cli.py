@@ -1,5 +1,9 @@
 """The command line: help for every command, one sentence for bad input, exit codes."""
 
+import inspect
+import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import nibabel as nib
@@ -7,6 +11,8 @@ import numpy as np
 import pytest
 
 from tools.cli import COMMANDS, main
+from tools.commands.completion import PROGRAM, bash_script
+from tools.commands.result import Result
 from tools.synthesis.records import read_record
 
 
@@ -22,8 +28,112 @@ def test_every_command_explains_its_arguments(names: tuple[str, ...]) -> None:
     command = COMMANDS[names[0]]
     function = command[names[1]] if isinstance(command, dict) else command
     documented = function.__doc__ or ""
-    for argument in function.__code__.co_varnames[: function.__code__.co_argcount]:
+    for argument in inspect.signature(function).parameters:
         assert f"{argument}:" in documented, f"{names} does not explain {argument}"
+
+
+def test_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == main(["--help"]) == 0
+    page = capsys.readouterr().out
+    for names in leaves():
+        assert f"  {' '.join(names)}  " in page
+    for code in (0, 1, 2, 130):
+        assert f"\n  {code}  " in page
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--devise", "cpu"],
+        ["surplus", "more"],
+        ["--shape", "chest"],
+    ],
+)
+def test_words_that_mean_nothing_stop_before_the_work(tmp_path: Path, words: list[str]) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stopped:
+        main(["prepare", "phantom", "--out", str(out), "--kind", "lesion_rois", *words])
+    assert stopped.value.code == 2
+    assert not out.exists()
+
+
+def test_group_without_command_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert"])
+    assert stopped.value.code == 0
+    assert "lefusion" in capsys.readouterr().err
+
+
+def test_json_is_all_there_is_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(size: int) -> Result:
+        print("progress")
+        return Result("for people", {"size": size}, exit_code=size - 1)
+
+    monkeypatch.setitem(COMMANDS, "measure", measure)
+    assert main(["measure", "--size", "1", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"ok": True, "size": 1}
+    assert printed.err == "progress\n"
+    assert main(["--json", "measure", "2"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"ok": False, "size": 2}
+    assert main(["measure", "1"]) == 0
+    assert capsys.readouterr().out == "progress\nfor people\n"
+
+
+def test_json_of_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pack", "no/bundle", "--json"]) == 1
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert answer["ok"] is False
+    assert answer["error"].startswith("bundle must be an existing folder")
+    assert answer["error"] in printed.err
+
+
+def test_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "wait", wait)
+    assert main(["wait"]) == 130
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ([""], {"synthesize", "prepare", "--help"}),
+        (["syn"], {"synthesize"}),
+        (["prepare", ""], {"crops", "ct"}),
+        (["prepare", "ct", "--pat"], {"--patch_size"}),
+        (["synthesize", "--scan", "a.nii.gz", "--dia"], {"--diameter_mm"}),
+        (["pack", "bundles/diffmask", "--js"], {"--json"}),
+        (["check", "--f"], {"--fix"}),
+    ],
+)
+def test_bash_completes(typed: list[str], offered: set[str], tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed")
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "completion"
+    script.write_text(bash_script(COMMANDS))
+    words = " ".join(f"'{word}'" for word in [PROGRAM, *typed])
+    lines = f"source {script}; COMP_WORDS=({words}); COMP_CWORD={len(typed)}; "
+    lines += '_synthetic_lesions; echo "${COMPREPLY[*]}"'
+    done = subprocess.run([bash, "-c", lines], capture_output=True, text=True, check=True)
+    assert offered <= set(done.stdout.split())
+    if typed[-1]:
+        assert set(done.stdout.split()) == offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish", "zsh"])
+def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert PROGRAM in script
+    assert "diameter" in script
+    assert ("bashcompinit" in script) == (shell == "zsh")
 
 
 def test_wrong_usage_exits_with_two() -> None:

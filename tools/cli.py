@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import fire
 
 from tools.commands.benchmark import benchmark_network, benchmark_synthesis
+from tools.commands.completion import completion_command
 from tools.commands.models import (
     check,
     convert_lefusion,
@@ -19,20 +24,21 @@ from tools.commands.models import (
     pack,
 )
 from tools.commands.prepare import (
-    cluster,
     prepare_crops,
     prepare_ct,
     prepare_emidec,
     prepare_lidc,
     prepare_masks,
     prepare_phantom,
-    subtypes,
 )
+from tools.commands.presets import cluster, subtypes
+from tools.commands.result import Result
+from tools.commands.story import Commands, story
 from tools.commands.synthesize import demo, synthesize
 
 __all__ = ["main"]
 
-COMMANDS: dict[str, Callable | dict[str, Callable]] = {
+COMMANDS: dict[str, Callable | Mapping[str, Callable]] = {
     "synthesize": synthesize,
     "demo": demo,
     "prepare": {
@@ -58,16 +64,68 @@ COMMANDS: dict[str, Callable | dict[str, Callable]] = {
 }
 
 
+COMMANDS["completion"] = completion_command(COMMANDS)
+
+
+class _Planned:
+    """A command with its arguments, to be run once the whole command line was understood."""
+
+    def __init__(self, run: Callable[[], Result]) -> None:
+        self._run = run
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; bad input ends with one sentence and exit code 1, bad usage with 2.
+    """Run a command and return its exit code, see :mod:`tools.commands.story`.
 
     Args:
         arguments: words of the command line; None takes the process's own.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(story(COMMANDS))
+        return 0
+    as_json = "--json" in words
+    words = [word for word in words if word != "--json"]
     try:
-        fire.Fire(COMMANDS, command=arguments, name="python -m tools")
+        # a program that reads stdout finds the result there and nothing else
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            result = _run(words)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"ok": False, "error": str(error)}))
         return 1
-    return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    if as_json:
+        print(json.dumps({"ok": result.exit_code == 0, **result.facts}, default=str))
+    elif result.text:
+        print(result.text)
+    return result.exit_code
+
+
+def _run(words: list[str]) -> Result:
+    """Let Fire read all words before the command starts: a misspelt option costs no time."""
+    table, name = _planning(COMMANDS), "python -m tools"
+    planned = fire.Fire(table, words, name, serialize=lambda _: None)
+    if not isinstance(planned, _Planned):  # a group without its command
+        planned = fire.Fire(table, [*words, "--help"], name)
+    return planned._run()
+
+
+def _planning(commands: Commands) -> dict[str, Any]:
+    """Return the table with functions that keep their arguments for later."""
+
+    def deferred(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def plan(*args: Any, **kwargs: Any) -> _Planned:
+            return _Planned(functools.partial(command, *args, **kwargs))
+
+        return plan
+
+    return {
+        name: _planning(command) if isinstance(command, Mapping) else deferred(command)
+        for name, command in commands.items()
+    }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from tools.commands.result import Result
+
 __all__ = ["benchmark_network", "benchmark_synthesis"]
 
 
-def benchmark_network(threads: int = 2, repeats: int = 3) -> None:
+def benchmark_network(threads: int = 2, repeats: int = 3) -> Result:
     """Time the published network against a plain implementation of it, in alternating runs.
 
     Args:
@@ -14,7 +16,7 @@ def benchmark_network(threads: int = 2, repeats: int = 3) -> None:
     """
     from tools.benchmark.network import benchmark_network as run
 
-    run(threads=threads, repeats=repeats)
+    return Result("", run(threads=threads, repeats=repeats))
 
 
 def benchmark_synthesis(
@@ -24,7 +26,7 @@ def benchmark_synthesis(
     repeats: int = 3,
     steps: int | None = None,
     device: str = "cpu",
-) -> None:
+) -> Result:
     """Time every stage of synthesize on scans from 128x128x128 to 512x512x300 voxels.
 
     Example: python -m tools benchmark synthesis --bundle hr_ldm --repeats 1
@@ -39,4 +41,5 @@ def benchmark_synthesis(
     """
     from tools.benchmark.synthesis import benchmark_synthesis as run
 
-    run(bundle, count=count, threads=threads, repeats=repeats, steps=steps, device=device)
+    rows = run(bundle, count=count, threads=threads, repeats=repeats, steps=steps, device=device)
+    return Result("", {"bundle": bundle, "sizes": rows})

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+from tools.commands.result import Result
 
 __all__ = [
     "check",
@@ -18,7 +21,7 @@ __all__ = [
 
 def convert_lefusion(
     src: str, dst: str, weights: str = "model", sphere_outside: float | str | None = None
-) -> None:
+) -> Result:
     """Convert a published LeFusion or DiffMask checkpoint, keys and shapes checked.
 
     Example: python -m tools convert lefusion diffmask.pt published.pt --sphere_outside auto
@@ -34,10 +37,11 @@ def convert_lefusion(
 
     definition = convert(src, dst, weights, sphere_outside)
     encoding = definition.get("sphere_outside")
-    print(f"wrote {dst}" if encoding is None else f"wrote {dst}, sphere_outside {encoding:g}")
+    text = f"wrote {dst}" if encoding is None else f"wrote {dst}, sphere_outside {encoding:g}"
+    return Result(text, {"written": dst, "network_def": definition})
 
 
-def convert_maisi(src: str, dst: str) -> None:
+def convert_maisi(src: str, dst: str) -> Result:
     """Convert MAISI's published autoencoder for published_autoencoder.json, every tensor checked.
 
     Example: python -m tools convert maisi autoencoder_epoch273.pt published_autoencoder.pt
@@ -49,12 +53,12 @@ def convert_maisi(src: str, dst: str) -> None:
     from tools.convert.maisi import convert
 
     convert(src, dst)
-    print(f"wrote {dst}")
+    return Result(f"wrote {dst}", {"written": dst})
 
 
 def convert_monai_generative(
     src: str, dst: str, config: str, net_id: str = "network_def", key_in_ckpt: str = ""
-) -> None:
+) -> Result:
     """Convert weights made with the archived package monai-generative for MONAI's own networks.
 
     Whatever would load without a word and compute something else is refused in one sentence.
@@ -69,7 +73,7 @@ def convert_monai_generative(
     from tools.convert.monai_generative import convert
 
     convert(src, dst, config, net_id, key_in_ckpt)
-    print(f"wrote {dst}")
+    return Result(f"wrote {dst}", {"written": dst})
 
 
 def fetch(
@@ -78,13 +82,13 @@ def fetch(
     url: str | None = None,
     convert: str | bool | None = "auto",
     sphere_outside: float | str | None = None,
-) -> None:
+) -> Result:
     """Download the published weights of a bundle and convert them to what its configs load.
 
     Example: python -m tools fetch bundles/lefusion_lidc
 
     Args:
-        bundle: folder of the bundle; its large_files.yml names the files.
+        bundle: folder of the bundle; its published_weights.yml names the files.
         out: folder that takes the place of the bundle folder for what is written.
         url: address to use in place of the listed one, such as a mirror or file://PATH.
         convert: lefusion, maisi, or none to leave the file as it comes; auto takes what the
@@ -94,8 +98,8 @@ def fetch(
     from tools.convert.fetch import fetch as fetch_files
 
     kind = None if convert in (None, False, "none") else str(convert)
-    for path in fetch_files(bundle, out, url, kind, sphere_outside):
-        print(f"wrote {path}")
+    paths = [str(path) for path in fetch_files(bundle, out, url, kind, sphere_outside)]
+    return Result("\n".join(f"wrote {path}" for path in paths), {"written": paths})
 
 
 def evaluate(
@@ -112,7 +116,7 @@ def evaluate(
     variants: str | list[str] = "",
     stage: str = "",
     overlay: str | None = None,
-) -> None:
+) -> Result:
     """Measure on validation data whether a bundle obeys its controls and its lesions look real.
 
     Of a texture model: histogram control on lesions made ready by ``prepare crops``. Of a shape
@@ -163,12 +167,12 @@ def evaluate(
     if stage:
         from tools.evaluation.autoencoder import evaluate_autoencoder
 
-        evaluate_autoencoder(bundle, dataset_dir, out, weights, overlay, limit)
-        return
+        results = evaluate_autoencoder(bundle, dataset_dir, out, weights, overlay, limit)
+        return _measured(results, out)
     if _has(find_bundle(bundle), "slice_window"):
         from tools.evaluation.hearts import evaluate_hearts
 
-        evaluate_hearts(
+        results = evaluate_hearts(
             bundle=bundle,
             dataset_dir=dataset_dir,
             out=out,
@@ -179,20 +183,24 @@ def evaluate(
             variants=variants,
             seed=seed,
         )
-        return
+        return _measured(results, out)
     if _has(find_bundle(bundle), "latent_window"):
         from tools.evaluation.subtype_study import evaluate_subtypes
 
-        evaluate_subtypes(bundle, dataset_dir, out, steps, limit, weights, variants, seed=seed)
-        return
+        results = evaluate_subtypes(
+            bundle, dataset_dir, out, steps, limit, weights, variants, seed=seed
+        )
+        return _measured(results, out)
     if not (find_bundle(bundle) / "configs" / "histograms.json").is_file():
         from tools.evaluation.shapes import evaluate_shapes
 
-        evaluate_shapes(bundle=bundle, dataset_dir=dataset_dir, out=out, limit=limit, seed=seed)
-        return
+        results = evaluate_shapes(
+            bundle=bundle, dataset_dir=dataset_dir, out=out, limit=limit, seed=seed
+        )
+        return _measured(results, out)
     from tools.evaluation.bundle import evaluate_bundle
 
-    evaluate_bundle(
+    results = evaluate_bundle(
         bundle=bundle,
         dataset_dir=dataset_dir,
         out=out,
@@ -203,6 +211,12 @@ def evaluate(
         weights=weights,
         repaint_weights=repaint_weights,
     )
+    return _measured(results, out)
+
+
+def _measured(results: dict[str, Any], out: str) -> Result:
+    """Return figures that are written and printed as a page already."""
+    return Result(f"results in {out}", {"out": out, "results": results})
 
 
 def _has(folder: Path, key: str) -> bool:
@@ -211,7 +225,7 @@ def _has(folder: Path, key: str) -> bool:
     return key in config
 
 
-def pack(bundle: str, out: str = "dist") -> None:
+def pack(bundle: str, out: str = "dist") -> Result:
     """Write the model-zoo zip of a bundle: the bundle and the code it runs on.
 
     Args:
@@ -220,10 +234,11 @@ def pack(bundle: str, out: str = "dist") -> None:
     """
     from tools.release.pack import pack_bundle
 
-    print(f"wrote {pack_bundle(bundle, out)}")
+    path = str(pack_bundle(bundle, out))
+    return Result(f"wrote {path}", {"written": path})
 
 
-def check(*bundles: str, fix: bool = False, schema: str | None = None) -> None:
+def check(*bundles: str, fix: bool = False, schema: str | None = None) -> Result:
     """Check bundles against the rules of the house and of the model zoo; one line per finding.
 
     Example: python -m tools check bundles/lefusion_lidc --fix
@@ -239,7 +254,8 @@ def check(*bundles: str, fix: bool = False, schema: str | None = None) -> None:
 
     folders = find_bundles(bundles)
     findings = check_bundles(folders, fix, schema)
+    names = [folder.name for folder in folders]
+    facts = {"bundles": names, "findings": findings}
     if findings:
-        print("\n".join(findings))
-        raise SystemExit(1)
-    print(f"{len(folders)} bundle{'s' * (len(folders) != 1)} checked, no finding")
+        return Result("\n".join(findings), facts, exit_code=1)
+    return Result(f"{len(folders)} bundle{'s' * (len(folders) != 1)} checked, no finding", facts)

