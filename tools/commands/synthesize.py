@@ -39,6 +39,7 @@ def synthesize(
     jump_n_sample: int | None = None,
     attempts: int = 3,
     device: str = "auto",
+    output_format: str = "nifti",
 ) -> Result:
     """Put synthetic lesions into real scans and write images, labels, records and a report.
 
@@ -50,6 +51,8 @@ def synthesize(
 
     Example: python -m tools synthesize --bundle hr_ldm --scan chest.nii.gz --out out --texture
         part_solid --lobe right_upper --organ_mask lobes.nii.gz
+
+    Example: python -m tools synthesize --scan series_folder --out out --output_format dicom
 
     Every voxel outside the label is identical to the input; of a bundle that works in latent space
     (hr_ldm), every voxel farther from it than the margin_mm of the record. The same seed, inputs
@@ -111,6 +114,10 @@ def synthesize(
         jump_n_sample: times each stretch is walked; 1 means no jumps back; default: the bundle's.
         attempts: samples per lesion at most, when the result misses its histogram.
         device: auto, cpu, cuda or cuda:N.
+        output_format: nifti; or dicom, for scans that are DICOM series: OUT/<case>/dicom, a new
+            series marked as synthetic, and OUT/<case>/segmentation.dcm, its lesions (DICOM SEG),
+            beside the NIfTI files, which datalist and report need. A folder that was made without
+            gets them, nothing is sampled again.
     """
     from tools.synthesis.cases import find_cases, with_masks
     from tools.synthesis.generator import LesionGenerator
@@ -146,7 +153,7 @@ def synthesize(
         device=rank.device(device),
     )
     job = make_job(generator, options)
-    made = synthesize_scans(cases, out, job, rank)
+    made = synthesize_scans(cases, out, job, rank, output_format)
     return _summary(made, Path(out))
 
 

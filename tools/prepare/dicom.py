@@ -10,6 +10,8 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
+from tools.prepare.dicom_storage import STORAGE_TAGS, SliceStorage, read_pixels
+
 __all__ = ["DicomSeries", "is_dicom", "is_dicom_folder", "list_series", "read_series"]
 
 HEADER_TAGS = [
@@ -25,8 +27,7 @@ HEADER_TAGS = [
     "Columns",
     "NumberOfFrames",
     "SamplesPerPixel",
-    "RescaleSlope",
-    "RescaleIntercept",
+    *STORAGE_TAGS,
 ]
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 ROUNDING_MM = 1e-4  # what decimal strings of 16 characters lose, with room to spare
@@ -43,6 +44,8 @@ class DicomSeries(NamedTuple):
         series_uid: series instance UID.
         patient_id: as in the first slice; empty if absent.
         modality: ``CT`` or ``MR``, as in the first slice.
+        paths: file of each slice; empty if the volume was not read from files.
+        storage: how each slice stores its values; empty likewise.
     """
 
     image: np.ndarray
@@ -52,6 +55,8 @@ class DicomSeries(NamedTuple):
     series_uid: str
     patient_id: str
     modality: str
+    paths: tuple[Path, ...] = ()
+    storage: tuple[SliceStorage, ...] = ()
 
 
 class _Slice(NamedTuple):
@@ -103,7 +108,8 @@ def read_series(
             ``image`` is 0 everywhere, read-only, and takes no memory.
 
     Returns:
-        The volume; nothing of the datasets is kept but what identifies slice, series and patient.
+        The volume; nothing of the datasets is kept but what identifies slice, series and patient,
+        and what it takes to store changed values.
 
     Raises:
         FileNotFoundError: if ``folder`` does not exist.
@@ -139,6 +145,8 @@ def read_series(
         str(first.SeriesInstanceUID),
         str(first.get("PatientID", "") or ""),
         str(first.get("Modality", "") or ""),
+        tuple(part.path for part in slices),
+        tuple(SliceStorage.of(part.header) for part in slices),
     )
 
 
@@ -277,19 +285,11 @@ def _read_pixels(slices: list[_Slice]) -> np.ndarray:
     volume = np.empty((len(slices), rows, columns), np.int16)
     limits = np.iinfo(np.int16)
     for plane, (path, header) in zip(volume, slices, strict=True):
-        try:
-            stored = pydicom.dcmread(path).pixel_array
-        except Exception as error:  # missing decoder, truncated file: each has its own type
-            raise ValueError(f"pixels must be readable, got {path} ({error})") from error
-        slope, intercept = (
-            float(default if header.get(name) in (None, "") else header[name].value)
-            for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
-        )
-        values = stored.astype(np.float64) * slope + intercept
+        values = SliceStorage.of(header).to_values(read_pixels(pydicom.dcmread(path), path))
         if values.min() < limits.min or values.max() > limits.max:
             raise ValueError(
                 f"rescaled values must fit 16 bits, got {values.min():g} to {values.max():g} "
                 f"in {path}"
             )
-        plane[:] = values.round()
+        plane[:] = values
     return volume.transpose(2, 1, 0)

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from tools.synthesis.records import (
+    DICOM_FOLDER,
     IMAGE_FILE,
     LABEL_FILE,
     RECORD_FILE,
+    SEGMENTATION_FILE,
     BundleRecord,
     read_record,
     sha256_file,
@@ -28,10 +30,14 @@ __all__ = ["describe_source", "is_whole", "new_case_folder", "remove_broken", "r
 logger = logging.getLogger(__name__)
 
 FILES = (IMAGE_FILE, LABEL_FILE, RECORD_FILE)
+OPTIONAL = (DICOM_FOLDER, SEGMENTATION_FILE)
 
 
 def is_whole(folder: Path) -> bool:
     """Return whether a case is finished: all its files are there and can be read to their end.
+
+    Those are image, label and record, in every format; for DICOM see
+    :func:`tools.synthesis.dicom_out.is_dicom_whole`.
 
     Example:
         >>> is_whole(Path("no/such/folder"))
@@ -59,7 +65,7 @@ def remove_broken(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    foreign = sorted(path.name for path in folder.glob("*") if path.name not in FILES)
+    foreign = sorted(path.name for path in folder.glob("*") if path.name not in FILES + OPTIONAL)
     if foreign or not folder.is_dir():
         raise ValueError(
             f"out must not hold other files where a case goes, got {folder} with {foreign[:3]}"

@@ -17,6 +17,8 @@ SCHEMA_VERSION = "1.0"
 RECORD_FILE = "lesions.json"
 IMAGE_FILE = "image.nii.gz"
 LABEL_FILE = "label.nii.gz"
+DICOM_FOLDER = "dicom"
+SEGMENTATION_FILE = "segmentation.dcm"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from tools.synthesis.case_folder import (
 )
 from tools.synthesis.cases import Case
 from tools.synthesis.datalist import write_datalist
+from tools.synthesis.dicom_out import add_dicom, is_dicom_whole, write_dicom
 from tools.synthesis.generator import LesionGenerator
 from tools.synthesis.pipeline import SynthesisResult
 from tools.synthesis.ranks import Rank, folder_lock
@@ -34,7 +35,9 @@ from tools.synthesis.records import (
 from tools.synthesis.report import REPORT_FILE, write_report
 from tools.synthesis.scan import Scan
 
-__all__ = ["LesionJob", "synthesize_scans"]
+__all__ = ["OUTPUT_FORMATS", "LesionJob", "synthesize_scans"]
+
+OUTPUT_FORMATS = ("nifti", "dicom")  # dicom: as well as NIfTI, which report and datalist read
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +72,11 @@ class LesionJob(Protocol):
 
 
 def synthesize_scans(
-    cases: Sequence[Case], out: str | Path, job: LesionJob, rank: Rank | None = None
+    cases: Sequence[Case],
+    out: str | Path,
+    job: LesionJob,
+    rank: Rank | None = None,
+    output_format: str = "nifti",
 ) -> list[dict[str, Any]]:
     """Synthesise lesions into every scan and write the dataset.
 
@@ -85,6 +92,8 @@ def synthesize_scans(
         out: folder of the dataset.
         job: what to do.
         rank: this process; None: as ``torchrun`` states it, else the only one.
+        output_format: ``nifti``, or ``dicom`` for a derived series and a segmentation beside it;
+            cases that are finished but for their DICOM files get them, nothing is sampled again.
 
     Returns:
         One dictionary per case: ``name``, ``folder``, ``original`` (path of the scan), ``lesions``
@@ -92,8 +101,10 @@ def synthesize_scans(
 
     Raises:
         ValueError: if one mask is the shape in several scans, if names collide, if a finished case
-            comes from another scan or request, or if scans could not be done.
+            comes from another scan or request, if scans could not be done, or if DICOM is asked
+            for and a scan is none.
     """
+    _check_format(cases, output_format)
     rank = Rank.from_environment() if rank is None else rank
     names = [case.name for case in cases]
     if len(set(names)) < len(names):
@@ -105,22 +116,42 @@ def synthesize_scans(
     out.mkdir(parents=True, exist_ok=True)
     # all finished cases are checked before the first is made: a changed request costs no time
     mine = rank.share(list(cases))
-    pending = [case for case in mine if not _finished(out / case.name, case, job)]
+    pending = [case for case in mine if not _finished(out / case.name, case, job, output_format)]
     if len(pending) < len(mine):
         logger.info(
             "%d of %d cases are complete already, kept", len(mine) - len(pending), len(mine)
         )
-    _work(pending, out, job, rank, alone=len(cases) == 1)
-    return _summarize(cases, out, job, started)
+    _work(pending, out, job, rank, output_format, alone=len(cases) == 1)
+    return _summarize(cases, out, job, started, output_format)
 
 
-def _work(cases: Sequence[Case], out: Path, job: LesionJob, rank: Rank, alone: bool) -> None:
+def _check_format(cases: Sequence[Case], output_format: str) -> None:
+    if output_format not in OUTPUT_FORMATS:
+        raise ValueError(
+            f"output_format must be one of {', '.join(OUTPUT_FORMATS)}, got {output_format!r}"
+        )
+    other = [case.path.name for case in cases if not case.path.is_dir()]
+    if output_format == "dicom" and other:
+        raise ValueError(
+            "output_format dicom needs DICOM series as scans (the new series is derived from its "
+            f"source), got {len(other)} other, the first is {other[0]}"
+        )
+
+
+def _work(
+    cases: Sequence[Case],
+    out: Path,
+    job: LesionJob,
+    rank: Rank,
+    output_format: str,
+    alone: bool,
+) -> None:
     """Make the cases; those that cannot be made are reported together at the end."""
     label = "scans" if rank.world_size == 1 else f"scans of process {rank.rank}"
     failures = []
     for case in tqdm(cases, desc=label, unit="scan", position=rank.local_rank):
         try:
-            _write_case(case, out / case.name, job)
+            _write_case(case, out / case.name, job, output_format)
         except ValueError as error:
             if alone:
                 raise
@@ -134,11 +165,11 @@ def _work(cases: Sequence[Case], out: Path, job: LesionJob, rank: Rank, alone: b
 
 
 def _summarize(
-    cases: Sequence[Case], out: Path, job: LesionJob, started: float
+    cases: Sequence[Case], out: Path, job: LesionJob, started: float, output_format: str
 ) -> list[dict[str, Any]]:
     """Write datalist and report once all cases of all processes are there."""
     folders = [out / case.name for case in cases]
-    if not all(is_whole(folder) for folder in folders):
+    if not all(_is_complete(folder, output_format) for folder in folders):
         logger.info("other processes are still at work; the last one writes the report")
         return []
     made = [
@@ -169,20 +200,28 @@ def _with_originals(
         yield {**entry, "original": Scan(case.path, case.series_uid).nifti} if series else entry
 
 
-def _finished(folder: Path, case: Case, job: LesionJob) -> bool:
+def _is_complete(folder: Path, output_format: str) -> bool:
+    return is_whole(folder) and (output_format == "nifti" or is_dicom_whole(folder))
+
+
+def _finished(folder: Path, case: Case, job: LesionJob, output_format: str) -> bool:
     if not is_whole(folder):
         remove_broken(folder)
         return False
     sha256 = Scan(case.path, case.series_uid).sha256
     require_same(folder, sha256, job.generator.record, job.describe(case))
-    return True
+    return output_format == "nifti" or is_dicom_whole(folder)
 
 
-def _write_case(case: Case, folder: Path, job: LesionJob) -> None:
+def _write_case(case: Case, folder: Path, job: LesionJob, output_format: str) -> None:
     scan = Scan(case.path, case.series_uid)
+    if folder.exists():  # whole, or it had been removed: DICOM is all that it lacks
+        add_dicom(folder, scan)
+        return
     # the name enters by a checksum: its own hash would change with each process
     rng = np.random.default_rng([job.seed, zlib.crc32(case.name.encode())])
     result, organ = job.make(scan, case, rng)
+    stored = scan.storable(result.stored)
     record = ScanRecord(
         name=scan.name,
         sha256=scan.sha256,
@@ -195,6 +234,8 @@ def _write_case(case: Case, folder: Path, job: LesionJob) -> None:
         request=job.describe(case),
     )
     with new_case_folder(folder) as partial:
-        scan.write(partial / IMAGE_FILE, result.stored)
+        scan.write(partial / IMAGE_FILE, stored)
         scan.write_label(partial / LABEL_FILE, result.label)
         write_record(partial / RECORD_FILE, record)
+        if output_format == "dicom":
+            write_dicom(partial, scan, stored, result.label)

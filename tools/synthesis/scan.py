@@ -21,7 +21,8 @@ __all__ = ["Scan"]
 class Scan:
     """A scan whose stored values are changed in a few voxels and written back as they were.
 
-    A DICOM series becomes a NIfTI image in memory with the geometry of the series, int16 HU.
+    A DICOM series becomes a NIfTI image in memory with the geometry of the series, int16 HU; the
+    series itself is at hand as ``series``.
 
     Args:
         source: a 3-D ``.nii`` or ``.nii.gz``, the folder of a DICOM series, or an image in memory.
@@ -40,13 +41,13 @@ class Scan:
 
     def __init__(self, source: str | Path | nib.Nifti1Image, series_uid: str | None = None) -> None:
         self.path = None if isinstance(source, nib.Nifti1Image) else Path(source)
-        self._series: DicomSeries | None = None
+        self.series: DicomSeries | None = None
         self.nifti: Any  # a nib.Nifti1Image; its type names a base class
         if self.path is None:
             self.nifti = source
         elif self.path.is_dir():
-            self._series = read_series(self.path, series_uid)
-            self.nifti = _as_nifti(self._series)
+            self.series = read_series(self.path, series_uid)
+            self.nifti = _as_nifti(self.series)
         else:
             self.nifti = _load(self.path)
         where = "" if self.path is None else f" in {source}"
@@ -71,10 +72,10 @@ class Scan:
         names nor tags that do not touch the picture change it. An image in memory: affine and
         values.
         """
-        if self.path is not None and self._series is None:
+        if self.path is not None and self.series is None:
             return sha256_file(self.path)
         digest = hashlib.sha256(" ".join(f"{v:.4f}" for v in self.affine.ravel()).encode())
-        uids = [""] * self.stored.shape[2] if self._series is None else self._series.sop_uids
+        uids = [""] * self.stored.shape[2] if self.series is None else self.series.sop_uids
         for uid, plane in zip(uids, np.moveaxis(self.stored, 2, 0), strict=True):
             values = np.ascontiguousarray(plane.T)
             digest.update(uid.encode() + values.astype(values.dtype.newbyteorder("<")).tobytes())
@@ -122,6 +123,24 @@ class Scan:
             limits = np.iinfo(dtype)
             values = np.clip(np.rint(values), limits.min, limits.max)
         return values.astype(dtype)
+
+    def storable(self, stored: np.ndarray) -> np.ndarray:
+        """Return a result whose changed values are such as the source can store.
+
+        A NIfTI file can store all that :meth:`stored_values` returns. A slice of a DICOM series may
+        have fewer bits or wider steps than whole numbers of 16 bits.
+
+        Args:
+            stored: as :attr:`stored`, with changed values; not changed itself.
+        """
+        if self.series is None:
+            return stored
+        result = stored.copy(order="K")
+        for k, storage in enumerate(self.series.storage):
+            plane = result[..., k]
+            changed = plane != self.stored[..., k]
+            plane[changed] = storage.to_values(storage.to_stored(plane[changed]))
+        return result
 
     def write(self, path: Path, stored: np.ndarray) -> None:
         """Write stored values with this scan's header: data type, scaling, affine codes and all."""

@@ -1,0 +1,131 @@
+"""How a DICOM slice stores its values: rescaling, range of the bits, padding; both ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+__all__ = ["STORAGE_TAGS", "SliceStorage", "read_pixels"]
+
+STORAGE_TAGS = [
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "PixelPaddingRangeLimit",
+    "PixelPaddingValue",
+    "RescaleIntercept",
+    "RescaleSlope",
+]
+
+
+class SliceStorage(NamedTuple):
+    """What turns stored values into values (HU for CT) and back.
+
+    ``value = slope * stored + intercept``, rounded to whole numbers.
+
+    Attributes:
+        slope: RescaleSlope, not 0; 1 where the slice has none, as most MR slices.
+        intercept: RescaleIntercept; 0 where the slice has none.
+        low: smallest number that BitsStored and PixelRepresentation can hold.
+        high: largest one.
+        padding: first and last stored number that mean "no picture here"; None if none does.
+
+    Example:
+        >>> twelve_bits = SliceStorage(1.0, -1024.0, 0, 4095, None)
+        >>> twelve_bits.to_stored(np.array([-2000, -1024, 35, 9000])).tolist()
+        [0, 0, 1059, 4095]
+        >>> twelve_bits.to_values(np.array([0, 1059])).tolist()
+        [-1024.0, 35.0]
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    low: int = -32768
+    high: int = 32767
+    padding: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, header: Dataset) -> SliceStorage:
+        """Return the storage that the header of a slice states.
+
+        Args:
+            header: may lack any of ``STORAGE_TAGS``.
+
+        Raises:
+            ValueError: if the slope is 0.
+
+        Example:
+            >>> header = Dataset()
+            >>> header.BitsAllocated, header.BitsStored, header.PixelRepresentation = 16, 12, 0
+            >>> header.RescaleIntercept = -1024
+            >>> SliceStorage.of(header)
+            SliceStorage(slope=1.0, intercept=-1024.0, low=0, high=4095, padding=None)
+        """
+        slope = _number(header, "RescaleSlope", 1)
+        if slope == 0:
+            raise ValueError("RescaleSlope must not be 0, got 0")
+        bits = int(_number(header, "BitsStored", _number(header, "BitsAllocated", 16)))
+        signed = _number(header, "PixelRepresentation", 0) == 1
+        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        return cls(slope, _number(header, "RescaleIntercept", 0), low, high, _padding(header))
+
+    def to_values(self, stored: np.ndarray) -> np.ndarray:
+        """Return rescaled values, whole numbers as float64.
+
+        Args:
+            stored: as pydicom decodes them, any shape.
+        """
+        return (stored.astype(np.float64) * self.slope + self.intercept).round()
+
+    def to_stored(self, values: np.ndarray) -> np.ndarray:
+        """Return the stored numbers nearest to values, int64; never out of range, never padding.
+
+        Args:
+            values: rescaled values, any shape; what lies beyond the range becomes its end.
+        """
+        stored = np.rint((np.asarray(values, np.float64) - self.intercept) / self.slope)
+        stored = np.clip(stored, self.low, self.high).astype(np.int64)
+        if self.padding is None:
+            return stored
+        first, last = self.padding
+        # a lesion must stay a part of the picture
+        outside = last + 1 if last < self.high else first - 1
+        return np.where((stored >= first) & (stored <= last), outside, stored)
+
+
+def read_pixels(dataset: Dataset, path: Path) -> np.ndarray:
+    """Return the stored values of one slice, shape (rows, columns), decompressed if need be.
+
+    Args:
+        dataset: the slice.
+        path: of its file, for messages.
+
+    Raises:
+        ValueError: if there is no decoder for its compression, or the file is cut short.
+    """
+    try:
+        return dataset.pixel_array
+    except Exception as error:  # missing decoder, truncated file: each has its own type
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        coding = f" in {syntax.name}" if syntax is not None and syntax.is_compressed else ""
+        reason = " ".join(str(error).split())
+        raise ValueError(f"pixels must be readable, got {path}{coding} ({reason})") from error
+
+
+def _number(header: Dataset, name: str, default: float) -> float:
+    value = header.get(name)
+    return float(default if value in (None, "") else value)
+
+
+def _padding(header: Dataset) -> tuple[int, int] | None:
+    if header.get("PixelPaddingValue") in (None, ""):
+        return None
+    value = _number(header, "PixelPaddingValue", 0)
+    ends = [int(value), int(_number(header, "PixelPaddingRangeLimit", value))]
+    if _number(header, "PixelRepresentation", 0) == 1:  # written as US by some: 63536 for -2000
+        size = 2 ** int(_number(header, "BitsAllocated", 16))
+        ends = [end - size if end >= size // 2 else end for end in ends]
+    return min(ends), max(ends)
