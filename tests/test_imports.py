@@ -19,6 +19,7 @@ WORKSHOP = {
     "convert",
     "release",
     "evaluation",
+    "export",
     "benchmark",
     "cli",
     "commands",

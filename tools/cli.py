@@ -14,6 +14,7 @@ import fire
 
 from tools.commands.benchmark import benchmark_network, benchmark_synthesis
 from tools.commands.completion import completion_command
+from tools.commands.export import export_auto3dseg, export_nnunet
 from tools.commands.models import (
     check,
     convert_lefusion,
@@ -58,6 +59,7 @@ COMMANDS: dict[str, Callable | Mapping[str, Callable]] = {
         "monai_generative": convert_monai_generative,
     },
     "evaluate": evaluate,
+    "export": {"auto3dseg": export_auto3dseg, "nnunet": export_nnunet},
     "benchmark": {"network": benchmark_network, "synthesis": benchmark_synthesis},
     "pack": pack,
     "check": check,

@@ -1,0 +1,208 @@
+"""Synthetic and real cases as one list that every export writes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tools.export.classes import ClassTable, merge_classes, parse_rename, read_labels
+from tools.export.dataset import ExportCase, ExportChoice, ExportSet
+from tools.export.entries import RealEntry, SyntheticEntry, read_real, read_synthetic
+from tools.export.folds import assign_folds, require_whole_groups
+from tools.export.listing import MODALITIES, read_modality
+
+__all__ = ["read_cases"]
+
+
+def read_cases(
+    synthetic: str | Path, real: str | Path | None, choice: ExportChoice | None = None
+) -> ExportSet:
+    """Read a synthetic dataset and a real one, and decide who may be trained on where.
+
+    Synthetic cases are never tested on, and validated on only if there is nothing else and the
+    choice allows it. One that was made from a scan of the real dataset (same SHA-256) is left out
+    if that scan, or another of its patient, is tested on, and ``blocked`` in the fold where it is
+    validated. Cases without lesion are left out: they are copies of their scan.
+
+    Args:
+        synthetic: folder written by ``python -m tools synthesize``.
+        real: datalist or folder, see :func:`tools.export.entries.read_real`; None: there is none.
+        choice: of the user; None takes the defaults.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if the datasets do not fit together, or nothing real could be validated.
+    """
+    choice = choice or ExportChoice()
+    content, made = read_synthetic(synthetic)
+    real_content, scans = ({}, []) if real is None else read_real(real, choice.dataset_dir)
+    copies = {entry.sha256 for entry in made} & {scan.sha256 for scan in scans}
+    if copies:
+        names = [scan.name for scan in scans if scan.sha256 in copies]
+        raise ValueError(f"real must list no synthetic case, got {names} which are in {synthetic}")
+    table = merge_classes(
+        None if real is None else read_labels(real_content, "real"),
+        read_labels(content, "synthetic"),
+        parse_rename(choice.rename),
+        choice.classes,
+    )
+    modality = _modality(choice.modality, read_modality(real_content, "real"), content)
+    trained = [scan for scan in scans if scan.section in ("training", "validation")]
+    usable, left_out = _usable(made, scans)
+    if trained:
+        folds = _real_folds(trained, _sources(usable, scans), choice)
+    elif choice.allow_synthetic_validation:
+        folds = {}
+    else:
+        raise ValueError(
+            "real must have cases to validate on, got none: synthetic ones are validated on only "
+            "with --allow_synthetic_validation"
+        )
+    cases = [_real_case(scan, table, folds) for scan in scans if scan.section != "other"]
+    cases += _synthetic_cases(usable, scans, table, folds, choice, bool(trained), left_out)
+    if not any(case.synthetic for case in cases):
+        raise ValueError(f"synthetic must hold a case that may be trained on, got {left_out}")
+    validated = {case.fold for case in cases if case.fold is not None}
+    warnings = _warnings(table)
+    named = _unique(cases)
+    return ExportSet(named, table.names, modality, len(validated), left_out, warnings)
+
+
+def _modality(wanted: str | None, real: str | None, content: Mapping) -> str:
+    made = read_modality(content, "synthetic")
+    if wanted is not None:
+        return MODALITIES.get(wanted.upper(), wanted)
+    if real is not None and made is not None and real != made:
+        raise ValueError(
+            f"modality of real and synthetic must agree, got {real} and {made}; --modality decides"
+        )
+    return real or made or "CT"
+
+
+def _usable(
+    made: Sequence[SyntheticEntry], scans: Sequence[RealEntry]
+) -> tuple[list[SyntheticEntry], dict[str, str]]:
+    """Part cases that can be trained on at all from those that cannot."""
+    tested = {scan.group for scan in scans if scan.section == "testing"}
+    groups = {scan.sha256: scan.group for scan in scans}
+    left_out = {}
+    for entry in made:
+        if not entry.record.lesions:
+            left_out[entry.name] = "it has no lesion, it is a copy of its scan"
+        elif groups.get(entry.record.sha256) in tested:
+            left_out[entry.name] = "its scan, or another of that patient, is tested on"
+    return [entry for entry in made if entry.name not in left_out], left_out
+
+
+def _sources(made: Sequence[SyntheticEntry], scans: Sequence[RealEntry]) -> set[str]:
+    """Return the groups of real scans that synthetic cases were made from."""
+    groups = {scan.sha256: scan.group for scan in scans}
+    return {groups[entry.record.sha256] for entry in made if entry.record.sha256 in groups}
+
+
+def _real_folds(
+    trained: Sequence[RealEntry], sources: set[str], choice: ExportChoice
+) -> dict[str, int]:
+    """Return in which fold each patient is validated; who is not in it never is."""
+    groups = [scan.group for scan in trained]
+    validation = any(scan.section == "validation" for scan in trained)
+    stated = [scan.fold is not None for scan in trained]
+    if any(stated) and (validation or not all(stated)):
+        raise ValueError(
+            "real must have a fold in every entry, or a validation list, or neither, got "
+            f"{sum(stated)} of {len(stated)} entries with a fold and "
+            f"{'a' if validation else 'no'} validation list"
+        )
+    moved = sources if choice.keep_derived else set()
+    given: list[int | None]
+    if all(stated):
+        given = [scan.fold for scan in trained]
+    elif validation:
+        given = [0 if scan.section == "validation" else None for scan in trained]
+    else:
+        free = [group for group in groups if group not in moved]
+        dealt = dict(zip(free, assign_folds(free, choice.folds, choice.seed), strict=True))
+        given = [dealt.get(group) for group in groups]
+    require_whole_groups(groups, given)
+    kept = [None if group in moved else fold for group, fold in zip(groups, given, strict=True)]
+    emptied = {fold for fold in given if fold is not None} - set(kept)
+    if emptied:
+        raise ValueError(
+            "folds must each keep a scan that no synthetic case was made from (keep_derived), got "
+            f"none in {sorted(emptied)}"
+        )
+    return require_whole_groups(groups, kept)
+
+
+def _real_case(scan: RealEntry, table: ClassTable, folds: Mapping[str, int]) -> ExportCase:
+    testing = scan.section == "testing"
+    fold = None if testing else folds.get(scan.group)
+    return ExportCase(
+        f"real_{scan.name}", scan.image, scan.label, table.real, testing=testing, fold=fold
+    )
+
+
+def _synthetic_cases(
+    made: Sequence[SyntheticEntry],
+    scans: Sequence[RealEntry],
+    table: ClassTable,
+    folds: Mapping[str, int],
+    choice: ExportChoice,
+    has_real: bool,
+    left_out: dict[str, str],
+) -> list[ExportCase]:
+    """Return the cases; one that no fold may train on goes to ``left_out`` instead."""
+    by_hash = {scan.sha256: scan for scan in reversed(scans)}
+    by_hash |= {scan.sha256: scan for scan in scans if scan.label is not None}
+    # copies of one scan must not be on both sides where synthetic cases are all there is
+    groups = [entry.record.sha256 for entry in made]
+    dealt = [None] * len(made) if has_real else assign_folds(groups, choice.folds, choice.seed)
+    only_fold = len(set(folds.values())) == 1
+    result = []
+    for entry, fold in zip(made, dealt, strict=True):
+        source = by_hash.get(entry.record.sha256)
+        blocked = None if source is None else folds.get(source.group)
+        if blocked is not None and only_fold:
+            left_out[entry.name] = "its scan, or another of that patient, is validated on"
+            continue
+        own = None if source is None else source.label
+        result.append(
+            ExportCase(
+                name=f"synthetic_{entry.name}",
+                image=entry.image,
+                label=entry.label,
+                values=table.synthetic,
+                synthetic=True,
+                fold=fold,
+                blocked=blocked,
+                source_label=own,
+                source_values=table.real if own else {},
+            )
+        )
+    return result
+
+
+def _warnings(table: ClassTable) -> tuple[str, ...]:
+    warnings = []
+    if table.missing:
+        warnings.append(
+            f"synthetic labels do not mark {', '.join(table.missing)}: it is background there "
+            "unless the scan is a labelled one of real; --classes leaves classes out"
+        )
+    return tuple(warnings)
+
+
+def _unique(cases: Sequence[ExportCase]) -> tuple[ExportCase, ...]:
+    """Give safe names, none twice even where upper and lower case are the same."""
+    seen: set[str] = set()
+    result = []
+    for case in cases:
+        safe = re.sub(r"[^A-Za-z0-9-]+", "_", case.name).strip("_")
+        name, number = safe, 2
+        while name.lower() in seen:
+            name, number = f"{safe}_{number}", number + 1
+        seen.add(name.lower())
+        result.append(replace(case, name=name))
+    return tuple(result)

@@ -1,0 +1,183 @@
+"""Real and synthetic entries as their datalists hold them, with the hashes that tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tools.export.listing import entry_path, read_datalist, section
+from tools.synthesis.cases import find_cases
+from tools.synthesis.datalist import DATALIST_FILE
+from tools.synthesis.records import RECORD_FILE, ScanRecord, read_record, sha256_file
+
+__all__ = ["RealEntry", "SyntheticEntry", "read_real", "read_synthetic"]
+
+DATALIST_NAMES = (DATALIST_FILE, "dataset.json")
+
+
+@dataclass(frozen=True)
+class SyntheticEntry:
+    """One case that ``python -m tools synthesize`` wrote.
+
+    Args:
+        name: of its folder.
+        image: file.
+        label: file.
+        sha256: of the image.
+        record: what its ``lesions.json`` says.
+    """
+
+    name: str
+    image: Path
+    label: Path
+    sha256: str
+    record: ScanRecord
+
+
+@dataclass(frozen=True)
+class RealEntry:
+    """One scan of the real dataset.
+
+    Args:
+        name: of its file or folder.
+        image: file.
+        label: file; None of scans that are only tested on, or of no use to train on.
+        sha256: of the image.
+        section: ``training``, ``validation``, ``testing`` or ``other``.
+        group: the patient if the datalist says who it is, else the hash of the image.
+        fold: as the datalist states it; None where it does not.
+    """
+
+    name: str
+    image: Path
+    label: Path | None
+    sha256: str
+    section: str
+    group: str
+    fold: int | None = None
+
+
+def read_synthetic(folder: str | Path) -> tuple[dict[str, Any], list[SyntheticEntry]]:
+    """Return the datalist and the cases of a folder written by ``synthesize``.
+
+    Args:
+        folder: with ``datalist.json``, and image, label and record of each case.
+
+    Raises:
+        FileNotFoundError: if the folder has no datalist, or a file of it is missing.
+        ValueError: if an entry is not synthetic or lies elsewhere, or there is none.
+    """
+    folder = Path(folder)
+    path = folder / DATALIST_FILE
+    content = read_datalist(path, "synthetic")
+    entries = []
+    for item in tqdm(section(content, ("training",), path), desc="synthetic cases", unit="case"):
+        if item.get("synthetic") is not True:
+            raise ValueError(f"synthetic must list synthetic cases only, got {item} in {path}")
+        image, label = (entry_path(item, key, folder, path) for key in ("image", "label"))
+        if any(Path(item[key]).is_absolute() for key in ("image", "label")):
+            raise ValueError(f"files of synthetic must lie in {folder}, got {item['image']}")
+        record = image.parent / RECORD_FILE
+        if not record.is_file():
+            raise FileNotFoundError(f"synthetic must have a record per case, got none at {record}")
+        entries.append(
+            SyntheticEntry(image.parent.name, image, label, sha256_file(image), read_record(record))
+        )
+    if not entries:
+        raise ValueError(f"synthetic must hold at least one case, got none in {path}")
+    return content, entries
+
+
+def read_real(
+    real: str | Path, dataset_dir: str | Path | None = None
+) -> tuple[dict[str, Any], list[RealEntry]]:
+    """Return the datalist and the scans of a real dataset.
+
+    Args:
+        real: a datalist in the form of the Decathlon (``training``, perhaps ``validation``,
+            ``test`` or ``testing``; other sections are not exported, but their scans are known as
+            sources), a folder with ``datalist.json`` or ``dataset.json``, or a folder of
+            ``X_image.nii.gz`` with ``X_label.nii.gz``.
+        dataset_dir: folder that relative paths of a datalist start from; None is its own.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder, or a listed file is missing.
+        ValueError: if an entry cannot be used, is synthetic, or a scan is listed twice.
+    """
+    real = Path(real)
+    if not real.exists():
+        raise FileNotFoundError(f"real must be a datalist or a folder, got {real}")
+    if real.is_dir():
+        listed = [real / name for name in DATALIST_NAMES if (real / name).is_file()]
+        if not listed:
+            return {}, list(_paired(real, dataset_dir))
+        real = listed[0]
+    content = read_datalist(real, "real")
+    base = real.parent if dataset_dir is None else Path(dataset_dir)
+    entries = list(_listed(content, base, real))
+    first: dict[str, RealEntry] = {}
+    for entry in entries:
+        other = first.setdefault(entry.sha256, entry)
+        if other is not entry and "other" not in (entry.section, other.section):
+            raise ValueError(
+                f"real scans must be listed once, got {other.image} ({other.section}) and "
+                f"{entry.image} ({entry.section}) with the same content"
+            )
+    return content, entries
+
+
+def _listed(content: dict[str, Any], base: Path, path: Path) -> Iterator[RealEntry]:
+    known: dict[str, tuple[str, ...]] = {
+        "training": ("training",),
+        "validation": ("validation",),
+        "testing": ("testing", "test"),
+    }
+    used = {name for names in known.values() for name in names}
+    parts = [
+        (kind, item) for kind, names in known.items() for item in section(content, names, path)
+    ]
+    for name, items in content.items():
+        if isinstance(items, list) and name not in used:
+            usable = [x for x in items if isinstance(x, dict) and isinstance(x.get("image"), str)]
+            parts += [("other", item) for item in usable]
+    for kind, item in tqdm(parts, desc="real scans", unit="scan"):
+        if kind == "other" and not (base / item["image"]).is_file():
+            continue
+        yield _real_entry(kind, item, base, path)
+
+
+def _real_entry(kind: str, item: dict[str, Any], base: Path, path: Path) -> RealEntry:
+    image = entry_path(item, "image", base, path)
+    if item.get("synthetic") or (image.parent / RECORD_FILE).is_file():
+        raise ValueError(f"real must list no synthetic case, got {image} in {path}")
+    has_label = item.get("label") is not None or kind in ("training", "validation")
+    label = entry_path(item, "label", base, path) if has_label and kind != "other" else None
+    fold = item.get("fold")
+    if fold is not None and (isinstance(fold, bool) or not isinstance(fold, int) or fold < 0):
+        raise ValueError(f"fold must be a whole number from 0, got {fold!r} in {path}")
+    sha256 = sha256_file(image)
+    group = str(item.get("patient", sha256))
+    return RealEntry(_name(image), image, label, sha256, kind, group, fold)
+
+
+def _paired(folder: Path, dataset_dir: str | Path | None) -> Iterator[RealEntry]:
+    if dataset_dir is not None:
+        raise ValueError(f"dataset_dir goes with a datalist as real, got the folder {folder}")
+    cases = find_cases(folder)
+    for case in tqdm(cases, desc="real scans", unit="scan"):
+        if case.lesion_mask is None or not case.path.is_file():
+            raise ValueError(
+                f"real must be a datalist, or a folder of X_image.nii.gz with X_label.nii.gz, got "
+                f"{case.path} without a label"
+            )
+        sha256 = sha256_file(case.path)
+        yield RealEntry(case.name, case.path, case.lesion_mask, sha256, "training", sha256)
+
+
+def _name(image: Path) -> str:
+    stem = image.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_image")
+    return image.parent.name if stem == "image" else stem

@@ -1,0 +1,149 @@
+"""Images and labels of an exported dataset: linked, copied, or with other label values."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from tools.export.dataset import ExportCase
+
+__all__ = ["ENDING", "RECORD_NAME", "new_folder", "place_image", "place_label"]
+
+ENDING = ".nii.gz"
+RECORD_NAME = "export.json"
+TOLERANCE_MM = 1e-3
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Give a hidden folder to write a dataset into; it takes its name when all went well.
+
+    Args:
+        folder: to write; must not exist or be empty, unless ``overwrite``.
+        overwrite: replace a folder that an export wrote before.
+
+    Raises:
+        ValueError: if the folder holds something, or something else than an export.
+
+    Example:
+        >>> target = Path(getfixture("tmp_path")) / "dataset"
+        >>> with new_folder(target) as partial:
+        ...     _ = (partial / "export.json").write_text("{}")
+        >>> [path.name for path in target.parent.iterdir()]
+        ['dataset']
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out must be a folder, got the file {folder}")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise ValueError(f"out must be empty or new, got {folder}; --overwrite replaces it")
+        if not (folder / RECORD_NAME).is_file():
+            raise ValueError(f"overwrite replaces what an export wrote only, got {folder}")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    former = folder.with_name(f".{folder.name}.{os.getpid()}.former")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            os.replace(folder, former)
+        os.replace(partial, folder)
+        shutil.rmtree(former, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def place_image(source: Path, target: Path, copy: bool = False) -> None:
+    """Put a NIfTI file where a dataset wants it.
+
+    Args:
+        source: ``.nii.gz``, or ``.nii``, which is always copied, and compressed.
+        target: ``.nii.gz``.
+        copy: copy it; else link to it, and copy only where links cannot be made.
+    """
+    if source.suffix != ".gz":
+        with source.open("rb") as read, gzip.GzipFile(target, "wb", mtime=0) as written:
+            shutil.copyfileobj(read, written)
+        return
+    if not copy:
+        with contextlib.suppress(OSError, NotImplementedError):
+            target.symlink_to(source.resolve())
+            return
+    shutil.copyfile(source, target)
+
+
+def place_label(case: ExportCase, target: Path, copy: bool = False) -> set[int]:
+    """Put the label of a case where a dataset wants it, with the values of the dataset.
+
+    A file that has them already is placed as :func:`place_image` does. Lesions of the scan that a
+    synthetic case was made from are still to be seen in it, so its label gets them where it has
+    no value of its own.
+
+    Args:
+        case: with a label.
+        target: ``.nii.gz``.
+        copy: see :func:`place_image`.
+
+    Returns:
+        The values in the label written.
+
+    Raises:
+        ValueError: if image and label are not on one grid with three axes, or a value has no name.
+    """
+    assert case.label is not None
+    image, file = _load(case.image), _load(case.label)
+    stored = _mapped(file, image, case.values, case.label)
+    if case.source_label is not None:
+        own = _mapped(_load(case.source_label), image, case.source_values, case.source_label)
+        stored = np.where(stored > 0, stored, own)
+    plain = file.get_data_dtype().kind in "iu" and not file.header.get_slope_inter()[1]
+    if plain and np.array_equal(stored, np.asanyarray(file.dataobj)):
+        place_image(case.label, target, copy)
+    else:
+        # the header of the image, so that every program sees both on one grid
+        result = nib.Nifti1Image(stored, image.affine, image.header)
+        result.set_data_dtype(np.uint8)
+        nib.save(result, target)
+    return {int(value) for value in np.unique(stored)}
+
+
+def _load(path: Path) -> nib.Nifti1Image:
+    try:
+        result = nib.Nifti1Image.load(path)
+    except ImageFileError as error:
+        raise ValueError(f"files must be NIfTI images, got {path}") from error
+    if len(result.shape) != 3:
+        raise ValueError(f"files must have 3 dimensions, got shape {result.shape} in {path}")
+    return result
+
+
+def _mapped(
+    file: nib.Nifti1Image, image: nib.Nifti1Image, values: Mapping[int, int], path: Path
+) -> np.ndarray:
+    """Return a label on the grid of an image with other values, uint8."""
+    if file.shape != image.shape:
+        raise ValueError(
+            f"label must have the image's shape {image.shape}, got {file.shape} in {path}"
+        )
+    if not np.allclose(file.affine, image.affine, atol=TOLERANCE_MM):
+        raise ValueError(
+            f"label must have the image's affine, got {file.affine.tolist()} in {path}"
+        )
+    data = np.asanyarray(file.dataobj)
+    present = np.unique(data)
+    strange = [float(value) for value in present if value not in values]
+    if strange:
+        raise ValueError(
+            f"label must hold the values {sorted(values)}, got {strange[:5]} in {path}"
+        )
+    result = np.zeros(data.shape, np.uint8)
+    for value in present:
+        result[data == value] = values[int(value)]
+    return result
