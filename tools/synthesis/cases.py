@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+
 from tools.prepare.dicom import is_dicom_folder
 
-__all__ = ["Case", "find_cases", "with_masks"]
+__all__ = ["Case", "find_cases", "mask_name", "with_masks"]
 
 ENDINGS = (".nii", ".nii.gz")
 ORGAN_KEYS = ("organ_mask", "lung")
@@ -25,16 +27,22 @@ class Case:
     Args:
         name: of the folder that is written; unique in a run, source of the case's chance.
         path: NIfTI file, or folder of one DICOM series.
-        organ_mask: NIfTI mask of where lesions may lie; None asks the run's organ source.
-        lesion_mask: NIfTI mask of existing lesions to keep away from; None: there are none.
+        organ_mask: NIfTI mask of where lesions may lie, a file or an image in memory; None asks the
+            run's organ source.
+        lesion_mask: likewise, of existing lesions to keep away from; None: there are none.
         series_uid: which series of the folder; None where it holds only one.
     """
 
     name: str
     path: Path
-    organ_mask: Path | None = None
-    lesion_mask: Path | None = None
+    organ_mask: Path | nib.Nifti1Image | None = None
+    lesion_mask: Path | nib.Nifti1Image | None = None
     series_uid: str | None = None
+
+
+def mask_name(mask: Path | nib.Nifti1Image) -> str:
+    """Return the name of a mask's file; of an image in memory, that it is one."""
+    return mask.name if isinstance(mask, Path) else "in memory"
 
 
 def find_cases(

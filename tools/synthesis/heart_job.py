@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 
 from tools.synthesis.case_folder import describe_source
-from tools.synthesis.cases import Case
+from tools.synthesis.cases import Case, mask_name
 from tools.synthesis.generator import LesionGenerator
 from tools.synthesis.heart_pipeline import (
     CAVITY,
     WALL,
     HeartPlan,
     HeartWindow,
-    synthesize_heart,
+    plan_heart,
 )
 from tools.synthesis.heart_shapes import Heart, HeartRequest, HeartShapeSource
 from tools.synthesis.heart_textures import HeartTextures
 from tools.synthesis.job import mask_hashes
-from tools.synthesis.pipeline import SynthesisResult
+from tools.synthesis.sampling import ScanWork, SynthesisResult, sample_scans
 from tools.synthesis.scan import Scan
 from tools.transforms.heart_region import HEART_CLASSES
 
@@ -68,7 +68,14 @@ class HeartJob:
     def make(
         self, scan: Scan, case: Case, rng: np.random.Generator
     ) -> tuple[SynthesisResult, dict[str, Any]]:
-        """Return the heart with its lesion, and where its label map comes from.
+        """Return the heart with its lesion, and where its label map comes from."""
+        work, organ = self.plan(scan, case, rng)
+        return sample_scans([work], self.generator, self.max_attempts)[0], organ
+
+    def plan(
+        self, scan: Scan, case: Case, rng: np.random.Generator
+    ) -> tuple[ScanWork, dict[str, Any]]:
+        """Return the lesion of a heart, ready to be sampled, and where its label map comes from.
 
         Raises:
             ValueError: if there is no label map of the heart, or the lesion does not fit it.
@@ -84,7 +91,9 @@ class HeartJob:
         organ = scan.load_labels(path, "organ_mask")
         for name, value in (("cavity", CAVITY[0]), ("myocardium", WALL[0])):
             if not (organ == value).any():
-                raise ValueError(f"organ_mask must mark the {name} as {value}, got none in {path}")
+                raise ValueError(
+                    f"organ_mask must mark the {name} as {value}, got none in {mask_name(path)}"
+                )
         window = HeartWindow.open(scan, organ, self.generator.slices)
         wall, cavity = np.isin(window.organ, WALL), np.isin(window.organ, CAVITY)
         shape = self.shapes.draw(Heart(wall, cavity, window.affine), self.request, rng)
@@ -94,6 +103,6 @@ class HeartJob:
         name, histogram = self.textures.draw(number, rng, window.tissue, present)
         seed = int(rng.integers(2**31))
         plan = HeartPlan(label, shape.diameter_mm, shape.source, name, histogram, seed)
-        result = synthesize_heart(scan, window, plan, self.generator, self.max_attempts)
+        work = plan_heart(scan, window, plan, self.generator)
         carried = {str(n): HEART_CLASSES[n] for n in (*CAVITY, WALL[0])}
-        return result, {"source": "file", "name": path.name, "labels": carried}
+        return work, {"source": "file", "name": mask_name(path), "labels": carried}

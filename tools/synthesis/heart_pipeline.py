@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -11,16 +11,16 @@ import torch
 from nibabel.affines import apply_affine, voxel_sizes
 
 from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
-from tools.synthesis.generator import SEED_STEP, LesionGenerator, SliceSettings, WindowJob, scaled
-from tools.synthesis.pipeline import SynthesisResult
+from tools.synthesis.generator import LesionGenerator, SliceSettings, WindowJob, scaled
 from tools.synthesis.records import LesionRecord
+from tools.synthesis.sampling import TOLERANCE, ScanWork, SynthesisResult, sample_scans
 from tools.synthesis.scan import Scan
 from tools.transforms.heart_region import HEART_CLASSES
 from tools.transforms.slice_window import percentile_range, slice_grid
 from tools.transforms.tissue import tissue_levels
 from tools.transforms.window import WindowGrid, cut_window, paste_window
 
-__all__ = ["HeartPlan", "HeartWindow", "synthesize_heart"]
+__all__ = ["HeartLesion", "HeartPlan", "HeartWindow", "plan_heart", "synthesize_heart"]
 
 CAVITY, WALL = (1,), (2, 3, 4)
 
@@ -114,17 +114,63 @@ class HeartPlan(NamedTuple):
     seed: int
 
 
-class _Attempt(NamedTuple):
-    """What one sample of the window gave, by class."""
+@dataclass
+class HeartLesion:
+    """The plan of a heart on its way to voxels; what changes is the best attempt so far.
 
-    values: list[np.ndarray]
-    achieved: list[list[float]]
-    divergences: list[float]
-    seed: int
+    Args:
+        window: of the scan.
+        plan: what to make.
+        job: what the generator is asked for.
+        classes: labels of the lesion classes that the plan holds.
+        blocks: requested bins of each of them, or None for no control.
+        values: of the best attempt, by class, in the scan's units.
+        achieved: bins of their histograms.
+        divergences: from the ones requested.
+        jsd: mean of the divergences.
+        seed: that made it.
+        attempts: samples so far.
+        seconds: they took.
+    """
 
-    @property
-    def jsd(self) -> float:
-        return float(np.mean(self.divergences))
+    window: HeartWindow
+    plan: HeartPlan
+    job: WindowJob
+    classes: list[int]
+    blocks: list[list[float]] | None
+    values: list[np.ndarray] = field(default_factory=list)
+    achieved: list[list[float]] = field(default_factory=list)
+    divergences: list[float] = field(default_factory=list)
+    jsd: float = float("inf")
+    seed: int = 0
+    attempts: int = 0
+    seconds: float = 0.0
+
+    def offer(self, window: np.ndarray) -> None:
+        """Keep what the window became if its histograms are the best so far.
+
+        They are measured on the scan's own grid.
+        """
+        label, grid = self.plan.label, self.window.grid
+        whole = tuple(slice(0, n) for n in label.shape)
+        values, achieved, divergences = [], [], []
+        for number, value in enumerate(self.classes):
+            inside = paste_window(label, self.window.affine, window, grid, label == value, whole)  # type: ignore[arg-type]
+            row = torch.as_tensor(scaled(inside, self.window.range))[None]
+            bins = intensity_histogram(row, torch.ones_like(row))[0]
+            values.append(inside)
+            achieved.append(bins.tolist())
+            divergences.append(
+                0.0 if self.blocks is None else _divergence(bins, self.blocks[number])
+            )
+        jsd = float(np.mean(divergences))
+        if jsd < self.jsd:
+            self.values, self.achieved, self.divergences = values, achieved, divergences
+            self.jsd, self.seed = jsd, self.job.seed
+
+
+def _divergence(achieved: torch.Tensor, requested: Sequence[float]) -> float:
+    return jensen_shannon_divergence(achieved, torch.tensor(requested, dtype=torch.float32)).item()
 
 
 def synthesize_heart(
@@ -133,7 +179,7 @@ def synthesize_heart(
     plan: HeartPlan,
     generator: LesionGenerator,
     max_attempts: int = 3,
-    tolerance: float = 0.25,
+    tolerance: float = TOLERANCE,
 ) -> SynthesisResult:
     """Synthesise the planned lesions of one heart; every voxel outside them stays as it is.
 
@@ -154,87 +200,57 @@ def synthesize_heart(
     Raises:
         ValueError: if ``max_attempts`` is below 1 or the plan holds no lesion.
     """
-    if max_attempts < 1:
-        raise ValueError(f"max_attempts must be at least 1, got {max_attempts}")
-    if generator.slices is None:
+    work = plan_heart(scan, window, plan, generator)
+    return sample_scans([work], generator, max_attempts, tolerance)[0]
+
+
+def plan_heart(
+    scan: Scan, window: HeartWindow, plan: HeartPlan, generator: LesionGenerator
+) -> ScanWork:
+    """Make ready the window of one heart; nothing is sampled yet.
+
+    Args:
+        scan: the input.
+        window: of the scan.
+        plan: what to make.
+        generator: a bundle with slice settings.
+
+    Raises:
+        ValueError: if the plan holds no lesion, or the bundle is not for thick slices.
+    """
+    settings = generator.slices
+    if settings is None:
         raise ValueError(f"bundle must be one for thick slices, got {generator.record.name}")
-    classes = [value for value in generator.slices.classes if (plan.label == value).any()]
+    classes = [value for value in settings.classes if (plan.label == value).any()]
     if not classes:
         raise ValueError("label must hold a lesion, got none")
-    start = time.perf_counter()
-    masks = window.masks(plan.label, generator.slices.classes)
+    masks = window.masks(plan.label, settings.classes)
     job = WindowJob(window.image, masks, plan.histogram, plan.seed, window.range)
-    best: _Attempt | None = None
-    for number in range(max_attempts):
-        attempt = _sample(
-            window, plan, job._replace(seed=plan.seed + number * SEED_STEP), generator, classes
-        )
-        best = attempt if best is None or attempt.jsd < best.jsd else best
-        if best.jsd <= tolerance:
-            break
-    assert best is not None
-    stored, label = scan.stored.copy(), window.organ.astype(np.uint8)
-    turned = np.transpose(stored, window.order)  # a view: what is written there goes to the scan
-    for value, values in zip(classes, best.values, strict=True):
-        turned[plan.label == value] = scan.stored_values(values)
-        label[plan.label == value] = value
-    seconds = (time.perf_counter() - start) / len(classes)
-    records = [
-        _record(window, plan, generator, best, place, number + 1, seconds)
-        for place in enumerate(classes)
-    ]
-    return SynthesisResult(stored, np.transpose(label, np.argsort(window.order)), records)
-
-
-def _sample(
-    window: HeartWindow,
-    plan: HeartPlan,
-    job: WindowJob,
-    generator: LesionGenerator,
-    classes: Sequence[int],
-) -> _Attempt:
-    """Sample the window once and measure the result on the scan's own grid."""
-    assert generator.slices is not None
-    result = generator.sample([job])[0]
     blocks = None
     if plan.histogram is not None:
-        blocks = np.reshape(plan.histogram, (len(generator.slices.classes), -1))
-    attempt = _Attempt([], [], [], job.seed)
-    whole = tuple(slice(0, n) for n in plan.label.shape)
-    for value in classes:
-        mask = plan.label == value
-        values = paste_window(plan.label, window.affine, result, window.grid, mask, whole)  # type: ignore[arg-type]
-        row = torch.as_tensor(scaled(values, window.range))[None]
-        achieved = intensity_histogram(row, torch.ones_like(row))[0]
-        jsd = 0.0
-        if blocks is not None:
-            asked = torch.tensor(blocks[generator.slices.classes.index(value)], dtype=torch.float32)
-            jsd = jensen_shannon_divergence(achieved, asked).item()
-        attempt.values.append(values)
-        attempt.achieved.append(achieved.tolist())
-        attempt.divergences.append(jsd)
-    return attempt
+        rows = np.reshape(plan.histogram, (len(settings.classes), -1)).tolist()
+        blocks = [rows[settings.classes.index(value)] for value in classes]
+    lesion = HeartLesion(window, plan, job, classes, blocks)
+
+    def finish() -> SynthesisResult:
+        stored, label = scan.stored.copy(), window.organ.astype(np.uint8)
+        # a view: what is written there goes to the scan
+        turned = np.transpose(stored, window.order)
+        for value, values in zip(classes, lesion.values, strict=True):
+            turned[plan.label == value] = scan.stored_values(values)
+            label[plan.label == value] = value
+        records = [_record(lesion, generator, number) for number in range(len(classes))]
+        return SynthesisResult(stored, np.transpose(label, np.argsort(window.order)), records)
+
+    return ScanWork([lesion], finish)
 
 
-def _record(
-    window: HeartWindow,
-    plan: HeartPlan,
-    generator: LesionGenerator,
-    attempt: _Attempt,
-    place: tuple[int, int],
-    attempts: int,
-    seconds: float,
-) -> LesionRecord:
+def _record(lesion: HeartLesion, generator: LesionGenerator, number: int) -> LesionRecord:
     """Return the record of one class of the lesion."""
-    assert generator.slices is not None
-    number, value = place
+    window, plan, value = lesion.window, lesion.plan, lesion.classes[number]
     voxels = np.argwhere(plan.label == value)
     nearest = voxels[np.linalg.norm(voxels - voxels.mean(0), axis=1).argmin()]
     volume = float(len(voxels) * voxel_sizes(window.affine).prod())
-    requested = None
-    if plan.histogram is not None:
-        blocks = np.reshape(plan.histogram, (len(generator.slices.classes), -1))
-        requested = blocks[generator.slices.classes.index(value)].tolist()
     return LesionRecord(
         label=value,
         class_name=HEART_CLASSES[value],
@@ -243,16 +259,16 @@ def _record(
         volume_mm3=round(volume, 3),
         texture=plan.texture,
         shape_source=plan.source,
-        seed=attempt.seed,
-        histogram_requested=requested,
-        histogram_achieved=attempt.achieved[number],
-        histogram_jsd=None if requested is None else attempt.divergences[number],
+        seed=lesion.seed,
+        histogram_requested=None if lesion.blocks is None else lesion.blocks[number],
+        histogram_achieved=lesion.achieved[number],
+        histogram_jsd=None if lesion.blocks is None else lesion.divergences[number],
         sampler={
             **generator.settings,
             "window_voxels": list(window.grid.size),
             "intensity_range": [round(v, 3) for v in window.range],
             "sphere_diameter_mm": plan.diameter_mm,
         },
-        attempts=attempts,
-        seconds=round(seconds, 3),
+        attempts=lesion.attempts,
+        seconds=round(lesion.seconds / len(lesion.classes), 3),
     )

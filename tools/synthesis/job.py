@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from tools.synthesis.case_folder import describe_source
-from tools.synthesis.cases import Case
+from tools.synthesis.cases import Case, mask_name
 from tools.synthesis.generator import LesionGenerator
-from tools.synthesis.latent_pipeline import synthesize_latent
+from tools.synthesis.latent_pipeline import plan_crops
 from tools.synthesis.lobes import lobe_region, read_lobes
 from tools.synthesis.organ_masks import OrganSource, RecipeOrgan
-from tools.synthesis.pipeline import SynthesisResult, synthesize_lesions
+from tools.synthesis.pipeline import plan_windows
 from tools.synthesis.plan import Request, TextureChoice, plan_lesions
 from tools.synthesis.records import sha256_file
+from tools.synthesis.sampling import ScanWork, SynthesisResult, sample_scans
 from tools.synthesis.scan import Scan
 from tools.synthesis.shapes import MaskFileShape, ShapeSource
 
@@ -51,7 +52,7 @@ class Job:
 
     def describe(self, case: Case) -> dict[str, Any]:
         """Return all that decides what a case becomes, beside scan and bundle; JSON values only."""
-        later = ("erosion_mm", "lobe")  # unknown to older versions, whose runs may go on
+        later = ("erosion_mm", "lobe", "sizes")  # unknown to older versions, whose runs may go on
         request = {k: v for k, v in asdict(self.request).items() if k not in later or v is not None}
         return {
             **request,
@@ -68,7 +69,14 @@ class Job:
     def make(
         self, scan: Scan, case: Case, rng: np.random.Generator
     ) -> tuple[SynthesisResult, dict[str, Any]]:
-        """Return the scan with lesions, and where its organ comes from.
+        """Return the scan with lesions, and where its organ comes from; see :meth:`plan`."""
+        work, organ = self.plan(scan, case, rng)
+        return sample_scans([work], self.generator, self.max_attempts)[0], organ
+
+    def plan(
+        self, scan: Scan, case: Case, rng: np.random.Generator
+    ) -> tuple[ScanWork, dict[str, Any]]:
+        """Return the lesions of a scan, ready to be sampled, and where its organ comes from.
 
         Raises:
             ValueError: if the lesions do not fit the scan.
@@ -90,8 +98,8 @@ class Job:
         )
         cut = organ if region is None else region
         cut = None if self.one_scan_only else cut
-        make = synthesize_lesions if self.generator.latent is None else synthesize_latent
-        return make(scan, cut, plans, self.generator, self.max_attempts), organ_record
+        windows = plan_windows if self.generator.latent is None else plan_crops
+        return windows(scan, cut, plans, self.generator), organ_record
 
     def _region(
         self, scan: Scan, case: Case
@@ -102,7 +110,7 @@ class Job:
             return organ, None, record
         if case.organ_mask is not None:
             lobes = read_lobes(scan.load_labels(case.organ_mask, "organ_mask"))
-            record = {"source": "file", "name": case.organ_mask.name}
+            record = {"source": "file", "name": mask_name(case.organ_mask)}
         else:
             lobes, record = self.organs.lobes(scan), dict(self.organs.record)
         region = lobe_region(lobes, self.request.lobe)
@@ -112,7 +120,7 @@ class Job:
         """Return the organ on the scan's grid, and where it comes from."""
         if case.organ_mask is not None:
             mask = scan.load_mask(case.organ_mask, "organ_mask")
-            return mask, {"source": "file", "name": case.organ_mask.name}
+            return mask, {"source": "file", "name": mask_name(case.organ_mask)}
         if self.one_scan_only:
             return None, {"source": "none", "name": "the mask file decides"}
         return self.organs(scan), dict(self.organs.record)

@@ -18,16 +18,16 @@ from tools.synthesis.generator import LesionGenerator, WindowJob
 from tools.synthesis.latent_settings import LatentSettings
 from tools.synthesis.pipeline import (
     PlannedLesion,
-    SynthesisResult,
+    histogram_bins,
     lesion_on_grid,
     lesion_record,
-    sample_lesions,
 )
 from tools.synthesis.plan import LesionPlan
+from tools.synthesis.sampling import TOLERANCE, ScanWork, SynthesisResult, sample_scans
 from tools.synthesis.scan import Scan
 from tools.transforms.window import WindowGrid, cut_window, paste_window
 
-__all__ = ["BlendZone", "crop_grid", "synthesize_latent"]
+__all__ = ["BlendZone", "crop_grid", "plan_crops", "synthesize_latent"]
 
 Box = tuple[slice, slice, slice]
 
@@ -120,7 +120,7 @@ def synthesize_latent(
     plans: Sequence[LesionPlan],
     generator: LesionGenerator,
     max_attempts: int = 3,
-    tolerance: float = 0.25,
+    tolerance: float = TOLERANCE,
 ) -> SynthesisResult:
     """Synthesise the planned lesions of one scan with a bundle that works in latent space.
 
@@ -144,39 +144,57 @@ def synthesize_latent(
         ValueError: if a lesion does not fit the scan, ``max_attempts`` is below 1, or the bundle
             does not work in latent space.
     """
-    settings = generator.latent
-    if settings is None or generator.window is None:
+    work = plan_crops(scan, organ_mask, plans, generator)
+    return sample_scans([work], generator, max_attempts, tolerance)[0]
+
+
+def plan_crops(
+    scan: Scan,
+    organ_mask: np.ndarray | None,
+    plans: Sequence[LesionPlan],
+    generator: LesionGenerator,
+) -> ScanWork:
+    """Cut the crops of the planned lesions of one scan; nothing is sampled yet.
+
+    Args:
+        scan: the input, HU.
+        organ_mask: lesions are cut to it; None cuts nothing.
+        plans: what to make.
+        generator: a bundle with ``latent_window``.
+
+    Raises:
+        ValueError: if a lesion does not fit the scan, or the bundle does not work in latent space.
+    """
+    settings, window = generator.latent, generator.window
+    if settings is None or window is None:
         raise ValueError(f"bundle must have latent_window, got {generator.record.name}")
-    bins = len(next(iter(generator.presets.values()))["histogram"])
-    lesions = [_prepare(scan, organ_mask, plan, generator.window, settings) for plan in plans]
-    zones = {id(lesion): _zone(scan, lesion.plan, settings.margin_mm) for lesion in lesions}
-
-    def offer(lesion: PlannedLesion, result: np.ndarray) -> None:
-        zone = zones[id(lesion)]
-        change = result - np.clip(lesion.job.image, *settings.intensity_range)
-        part = paste_window(scan.stored, scan.affine, change, lesion.grid, zone.inside, zone.box)
-        difference = zone.weight * part
-        before = np.asarray(scan.image[zone.box][zone.inside], np.float64)
-        after = _limited(before, difference, settings)
-        lesion.offer(difference, after[zone.lesion], bins)
-
-    sample_lesions(lesions, generator, offer, max_attempts, tolerance)
-    stored, label = _composite(scan, lesions, [zones[id(lesion)] for lesion in lesions], settings)
-    records = [
-        lesion_record(
-            scan, lesion, generator, list(lesion.grid.size), {"margin_mm": settings.margin_mm}
-        )
-        for lesion in lesions
+    bins = histogram_bins(generator)
+    zones = [_zone(scan, plan, settings.margin_mm) for plan in plans]
+    lesions = [
+        _prepare(scan, organ_mask, plan, zone, window, settings, bins)
+        for plan, zone in zip(plans, zones, strict=True)
     ]
-    return SynthesisResult(stored, label, records)
+
+    def finish() -> SynthesisResult:
+        stored, label = _composite(scan, lesions, zones, settings)
+        margin = {"margin_mm": settings.margin_mm}
+        records = [
+            lesion_record(scan, lesion, generator, list(lesion.grid.size), margin)
+            for lesion in lesions
+        ]
+        return SynthesisResult(stored, label, records)
+
+    return ScanWork(lesions, finish)
 
 
 def _prepare(
     scan: Scan,
     organ_mask: np.ndarray | None,
     plan: LesionPlan,
+    zone: BlendZone,
     window: tuple[float, float],
     settings: LatentSettings,
+    bins: int,
 ) -> PlannedLesion:
     """Cut the crop of a lesion and draw its mask there."""
     starts = [part.start for part in plan.box]
@@ -187,7 +205,15 @@ def _prepare(
         raise ValueError(f"lesion must cover a voxel of the model's grid, got none at {plan.site}")
     image = cut_window(scan.image, scan.affine, grid)
     job = WindowJob(image, mask, plan.histogram, plan.seed, window, plan.subtype)
-    return PlannedLesion(plan, grid, job, window, np.empty(0), [])
+
+    def read(result: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        change = result - np.clip(image, *settings.intensity_range)
+        part = paste_window(scan.stored, scan.affine, change, grid, zone.inside, zone.box)
+        difference = zone.weight * part
+        before = np.asarray(scan.image[zone.box][zone.inside], np.float64)
+        return difference, _limited(before, difference, settings)[zone.lesion]
+
+    return PlannedLesion(plan, grid, job, bins, read)
 
 
 def _zone(scan: Scan, plan: LesionPlan, margin_mm: float) -> BlendZone:

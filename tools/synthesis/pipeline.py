@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import nibabel as nib
@@ -12,35 +11,22 @@ import numpy as np
 import torch
 
 from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
-from tools.synthesis.generator import SEED_STEP, LesionGenerator, WindowJob, scaled
+from tools.synthesis.generator import LesionGenerator, WindowJob, scaled
 from tools.synthesis.plan import LesionPlan
 from tools.synthesis.records import LesionRecord
+from tools.synthesis.sampling import TOLERANCE, ScanWork, SynthesisResult, sample_scans
 from tools.synthesis.scan import Scan
 from tools.transforms.window import WindowGrid, cut_window, paste_window, window_size
 
 __all__ = [
     "PlannedLesion",
     "SynthesisResult",
+    "histogram_bins",
     "lesion_on_grid",
     "lesion_record",
-    "sample_lesions",
+    "plan_windows",
     "synthesize_lesions",
 ]
-
-
-@dataclass(frozen=True)
-class SynthesisResult:
-    """A scan with lesions.
-
-    Args:
-        stored: the scan's stored values, changed inside the label only.
-        label: uint8, 0 background, 1 lesion (of a heart: its label map with the lesions in it).
-        records: one per lesion, in the order of the plans.
-    """
-
-    stored: np.ndarray
-    label: np.ndarray
-    records: list[LesionRecord]
 
 
 @dataclass
@@ -51,9 +37,11 @@ class PlannedLesion:
         plan: of the lesion.
         grid: of its window.
         job: what the generator is asked for.
-        window: intensities at the outer edges of the histogram.
-        values: in the scan's units, one for each voxel of the label.
-        achieved: bins of their histogram.
+        bins: of the histogram.
+        read: returns, for a sampled window, the values to keep and those inside the lesion, whose
+            histogram counts; both in the scan's units.
+        values: to keep, of the best attempt.
+        achieved: bins of its histogram.
         jsd: its divergence from the one requested.
         seed: that made it.
         attempts: samples so far.
@@ -63,24 +51,21 @@ class PlannedLesion:
     plan: LesionPlan
     grid: WindowGrid
     job: WindowJob
-    window: tuple[float, float]
-    values: np.ndarray
-    achieved: list[float]
+    bins: int
+    read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    values: np.ndarray = field(default_factory=lambda: np.empty(0))
+    achieved: list[float] = field(default_factory=list)
     jsd: float = float("inf")
     seed: int = 0
     attempts: int = 0
     seconds: float = 0.0
 
-    def offer(self, values: np.ndarray, inside: np.ndarray, bins: int) -> None:
-        """Keep the values of an attempt if their histogram is the best so far.
-
-        Args:
-            values: to keep.
-            inside: those of the lesion, whose histogram counts.
-            bins: of the histogram.
-        """
-        row = torch.as_tensor(scaled(inside, self.window))[None]
-        achieved = intensity_histogram(row, torch.ones_like(row), bins)[0]
+    def offer(self, window: np.ndarray) -> None:
+        """Keep what a window became if its histogram is the best so far."""
+        assert self.job.window is not None
+        values, inside = self.read(window)
+        row = torch.as_tensor(scaled(inside, self.job.window))[None]
+        achieved = intensity_histogram(row, torch.ones_like(row), self.bins)[0]
         jsd = 0.0
         if self.plan.histogram is not None:
             jsd = jensen_shannon_divergence(achieved, torch.tensor(self.plan.histogram)).item()
@@ -95,10 +80,10 @@ def synthesize_lesions(
     plans: Sequence[LesionPlan],
     generator: LesionGenerator,
     max_attempts: int = 3,
-    tolerance: float = 0.25,
+    tolerance: float = TOLERANCE,
     spacing_mm: float = 1.0,
 ) -> SynthesisResult:
-    """Synthesise the planned lesions of one scan.
+    """Synthesise the planned lesions of one scan, see :func:`plan_windows`.
 
     All lesions are sampled together; those whose histogram misses the requested one by more than
     ``tolerance`` are sampled again with another seed, and the best attempt is kept. Costs grow with
@@ -120,28 +105,50 @@ def synthesize_lesions(
         ValueError: if a lesion does not fit the scan, ``max_attempts`` is below 1, or the bundle is
             for scans without units.
     """
+    work = plan_windows(scan, organ_mask, plans, generator, spacing_mm)
+    return sample_scans([work], generator, max_attempts, tolerance)[0]
+
+
+def plan_windows(
+    scan: Scan,
+    organ_mask: np.ndarray | None,
+    plans: Sequence[LesionPlan],
+    generator: LesionGenerator,
+    spacing_mm: float = 1.0,
+) -> ScanWork:
+    """Cut the windows of the planned lesions of one scan; nothing is sampled yet.
+
+    Args:
+        scan: the input.
+        organ_mask: lesions are cut to it; None cuts nothing.
+        plans: what to make.
+        generator: the bundle.
+        spacing_mm: voxel size of the model's grid.
+
+    Raises:
+        ValueError: if a lesion does not fit the scan, or the bundle is for scans without units.
+    """
     window = generator.window
     if window is None:
         raise ValueError(f"bundle must be one for scans in HU, got {generator.record.name}")
-    lesions = [_prepare(scan, organ_mask, plan, spacing_mm, window) for plan in plans]
+    bins = histogram_bins(generator)
+    lesions = [_prepare(scan, organ_mask, plan, spacing_mm, window, bins) for plan in plans]
 
-    def offer(lesion: PlannedLesion, result: np.ndarray) -> None:
-        plan = lesion.plan
-        values = paste_window(scan.stored, scan.affine, result, lesion.grid, plan.label, plan.box)
-        lesion.offer(values, values, _bins(generator))
+    def finish() -> SynthesisResult:
+        stored = scan.stored.copy(order="K")
+        label = np.zeros(scan.stored.shape, np.uint8)
+        for lesion in lesions:
+            # indexing the box first keeps the cost at the lesion's size
+            stored[lesion.plan.box][lesion.plan.label] = scan.stored_values(lesion.values)
+            label[lesion.plan.box][lesion.plan.label] = 1
+        records = [lesion_record(scan, each, generator, each.grid.size[0]) for each in lesions]
+        return SynthesisResult(stored, label, records)
 
-    sample_lesions(lesions, generator, offer, max_attempts, tolerance)
-    stored = scan.stored.copy(order="K")
-    label = np.zeros(scan.stored.shape, np.uint8)
-    for lesion in lesions:
-        # indexing the box first keeps the cost at the lesion's size
-        stored[lesion.plan.box][lesion.plan.label] = scan.stored_values(lesion.values)
-        label[lesion.plan.box][lesion.plan.label] = 1
-    records = [lesion_record(scan, lesion, generator, lesion.grid.size[0]) for lesion in lesions]
-    return SynthesisResult(stored, label, records)
+    return ScanWork(lesions, finish)
 
 
-def _bins(generator: LesionGenerator) -> int:
+def histogram_bins(generator: LesionGenerator) -> int:
+    """Return how many bins the histograms of a bundle have."""
     return len(next(iter(generator.presets.values()))["histogram"])
 
 
@@ -151,6 +158,7 @@ def _prepare(
     plan: LesionPlan,
     spacing_mm: float,
     window: tuple[float, float],
+    bins: int,
 ) -> PlannedLesion:
     """Cut the window of a lesion and draw its mask there."""
     reach = (np.array(plan.label.shape) + 1) * scan.spacing_mm
@@ -165,7 +173,12 @@ def _prepare(
     mask = lesion_on_grid(grid, plan, organ_mask, scan.affine)
     image = cut_window(scan.image, scan.affine, grid)
     job = WindowJob(image, mask, plan.histogram, plan.seed, window)
-    return PlannedLesion(plan, grid, job, window, np.empty(0), [])
+
+    def read(result: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values = paste_window(scan.stored, scan.affine, result, grid, plan.label, plan.box)
+        return values, values
+
+    return PlannedLesion(plan, grid, job, bins, read)
 
 
 def lesion_on_grid(
@@ -177,43 +190,6 @@ def lesion_on_grid(
     part, box = plan.shape.on_grid(grid.affine, grid.size, plan.site.point_mm, within=organ)
     mask[box] = part
     return mask
-
-
-def sample_lesions(
-    lesions: Sequence[PlannedLesion],
-    generator: LesionGenerator,
-    offer: Callable[[PlannedLesion, np.ndarray], None],
-    max_attempts: int,
-    tolerance: float,
-) -> None:
-    """Sample lesions together, again those that miss their histogram, and keep the best of each.
-
-    Args:
-        lesions: changed in place.
-        generator: the bundle.
-        offer: offers the lesion what its window became, see :meth:`PlannedLesion.offer`.
-        max_attempts: at least 1.
-        tolerance: largest accepted Jensen-Shannon divergence, in nats.
-
-    Raises:
-        ValueError: if ``max_attempts`` is below 1.
-    """
-    if max_attempts < 1:
-        raise ValueError(f"max_attempts must be at least 1, got {max_attempts}")
-    pending = list(lesions)
-    for attempt in range(max_attempts):
-        start = time.perf_counter()
-        for lesion in pending:
-            lesion.job = lesion.job._replace(seed=lesion.plan.seed + attempt * SEED_STEP)
-        windows = generator.sample([lesion.job for lesion in pending])
-        seconds = (time.perf_counter() - start) / len(pending)
-        for lesion, window in zip(pending, windows, strict=True):
-            lesion.attempts += 1
-            lesion.seconds += seconds
-            offer(lesion, window)
-        pending = [lesion for lesion in pending if lesion.jsd > tolerance]
-        if not pending:
-            break
 
 
 def lesion_record(

@@ -33,6 +33,7 @@ class Request:
         erosion_mm: depth of the shell under the surface of the organ, see :func:`choose_sites`;
             None: lesions keep clear of the surface, or cut it, by their own size.
         lobe: names of lobes that lesions may lie in; None: the whole organ.
+        sizes: a mix in place of ``diameter_mm``: share, smallest and largest diameter of each part.
 
     Raises:
         ValueError: naming the argument that breaks its rule.
@@ -44,20 +45,33 @@ class Request:
     placement: str = "mixed"
     erosion_mm: float | None = None
     lobe: tuple[str, ...] | None = None
+    sizes: tuple[tuple[float, float, float], ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.count, int) or self.count < 1:
             raise ValueError(f"count must be a whole number of at least 1, got {self.count!r}")
-        low, high = self.diameter_mm
-        if not 2 <= low <= high <= 60:
-            raise ValueError(
-                f"diameter_mm must be two numbers from 2 to 60, smallest first, "
-                f"got {self.diameter_mm}"
-            )
+        for low, high in [self.diameter_mm, *(part[1:] for part in self.sizes or ())]:
+            if not 2 <= low <= high <= 60:
+                raise ValueError(
+                    f"diameter_mm must be two numbers from 2 to 60, smallest first, "
+                    f"got {(low, high)}"
+                )
+        if self.sizes is not None and not (
+            min(part[0] for part in self.sizes) >= 0 < sum(part[0] for part in self.sizes)
+        ):
+            raise ValueError(f"shares of sizes must be 0 or more, not all 0, got {self.sizes}")
         if self.site_mm is not None and len(self.site_mm) != 3:
             raise ValueError(f"site must be x,y,z in mm, got {self.site_mm}")
         if self.erosion_mm is not None and not 0 < self.erosion_mm <= 100:
             raise ValueError(f"erosion_mm must be above 0 and at most 100, got {self.erosion_mm}")
+
+    def draw_diameters(self, rng: np.random.Generator) -> list[float]:
+        """Return the diameter of each lesion of a scan."""
+        if self.sizes is None:
+            return rng.uniform(*self.diameter_mm, self.count).tolist()
+        shares = np.array([part[0] for part in self.sizes])
+        drawn = rng.choice(len(self.sizes), self.count, p=shares / shares.sum())
+        return [float(rng.uniform(*self.sizes[i][1:])) for i in drawn]
 
 
 class TextureChoice:
@@ -209,8 +223,7 @@ def plan_lesions(
     Raises:
         ValueError: if not all fit, or a site is outside scan or organ.
     """
-    low, high = request.diameter_mm
-    diameters = rng.uniform(low, high, request.count).tolist()
+    diameters = request.draw_diameters(rng)
     site_mm: Sequence[float] | None = request.site_mm
     if isinstance(shapes, MaskFileShape):
         organ_mask = region_mask = None  # the user's mask is the user's decision
