@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+from monai.data import MetaTensor
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -170,3 +171,24 @@ def test_bad_inputs_are_named(autoencoder: nn.Module, inputs: Tensor) -> None:
         build(autoencoder)(inputs[:, [0, 1, 1]], network)
     with pytest.raises(ValueError, match="margin_mm must be at least 0"):
         build(autoencoder, margin_mm=-1)
+
+
+def test_a_scan_of_other_voxels_changes_within_the_margin_only(autoencoder: nn.Module) -> None:
+    spacing = (0.7, 0.7, 1.25)
+    values = torch.rand(1, 2, 40, 40, 30, generator=torch.Generator().manual_seed(4))
+    values[:, 1] = 0
+    values[0, 1, 12:22, 14:24, 10:16] = 1
+    inputs = MetaTensor(values, affine=torch.diag(torch.tensor([-0.7, -0.7, 1.25, 1.0])))
+    windows = LesionWindowInferer(
+        build(autoencoder), margin_voxels=8, smallest=(32,) * 3, step=16, spacing_mm=1.0
+    )
+    result = windows(inputs, network, seeds=[1])
+    distance = torch.from_numpy(
+        ndimage.distance_transform_edt(values[0, 1].numpy() == 0, sampling=spacing)
+    )
+    beyond = distance >= windows.inferer.margin_mm
+    assert torch.equal(result[0, 0][beyond], values[0, 0][beyond])
+    changed = result[0, 0] != values[0, 0]
+    assert changed[distance == 0].float().mean() > 0.99
+    assert changed[(distance > 0) & (distance < 2.5)].float().mean() > 0.9
+    assert windows.inferer.margin_mm == 3.0

@@ -1,8 +1,10 @@
 """A window per lesion gives what the window alone would give, wherever it lies."""
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from monai.data import MetaTensor
+from torch import Tensor, nn
 
 from tools.inferers import LesionInpaintInferer, LesionWindowInferer
 from tools.schedules import cosine_scheduler
@@ -48,3 +50,97 @@ def test_a_lesion_larger_than_the_volume_allows_is_refused(inferer: LesionWindow
     inputs[:, 1] = 1
     with pytest.raises(ValueError, match="lesion must fit a window inside the volume"):
         inferer(inputs, network)
+
+
+def scan(
+    spacing: tuple[float, float, float], *lesions: tuple[slice, slice, slice]
+) -> tuple[MetaTensor, Tensor]:
+    """Inputs of one sample with voxels of that size, with a turned axis, and their mask."""
+    inputs = torch.rand(1, 2, 56, 48, 30, generator=torch.Generator().manual_seed(1)) * 0.5
+    inputs[:, 1] = 0
+    for box in lesions:
+        inputs[(0, 1, *box)] = 1
+    affine = np.diag([-spacing[0], *spacing[1:], 1.0])
+    return MetaTensor(inputs, affine=torch.from_numpy(affine)), inputs[:, 1:] == 1
+
+
+TWO = [(slice(8, 20), slice(20, 32), slice(8, 15)), (slice(44, 56), slice(2, 9), slice(20, 25))]
+resampling = pytest.mark.parametrize("spacing", [(0.7, 0.7, 1.25), (0.5, 0.5, 4.0), (1.5,) * 3])
+
+
+@resampling
+def test_other_voxels_are_resampled_under_the_windows_only(spacing: tuple) -> None:
+    sizes = []
+
+    def recording(x: Tensor, timesteps: Tensor, condition: Tensor | None) -> Tensor:
+        sizes.append(tuple(x.shape[2:]))
+        return x[:, :1] * 0.5
+
+    sampler = LesionInpaintInferer(cosine_scheduler(4), sampler="ddim", background="clean")
+    inferer = LesionWindowInferer(sampler, smallest=(16, 16, 16), spacing_mm=1.0)
+    inputs, inside = scan(spacing, *TWO)
+    plain = inputs.as_subclass(Tensor)
+    output = inferer(inputs, recording)
+    assert torch.equal(output[~inside], plain[:, :1][~inside])
+    assert (output[inside] != plain[:, :1][inside]).all()
+    # lesions of 6 to 28 mm with 5 mm round them, in mm
+    assert all(16 <= n <= 40 for size in sizes for n in size)
+    again = inferer(inputs.clone(), recording, seeds=[0])
+    assert torch.equal(again, output)
+    assert not torch.equal(inferer(inputs, recording, seeds=[9]), output)
+
+
+def test_drawn_values_lie_where_the_window_has_them() -> None:
+    """A sampler that paints a ramp in mm: the scan must show the same ramp at its own voxels."""
+
+    class Ramp:
+        mask_channels, seed = 1, 0
+
+        def __call__(self, windows: Tensor, *rest: object, **options: object) -> Tensor:
+            ramp = torch.arange(windows.shape[2]).float()[:, None, None].expand(windows.shape[2:])
+            return torch.where(windows[:, 1:] > 0, ramp, windows[:, :1])
+
+    inputs, inside = scan((0.7, 0.7, 1.25), TWO[0])
+    output = LesionWindowInferer(Ramp(), spacing_mm=1.0)(inputs, nn.Identity())[0, 0]
+    # the first axis of the scan runs to the left, that of the window to the right
+    core = output[9:19, 21:31, 9:14]
+    steps = core.diff(dim=0)
+    assert steps.mean() == pytest.approx(-0.7, abs=0.02)
+    # the middle of the lesion is the middle of the window (24 voxels: 11.5)
+    assert output[13:15, 26, 11].mean() == pytest.approx(11.5, abs=0.05)
+    assert inside[0, 0, 8:20, 20:32, 8:15].all()
+
+
+def test_voxels_of_the_models_size_are_taken_as_they_are(inferer: LesionWindowInferer) -> None:
+    inputs = volume((4, 20, 10), (30, 4, 10))
+    meta = MetaTensor(inputs, affine=torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0])))
+    aware = LesionWindowInferer(inferer.inferer, 2, (8, 8, 8), 8, spacing_mm=1.0)
+    assert torch.equal(aware(meta, network, seeds=[3]), inferer(inputs, network, seeds=[3]))
+    # a plain tensor does not know its spacing
+    assert torch.equal(aware(inputs, network, seeds=[3]), inferer(inputs, network, seeds=[3]))
+
+
+def test_a_lesion_smaller_than_the_models_voxels_is_drawn_too() -> None:
+    one = (slice(20, 21), slice(20, 21), slice(10, 11))
+    inputs, inside = scan((0.3, 0.3, 0.3), one)
+    sampler = LesionInpaintInferer(cosine_scheduler(4))
+    output = LesionWindowInferer(sampler, 2, (8, 8, 8), 8, spacing_mm=1.0)(inputs, network)
+    changed = output != inputs.as_subclass(Tensor)[:, :1]
+    assert torch.equal(changed, inside)
+
+
+def test_a_batch_of_scans_equals_its_samples() -> None:
+    inferer = LesionWindowInferer(
+        LesionInpaintInferer(cosine_scheduler(4)), 2, (8, 8, 8), 8, spacing_mm=1.0
+    )
+    fine, thick = scan((0.7, 0.7, 1.25), TWO[0])[0], scan((0.8, 0.8, 2.0), TWO[1])[0]
+    affines = torch.stack([fine.affine, thick.affine])
+    both = MetaTensor(torch.cat([fine, thick]).as_subclass(Tensor), affine=affines)
+    together = inferer(both, network, seeds=[1, 2])
+    for i, one in enumerate((fine, thick)):
+        assert torch.equal(together[i : i + 1], inferer(one, network, seeds=[1 + i]))
+
+
+def test_spacing_must_be_positive(inferer: LesionWindowInferer) -> None:
+    with pytest.raises(ValueError, match="spacing_mm must be above 0, got 0"):
+        LesionWindowInferer(inferer.inferer, spacing_mm=0)

@@ -1,5 +1,8 @@
 """From a request to a window and back: the diameter asked for, on any grid, through a loader."""
 
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from monai.transforms import Compose, EnsureTyped
 from nibabel.affines import apply_affine
 
 from tools.transforms.shape_grid import half_voxel_mm
-from tools.transforms.shape_request import ShapeRequestd, ShapeToScand
+from tools.transforms.shape_request import LoadMaskd, ShapeRequestd, ShapeToScand
 from tools.transforms.sphere import enclosing_sphere
 
 GRIDS = {
@@ -104,7 +107,7 @@ def test_centre_is_the_point_the_click_the_deepest_voxel_or_the_middle() -> None
     boundary = np.zeros(shape, np.uint8)
     boundary[:11, 10:21, 10:21] = 1  # touches the border of the scan, which is no place to be deep
     organ = {"boundary": MetaTensor(torch.from_numpy(boundary)[None], affine=affine)}
-    click = {"foreground": [[4, 12, 13], [1, 1, 1]]}
+    click = {"foreground": [[1, 1, 1], [4, 12, 13]]}
 
     def centre(data: dict, **arguments: object) -> np.ndarray:
         request = ShapeRequestd("image", 8.0, **arguments)
@@ -112,6 +115,9 @@ def test_centre_is_the_point_the_click_the_deepest_voxel_or_the_middle() -> None
 
     at = apply_affine(affine, (6, 13, 14))
     assert np.allclose(centre(organ | click, centre_mm=at.tolist()), at)
+    # as the table of options in 3D Slicer sends it, text; empty where nobody typed
+    assert np.allclose(centre(organ | click, centre_mm=", ".join(map(str, at))), at)
+    assert np.allclose(centre(organ | click, centre_mm=""), centre(organ | click))
     assert np.allclose(centre(organ | click), apply_affine(affine, (4, 12, 13)))
     assert np.allclose(centre({"foreground": np.array([[4.0, 12, 13]])}), centre(organ | click))
     deepest = apply_affine(np.linalg.inv(affine), centre(organ | {"foreground": []}))
@@ -177,6 +183,7 @@ def test_classes_lie_inside_each_other() -> None:
         ({}, {"diameter_mm": 0.0}, "diameter_mm must be > 0, got 0"),
         ({}, {"diameter_mm": 0.9}, r"diameter_mm must be at least 1\.00, the size of a voxel"),
         ({}, {"centre_mm": (1.0, 2.0)}, "centre_mm must be three numbers"),
+        ({}, {"centre_mm": "20 left 3"}, "centre_mm must be three numbers"),
         ({}, {"centre_mm": (900.0, 2.0, 2.0)}, r"centre_mm must lie inside the scan, got \[900"),
         ({"foreground": [[41, 3, 3]]}, {}, "centre_mm must lie inside the scan"),
         ({"boundary": np.ones((3, 3, 3))}, {}, "boundary must have the shape of the scan"),
@@ -200,3 +207,17 @@ def test_an_empty_prediction_is_an_error() -> None:
     with pytest.raises(ValueError, match="pred must hold a lesion, got an empty prediction"):
         ShapeToScand("pred")(sample)
     assert not ShapeToScand("pred", allow_empty=True)(sample)["pred"].any()
+
+
+def test_a_mask_is_loaded_where_there_is_one(tmp_path: Path) -> None:
+    affine = np.diag([0.7, 0.7, 1.25, 1.0])
+    path = tmp_path / "lung.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.uint8), affine), path)
+    load = LoadMaskd("boundary")
+    for given in (path, str(path)):
+        mask = load({"boundary": given})["boundary"]
+        assert tuple(mask.shape) == (1, 4, 5, 6)
+        assert np.allclose(mask.affine, affine)
+        assert load({"boundary": mask})["boundary"] is mask
+    assert load({"image": 1}) == {"image": 1}
+    assert load({"boundary": None}) == {"boundary": None}

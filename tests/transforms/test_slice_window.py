@@ -130,7 +130,7 @@ def test_a_click_is_the_centre_where_the_label_map_is_empty() -> None:
         "label": MetaTensor(torch.from_numpy(label)[None], affine=torch.from_numpy(affine)),
     }
     cut = SliceWindowd(["image", "label"], organ=[1], size=(20, 20), spacing_mm=1.5)
-    result = cut({**sample, "foreground": [[30, 25, 2]]})
+    result = cut({**sample, "foreground": [[1, 1, 1], [30, 25, 2]]})
     middle = result["image"].affine.numpy() @ [9.5, 9.5, 0, 1]
     assert np.allclose(middle[:2], [45.0, 37.5])
     with pytest.raises(ValueError, match="organ_mask must hold an organ"):

@@ -199,7 +199,7 @@ def test_centre_is_the_point_the_click_or_a_voxel_of_the_wall() -> None:
         return found["control"]["centre_mm"].tolist()
 
     point = apply_affine(AFFINE, (40, 30, 2)).tolist()
-    click = {"foreground": [[12, 20, 3], [1, 1, 1]]}
+    click = {"foreground": [[1, 1, 1], [12, 20, 3]]}
     clicked = apply_affine(AFFINE, (12, 20, 3)).tolist()
     assert centre(click, centre_mm=point) == point
     assert centre(click) == clicked

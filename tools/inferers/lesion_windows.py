@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from monai.inferers import Inferer
+from nibabel.affines import voxel_sizes
 from scipy import ndimage
 from torch import Tensor, nn
 
 from tools.inferers.latent_inpaint import LatentInpaintInferer
 from tools.inferers.lesion_inpaint import LesionInpaintInferer
-from tools.transforms.window import window_size
+from tools.inferers.lesion_places import BoxPlace, GridPlace, WindowRule
 
 __all__ = ["LesionWindowInferer"]
 
-Box = tuple[slice, slice, slice]
+SAME_SIZE = 0.01  # voxels that differ by less than this share are taken as they are
 
 
 class LesionWindowInferer(Inferer):
     """Synthesise every lesion of a mask in a window of its own: costs grow with lesions only.
 
     Each connected component of the mask (26-neighbourhood) gets a cube that holds it and some
-    surroundings; cubes of equal size are sampled as one batch. The volume is taken as it is: its
-    voxels should have about the size that the network was trained on (``tools.synthesis``
-    resamples, this does not).
+    surroundings; cubes of equal size are sampled as one batch. With ``spacing_mm``, a volume that
+    knows its affine (MetaTensor) and has other voxels is resampled, but only under the windows:
+    they are cut with the model's voxels, and the result is interpolated at the voxels of the
+    lesion (a latent model's change, at those within its ``margin_mm``). The rest is not touched.
 
     Args:
         inferer: samples one batch of windows.
         margin_voxels: surroundings shown on each side of a lesion, at least.
         smallest: voxels along each axis of a window, at least; multiples of ``step``.
         step: the size of a window is a multiple of this.
+        spacing_mm: voxel size that the network was trained on; None takes volumes as they are.
 
     Example:
         >>> from tools.schedules import cosine_scheduler
@@ -51,10 +56,13 @@ class LesionWindowInferer(Inferer):
         margin_voxels: int = 5,
         smallest: Sequence[int] = (24, 24, 24),
         step: int = 8,
+        spacing_mm: float | None = None,
     ) -> None:
         super().__init__()
-        self.inferer, self.margin_voxels = inferer, margin_voxels
-        self.smallest, self.step = tuple(smallest), step
+        if spacing_mm is not None and not spacing_mm > 0:
+            raise ValueError(f"spacing_mm must be above 0, got {spacing_mm}")
+        self.inferer, self.spacing_mm = inferer, spacing_mm
+        self.rule = WindowRule(margin_voxels, tuple(smallest), step)
 
     def __call__(  # type: ignore[override]
         self,
@@ -74,42 +82,65 @@ class LesionWindowInferer(Inferer):
         Returns:
             Tensor ``(B, C, H, W, D)``, equal to the input wherever ``inferer`` changes nothing.
         """
+        affines = _affines(inputs)
         inputs = torch.as_tensor(inputs).as_subclass(Tensor)
+        # resampling is done by the CPU
+        volumes = inputs if affines is None or self.spacing_mm is None else inputs.cpu()
         masks = self.inferer.mask_channels
-        output = inputs[:, :-masks].clone()
+        output = volumes[:, :-masks].clone()
         seeds = [self.inferer.seed + i for i in range(len(inputs))] if seeds is None else seeds
-        jobs: dict[tuple[int, ...], list[tuple[int, Box, int]]] = defaultdict(list)
-        for i, sample in enumerate(inputs):
-            boxes = self._boxes(sample[-masks:].amax(0).cpu().numpy())
-            for j, box in enumerate(boxes):
-                jobs[tuple(part.stop - part.start for part in box)].append((i, box, seeds[i] + j))
-        for batch in jobs.values():
-            windows = torch.stack([inputs[(i, slice(None), *box)] for i, box, _ in batch])
+        jobs: dict[tuple, list[tuple[int, BoxPlace | GridPlace, int]]] = defaultdict(list)
+        for i, sample in enumerate(volumes):
+            affine = None if affines is None else affines[i]
+            for j, place in enumerate(self._places(sample[-masks:].cpu().numpy(), affine)):
+                jobs[(type(place), *place.size)].append((i, place, seeds[i] + j))
+        for kind, batch in jobs.items():
+            windows = torch.stack([place.cut(volumes[i]) for i, place, _ in batch])
             rows = None if condition is None else torch.stack([condition[i] for i, _, _ in batch])
-            results = self.inferer(windows, network, rows, seeds=[seed for *_, seed in batch])
-            for (i, box, _), window, result in zip(batch, windows, results, strict=True):
-                # latents change a margin round the mask too
-                changed = result != window[:-masks]
-                output[(i, slice(None), *box)][changed] = result[changed]
-        return output
+            sampler = self._sampler(resampled=kind[0] is GridPlace)
+            drawn = sampler(
+                windows.to(inputs.device), network, rows, seeds=[seed for *_, seed in batch]
+            ).to(windows)
+            for (i, place, _), window, result in zip(batch, windows, drawn, strict=True):
+                place.paste(output[i], window, result)
+        return output.to(inputs.device)
 
-    def _boxes(self, mask: np.ndarray) -> list[Box]:
-        """Return one cube per lesion, moved inside the volume or cut down to it."""
-        components, _ = ndimage.label(mask > 0, structure=np.ones((3, 3, 3)))
-        boxes = []
-        for found in ndimage.find_objects(components):
-            extent = max(part.stop - part.start for part in found)
-            parts = []
-            for part, length, smallest in zip(found, mask.shape, self.smallest, strict=True):
-                size = window_size(extent, 1.0, self.margin_voxels, smallest, self.step)
-                side = min(size, length // self.step * self.step)
-                if side < part.stop - part.start:
-                    raise ValueError(
-                        f"lesion must fit a window inside the volume of shape {mask.shape}, "
-                        f"got an extent of {part.stop - part.start} voxels"
-                    )
-                start = (part.start + part.stop - side) // 2
-                start = min(max(start, 0), length - side)
-                parts.append(slice(start, start + side))
-            boxes.append(tuple(parts))
-        return boxes  # type: ignore[return-value]
+    def _sampler(self, resampled: bool) -> LesionInpaintInferer | LatentInpaintInferer:
+        """Return the sampler; if resampled, the fading is left to the scan's own grid."""
+        if not (resampled and hasattr(self.inferer, "margin_mm")):
+            return self.inferer
+        sampler = copy.copy(self.inferer)
+        sampler.margin_mm = math.inf
+        return sampler
+
+    def _places(
+        self, masks: np.ndarray, affine: np.ndarray | None
+    ) -> list[BoxPlace] | list[GridPlace]:
+        """Return the place of each lesion of one sample."""
+        components, _ = ndimage.label(masks.max(0) > 0, structure=np.ones((3, 3, 3)))
+        boxes = ndimage.find_objects(components)
+        same = affine is None or np.allclose(voxel_sizes(affine), self.spacing_mm, SAME_SIZE, 0)
+        if self.spacing_mm is None or affine is None or same:
+            return [BoxPlace.around(box, components.shape, self.rule) for box in boxes]
+        margin_mm = getattr(self.inferer, "margin_mm", None)
+        return [
+            GridPlace.around(
+                (masks[(slice(None), *box)] > 0) & (components[box] == number),
+                box,
+                components.shape,
+                affine,
+                self.spacing_mm,
+                self.rule,
+                margin_mm,
+            )
+            for number, box in enumerate(boxes, 1)
+        ]
+
+
+def _affines(inputs: Tensor) -> list[np.ndarray] | None:
+    """Return the affine of each sample, None where a tensor knows none."""
+    affine = getattr(inputs, "affine", None)
+    if affine is None:
+        return None
+    # a batch made by hand (inputs[None]) has the affine of its one sample
+    return list(np.broadcast_to(np.asarray(affine, float), (len(inputs), 4, 4)))

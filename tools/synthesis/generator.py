@@ -210,7 +210,7 @@ class LesionGenerator:
         for key, value in {**changes, "texture": "none"}.items():
             if key in known:
                 parser[f"displayable_configs#{key}"] = value
-        self.settings = {k: v for k, v in {**known, **changes}.items() if k != "texture"}
+        self.settings = {k: v for k, v in (known | changes).items() if k not in ("texture", "seed")}
         if overlays:
             self.settings["overlays"] = list(overlays)
         self.network = load_network(parser, path, self.device)

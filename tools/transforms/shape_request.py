@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import LoadImage, MapTransform
 from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 from torch import Tensor
@@ -21,24 +22,47 @@ from tools.transforms.shape_grid import (
     half_voxel_mm,
     shape_on_scan,
 )
-from tools.transforms.sphere import Sphere
+from tools.transforms.sphere import Sphere, parse_point
 from tools.transforms.window import WindowGrid
 
-__all__ = ["ShapeRequestd", "ShapeToScand"]
+__all__ = ["LoadMaskd", "ShapeRequestd", "ShapeToScand"]
+
+
+class LoadMaskd(MapTransform):
+    """Load masks that a sample may do without: a missing entry stays missing.
+
+    MONAI's ``LoadImaged`` with ``allow_missing_keys`` does the same, but MONAI Label replaces it by
+    a loader that wants all of its keys.
+
+    Args:
+        keys: entries with a path; anything else is left alone. Masks become ``(1, H, W, D)``.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.load = LoadImage(ensure_channel_first=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with its masks loaded."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            if isinstance(sample[key], (str, PathLike)):
+                sample[key] = self.load(sample[key])
+        return sample
 
 
 class ShapeRequestd(MapTransform):
     """Turn a scan into the window in which a lesion shape shall be generated.
 
-    Only the grid of the scan is used. The centre is ``centre_mm``, else the first point of the
-    sample's ``click_key`` (voxel index, as MONAI Label sends it), else the voxel deepest inside the
-    boundary, else the middle voxel of the scan.
+    Only the grid of the scan is used. The centre is ``centre_mm``, else the last point of the
+    sample's ``click_key`` (voxel index, as MONAI Label sends all clicks so far), else the voxel
+    deepest inside the boundary, else the middle voxel of the scan.
 
     Args:
         keys: scan, channel first with an affine (MetaTensor); becomes the sampler's input
             ``(K + 1, N, N, N)``: -1 per class, then the region.
         diameter_mm: of the sphere round the lesion, at least the size of a voxel.
-        centre_mm: RAS mm, or None.
+        centre_mm: RAS mm, or None, see :func:`tools.transforms.sphere.parse_point`.
         boundary_key: mask of where the lesion may lie, on the scan's grid; where it is missing a
             mask of ones is written.
         click_key: entry with a list of voxel indices.
@@ -58,7 +82,7 @@ class ShapeRequestd(MapTransform):
         self,
         keys: KeysCollection,
         diameter_mm: float,
-        centre_mm: Sequence[float] | None = None,
+        centre_mm: Sequence[float] | str | None = None,
         boundary_key: str = "boundary",
         click_key: str = "foreground",
         size: int | Sequence[int] = 24,
@@ -70,9 +94,7 @@ class ShapeRequestd(MapTransform):
         super().__init__(keys)
         if not (np.isfinite(diameter_mm) and diameter_mm > 0):
             raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
-        if centre_mm is not None and len(centre_mm) != 3:
-            raise ValueError(f"centre_mm must be three numbers (RAS mm), got {centre_mm}")
-        self.diameter_mm, self.centre_mm = float(diameter_mm), centre_mm
+        self.diameter_mm, self.centre_mm = float(diameter_mm), parse_point(centre_mm)
         self.boundary_key, self.click_key, self.control_key = boundary_key, click_key, control_key
         self.window = {"size": size, "fill": fill, "spacing_mm": spacing_mm}
         self.channels = channels
@@ -131,7 +153,7 @@ class ShapeRequestd(MapTransform):
         if self.centre_mm is not None:
             point = np.asarray(self.centre_mm, float)
         elif clicks is not None and len(clicks) > 0:
-            point = apply_affine(affine, np.asarray(clicks, float).reshape(-1, 3)[0])
+            point = apply_affine(affine, np.asarray(clicks, float).reshape(-1, 3)[-1])
         elif boundary is not None:
             if not boundary.any():
                 raise ValueError(f"{self.boundary_key} must mark a place for a lesion, got none")

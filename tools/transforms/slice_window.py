@@ -70,7 +70,7 @@ class SliceWindowd(MapTransform):
             ``(1, N, M, S)``.
         organ: labels of all that is organ, in ``organ_key``.
         organ_key: label map that says where the organ lies.
-        click_key: entry with a list of voxel indices; the first is the centre of the window where
+        click_key: entry with a list of voxel indices; the last is the centre of the window where
             the label map holds no organ.
         size: voxels of the window within the slice.
         spacing_mm: voxel size within the slice; None keeps that of the scan.
@@ -107,7 +107,7 @@ class SliceWindowd(MapTransform):
         clicks = sample.get(self.click_key)
         centre = None
         if clicks is not None and len(clicks) > 0:
-            centre = apply_affine(affine, np.asarray(clicks, float).reshape(-1, 3)[0])
+            centre = apply_affine(affine, np.asarray(clicks, float).reshape(-1, 3)[-1])
         grid = slice_grid(organ, affine, self.size, self.spacing_mm, self.step, centre)
         for key in self.key_iterator(sample):
             scan = np.asarray(sample[key][0])

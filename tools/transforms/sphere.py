@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.affines import apply_affine
 from scipy.spatial import ConvexHull, QhullError
 
-__all__ = ["Sphere", "attribute_condition", "enclosing_sphere", "sphere_mask"]
+__all__ = ["Sphere", "attribute_condition", "enclosing_sphere", "parse_point", "sphere_mask"]
 
 # ranges of the soft bins of the condition: sphere diameter in mm, then radiologists' scores
 DIAMETER_MM, SCORES = (3.0, 45.0), (1.0, 5.0)
@@ -155,3 +155,33 @@ def _soft_bins(fraction: float, bins: int) -> np.ndarray:
     """Return weights of the two bins whose centres lie on either side of a fraction."""
     place = float(np.clip(fraction, 0, 1)) * (bins - 1)
     return np.maximum(0, 1 - np.abs(np.arange(bins) - place)).astype(np.float32)
+
+
+def parse_point(
+    centre_mm: Sequence[float] | str | None, name: str = "centre_mm"
+) -> tuple[float, float, float] | None:
+    """Return a point from three numbers, or from their text as a form sends it.
+
+    Args:
+        centre_mm: RAS mm; None, or a text without a word: no point.
+        name: of the argument, for messages.
+
+    Raises:
+        ValueError: if it is anything else than three finite numbers.
+
+    Example:
+        >>> parse_point("62.5, -20, 140"), parse_point([1, 2, 3]), parse_point("")
+        ((62.5, -20.0, 140.0), (1.0, 2.0, 3.0), None)
+    """
+    if centre_mm is None:
+        return None
+    words = centre_mm.replace(",", " ").split() if isinstance(centre_mm, str) else centre_mm
+    if isinstance(centre_mm, str) and not words:
+        return None
+    try:
+        x, y, z = (float(word) for word in words)
+    except (TypeError, ValueError):
+        x = y = z = np.nan
+    if not np.isfinite([x, y, z]).all():
+        raise ValueError(f"{name} must be three numbers (RAS mm), got {centre_mm!r}")
+    return x, y, z

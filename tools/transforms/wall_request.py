@@ -14,7 +14,7 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 from torch import Tensor
 
-from tools.transforms.sphere import Sphere, sphere_mask
+from tools.transforms.sphere import Sphere, parse_point, sphere_mask
 from tools.transforms.wall import (
     WallCoordinates,
     from_wall,
@@ -127,8 +127,8 @@ class WallRequestd(MapTransform):
         keys: label maps ``(1, H, W, D)`` with an affine, slices along the last axis; become the
             sampler's input ``(K + 1, angles, depths, slices)``: -1 per class, then the region.
         diameter_mm: of the sphere round the lesion.
-        centre_mm: RAS mm, near the wall; None: the sample's click, else a voxel of the wall that
-            ``seed`` chooses.
+        centre_mm: RAS mm, near the wall; None: the sample's last click, else a voxel of the wall
+            that ``seed`` chooses. See :func:`tools.transforms.sphere.parse_point`.
         wall: labels of all that is wall.
         cavity: labels of the cavity.
         size: cells round the organ and through its wall.
@@ -146,7 +146,7 @@ class WallRequestd(MapTransform):
         self,
         keys: KeysCollection,
         diameter_mm: float,
-        centre_mm: Sequence[float] | None = None,
+        centre_mm: Sequence[float] | str | None = None,
         wall: Sequence[int] = (2, 3, 4),
         cavity: Sequence[int] = (1,),
         size: Sequence[int] = (64, 8),
@@ -159,9 +159,8 @@ class WallRequestd(MapTransform):
         super().__init__(keys)
         if not (np.isfinite(diameter_mm) and diameter_mm > 0):
             raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
-        if centre_mm is not None and len(centre_mm) != 3:
-            raise ValueError(f"centre_mm must be three numbers (RAS mm), got {centre_mm}")
-        self.diameter_mm, self.centre_mm, self.seed = float(diameter_mm), centre_mm, seed
+        self.diameter_mm, self.seed = float(diameter_mm), seed
+        self.centre_mm = parse_point(centre_mm)
         self.wall, self.cavity = list(wall), list(cavity)
         self.size, self.channels = (int(size[0]), int(size[1])), channels
         self.click_key, self.organ_key, self.control_key = click_key, organ_key, control_key
@@ -191,7 +190,7 @@ class WallRequestd(MapTransform):
         if self.centre_mm is not None:
             point = np.asarray(self.centre_mm, float)
         elif clicks is not None and len(clicks) > 0:
-            point = apply_affine(affine, np.asarray(clicks, float).reshape(-1, 3)[0])
+            point = apply_affine(affine, np.asarray(clicks, float).reshape(-1, 3)[-1])
         else:
             rng = np.random.default_rng(self.seed)
             point = apply_affine(affine, place.voxels[rng.integers(len(place.voxels))])
