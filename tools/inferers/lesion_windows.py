@@ -115,12 +115,16 @@ class LesionWindowInferer(Inferer):
 
     def _places(
         self, masks: np.ndarray, affine: np.ndarray | None
-    ) -> list[BoxPlace] | list[GridPlace]:
+    ) -> Sequence[BoxPlace | GridPlace]:
         """Return the place of each lesion of one sample."""
         components, _ = ndimage.label(masks.max(0) > 0, structure=np.ones((3, 3, 3)))
         boxes = ndimage.find_objects(components)
-        same = affine is None or np.allclose(voxel_sizes(affine), self.spacing_mm, SAME_SIZE, 0)
-        if self.spacing_mm is None or affine is None or same:
+        wanted = self.spacing_mm
+        if (
+            wanted is None
+            or affine is None
+            or np.allclose(voxel_sizes(affine), wanted, SAME_SIZE, 0)
+        ):
             return [BoxPlace.around(box, components.shape, self.rule) for box in boxes]
         margin_mm = getattr(self.inferer, "margin_mm", None)
         return [
@@ -129,7 +133,7 @@ class LesionWindowInferer(Inferer):
                 box,
                 components.shape,
                 affine,
-                self.spacing_mm,
+                wanted,
                 self.rule,
                 margin_mm,
             )
