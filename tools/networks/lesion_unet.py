@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tools.networks.histogram_condition import HistogramEmbedding, HistogramTokens
+from tools.networks.traced_denoiser import TracedDenoiser
 
 __all__ = ["LesionUNet"]
 
@@ -158,13 +159,15 @@ class LesionUNet(nn.Module):
         self.middle = nn.ModuleList([ResidualBlock(bottom, bottom, width) for _ in range(2)])
         self.attention = VoxelAttention(bottom, token_size=token_size)
 
-    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, timesteps: Tensor | None = None, condition: Tensor | None = None
+    ) -> Tensor:
         """Return the predicted noise.
 
         Args:
             x: noised image and mask, shape ``(B, in_channels, H, W, D)``, each size divisible by
                 ``2 ** (levels - 1)``.
-            timesteps: shape ``(B,)``.
+            timesteps: shape ``(B,)``; None, for programs that give a network one tensor, is step 0.
             condition: histograms ``(B, condition_size)``; None, or a row of -1, means no control.
 
         Raises:
@@ -175,6 +178,8 @@ class LesionUNet(nn.Module):
             raise ValueError(
                 f"spatial sizes must be divisible by {factor}, got {tuple(x.shape[2:])}"
             )
+        if timesteps is None:
+            timesteps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         embedding = self.time_mlp(get_timestep_embedding(timesteps, self.channels[0]).to(x.dtype))
         if condition is None and self.condition_size is not None:
             condition = x.new_full((len(x), self.condition_size), -1.0)
@@ -183,6 +188,11 @@ class LesionUNet(nn.Module):
         tokens = None if self.histogram_tokens is None else self.histogram_tokens(condition)
         embedding = functional.silu(embedding)
         return self._levels(x.contiguous(memory_format=torch.channels_last_3d), embedding, tokens)
+
+    def __prepare_scriptable__(self) -> nn.Module:  # loops over levels by index do not script
+        size = 2 ** (len(self.channels) - 1)
+        # twice the smallest window: a grid of one voxel at the bottom could be traced as such
+        return TracedDenoiser(self, self.input.in_channels, self.condition_size or 1, 2 * size)
 
     def _levels(self, x: Tensor, embedding: Tensor, tokens: Tensor | None) -> Tensor:
         hidden = self.input(x)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from tools.networks.histogram_condition import HistogramEmbedding, HistogramTokens
+from tools.networks.traced_denoiser import TracedDenoiser
 
 __all__ = ["SubtypeUNet"]
 
@@ -71,18 +74,22 @@ class SubtypeUNet(nn.Module):
         one = histogram_tokens == "one"
         self.tokens = (HistogramEmbedding if one else HistogramTokens)(bins, token_size)
 
-    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, timesteps: Tensor | None = None, condition: Tensor | None = None
+    ) -> Tensor:
         """Return the prediction ``(B, latent channels, H, W, D)``.
 
         Args:
             x: noisy latents, then mask channels, shape ``(B, C, H, W, D)``.
-            timesteps: shape ``(B,)``.
+            timesteps: shape ``(B,)``; None, for programs that give a network one tensor, is step 0.
             condition: ``(B, bins + 1)``; bins of -1: no histogram; last entry -1: no subtype. None:
                 neither.
 
         Raises:
             ValueError: if the condition has another width, or names a subtype that is not there.
         """
+        if timesteps is None:
+            timesteps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         if condition is None:
             condition = x.new_full((len(x), self.bins + 1), -1.0)
         if condition.shape[1] != self.bins + 1:
@@ -91,7 +98,8 @@ class SubtypeUNet(nn.Module):
                 f"{condition.shape[1]} numbers"
             )
         subtype = condition[:, -1].round().long()
-        if bool((subtype >= self.subtypes).any()):
+        # an exported graph has no branch on values
+        if not torch.compiler.is_exporting() and bool((subtype >= self.subtypes).any()):
             raise ValueError(
                 f"subtype must be below {self.subtypes}, or -1 for none, got {subtype.tolist()}"
             )
@@ -99,3 +107,8 @@ class SubtypeUNet(nn.Module):
         context = tokens[:, None] if tokens.ndim == 2 else tokens
         labels = torch.where(subtype < 0, self.subtypes, subtype)
         return self.network(x, timesteps, context, labels)
+
+    def __prepare_scriptable__(self) -> nn.Module:  # the upsampling of MONAI's network fails to
+        network: Any = self.network
+        size = 2 * 2 ** (len(network.block_out_channels) - 1)
+        return TracedDenoiser(self, network.in_channels, self.bins + 1, size)
