@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from tests.prepare.conftest import write_dicom_series
+from tests.dicom_series import write_dicom_series
 from tools.prepare.lidc_xml import RATINGS
 
 SHAPE = (64, 64, 44)  # columns, rows, slices of 1 mm

@@ -33,7 +33,13 @@ from tools.synthesis.scan import Scan
 __all__ = ["add_dicom", "is_dicom_whole", "write_derived_series", "write_dicom"]
 
 
-def write_dicom(folder: Path, scan: Scan, stored: np.ndarray, label: np.ndarray) -> None:
+def write_dicom(
+    folder: Path,
+    scan: Scan,
+    stored: np.ndarray,
+    label: np.ndarray,
+    organ_labels: Path | None = None,
+) -> None:
     """Write the derived series of a case and the segmentation of its lesions.
 
     Args:
@@ -41,6 +47,8 @@ def write_dicom(folder: Path, scan: Scan, stored: np.ndarray, label: np.ndarray)
         scan: the source, a DICOM series.
         stored: its values with the lesions, as ``image.nii.gz`` holds them.
         label: uint8, of the same shape.
+        organ_labels: the organ's label map that the case was made with, if ``label`` carries it;
+            lesions that it held already are not synthetic and stay out of the segmentation.
 
     Raises:
         ValueError: if the scan is no DICOM series, or its pixels cannot be read again.
@@ -52,17 +60,21 @@ def write_dicom(folder: Path, scan: Scan, stored: np.ndarray, label: np.ndarray)
         )
     record = read_record(folder / RECORD_FILE)
     headers = write_derived_series(folder / DICOM_FOLDER, scan.series, stored, record.bundle)
+    if organ_labels is not None and "labels" in (record.organ_mask or {}):
+        earlier = scan.load_labels(organ_labels, "organ_mask")
+        label = np.where(label == earlier, 0, label)
     segmentation = make_segmentation(headers, label, scan.affine, record)
     if segmentation is not None:
         _save(segmentation, folder / SEGMENTATION_FILE)
 
 
-def add_dicom(folder: Path, scan: Scan) -> None:
+def add_dicom(folder: Path, scan: Scan, organ_labels: Path | None = None) -> None:
     """Complete a finished case that was written as NIfTI only; nothing is sampled again.
 
     Args:
         folder: of the case, whole but for DICOM; what there is of that is written anew.
         scan: the source, a DICOM series.
+        organ_labels: as for :func:`write_dicom`.
 
     Raises:
         ValueError: as :func:`write_dicom` does.
@@ -75,7 +87,7 @@ def add_dicom(folder: Path, scan: Scan) -> None:
         partial.mkdir()
         shutil.copy2(folder / RECORD_FILE, partial)
         stored, label = (Scan(folder / name).stored for name in (IMAGE_FILE, LABEL_FILE))
-        write_dicom(partial, scan, stored, label)
+        write_dicom(partial, scan, stored, label, organ_labels)
         # the series is moved last: it is what is_dicom_whole looks for first
         if (partial / SEGMENTATION_FILE).is_file():
             os.replace(partial / SEGMENTATION_FILE, folder / SEGMENTATION_FILE)

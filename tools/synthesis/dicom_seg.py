@@ -199,8 +199,9 @@ def _make_repeatable(segmentation: Segmentation, header: Dataset, identity: str)
     times = ("ContentTime", "SeriesTime", "AcquisitionTime", "StudyTime")
     date = next((header[k].value for k in dates if header.get(k)), "19000101")
     time = next((header[k].value for k in times if header.get(k)), "000000")
-    segmentation.ContentDate = segmentation.InstanceCreationDate = date
-    segmentation.ContentTime = segmentation.InstanceCreationTime = time
+    for kind in ("Content", "InstanceCreation"):
+        setattr(segmentation, f"{kind}Date", date)
+        setattr(segmentation, f"{kind}Time", time)
     segmentation.SyntheticData = "YES"
     organization = derived_uid("dimensions", identity)
     for part in segmentation.iterall():

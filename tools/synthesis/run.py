@@ -215,8 +215,9 @@ def _finished(folder: Path, case: Case, job: LesionJob, output_format: str) -> b
 
 def _write_case(case: Case, folder: Path, job: LesionJob, output_format: str) -> None:
     scan = Scan(case.path, case.series_uid)
+    organ_labels = case.organ_mask or case.lesion_mask
     if folder.exists():  # whole, or it had been removed: DICOM is all that it lacks
-        add_dicom(folder, scan)
+        add_dicom(folder, scan, organ_labels)
         return
     # the name enters by a checksum: its own hash would change with each process
     rng = np.random.default_rng([job.seed, zlib.crc32(case.name.encode())])
@@ -238,4 +239,4 @@ def _write_case(case: Case, folder: Path, job: LesionJob, output_format: str) ->
         scan.write_label(partial / LABEL_FILE, result.label)
         write_record(partial / RECORD_FILE, record)
         if output_format == "dicom":
-            write_dicom(partial, scan, stored, result.label)
+            write_dicom(partial, scan, stored, result.label, organ_labels)
