@@ -9,7 +9,7 @@ RUN := .venv/bin/python
 STAMP := .venv/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format pack clean
+.PHONY: help setup demo test check format release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,8 +42,8 @@ format: $(STAMP)  ## rewrite files in the house format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-pack: $(STAMP)  ## write one model-zoo zip per bundle to dist/
-	@set -e; for bundle in bundles/*/; do $(RUN) -m tools pack "$${bundle%/}" --out dist/; done
+release: $(STAMP)  ## check all bundles, write one model-zoo zip each and model_info.json to dist/
+	$(RUN) -m tools release --out dist
 
 clean:  ## delete what the commands wrote, keep .venv
 	rm -rf out output runs dist build .pytest_cache .mypy_cache .ruff_cache

@@ -16,13 +16,11 @@ from tools.commands.benchmark import benchmark_network, benchmark_synthesis
 from tools.commands.completion import completion_command
 from tools.commands.export import export_auto3dseg, export_nnunet
 from tools.commands.models import (
-    check,
     convert_lefusion,
     convert_maisi,
     convert_monai_generative,
     evaluate,
     fetch,
-    pack,
 )
 from tools.commands.prepare import (
     prepare_crops,
@@ -33,6 +31,7 @@ from tools.commands.prepare import (
     prepare_phantom,
 )
 from tools.commands.presets import cluster, subtypes
+from tools.commands.release import check, pack, release
 from tools.commands.result import Result
 from tools.commands.story import Commands, story
 from tools.commands.synthesize import demo, synthesize
@@ -63,6 +62,7 @@ COMMANDS: dict[str, Callable | Mapping[str, Callable]] = {
     "benchmark": {"network": benchmark_network, "synthesis": benchmark_synthesis},
     "pack": pack,
     "check": check,
+    "release": release,
 }
 
 

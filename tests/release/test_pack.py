@@ -25,6 +25,7 @@ WORKSHOP = {
     "commands",
     "convert",
     "evaluation",
+    "export",
     "prepare",
     "release",
     "synthesis",

@@ -1,4 +1,4 @@
-"""Commands about weights and bundles: fetch, convert, evaluate, pack, check."""
+"""Commands about weights and bundles: fetch, convert, evaluate."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Any
 from tools.commands.result import Result
 
 __all__ = [
-    "check",
     "convert_lefusion",
     "convert_maisi",
     "convert_monai_generative",
     "evaluate",
     "fetch",
-    "pack",
 ]
 
 
@@ -223,39 +221,3 @@ def _has(folder: Path, key: str) -> bool:
     """Return whether a bundle's ``inference.json`` has a key that tells its kind."""
     config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
     return key in config
-
-
-def pack(bundle: str, out: str = "dist") -> Result:
-    """Write the model-zoo zip of a bundle: the bundle and the code it runs on.
-
-    Args:
-        bundle: folder of the bundle.
-        out: folder to write NAME_vVERSION.zip to.
-    """
-    from tools.release.pack import pack_bundle
-
-    path = str(pack_bundle(bundle, out))
-    return Result(f"wrote {path}", {"written": path})
-
-
-def check(*bundles: str, fix: bool = False, schema: str | None = None) -> Result:
-    """Check bundles against the rules of the house and of the model zoo; one line per finding.
-
-    Example: python -m tools check bundles/lefusion_lidc --fix
-
-    Args:
-        bundles: folders; none means all in bundles/.
-        fix: copy shared settings from train.json to the other configs, and write them in the house
-            form.
-        schema: local copy of the metadata schema; None looks in ../shared/reference, and where
-            there is none the schema is not checked.
-    """
-    from tools.release.check import check_bundles, find_bundles
-
-    folders = find_bundles(bundles)
-    findings = check_bundles(folders, fix, schema)
-    names = [folder.name for folder in folders]
-    facts = {"bundles": names, "findings": findings}
-    if findings:
-        return Result("\n".join(findings), facts, exit_code=1)
-    return Result(f"{len(folders)} bundle{'s' * (len(folders) != 1)} checked, no finding", facts)
