@@ -8,40 +8,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.export.tiny import SHAPE, box_label, lesion, save, scan_values
 from tools.synthesis.datalist import write_datalist
 from tools.synthesis.records import (
     IMAGE_FILE,
     LABEL_FILE,
     RECORD_FILE,
     BundleRecord,
-    LesionRecord,
     ScanRecord,
     sha256_file,
     write_record,
 )
-
-AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
-SHAPE = (16, 16, 12)
-
-
-def save(path: Path, values: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(values, affine), path)
-    return path
-
-
-def scan_values(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(-700, 50, SHAPE).astype(np.int16)
-
-
-def box_label(corner: int, value: int = 1) -> np.ndarray:
-    label = np.zeros(SHAPE, np.uint8)
-    label[corner : corner + 4, 2:6, 2:6] = value
-    return label
-
-
-def lesion(label: int = 1, class_name: str = "lesion") -> LesionRecord:
-    return LesionRecord(label, class_name, (0, 0, 0), 5.0, 128.0, "solid", "ellipsoid", 0)
 
 
 @pytest.fixture
@@ -79,7 +56,7 @@ def synthetic_dir(tmp_path: Path) -> Callable[..., Path]:
             values = scan_values(100 + number) if source is None else nib.load(source).get_fdata()
             values = np.asarray(values).astype(np.int16)
             label = box_label(9) if lesions else np.zeros(SHAPE, np.uint8)
-            values[label > 0] += 700
+            values[label > 0] += 200
             save(folder / name / IMAGE_FILE, values)
             save(folder / name / LABEL_FILE, label)
             sha256 = f"{number:064d}" if source is None else sha256_file(source)

@@ -134,7 +134,9 @@ def export_nnunet(
     lines = [describe(facts)]
     blocked = len(facts["not_in_fold"])
     if blocked:
-        lines.append(f"{blocked} synthetic cases sit out the fold that validates their scan")
+        those = "case sits" if blocked == 1 else "cases sit"
+        whose = "its" if blocked == 1 else "their"
+        lines.append(f"{blocked} synthetic {those} out the fold that validates {whose} scan")
     if preprocessed is None:
         lines.append(
             f"before training: cp {facts['splits']} "
