@@ -47,3 +47,13 @@ release: $(STAMP)  ## check all bundles, write one model-zoo zip each and model_
 
 clean:  ## delete what the commands wrote, keep .venv
 	rm -rf out output runs dist build .pytest_cache .mypy_cache .ruff_cache
+
+.venv-nnunet/installed.stamp: ecosystem/requirements-nnunet.txt
+	@test -x .venv-nnunet/bin/python || $(PYTHON) -m venv .venv-nnunet
+	.venv-nnunet/bin/python -m pip install --quiet $$(grep '^torch' $<) $(TORCH_ARGS)
+	.venv-nnunet/bin/python -m pip install --quiet -r $<
+	@touch $@
+
+.PHONY: nnunet-test
+nnunet-test: $(STAMP) .venv-nnunet/installed.stamp  ## export a small dataset and let nnU-Net v2 check it
+	$(RUN) -m ecosystem.nnunet --environment .venv-nnunet
