@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"losses", "schedules", "networks", "transforms", "metrics", "phantoms"}
-RUNTIME = LEAVES | {"prepare_batch", "inferers"}
+RUNTIME = LEAVES | {"packed_code", "prepare_batch", "inferers"}
 WORKSHOP = {
     "synthesis",
     "baselines",

@@ -67,7 +67,11 @@ def release(
     if checked.exit_code:
         return checked
     done = release_bundles(find_bundles(bundles), out, base_url)
-    wrote = [f"wrote {path}" for path in (*done.zips, done.index)]
-    facts = {"written": [str(path) for path in done.zips], "index": str(done.index)}
-    facts |= {"entries": done.entries, "notes": done.notes}
+    wrote = [f"wrote {path}" for path in (*done.zips, done.index_file)]
+    facts = {
+        "written": [str(path) for path in done.zips],
+        "index": str(done.index_file),
+        "entries": done.entries,
+        "notes": done.notes,
+    }
     return Result("\n".join([checked.text, *wrote, *done.notes]), facts)

@@ -33,13 +33,13 @@ class Release(NamedTuple):
 
     Attributes:
         zips: paths of the zips.
-        index: path of the index.
+        index_file: path of the index.
         entries: all it holds, earlier versions included.
         notes: sentences on what a reader of the index may not expect.
     """
 
     zips: list[Path]
-    index: Path
+    index_file: Path
     entries: Index
     notes: list[str]
 

@@ -17,6 +17,7 @@ __all__ = ["LARGEST_FILE_MB", "listed_weights", "load_json", "pack_bundle", "shi
 RUNTIME = (
     "__init__.py",
     "losses",
+    "packed_code.py",
     "prepare_batch.py",
     "schedules.py",
     "inferers",
