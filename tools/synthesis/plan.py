@@ -13,6 +13,7 @@ import numpy as np
 from tools.synthesis.level_set import Place, Shape
 from tools.synthesis.placement import Site, choose_sites
 from tools.synthesis.shapes import MaskFileShape, ShapeSource
+from tools.synthesis.size_mix import SizeMix, draw_range
 from tools.synthesis.textures import LIKE, lesion_preset, read_textures
 from tools.transforms.histogram import choose_preset, perturb_histogram
 
@@ -33,7 +34,7 @@ class Request:
         erosion_mm: depth of the shell under the surface of the organ, see :func:`choose_sites`;
             None: lesions keep clear of the surface, or cut it, by their own size.
         lobe: names of lobes that lesions may lie in; None: the whole organ.
-        sizes: a mix in place of ``diameter_mm``: share, smallest and largest diameter of each part.
+        sizes: a mix in place of ``diameter_mm``, see :func:`tools.synthesis.size_mix.size_mix`.
 
     Raises:
         ValueError: naming the argument that breaks its rule.
@@ -45,7 +46,7 @@ class Request:
     placement: str = "mixed"
     erosion_mm: float | None = None
     lobe: tuple[str, ...] | None = None
-    sizes: tuple[tuple[float, float, float], ...] | None = None
+    sizes: SizeMix | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.count, int) or self.count < 1:
@@ -56,10 +57,6 @@ class Request:
                     f"diameter_mm must be two numbers from 2 to 60, smallest first, "
                     f"got {(low, high)}"
                 )
-        if self.sizes is not None and not (
-            min(part[0] for part in self.sizes) >= 0 < sum(part[0] for part in self.sizes)
-        ):
-            raise ValueError(f"shares of sizes must be 0 or more, not all 0, got {self.sizes}")
         if self.site_mm is not None and len(self.site_mm) != 3:
             raise ValueError(f"site must be x,y,z in mm, got {self.site_mm}")
         if self.erosion_mm is not None and not 0 < self.erosion_mm <= 100:
@@ -69,9 +66,7 @@ class Request:
         """Return the diameter of each lesion of a scan."""
         if self.sizes is None:
             return rng.uniform(*self.diameter_mm, self.count).tolist()
-        shares = np.array([part[0] for part in self.sizes])
-        drawn = rng.choice(len(self.sizes), self.count, p=shares / shares.sum())
-        return [float(rng.uniform(*self.sizes[i][1:])) for i in drawn]
+        return [float(rng.uniform(*draw_range(self.sizes, rng))) for _ in range(self.count)]
 
 
 class TextureChoice:

@@ -1,0 +1,86 @@
+"""Tensors of a training loop as scans, and what synthesis changed back into them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from tools.synthesis.scan import Scan
+
+__all__ = ["as_nifti", "as_scan", "write_changes"]
+
+SMALLEST_RANGE_HU = 50  # any piece of a CT scan spans more; intensities scaled to [0, 1] do not
+
+
+def as_scan(image: Any, key: str, in_hu: bool) -> Scan:
+    """Return an image of a training loop as a scan.
+
+    Args:
+        image: ``(1, H, W, D)`` with an affine.
+        key: its name in messages.
+        in_hu: whether the bundle wants HU.
+
+    Raises:
+        ValueError: if it is no MetaTensor, has another shape, or is scaled where HU are wanted.
+
+    Example:
+        >>> as_scan(MetaTensor(torch.zeros(1, 2, 3, 4)), "image", in_hu=False).nifti.shape
+        (2, 3, 4)
+    """
+    if not isinstance(image, MetaTensor):
+        raise ValueError(
+            f"{key} must be a MetaTensor, as LoadImaged makes it, so that voxel sizes are known, "
+            f"got {type(image).__name__}"
+        )
+    if image.ndim != 4 or image.shape[0] != 1:
+        raise ValueError(f"{key} must have shape (1, H, W, D), got {tuple(image.shape)}")
+    scan = Scan(as_nifti(image, image.affine))
+    if in_hu and np.ptp(scan.stored) < SMALLEST_RANGE_HU:
+        low, high = float(scan.stored.min()), float(scan.stored.max())
+        raise ValueError(
+            f"{key} must be in HU, before intensities are scaled, got values from {low:g} to "
+            f"{high:g}"
+        )
+    return scan
+
+
+def as_nifti(tensor: torch.Tensor, affine: Any) -> nib.Nifti1Image:
+    """Return the first channel of a tensor as an image in memory.
+
+    Args:
+        tensor: ``(1, H, W, D)``, of any type and on any device.
+        affine: voxel index to RAS mm, 4x4.
+    """
+    plain = torch.as_tensor(tensor).detach().cpu()
+    plain = plain.as_tensor() if isinstance(plain, MetaTensor) else plain
+    if plain.dtype == torch.bool:
+        plain = plain.to(torch.uint8)
+    elif plain.dtype in (torch.float16, torch.bfloat16):  # NIfTI knows neither
+        plain = plain.float()
+    values = plain[0].numpy()
+    return nib.Nifti1Image(values, np.asarray(affine, np.float64), dtype=values.dtype)
+
+
+def write_changes(tensor: torch.Tensor, before: np.ndarray, after: np.ndarray) -> torch.Tensor:
+    """Return a copy of a tensor with the values that differ between two arrays.
+
+    Type, device and metadata stay, and only those values travel to the device.
+
+    Args:
+        tensor: ``(1, H, W, D)``.
+        before: ``(H, W, D)``, the tensor's values.
+        after: the same with changes.
+    """
+    result = tensor.clone()
+    index = np.nonzero(before != after)
+    places = tuple(
+        torch.as_tensor(part, device=tensor.device) for part in (np.zeros_like(index[0]), *index)
+    )
+    values = torch.as_tensor(np.ascontiguousarray(after[index]), device=tensor.device)
+    plain = result.as_tensor() if isinstance(result, MetaTensor) else result
+    plain[places] = values.to(tensor.dtype)  # shares memory with the result
+    return result
