@@ -12,7 +12,7 @@ STAMP := .venv/installed.stamp
 .PHONY: help setup demo test check format release clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 setup: $(STAMP)  ## make the virtual environment .venv
 
@@ -57,3 +57,15 @@ clean:  ## delete what the commands wrote, keep .venv
 .PHONY: nnunet-test
 nnunet-test: $(STAMP) .venv-nnunet/installed.stamp  ## export a small dataset and let nnU-Net v2 check it
 	$(RUN) -m ecosystem.nnunet --environment .venv-nnunet
+
+.venv-monailabel/installed.stamp: ecosystem/requirements-monailabel.txt ecosystem/requirements-monailabel-bare.txt
+	@test -x .venv-monailabel/bin/python || $(PYTHON) -m venv .venv-monailabel
+	.venv-monailabel/bin/python -m pip install --quiet $$(grep '^torch==' $<) $(TORCH_ARGS)
+	.venv-monailabel/bin/python -m pip install --quiet -r $<
+	.venv-monailabel/bin/python -m pip install --quiet --no-deps -r $(word 2,$^)
+	.venv-monailabel/bin/python ecosystem/torchvision_stub.py
+	@touch $@
+
+.PHONY: monailabel-test
+monailabel-test: $(STAMP) .venv-monailabel/installed.stamp  ## serve the zips by MONAI Label, call it as 3D Slicer does, check the answers
+	$(RUN) -m ecosystem.monailabel --environment .venv-monailabel

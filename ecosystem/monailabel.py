@@ -30,7 +30,7 @@ FIELDS = {
     "part": ((180, 180, 100), (77.0, -22.0, 13.0)),
     "whole": ((480, 400, 200), (0.0, 0.0, 0.0)),
 }
-SITES_MM = ((77.0, -22.0, 13.0), (60.0, -40.0, 35.0))
+SITES_MM = ((77.0, -22.0, 13.0), (100.0, 14.0, 31.0))
 DIAMETER_MM = 16.0
 TEXTURES = ("ground_glass", "part_solid", "solid")
 MARGIN_MM = {"lefusion_lidc": 0.0, "hr_ldm": 3.0}
@@ -75,7 +75,8 @@ class Trial:
         phantom = chest_ct(shape, FINE_MM, 0, centre)
         self.path = work / "chest.nii.gz"
         save_volume(self.path, phantom.image, phantom.affine)
-        self.scan = nib.load(self.path)
+        self.scan, self.lung = nib.load(self.path), phantom.lung_mask > 0
+        save_volume(work / "lung.nii.gz", self.lung.astype(np.uint8), phantom.affine)
 
     def shapes(self) -> None:
         """Masks, by a point in mm, and by a click as 3D Slicer sends it."""
@@ -91,9 +92,16 @@ class Trial:
         sent |= {"centre_mm": "", "diameter_mm": 12.0, "seed": 3}
         there = apply_affine(self.scan.affine, click)
         self._mask("mask_click", "diffmask_deepgrow", sent, there)
+        organ = {"boundary": str(self.work / "lung.nii.gz"), "diameter_mm": 30.0}
+        answer = self.client.infer("diffmask", organ, file=self.path)
+        self.report.add("infer/diffmask: in the lung", answer, lambda: self._in_lung(answer))
         both = np.asarray(self._volume("mask_point").dataobj) > 0
         both = both | (np.asarray(self._volume("mask_click").dataobj) > 0)
         save_volume(self.work / "mask_both.nii.gz", both.astype(np.uint8), self.scan.affine)
+
+    def _in_lung(self, answer: Answer) -> list[str]:
+        mask = np.asarray(self._keep("mask_lung", answer).dataobj) > 0
+        return [] if mask.any() and not mask[~self.lung].any() else ["mask must be in the lung"]
 
     def _mask(
         self,

@@ -134,5 +134,6 @@ def ordered(values: Mapping[str, float], step: float = 20.0) -> list[str]:
         f"{second} must be at least {step:.0f} above {first}, "
         f"got {values[second]:.0f} and {values[first]:.0f}"
         for first, second in itertools.pairwise(names)
-        if values[second] < values[first] + step
+        # this way round, a missing value (NaN) is a fault
+        if not values[second] >= values[first] + step
     ]

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from nibabel.affines import apply_affine, voxel_sizes
-from scipy import ndimage
 from torch import Tensor
 
 from tools.inferers.latent_inpaint import blend_weight
@@ -180,23 +179,11 @@ class GridPlace(NamedTuple):
         scan = output[0].numpy()
         for channel, before, after in zip(output, window, result, strict=False):
             part = channel[self.box]
-            if self.margin_mm is None:
-                new = _spread(after.numpy(), window[len(result) :].amax(0).numpy() > 0)
-            else:
-                new = (after - before).numpy()
-            place = (self.affine, new, self.grid, where.numpy(), self.box)
+            # linear, so that the outermost voxels keep the soft edge of a partial volume
+            new = after if self.margin_mm is None else after - before
+            place = (self.affine, new.numpy(), self.grid, where.numpy(), self.box)
             values = torch.from_numpy(paste_window(scan, *place)).to(part.dtype)
             if self.margin_mm is not None:
                 # images of latent models lie in [0, 1]
                 values = (part[where] + weight[where] * values).clamp(0, 1)
             part[where] = values
-
-
-def _spread(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Give each voxel outside a mask the value of the nearest one inside.
-
-    Else interpolation would mix surroundings into the outermost voxels of the lesion, which the
-    model has drawn as lesion.
-    """
-    nearest = ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
-    return image[tuple(nearest)]
