@@ -36,14 +36,18 @@ Make = Callable[..., list[dict[str, Any]]]
 
 
 def write_scan(
-    folder: Path, scan: Scan, edit: Callable[[int, Dataset], None], intercept: float
+    folder: Path,
+    scan: Scan,
+    edit: Callable[[int, Dataset], None],
+    intercept: float,
+    slope: float = 1.0,
 ) -> Path:
     """Write a scan as a DICOM series, its last slice at the bottom of the patient."""
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ scan.affine
     across, down = (lps[:3, k] / np.linalg.norm(lps[:3, k]) for k in (0, 1))
     write_dicom_series(
         folder,
-        np.rint(scan.image).astype(int).T - int(intercept),
+        np.rint((scan.image - intercept) / slope).astype(int).T,
         # header numbers have 16 characters
         positions=[
             [round(float(v), 6) for v in (lps @ [0, 0, k, 1])[:3]]
@@ -52,6 +56,7 @@ def write_scan(
         spacing=tuple(round(float(s), 6) for s in scan.spacing_mm[1::-1]),
         orientation=[round(float(v), 8) for v in (*across, *down)],
         intercept=intercept,
+        slope=slope,
         edit=edit,
     )
     return folder
@@ -59,7 +64,7 @@ def write_scan(
 
 @pytest.fixture
 def cases(tmp_path: Path) -> list[Case]:
-    """Two chests as series, each with an organ mask."""
+    """Two chests as series, each with an organ mask; the second has steps of 3 HU."""
     found = []
     for number, name in enumerate("ab"):
         values = np.random.default_rng(number).normal(-850, 30, (44, 44, 36)).astype(np.int16)
@@ -67,7 +72,7 @@ def cases(tmp_path: Path) -> list[Case]:
         organ = np.zeros(values.shape, np.uint8)
         organ[3:-3, 3:-3, 3:-3] = 1
         scan.write_label(tmp_path / f"{name}_lung.nii.gz", organ)
-        folder = write_scan(tmp_path / "scans" / name, scan, twelve_bits, -1024.0)
+        folder = write_scan(tmp_path / "scans" / name, scan, twelve_bits, -1024.0, 1.0 + 2 * number)
         found.append(Case(name, folder, tmp_path / f"{name}_lung.nii.gz"))
     return found
 
@@ -134,10 +139,10 @@ def test_nifti_cases_are_completed_without_sampling(make: Make, job: Job, tmp_pa
     assert len(make(out)) == 2
     assert contents(out) == contents(tmp_path / "once")
     stamp = (out / "a" / "dicom" / "slice_0001.dcm").stat().st_mtime_ns
-    (out / "b" / "dicom" / "slice_0007.dcm").unlink()
-    (out / "b" / "segmentation.dcm").unlink()
-    assert len(make(out)) == 2
-    assert contents(out) == contents(tmp_path / "once")
+    for damaged in ("dicom/slice_0007.dcm", "segmentation.dcm"):
+        (out / "b" / damaged).unlink()
+        assert len(make(out)) == 2
+        assert contents(out) == contents(tmp_path / "once")
     assert (out / "a" / "dicom" / "slice_0001.dcm").stat().st_mtime_ns == stamp
     make(out, "nifti")  # what is there already stays
     assert contents(out) == contents(tmp_path / "once")
