@@ -139,3 +139,46 @@ def test_the_function_for_the_console_of_slicer_compiles(repository: Path) -> No
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert "def nodule(" in code
     compile(code, "slicer.md", "exec")
+
+
+@pytest.mark.parametrize(
+    ("bundle", "seed"),
+    [
+        ("diffmask", "inferer#seed"),
+        ("lefusion_lidc", "inferer#inferer#seed"),
+        ("hr_ldm", "inferer#inferer#sampler#seed"),
+        ("lefusion_emidec", "inferer#seed"),
+    ],
+)
+def test_options_and_command_line_both_reach_the_sampler(
+    repository: Path, bundle: str, seed: str
+) -> None:
+    def parsed(key: str, changes: dict) -> object:
+        parser = ConfigParser()
+        parser.read_config(repository / "bundles" / bundle / "configs" / "inference.json")
+        for name, value in changes.items():
+            parser[name] = value
+        return parser.get_parsed_content(key)
+
+    assert parsed(seed, {}) == 0
+    assert parsed(seed, {"seed": 7}) == 7
+    assert parsed(seed, {"displayable_configs#seed": 5}) == 5
+    if bundle == "diffmask":
+        key = "preprocessing#transforms#3#centre_mm"
+        assert parsed(key, {}) is None
+        assert parsed(key, {"centre_mm": [1, 2, 3]}) == [1, 2, 3]
+        assert parsed(key, {"displayable_configs#centre_mm": "4 5 6"}) == "4 5 6"
+
+
+@pytest.mark.parametrize("bundle", sorted(set(MODELS.values()) | {"lefusion_emidec"}))
+@pytest.mark.parametrize(("epochs", "wanted"), [(1, 1), (1000, None)])
+def test_trainings_shorter_than_the_interval_are_validated(
+    repository: Path, bundle: str, epochs: int, wanted: int | None
+) -> None:
+    parser = ConfigParser()
+    parser.read_config(repository / "bundles" / bundle / "configs" / "train.json")
+    parser["train#trainer#max_epochs"] = epochs
+    targets = [handler.get("_target_") for handler in parser["train#handlers"]]
+    number = targets.index("ValidationHandler")
+    interval = parser.get_parsed_content(f"train#handlers#{number}#interval")
+    assert interval == (wanted or parser["val_interval"])
