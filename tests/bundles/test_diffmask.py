@@ -8,8 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ckpt_export, run
-from monai.data import load_net_with_metadata
+from monai.bundle import run
 from nibabel.affines import apply_affine
 
 from tools.networks.lesion_unet import LesionUNet
@@ -142,18 +141,3 @@ def test_example_of_the_readme_draws_inside_its_sphere() -> None:
     region, lesion_mask = names["region"], names["lesion_mask"]
     assert lesion_mask.shape == region.shape
     assert not (lesion_mask & (region == 0)).any()
-
-
-def test_network_is_exported(tmp_path: Path) -> None:
-    path = weights(tmp_path, 0.5)
-    ckpt_export(
-        net_id="network",
-        filepath=str(tmp_path / "model.ts"),
-        ckpt_file=path,
-        meta_file=f"{BUNDLE}/configs/metadata.json",
-        config_file=[f"{BUNDLE}/configs/{name}.json" for name in ("inference", "export")],
-        **{"network_def#channels": TINY, "window_size": 8},
-    )
-    exported = load_net_with_metadata(str(tmp_path / "model.ts"))[0]
-    result = exported(torch.rand(2, 2, 16, 8, 12), torch.tensor([3, 200]), torch.rand(2, 16))
-    assert torch.equal(result, torch.full((2, 1, 16, 8, 12), 0.5))

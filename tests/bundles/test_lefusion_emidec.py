@@ -1,12 +1,8 @@
 """What the bundle of hearts does beyond the rules for all: two lesion classes, four variants."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +10,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ckpt_export, run
-from monai.data import load_net_with_metadata
+from monai.bundle import run
 from torch import nn
 
 from tools.cli import main
 from tools.networks.factorised_unet import FactorisedUNet
 from tools.networks.lesion_unet import LesionUNet
 from tools.phantoms.heart_datasets import heart_datalist
-from tools.release.pack import pack_bundle
 
 BUNDLE = "bundles/lefusion_emidec"
 TINY = [8, 16, 16]
@@ -189,23 +183,6 @@ def test_published_overlay_trains_on_ten_slices(tmp_path: Path) -> None:
     assert checkpoint["network"]["null_cond_emb"].shape == (1, 32)
 
 
-def test_network_is_exported(tmp_path: Path) -> None:
-    ckpt_export(
-        net_id="network",
-        filepath=str(tmp_path / "model.ts"),
-        ckpt_file=tiny_weights(tmp_path),
-        meta_file=f"{BUNDLE}/configs/metadata.json",
-        config_file=[f"{BUNDLE}/configs/{name}.json" for name in ("inference", "export")],
-        **{"network_def#channels": TINY, "window_size": [8, 8]},
-    )
-    exported = load_net_with_metadata(str(tmp_path / "model.ts"))[0]
-    network = LesionUNet(channels=TINY, **ARGUMENTS)
-    network.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    given = torch.rand(2, 4, 16, 8, 12), torch.tensor([3, 200]), torch.rand(2, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(exported(*given), network.eval()(*given))
-
-
 def copy_with_weights(folder: Path, channels: list[int]) -> Path:
     """A copy of the bundle whose weights are random ones."""
     ignored = shutil.ignore_patterns("output", "eval", "models")
@@ -229,31 +206,3 @@ def test_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     inside = masks.amax(1, keepdim=True).expand_as(synthetic) > 0
     assert torch.equal(synthetic[~inside], heart.expand_as(synthetic)[~inside])
     assert bool((synthetic[inside] != heart.expand_as(synthetic)[inside]).all())
-
-
-@pytest.mark.slow
-def test_unpacked_zip_trains_and_draws_in_a_foreign_folder(tmp_path: Path) -> None:
-    """On the embedded hearts, with no repository, no cache and no PYTHONPATH in reach."""
-    packed = pack_bundle(copy_with_weights(tmp_path / "source", TINY), tmp_path)
-    with zipfile.ZipFile(packed) as archive:
-        archive.extractall(tmp_path)
-    bundle, home = tmp_path / "lefusion_emidec", tmp_path / "home"
-    home.mkdir()
-    script = f"""
-from monai.bundle import run
-
-shared = dict(bundle_root={str(bundle)!r}, logging_file=False)
-shared |= {{"network_def#channels": {TINY}}}
-configs = {str(bundle / "configs")!r}
-run("training", config_file=configs + "/train.json", **{FEW}, **shared)
-run("inference", config_file=configs + "/inference.json", **{QUICK}, **shared)
-"""
-    environment = {"PATH": os.defpath, "HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
-    environment |= {"USERPROFILE": str(home), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-c", script]
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (bundle / "tools" / "transforms" / "__pycache__").is_dir()  # the packed code ran
-    assert (bundle / "output" / "models" / "model.pt").is_file()
-    folder = next((home / ".cache").rglob("datalist.json")).parent
-    check_lesions_only(heart_datalist(folder, "validation"), bundle / "output" / "inference")

@@ -251,41 +251,6 @@ def test_downloaded_zip_trains_and_infers_in_a_foreign_folder(tmp_path: Path) ->
     _check_output(next((home / ".cache").rglob("datalist.json")), out)
 
 
-@pytest.mark.slow
-def test_unpacked_shape_bundle_trains_and_infers_in_a_foreign_folder(tmp_path: Path) -> None:
-    """The same for diffmask, with both runs in one interpreter; it ships two sets of weights."""
-    packed = pack_bundle(ROOT / "bundles" / "diffmask", tmp_path)
-    with zipfile.ZipFile(packed) as archive:
-        archive.extractall(tmp_path)
-    bundle, home = tmp_path / "diffmask", tmp_path / "home"
-    home.mkdir()
-    shipped = sorted(path.name for path in (bundle / "models").iterdir())
-    assert shipped == sorted(
-        path.name for path in (ROOT / "bundles/diffmask/models").glob("model*.pt")
-    )
-    script = f"""
-from monai.bundle import run
-
-shared = dict(bundle_root={str(bundle)!r}, logging_file=False)
-tiny = {{"network_def#channels": [8, 16, 16]}}
-few = tiny | {{"train#trainer#epoch_length": 1, "batch_size": 2}}
-few |= {{"val_every_nth_case": 8, "validate#inferer#num_inference_steps": 2, "val_interval": 1}}
-configs = {str(bundle / "configs")!r}
-run("training", config_file=configs + "/train.json", max_epochs=1, **few, **shared)
-own = tiny | {{"ckpt_path": {str(bundle / "output/models/model.pt")!r}}}
-steps = {{"displayable_configs#num_inference_steps": 2}}
-run("inference", config_file=configs + "/inference.json", **steps, **own, **shared)
-"""
-    environment = {"PATH": os.defpath, "HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
-    environment |= {"USERPROFILE": str(home), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-c", script]
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (bundle / "tools" / "transforms" / "__pycache__").is_dir()  # the packed code ran
-    cases = json.loads(next((home / ".cache").rglob("datalist.json")).read_text())["validation"]
-    assert len(list((bundle / "output/inference").glob("*_lesion.nii.gz"))) == len(cases)
-
-
 def _check_output(datalist: Path, out: Path) -> None:
     """One image per validation case; in each the lesion changed, and nothing outside it."""
     cases = json.loads(datalist.read_text())["validation"]

@@ -1,0 +1,128 @@
+"""The zips where nothing of this repository is: the zoo's verification, training, inference."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tools.release.layout import find_schema
+from tools.release.pack import pack_bundle
+
+NAMES = ["lefusion_lidc", "lefusion_emidec", "diffmask", "hr_ldm"]
+VERIFICATION = str(Path(__file__).with_name("zoo_verification.py"))
+# MONAI's own commands, with fewer interpreters
+RUN = """
+import json, sys
+from monai.bundle import run
+
+for job in json.loads(sys.argv[1]):
+    run(logging_file=False, **job)
+"""
+FEW: dict[str, Any] = {"displayable_configs#num_inference_steps": 2, "dataset#data": "$@files[:1]"}
+SHORT: dict[str, Any] = {
+    "train#trainer#epoch_length": 2,
+    "max_epochs": 1,
+    "batch_size": 2,
+    "val_interval": 1,
+    "validate#inferer#num_inference_steps": 2,
+    "val_every_nth_case": 8,
+}
+SMALL = {"network_def#channels": [8, 16, 16]}
+SMALL_MAISI = {
+    "network_def#network#num_channels": [8, 16, 16],
+    "network_def#network#norm_num_groups": 8,
+    "network_def#network#num_head_channels": [0, 8, 8],
+}
+# of latents, the sampler lies deeper
+LATENT = {key.replace("inferer#num", "inferer#sampler#num"): value for key, value in SHORT.items()}
+TRAINING = {
+    "lefusion_lidc": SMALL | SHORT,
+    "lefusion_emidec": SMALL | SHORT,
+    "diffmask": SMALL | SHORT,
+    "hr_ldm": SMALL_MAISI | LATENT | {"variants": 1, "validate#inferer#fewest_steps": 2},
+}
+INFERENCE = {"hr_ldm": FEW | {"inferer#inferer#fewest_steps": 2}}
+POSTFIX = {"diffmask": "lesion"}
+
+Python = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
+    """Runs Python in a foreign folder, offline, with no PYTHONPATH; phantoms are made once."""
+    home = tmp_path_factory.mktemp("home")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": os.defpath, "HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {"USERPROFILE": str(home), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-P", *words]
+        return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+def unpacked(repository: Path, name: str, folder: Path) -> Path:
+    """The bundle as a download leaves it."""
+    target = folder / "zoo"
+    shutil.unpack_archive(pack_bundle(repository / "bundles" / name, folder / "dist"), target)
+    return target / name
+
+
+def job(bundle: Path, run_id: str, config: str, options: dict[str, Any]) -> dict[str, Any]:
+    config_file = str(bundle / "configs" / config)
+    return {"run_id": run_id, "config_file": config_file, "bundle_root": str(bundle), **options}
+
+
+def written(bundle: Path) -> list[Path]:
+    """Results of inference with the shipped weights, none of which may be empty."""
+    found = sorted(
+        (bundle / "output" / "inference").glob(f"*_{POSTFIX.get(bundle.name, 'synthetic')}*")
+    )
+    assert all(np.ptp(np.asarray(nib.load(path).dataobj)) > 0 for path in found)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_zip_is_verified_trains_and_infers(
+    name: str, repository: Path, tmp_path: Path, python: Python
+) -> None:
+    bundle = unpacked(repository, name, tmp_path)
+    schema = find_schema(json.loads((bundle / "configs" / "metadata.json").read_text()))
+    jobs = [
+        job(bundle, "training", "train.json", TRAINING[name]),
+        job(bundle, "inference", "inference.json", INFERENCE.get(name, FEW)),
+    ]
+    arguments = [str(bundle), json.dumps(jobs), *([] if schema is None else [str(schema)])]
+    done = python(VERIFICATION, *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for said in (f"verified {name}", "ran training", "ran inference", "embedded phantom data"):
+        assert said in done.stdout + done.stderr
+    assert (bundle / "output" / "models" / "model.pt").is_file()
+    assert len(written(bundle)) == 1
+    assert (bundle / "tools" / "networks" / "__pycache__").is_dir()  # the packed code ran
+
+
+@pytest.mark.slow
+def test_two_zips_in_one_process(repository: Path, tmp_path: Path, python: Python) -> None:
+    """Of one release they work; the code of another release is refused, not exchanged."""
+    first, second = (
+        unpacked(repository, name, tmp_path) for name in ("lefusion_lidc", "lefusion_emidec")
+    )
+    third = Path(shutil.copytree(second, tmp_path / "later" / second.name))
+    with (third / "tools" / "schedules.py").open("a") as file:
+        file.write("# changed\n")
+    jobs = [job(path, "inference", "inference.json", FEW) for path in (first, second, third)]
+    done = python("-c", RUN, json.dumps(jobs))
+    assert done.returncode != 0
+    assert "ValueError: root must hold the code that this process runs" in done.stderr
+    assert "(schedules.py differs)" in done.stderr
+    assert [len(written(path)) for path in (first, second, third)] == [1, 1, 0]
