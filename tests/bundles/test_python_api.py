@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow, load
+from torch.nn import functional
 
 BUNDLE = "bundles/lefusion_lidc"
+NAMES = ["lefusion_lidc", "diffmask", "lefusion_emidec", "hr_ldm"]
+STEPS = {"displayable_configs#num_inference_steps": 2}
+QUICK = {"hr_ldm": STEPS | {"inferer#inferer#fewest_steps": 2}}
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +19,7 @@ def at_repository_root(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(repository)
 
 
-@pytest.mark.parametrize("name", ["lefusion_lidc", "diffmask", "lefusion_emidec", "hr_ldm"])
+@pytest.mark.parametrize("name", NAMES)
 def test_loaded_network_has_the_shipped_weights(name: str) -> None:
     model = load(name, bundle_dir="bundles", workflow_type="inference", device="cpu")
     shipped = torch.load(f"bundles/{name}/models/model.pt", weights_only=True)
@@ -39,16 +43,33 @@ def test_example_of_the_readme_runs() -> None:
     assert bool((synthetic[lesion_mask == 1] != scan[lesion_mask == 1]).all())
 
 
-def test_workflow_runs_as_the_command_does(tmp_path: Path) -> None:
+def test_example_of_latents_runs() -> None:
+    """Nothing changes beyond the margin round the lesion, in which the decoder blends."""
+    text = Path("bundles/hr_ldm/docs/README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    closing = ",\n)\nworkflow.initialize()"
+    assert example.count(closing) == 1
+    names: dict = {}
+    exec(example.replace(closing, f",\n    **{QUICK['hr_ldm']}" + closing), names)
+    scan, lesion_mask, synthetic = (names[key] for key in ("scan", "lesion_mask", "synthetic"))
+    near = functional.max_pool3d(lesion_mask, 7, 1, 3)
+    assert torch.equal(synthetic[near == 0], scan[near == 0])
+    assert bool((synthetic[lesion_mask == 1] != scan[lesion_mask == 1]).all())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_runs_as_the_command_does(name: str, tmp_path: Path) -> None:
     workflow = ConfigWorkflow(
-        config_file=f"{BUNDLE}/configs/inference.json",
+        config_file=f"bundles/{name}/configs/inference.json",
         workflow_type="inference",
         logging_file=False,
         output_dir=str(tmp_path),
-        **{"displayable_configs#num_inference_steps": 2, "dataset#data": "$@files[:1]"},
+        **QUICK.get(name, STEPS),
+        **{"dataset#data": "$@files[:1]"},
     )
     workflow.initialize()
     assert not workflow.check_properties()
     workflow.run()
     workflow.finalize()
-    assert len(list(tmp_path.glob("*_synthetic.nii.gz"))) == 1
+    postfix = "lesion" if name == "diffmask" else "synthetic"
+    assert len(list(tmp_path.glob(f"*_{postfix}.nii.gz"))) == 1
