@@ -68,7 +68,7 @@ def _save(path: Path, panels: Sequence[tuple]) -> Path:
             axis.contour(inside, [0.5], colors="#ffb000", linewidths=1.4, extent=shown["extent"])
         if click:
             axis.plot(*site[:2], "+", color="#4fc3f7", markersize=12, markeredgewidth=2)
-        axis.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])
+        axis.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], facecolor="black")
         axis.set_title(title, fontsize=9)
     figure.tight_layout(pad=0.4)
     partial = path.with_name(f".{path.name}.part")
