@@ -5,18 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.bundles.command_line import run_module
+from tests.bundles.command_line import SMALL_LATENT, SMALL_UNET, run_module
 
 SMALL = ["--batch_size", "2", "--train#trainer#epoch_length", "2", "--val_interval", "1"]
 SMALL += ["--val_every_nth_case", "4", "--save_interval", "1"]
-SMALL_UNET = ["--network_def#channels", "[8,16,16]"]
-SMALL_UNET += ["--validate#inferer#num_inference_steps", "2"]
-SMALL_LATENT = ["--network_def#network#num_channels", "[8,16,16]", "--autoencoder_path", ""]
-SMALL_LATENT += ["--network_def#network#norm_num_groups", "8", "--variants", "1"]
-SMALL_LATENT += ["--network_def#network#num_head_channels", "[0,8,8]"]
-SMALL_LATENT += ["--autoencoder_def#num_channels", "[8,8,16]", "--window_size", "[48,48,48]"]
-SMALL_LATENT += ["--validate#inferer#sampler#num_inference_steps", "2"]
-SMALL_LATENT += ["--validate#inferer#fewest_steps", "2"]
 
 
 @pytest.mark.slow

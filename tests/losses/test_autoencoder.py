@@ -8,7 +8,13 @@ import torch
 from ignite.engine import Engine
 from monai.losses import PerceptualLoss
 
-from tools.losses import DiscriminatorLoss, GeneratorLoss, ReconstructionLoss, perceptual_loss
+from tools.losses import (
+    DiscriminatorLoss,
+    GeneratorLoss,
+    ReconstructionLoss,
+    adversarial_losses,
+    perceptual_loss,
+)
 from tools.losses import autoencoder as module
 
 IMAGE = torch.zeros(2, 1, 8, 8, 8)
@@ -68,12 +74,33 @@ def test_generator_is_judged_by_the_last_output_from_its_epoch_on() -> None:
     logits = [torch.full((1, 1, 2, 2, 2), 9.0), torch.zeros(1, 1, 2, 2, 2, requires_grad=True)]
     loss = GeneratorLoss(0.1, from_epoch=2)
     seen = []
-    trainer = Engine(lambda *_: seen.append(loss(logits)))
+
+    def iteration(*_: object) -> dict[str, torch.Tensor]:
+        seen.append(loss(logits))
+        return {
+            "reconstruction_loss": torch.tensor(2.0, requires_grad=True),
+            "generator_loss": seen[-1],
+            "discriminator_loss": torch.tensor(0.5),
+            "pred": logits[0],
+        }
+
+    trainer = Engine(iteration)
     loss.attach(trainer)
     trainer.run([0], max_epochs=3)
     assert [value.item() for value in seen] == pytest.approx([0, 0.1, 0.1])
     # nothing to pay for while the discriminator only learns
     assert [value.requires_grad for value in seen] == [False, True, True]
+    # what handlers of MONAI read, and none of the images
+    (lost,) = trainer.state.output
+    assert lost["loss"].item() == pytest.approx(2.1)
+    assert not lost["loss"].requires_grad
+    assert adversarial_losses([lost]) == {
+        "train_loss": pytest.approx(2.1),
+        "reconstruction_loss": 2.0,
+        "generator_loss": pytest.approx(0.1),
+        "discriminator_loss": 0.5,
+    }
+    assert "pred" not in lost
 
 
 def test_discriminator_prefers_to_tell_them_apart() -> None:

@@ -20,6 +20,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+LOSSES = ("reconstruction_loss", "generator_loss", "discriminator_loss")  # MONAI's names
+
 
 class ReconstructionLoss(nn.Module):
     r"""L1, Kullback-Leibler and perceptual terms of an autoencoder.
@@ -110,7 +112,9 @@ class GeneratorLoss(nn.Module):
     """What the autoencoder loses where the discriminator tells its images from real ones.
 
     In the beginning reconstructions are too blurred for it to help, so that it may come in later.
-    As one of the trainer's handlers it learns what epoch it is.
+    As one of the trainer's handlers it learns what epoch it is, and gives the trainer's output the
+    form that other trainers of MONAI give it, a list of dictionaries with ``loss``, here what the
+    generator lost in all: handlers such as that of ``--tracking mlflow`` read no other.
 
     Args:
         weight: of the term, at least 0.
@@ -136,11 +140,17 @@ class GeneratorLoss(nn.Module):
         self.loss = PatchAdversarialLoss(criterion=criterion)
 
     def attach(self, engine: Engine) -> None:
-        """Follow the epochs of a trainer."""
+        """Follow the epochs of a trainer, and list what it lost."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._follow)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._list_losses)
 
     def _follow(self, engine: Engine) -> None:
         self.epoch = engine.state.epoch
+
+    def _list_losses(self, engine: Engine) -> None:
+        losses = {name: engine.state.output[name].detach() for name in LOSSES}
+        losses["loss"] = losses["reconstruction_loss"] + losses["generator_loss"]
+        engine.state.output = [losses]
 
     def forward(self, fake: Tensor | Sequence[Tensor]) -> Tensor:
         """Return the scalar loss of the discriminator's logits for reconstructions."""
@@ -172,10 +182,13 @@ class DiscriminatorLoss(nn.Module):
         return (seen + forged) / 2
 
 
-def adversarial_losses(output: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return what ``AdversarialTrainer`` lost in an iteration, by name, for a chart."""
-    names = ("reconstruction_loss", "generator_loss", "discriminator_loss")
-    return {name: output[name].item() for name in names}
+def adversarial_losses(output: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Return what ``AdversarialTrainer`` lost in an iteration, by name, for a chart.
+
+    Args:
+        output: of the trainer, as :class:`GeneratorLoss` leaves it.
+    """
+    return {"train_loss": output[0]["loss"].item()} | {k: output[0][k].item() for k in LOSSES}
 
 
 def _last(logits: Tensor | Sequence[Tensor]) -> Tensor:
