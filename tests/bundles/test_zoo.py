@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.bundle import download
 
 from tools.release.layout import find_schema
 from tools.release.pack import pack_bundle
@@ -69,11 +70,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
     return run
 
 
-def unpacked(repository: Path, name: str, folder: Path) -> Path:
-    """The bundle as a download leaves it."""
-    target = folder / "zoo"
-    shutil.unpack_archive(pack_bundle(repository / "bundles" / name, folder / "dist"), target)
-    return target / name
+def downloaded(repository: Path, name: str, folder: Path) -> Path:
+    """The bundle as MONAI's own download leaves it."""
+    packed = pack_bundle(repository / "bundles" / name, folder / "dist").resolve()
+    download(name, bundle_dir=folder / "zoo", url=packed.as_uri(), progress=False)
+    return folder / "zoo" / name
 
 
 def job(bundle: Path, run_id: str, config: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def written(bundle: Path) -> list[Path]:
 def test_zip_is_verified_trains_and_infers(
     name: str, repository: Path, tmp_path: Path, python: Python
 ) -> None:
-    bundle = unpacked(repository, name, tmp_path)
+    bundle = downloaded(repository, name, tmp_path)
     schema = find_schema(json.loads((bundle / "configs" / "metadata.json").read_text()))
     jobs = [
         job(bundle, "training", "train.json", TRAINING[name]),
@@ -115,7 +116,7 @@ def test_zip_is_verified_trains_and_infers(
 def test_two_zips_in_one_process(repository: Path, tmp_path: Path, python: Python) -> None:
     """Of one release they work; the code of another release is refused, not exchanged."""
     first, second = (
-        unpacked(repository, name, tmp_path) for name in ("lefusion_lidc", "lefusion_emidec")
+        downloaded(repository, name, tmp_path) for name in ("lefusion_lidc", "lefusion_emidec")
     )
     third = Path(shutil.copytree(second, tmp_path / "later" / second.name))
     with (third / "tools" / "schedules.py").open("a") as file:
