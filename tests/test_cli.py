@@ -151,6 +151,10 @@ def test_wrong_usage_exits_with_two() -> None:
         (["--scan", "{scan}", "--shape", "cube"], "shape must be one of"),
         (["--scan", "{scan}", "--bundle", "diffmask"], "bundle must have window_hu"),
         (
+            ["--scan", "{scan}", "--bundle", "hr_ldm", "--steps", "4"],
+            "error: num_inference_steps must be at least 50 for ddim",
+        ),
+        (
             ["--scan", "{scan}", "--shape", "diffmask:lefusion_lidc"],
             "bundle must have shape_window",
         ),

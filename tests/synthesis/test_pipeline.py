@@ -6,8 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tools.synthesis.bundles import find_bundle
 from tools.synthesis.cases import Case
-from tools.synthesis.generator import LesionGenerator, WindowJob, find_bundle
+from tools.synthesis.generator import LesionGenerator, WindowJob
 from tools.synthesis.job import Job
 from tools.synthesis.pipeline import synthesize_lesions
 from tools.synthesis.plan import Request, TextureChoice, plan_lesions

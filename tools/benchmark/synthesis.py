@@ -17,7 +17,8 @@ import torch
 from tools.benchmark.memory import PeakMemory
 from tools.benchmark.random_weights import with_weights
 from tools.phantoms.chest_ct import chest_ct
-from tools.synthesis.generator import LesionGenerator, find_bundle
+from tools.synthesis.bundles import find_bundle
+from tools.synthesis.generator import LesionGenerator
 from tools.synthesis.latent_pipeline import synthesize_latent
 from tools.synthesis.lung_mask import lung_mask
 from tools.synthesis.pipeline import SynthesisResult, synthesize_lesions

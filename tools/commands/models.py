@@ -158,7 +158,7 @@ def evaluate(
         overlay: config of the bundle with another autoencoder, such as
             published_autoencoder.json; of the stage autoencoder only.
     """
-    from tools.synthesis.generator import find_bundle
+    from tools.synthesis.bundles import find_bundle
 
     if stage not in ("", "autoencoder"):
         raise ValueError(f"stage must be autoencoder or left out, got {stage!r}")

@@ -21,7 +21,7 @@ from tools.evaluation.reconstruction import MEASURES, REGIONS, compare, summariz
 from tools.evaluation.results import write_results
 from tools.networks.frozen_autoencoder import decode_latents, encode_latents
 from tools.phantoms.datasets import lesion_datalist
-from tools.synthesis.generator import choose_device, find_bundle
+from tools.synthesis.bundles import choose_device, find_bundle
 from tools.synthesis.records import sha256_file
 
 __all__ = ["evaluate_autoencoder"]

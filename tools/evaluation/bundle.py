@@ -25,7 +25,7 @@ from tools.evaluation.loading import BundleUnderTest, load_bundle
 from tools.evaluation.results import write_results
 from tools.evaluation.tables import results_page
 from tools.phantoms.datasets import lesion_datalist
-from tools.synthesis.generator import choose_device, find_bundle
+from tools.synthesis.bundles import choose_device, find_bundle
 from tools.synthesis.records import sha256_file
 
 __all__ = ["evaluate_bundle"]

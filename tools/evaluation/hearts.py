@@ -31,7 +31,7 @@ from tools.evaluation.heart_realism import mean_fill, tell_apart
 from tools.evaluation.heart_tables import heart_page
 from tools.evaluation.results import write_results
 from tools.phantoms.heart_datasets import heart_datalist
-from tools.synthesis.generator import choose_device, find_bundle
+from tools.synthesis.bundles import choose_device, find_bundle
 from tools.synthesis.records import sha256_file
 
 __all__ = ["evaluate_hearts"]

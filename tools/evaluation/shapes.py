@@ -34,7 +34,7 @@ from tools.evaluation.shape_statistics import (
 from tools.evaluation.shape_tables import shapes_page
 from tools.evaluation.shape_tests import two_sample_tests
 from tools.metrics import ShapeFeatures, shape_features
-from tools.synthesis.generator import choose_device
+from tools.synthesis.bundles import choose_device
 from tools.synthesis.records import sha256_file
 from tools.transforms.sphere import enclosing_sphere, sphere_mask
 

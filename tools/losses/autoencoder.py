@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -148,9 +149,10 @@ class GeneratorLoss(nn.Module):
         self.epoch = engine.state.epoch
 
     def _list_losses(self, engine: Engine) -> None:
-        losses = {name: engine.state.output[name].detach() for name in LOSSES}
+        output: Any = engine.state.output  # ignite's type knows numbers only
+        losses = {name: output[name].detach() for name in LOSSES}
         losses["loss"] = losses["reconstruction_loss"] + losses["generator_loss"]
-        engine.state.output = [losses]
+        engine.state.output = [losses]  # type: ignore[assignment]
 
     def forward(self, fake: Tensor | Sequence[Tensor]) -> Tensor:
         """Return the scalar loss of the discriminator's logits for reconstructions."""

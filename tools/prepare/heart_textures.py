@@ -23,7 +23,8 @@ from tools.prepare.cluster_textures import (
     lesion_name,
 )
 from tools.prepare.heart_textures_figure import write_heart_figure
-from tools.synthesis.generator import SliceSettings, find_bundle, scaled
+from tools.synthesis.bundles import find_bundle
+from tools.synthesis.generator import SliceSettings, scaled
 from tools.synthesis.heart_pipeline import HeartWindow
 from tools.synthesis.scan import Scan
 from tools.transforms.histogram import load_presets

@@ -14,6 +14,13 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 
+from tools.synthesis.bundles import (
+    choose_device,
+    find_bundle,
+    load_network,
+    read_bundle,
+    resolved,
+)
 from tools.synthesis.latent_settings import LatentSettings
 from tools.synthesis.records import BundleRecord, sha256_file
 from tools.synthesis.subtypes import SUBTYPES_FILE, read_subtypes
@@ -25,10 +32,6 @@ __all__ = [
     "LesionGenerator",
     "SliceSettings",
     "WindowJob",
-    "choose_device",
-    "find_bundle",
-    "load_network",
-    "read_bundle",
     "scaled",
     "unscaled",
 ]
@@ -91,86 +94,6 @@ class SliceSettings:
         )
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device for ``auto``, ``cpu``, ``cuda``, ``cuda:1``...
-
-    Raises:
-        ValueError: if the device is unknown or absent.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu or cuda[:N], got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device must be present, got {name!r} and no CUDA device")
-    return device
-
-
-def find_bundle(name_or_path: str) -> Path:
-    """Return the folder of a bundle: a path, or the name of one that lies beside ``tools``.
-
-    Raises:
-        FileNotFoundError: if there is none; the message lists those there are.
-    """
-    beside = Path(__file__).resolve().parents[2] / "bundles"
-    for folder in (Path(name_or_path), beside / name_or_path):
-        if (folder / "configs" / "inference.json").is_file():
-            return folder
-    known = sorted(path.name for path in beside.glob("*") if (path / "configs").is_dir())
-    raise FileNotFoundError(
-        f"bundle must be a bundle folder or one of {known}, got {name_or_path!r}"
-    )
-
-
-def read_bundle(
-    bundle: str,
-    device: torch.device,
-    required: str | Sequence[str],
-    overlays: Sequence[str] = (),
-    weights: str | Path | None = None,
-) -> tuple[Path, ConfigParser]:
-    """Return the weights of a bundle and its ``inference.json``, ready for a device.
-
-    Args:
-        bundle: name or folder.
-        device: of the network.
-        required: keys of the config, one of which the bundle must have to fit the purpose.
-        overlays: configs of the bundle on top of ``inference.json``.
-        weights: others than those that the config names.
-
-    Raises:
-        FileNotFoundError: if the bundle, a config or its weights do not exist.
-        ValueError: if all of the keys are missing.
-    """
-    folder = find_bundle(bundle)
-    parser = ConfigParser()
-    files = [folder / "configs" / name for name in ("inference.json", *overlays)]
-    for path in files:
-        if not path.is_file():
-            raise FileNotFoundError(f"bundle must have {path.name}, got none in {bundle}")
-    parser.read_config(files)
-    keys = [required] if isinstance(required, str) else list(required)
-    if all(parser.get(key) is None for key in keys):
-        wanted = " or ".join(keys)
-        raise ValueError(f"bundle must have {wanted} in inference.json, got none in {bundle}")
-    parser["bundle_root"], parser["device"] = str(folder), device
-    weights = Path(weights or parser.get_parsed_content("ckpt_path"))
-    if not weights.is_file():
-        raise FileNotFoundError(f"bundle must have trained weights, got none at {weights}")
-    return weights, parser
-
-
-def load_network(parser: ConfigParser, weights: Path, device: torch.device) -> torch.nn.Module:
-    """Return the network of a bundle with its weights, for inference."""
-    network = parser.get_parsed_content("network").eval()
-    state = torch.load(weights, map_location=device, weights_only=True)
-    # a checkpoint of the training holds the averaged weights as well
-    network.load_state_dict(state.get("ema", state.get("model", state)))
-    return network
-
-
 class LesionGenerator:
     """Sample lesion textures with a bundle's ``inference.json``.
 
@@ -216,7 +139,7 @@ class LesionGenerator:
         self.network = load_network(parser, path, self.device)
         self.latent = LatentSettings.from_config(parser)
         # windows are cut by the pipeline, so the window sampler itself is called
-        inferer = parser.get_parsed_content("inferer")
+        inferer = resolved(parser, "inferer")
         self.inferer = getattr(inferer, "inferer", inferer)
         if self.latent is not None:
             # the scan's own grid is where the pipeline fades the lesion out: once, not twice

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from nibabel.affines import apply_affine
 
-from tools.synthesis.generator import SEED_STEP, choose_device, load_network, read_bundle
+from tools.synthesis.bundles import choose_device, load_network, read_bundle, resolved
+from tools.synthesis.generator import SEED_STEP
 from tools.synthesis.heart_shapes_request import (
     INFARCT,
     NO_REFLOW,
@@ -55,7 +56,7 @@ class DiffMaskHeartShapes:
         weights, parser = read_bundle(bundle, self.device, "wall_size", overlays=(OVERLAY,))
         self.weights_sha256 = sha256_file(weights)
         self.network = load_network(parser, weights, self.device)
-        self.inferer = parser.get_parsed_content("inferer")
+        self.inferer = resolved(parser, "inferer")
         self.clean = parser.get_parsed_content("clean")
         angles, depths = parser.get_parsed_content("wall_size")
         self.size = (int(angles), int(depths))

@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from tools.synthesis.generator import choose_device
+from tools.synthesis.bundles import choose_device
 from tools.synthesis.organ_masks import make_organ_source
 from tools.synthesis.tensor_scan import as_scan
 

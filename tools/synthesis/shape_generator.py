@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from tools.synthesis.generator import SEED_STEP, choose_device, load_network, read_bundle
+from tools.synthesis.bundles import choose_device, load_network, read_bundle, resolved
+from tools.synthesis.generator import SEED_STEP
 from tools.transforms.shape_grid import ShapeWindow, fit_grid, shape_on_scan
 from tools.transforms.smooth_mask import clean_level
 from tools.transforms.sphere import Sphere, attribute_condition
@@ -33,7 +34,7 @@ class ShapeGenerator:
         self.device = choose_device(device)
         self.weights, parser = read_bundle(bundle, self.device, "shape_window")
         self.network = load_network(parser, self.weights, self.device)
-        self.inferer = parser.get_parsed_content("inferer")
+        self.inferer = resolved(parser, "inferer")
         arguments = parser.get_parsed_content("shape_window")
         self.window_arguments = {k: v for k, v in arguments.items() if not k.startswith("_")}
 
