@@ -135,6 +135,8 @@ class Trial:
                 row = self.report.rows[-1]
                 faults = [*row[3], *checks.ordered(means)]
                 self.report.rows[-1] = (*row[:3], faults)
+                if len(faults) > len(row[3]):
+                    print(f"{'':4}FAILED: {faults[-1]}")
         print(f"{'':4}mean HU " + ", ".join(f"{k} {v:.0f}" for k, v in means.items()))
         first = np.asarray(self._volume(f"{model}_solid_0").dataobj)
         self._image(model, "solid", 7, lesion, lambda new: differ(new, first, True))
