@@ -131,6 +131,23 @@ def test_batch_is_one_call_of_the_network(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(scaled) == 3
 
 
+@pytest.mark.parametrize("one_by_one", [None, True, False])
+def test_batches_reach_the_network(
+    one_by_one: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = transform(one_by_one=one_by_one, diameter_mm=(8, 8))
+    assert one._job is not None
+    sizes: list[int] = []
+    forward = one._job.generator.network.forward
+    monkeypatch.setattr(
+        one._job.generator.network,
+        "forward",
+        lambda x, *rest: sizes.append(len(x)) or forward(x, *rest),
+    )
+    one.many([sample(), sample()])
+    assert max(sizes) == (2 if one_by_one is False else 1)
+
+
 def test_worker_processes(synthesize: SynthesizeLesiond) -> None:
     torch.manual_seed(0)
     loader = DataLoader(Dataset([sample()] * 4, synthesize), batch_size=1, num_workers=2)

@@ -166,6 +166,14 @@ class LesionGenerator:
         # the folder of an unpacked bundle is its name
         return BundleRecord(self.folder.resolve().name, metadata["version"], sha256_file(weights))
 
+    def batch_together(self) -> None:
+        """Give the network whole batches from now on, as a GPU likes it.
+
+        Rounding then depends on what is sampled beside a lesion, and its voxels with it.
+        """
+        sampler = self.inferer if self.latent is None else self.inferer.sampler
+        sampler.one_by_one = False
+
     def sample(self, jobs: Sequence[WindowJob]) -> list[np.ndarray]:
         """Return one synthetic window per job, in the scan's units; equal sizes are one batch."""
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)

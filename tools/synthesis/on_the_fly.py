@@ -68,6 +68,8 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         steps: of the sampler; None: the bundle's. Fewer are faster and rougher.
         attempts: samples per lesion at most, where it misses its histogram.
         device: auto, cpu, cuda or cuda:N.
+        one_by_one: give the network one lesion at a time, so that a seed gives the same lesion in
+            any batch; None: only on a CPU, where batches gain nothing.
         record_key: where to put the records of the lesions made, as JSON text, ``[]`` for none;
             None: nowhere.
         if_impossible: skip leaves a sample in which the lesions do not fit as it is, and logs the
@@ -118,6 +120,7 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         steps: int | None = None,
         attempts: int = 1,
         device: str = "auto",
+        one_by_one: bool | None = None,
         record_key: str | None = None,
         if_impossible: str = "skip",
         allow_missing_keys: bool = False,
@@ -134,7 +137,7 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         self.bundle, self.steps, self.lesion_value = bundle, steps, int(lesion_value)
         self.count = whole_range("count", count)
         self.sizes: SizeMix | None = size_mix(diameter_mm, size_weights)
-        self.if_impossible, self.device = if_impossible, device
+        self.if_impossible, self.device, self.one_by_one = if_impossible, device, one_by_one
         self.options = JobOptions(
             texture=texture,
             diameter_mm=None if self.sizes is None else self.sizes[0][1:],
@@ -206,6 +209,9 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
     def _load(self, device: str) -> Job | HeartJob:
         """Load the models; all arguments are checked on the way."""
         generator = LesionGenerator(self.bundle, device, {"num_inference_steps": self.steps})
+        on_cpu = generator.device.type == "cpu"
+        if not (on_cpu if self.one_by_one is None else self.one_by_one):
+            generator.batch_together()
         job = make_job(generator, replace(self.options, device=device))
         if job.one_scan_only:
             raise ValueError(f"shape must fit any sample, got {self.options.shape!r}")
