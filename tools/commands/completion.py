@@ -40,7 +40,7 @@ def completion_command(commands: Commands) -> Callable[[str], Result]:
     def completion(shell: str = "bash") -> Result:
         """Print a script that lets a shell complete the command synthetic-lesions.
 
-        "pip install ." installs synthetic-lesions: python -m tools under a name that shells can
+        "pip install -e ." installs synthetic-lesions: python -m tools under a name that shells can
         complete.
 
         Example: source <(synthetic-lesions completion bash)
