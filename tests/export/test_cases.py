@@ -74,6 +74,37 @@ def test_another_scan_of_the_patient_blocks_too(real_datalist: Write, synthetic_
     assert named(dataset, "synthetic_a").source_label is None
 
 
+def test_a_scan_listed_twice_has_one_patient(real_datalist: Write, synthetic_dir: Write) -> None:
+    real = real_datalist()
+
+    def listed_as_healthy_too(content: dict) -> None:
+        for index, entry in enumerate(content["training"]):
+            entry["patient"] = f"p{index}"
+        content["test"] = [{"image": "images/case_4.nii.gz", "patient": "p9"}]
+        content["normal"] = [{"image": f"images/case_{index}.nii.gz"} for index in (0, 4)]
+
+    edit(real, listed_as_healthy_too)
+    images = real.parent / "images"
+    made = synthetic_dir({"tested": images / "case_4.nii.gz", "copy": images / "case_0.nii.gz"})
+    dataset = read_cases(made, real, ExportChoice(folds=2))
+    assert list(dataset.left_out) == ["tested"]
+    assert named(dataset, "synthetic_copy").blocked == named(dataset, "real_case_0").fold
+    dataset = read_cases(made, real, ExportChoice(folds=2, keep_derived=True))
+    assert named(dataset, "real_case_0").fold is None
+    edit(real, lambda x: x["normal"][1].update(patient="another"))
+    with pytest.raises(ValueError, match=r"must be of one patient, got .* of p9 and .* of another"):
+        read_cases(made, real, ExportChoice(folds=2))
+
+
+def test_scans_of_unknown_patients_are_not_one_patient(
+    real_datalist: Write, synthetic_dir: Write
+) -> None:
+    real = real_datalist()
+    edit(real, lambda x: [entry.update(patient=None) for entry in x["training"]])
+    dataset = read_cases(synthetic_dir({"a": None}), real, ExportChoice(folds=4))
+    assert sorted(named(dataset, f"real_case_{i}").fold for i in range(4)) == [0, 1, 2, 3]
+
+
 def test_sources_can_leave_validation(real_datalist: Write, synthetic_dir: Write) -> None:
     real = real_datalist()
     made = synthetic_dir({"copy": real.parent / "images" / "case_0.nii.gz"})

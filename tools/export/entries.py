@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,8 @@ def read_real(
 
     Raises:
         FileNotFoundError: if there is no such file or folder, or a listed file is missing.
-        ValueError: if an entry cannot be used, is synthetic, or a scan is listed twice.
+        ValueError: if an entry cannot be used, is synthetic, or a scan is listed twice, or as that
+            of two patients.
     """
     real = Path(real)
     if not real.exists():
@@ -118,7 +119,7 @@ def read_real(
         real = listed[0]
     content = read_datalist(real, "real")
     base = real.parent if dataset_dir is None else Path(dataset_dir)
-    entries = list(_listed(content, base, real))
+    entries = _with_patients(list(_listed(content, base, real)))
     first: dict[str, RealEntry] = {}
     for entry in entries:
         other = first.setdefault(entry.sha256, entry)
@@ -128,6 +129,21 @@ def read_real(
                 f"{entry.image} ({entry.section}) with the same content"
             )
     return content, entries
+
+
+def _with_patients(entries: Sequence[RealEntry]) -> list[RealEntry]:
+    """Give a scan that two sections list the patient that only one of them states."""
+    stated: dict[str, RealEntry] = {}
+    for entry in entries:
+        if entry.group == entry.sha256:
+            continue
+        other = stated.setdefault(entry.sha256, entry)
+        if other.group != entry.group:
+            raise ValueError(
+                f"real scans with the same content must be of one patient, got {other.image} of "
+                f"{other.group} and {entry.image} of {entry.group}"
+            )
+    return [replace(entry, group=stated.get(entry.sha256, entry).group) for entry in entries]
 
 
 def _listed(content: dict[str, Any], base: Path, path: Path) -> Iterator[RealEntry]:
@@ -160,7 +176,8 @@ def _real_entry(kind: str, item: dict[str, Any], base: Path, path: Path) -> Real
     if fold is not None and (isinstance(fold, bool) or not isinstance(fold, int) or fold < 0):
         raise ValueError(f"fold must be a whole number from 0, got {fold!r} in {path}")
     sha256 = sha256_file(image)
-    group = str(item.get("patient", sha256))
+    patient = item.get("patient")
+    group = sha256 if patient in (None, "") else str(patient)
     return RealEntry(_name(image), image, label, sha256, kind, group, fold)
 
 
