@@ -11,31 +11,12 @@ import pytest
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor
 
+from tests.synthesis.on_the_fly_sample import AFFINE, SIZE, sample, transform
 from tools.phantoms.heart_mr import heart_mr
 from tools.synthesis.generator import LesionGenerator
 from tools.synthesis.on_the_fly import SynthesizeLesiond
 from tools.synthesis.on_the_fly_batch import LesionCollate
 from tools.synthesis.on_the_fly_organ import OrganMaskd
-from tools.synthesis.plan import Request
-from tools.synthesis.size_mix import size_mix
-
-SIZE = (48, 44, 40)
-AFFINE = torch.diag(torch.tensor([1.2, 1.2, 1.5, 1.0], dtype=torch.float64))
-
-
-def sample(dtype: torch.dtype = torch.float32, **more: Any) -> dict[str, Any]:
-    """A piece of lung: noise, all of it organ but a rim."""
-    noise = torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(0))
-    organ = torch.zeros(1, *SIZE)
-    organ[:, 3:-3, 3:-3, 3:-3] = 1
-    image = MetaTensor((-850 + 30 * noise).to(dtype), affine=AFFINE, meta={"name": "piece"})
-    return {"image": image, "lung": MetaTensor(organ, affine=AFFINE), **more}
-
-
-def transform(seed: int = 0, **options: Any) -> SynthesizeLesiond:
-    arguments: dict[str, Any] = {"organ_key": "lung", "prob": 1.0, "diameter_mm": (7, 9)}
-    arguments |= {"shape": "ellipsoid", "steps": 2, "device": "cpu", **options}
-    return SynthesizeLesiond(**arguments).set_random_state(seed)
 
 
 @pytest.fixture(scope="module")
@@ -185,86 +166,6 @@ def test_forked_process_does_not_touch_the_gpu(synthesize: SynthesizeLesiond) ->
     one.device = "auto"
     assert one(sample())["label"].any()
     assert one._job.generator.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"keys": ["image", "other"]}, "keys must be one image"),
-        ({"prob": 1.5}, "prob must be from 0 to 1, got 1.5"),
-        ({"count": 0}, "count must be one or two whole numbers"),
-        ({"count": (3, 1)}, "count must be one or two whole numbers"),
-        ({"diameter_mm": [(4, 8), (8, 90)]}, "diameter_mm must be two numbers from 2 to 60"),
-        ({"size_weights": [1, 2]}, "size_weights one number for each"),
-        ({"diameter_mm": [(4, 8), (8, 9)], "size_weights": [0, 0]}, "size_weights must be 0 or"),
-        ({"texture": "granite"}, "texture must be one of"),
-        ({"if_impossible": "cry"}, "if_impossible must be skip or raise"),
-        ({"bundle": "diffmask"}, "bundle must have window_hu or slice_window"),
-        (
-            {"bundle": "lefusion_emidec", "shape": "diffmask", "count": 2},
-            "count must be 1 for a heart",
-        ),
-    ],
-)
-def test_arguments_are_checked_when_it_is_made(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        transform(**options)
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (lambda x: x.as_tensor(), "image must be a MetaTensor"),
-        (lambda x: (x + 1000) / 1400, "image must be in HU, before intensities are scaled"),
-        (lambda x: x.repeat(2, 1, 1, 1), "image must have shape \\(1, H, W, D\\)"),
-    ],
-)
-def test_samples_that_cannot_be_right(
-    synthesize: SynthesizeLesiond, change: Any, sentence: str
-) -> None:
-    given = sample()
-    with pytest.raises(ValueError, match=sentence):
-        synthesize({**given, "image": change(given["image"])})
-
-
-def test_label_of_another_shape(synthesize: SynthesizeLesiond) -> None:
-    with pytest.raises(ValueError, match="label must have the image's shape"):
-        synthesize(sample(label=torch.zeros(1, 4, 4, 4)))
-
-
-def test_no_room(caplog: pytest.LogCaptureFixture) -> None:
-    given = sample()
-    crowded = {**given, "lung": given["lung"] * 0}
-    one = transform()
-    for _ in range(9):
-        made = one(crowded)
-        assert torch.equal(made["image"], given["image"])
-    assert len([line for line in caplog.messages if "without synthetic lesions" in line]) == 1
-    with pytest.raises(ValueError, match="got none among the first 10"):
-        one(crowded)
-    lucky = transform()
-    lucky(given)
-    for _ in range(12):
-        lucky(crowded)
-    assert (lucky.made, lucky.skipped) == (1, 12)
-    with pytest.raises(ValueError, match="organ_mask must mark at least one voxel"):
-        transform(if_impossible="raise")(crowded)
-
-
-def test_missing_image() -> None:
-    with pytest.raises(KeyError):
-        transform()({"lung": 1})
-    assert transform(allow_missing_keys=True)({"lung": 1}) == {"lung": 1}
-
-
-def test_size_mix_is_drawn_by_weight() -> None:
-    request = Request(3000, sizes=size_mix([(4, 8), (10, 20)], [3, 1]))
-    drawn = np.array(request.draw_diameters(np.random.default_rng(0)))
-    small, large = drawn[drawn <= 8], drawn[drawn >= 10]
-    assert len(small) + len(large) == 3000
-    assert 0.71 < len(small) / 3000 < 0.79
-    assert 5.8 < small.mean() < 6.2
-    assert 14.5 < large.mean() < 15.5
 
 
 def test_organ_mask_is_a_key_of_the_sample() -> None:

@@ -63,8 +63,8 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         diameter_mm: smallest and largest diameter, or a list of such pairs; None: the bundle's.
         size_weights: weight of each pair of ``diameter_mm``; None: all the same.
         texture, shape, placement, organ_source: as of ``python -m tools synthesize``.
-        lesion_value: of the lesion in the label; voxels that have it already are kept away from.
-            Of hearts 3 and 4 are used.
+        lesion_value: of the lesion in the label, 1 to 255; voxels that have it already are kept
+            away from. Of hearts 3 and 4 are used.
         steps: of the sampler; None: the bundle's. Fewer are faster and rougher.
         attempts: samples per lesion at most, where it misses its histogram.
         device: auto, cpu, cuda or cuda:N.
@@ -131,6 +131,11 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
             raise ValueError(f"keys must be one image, got {list(self.keys)}")
         if not 0 <= prob <= 1:
             raise ValueError(f"prob must be from 0 to 1, got {prob}")
+        # a label of 8 bits, as most are, would hold another number
+        if isinstance(lesion_value, bool) or lesion_value not in range(1, 256):
+            raise ValueError(
+                f"lesion_value must be a whole number from 1 to 255, got {lesion_value!r}"
+            )
         if if_impossible not in ("skip", "raise"):
             raise ValueError(f"if_impossible must be skip or raise, got {if_impossible!r}")
         self.label_key, self.organ_key, self.record_key = label_key, organ_key, record_key

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tools.synthesis.level_set import Place, Shape
-from tools.synthesis.placement import Site, choose_sites
+from tools.synthesis.placement import MODES, Site, choose_sites
 from tools.synthesis.shapes import MaskFileShape, ShapeSource
 from tools.synthesis.size_mix import SizeMix, draw_range
 from tools.synthesis.textures import LIKE, lesion_preset, read_textures
@@ -59,6 +59,8 @@ class Request:
                 )
         if self.site_mm is not None and len(self.site_mm) != 3:
             raise ValueError(f"site must be x,y,z in mm, got {self.site_mm}")
+        if self.placement not in MODES:
+            raise ValueError(f"placement must be one of {', '.join(MODES)}, got {self.placement!r}")
         if self.erosion_mm is not None and not 0 < self.erosion_mm <= 100:
             raise ValueError(f"erosion_mm must be above 0 and at most 100, got {self.erosion_mm}")
 

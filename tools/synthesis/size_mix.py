@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -46,22 +45,19 @@ def size_mix(
         >>> size_mix([(4, 8), (8, 20)], [3, 1])
         ((3.0, 4.0, 8.0), (1.0, 8.0, 20.0))
     """
-    pairs: list[Any]
-    if diameter_mm is None:
-        pairs = []
-    elif not isinstance(diameter_mm, Sequence):
-        pairs = [(diameter_mm, diameter_mm)]
-    elif isinstance(diameter_mm[0], Sequence):
-        pairs = list(diameter_mm)
-    else:
-        pairs = [diameter_mm]
-    shares = [1.0] * len(pairs) if weights is None else list(weights)
-    if len(shares) != len(pairs) or any(len(pair) != 2 for pair in pairs):
+    try:
+        pairs = np.empty((0, 2)) if diameter_mm is None else np.array(diameter_mm, float)
+        if pairs.ndim < 2:
+            pairs = np.broadcast_to(pairs, (1, 2) if pairs.ndim == 0 else (1, len(pairs)))
+        shares = np.ones(len(pairs)) if weights is None else np.array(weights, float)
+    except (TypeError, ValueError):  # no numbers, or pairs beside single numbers
+        pairs = shares = np.empty(0)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or shares.shape != pairs.shape[:1]:
         raise ValueError(
             "diameter_mm must be pairs of numbers, and size_weights one number for each, "
             f"got {diameter_mm!r} and {weights!r}"
         )
-    if min(shares, default=0) < 0 or (shares and sum(shares) <= 0):
+    if len(shares) and not (np.isfinite(shares).all() and shares.min() >= 0 and shares.any()):
         raise ValueError(f"size_weights must be 0 or more, not all 0, got {weights!r}")
     mix = tuple((float(w), float(p[0]), float(p[1])) for w, p in zip(shares, pairs, strict=True))
     return mix or None
