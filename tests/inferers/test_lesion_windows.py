@@ -38,6 +38,18 @@ def test_each_lesion_equals_its_own_window(inferer: LesionWindowInferer) -> None
     assert torch.equal(output[:, :, 1:9, 17:25, 7:15][inside], alone[inside])
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 1.25)])
+def test_a_near_lesion_does_not_paint_over_the_first(spacing: tuple) -> None:
+    sampler = LesionInpaintInferer(cosine_scheduler(4))
+    inferer = LesionWindowInferer(sampler, 5, (24, 24, 24), 8, spacing_mm=1.0)
+    first = (slice(20, 26), slice(20, 26), slice(12, 18))
+    near = (slice(29, 33), slice(20, 26), slice(12, 18))
+    alone, inside = scan(spacing, first)
+    both, _ = scan(spacing, first, near)
+    results = [inferer(inputs, network, seeds=[0])[inside] for inputs in (alone, both)]
+    assert torch.equal(*results)
+
+
 def test_a_lesion_at_the_border_is_kept_inside_the_volume(inferer: LesionWindowInferer) -> None:
     inputs = volume((38, 30, 22))
     output = inferer(inputs, network)

@@ -37,22 +37,26 @@ class BoxPlace(NamedTuple):
 
     Attributes:
         box: the part.
+        others: True inside other lesions, within ``box``; each has a window of its own.
     """
 
     box: Box
+    others: np.ndarray
 
     @classmethod
-    def around(cls, found: Box, shape: Sequence[int], rule: WindowRule) -> BoxPlace:
+    def around(cls, components: np.ndarray, number: int, found: Box, rule: WindowRule) -> BoxPlace:
         """Return the cube round a lesion, moved inside the volume or cut down to it.
 
         Args:
-            found: bounding box of the lesion.
-            shape: of the volume.
+            components: whole numbers, one for each lesion of the volume.
+            number: of this lesion.
+            found: its bounding box.
             rule: of sizes.
 
         Raises:
             ValueError: if the volume is too small for it.
         """
+        shape = components.shape
         extent = max(part.stop - part.start for part in found)
         parts = []
         for part, length, smallest in zip(found, shape, rule.smallest, strict=True):
@@ -60,27 +64,31 @@ class BoxPlace(NamedTuple):
             side = min(size, length // rule.step * rule.step)
             if side < part.stop - part.start:
                 raise ValueError(
-                    f"lesion must fit a window inside the volume of shape {tuple(shape)}, "
+                    f"lesion must fit a window inside the volume of shape {shape}, "
                     f"got an extent of {part.stop - part.start} voxels"
                 )
             start = (part.start + part.stop - side) // 2
             start = min(max(start, 0), length - side)
             parts.append(slice(start, start + side))
-        return cls((parts[0], parts[1], parts[2]))
+        box: Box = (parts[0], parts[1], parts[2])
+        return cls(box, (components[box] > 0) & (components[box] != number))
 
     @property
     def size(self) -> tuple[int, ...]:
         """Voxels of the window."""
         return tuple(part.stop - part.start for part in self.box)
 
-    def cut(self, sample: Tensor) -> Tensor:
-        """Return the window, all channels of the sample."""
-        return sample[(slice(None), *self.box)]
+    def cut(self, sample: Tensor, mask_channels: int) -> Tensor:
+        """Return the window, all channels of the sample; other lesions are none in it."""
+        window = sample[(slice(None), *self.box)].clone()
+        window[-mask_channels:, torch.from_numpy(self.others).to(window.device)] = 0
+        return window
 
     def paste(self, output: Tensor, window: Tensor, result: Tensor) -> None:
         """Write what the model changed into a volume, in place."""
         # latents change a margin round the mask too
-        changed = result != window[: len(result)]
+        others = torch.from_numpy(self.others).to(window.device)
+        changed = (result != window[: len(result)]) & ~others
         output[(slice(None), *self.box)][changed] = result[changed]
 
 
@@ -129,7 +137,7 @@ class GridPlace(NamedTuple):
             >>> found = (slice(30, 40), slice(30, 40), slice(20, 26))
             >>> rule = WindowRule(5, (24, 24, 24), 8)
             >>> place = GridPlace.around(lesion, found, (60, 60, 40), affine, 1.0, rule)
-            >>> place.size, int(place.cut(torch.zeros(2, 60, 60, 40))[1].sum())  # 367.5 mm3
+            >>> place.size, int(place.cut(torch.zeros(2, 60, 60, 40), 1)[1].sum())  # 367.5 mm3
             ((24, 24, 24), 392)
         """
         reach = np.ceil((margin_mm or 0.0) / voxel_sizes(affine)).astype(int)
@@ -151,10 +159,10 @@ class GridPlace(NamedTuple):
         """Voxels of the window."""
         return self.grid.size
 
-    def cut(self, sample: Tensor) -> Tensor:
+    def cut(self, sample: Tensor, mask_channels: int) -> Tensor:
         """Return the window: image channels interpolated, masks by the nearest voxel."""
-        count = len(sample) - len(self.masks)
-        images = [cut_window(image, self.affine, self.grid) for image in sample[:count].numpy()]
+        scan = sample[:-mask_channels].numpy()
+        images = [cut_window(image, self.affine, self.grid) for image in scan]
         affine = self.affine.copy()
         # a rim, since half of the outermost voxels would count as beyond
         affine[:3, 3] = apply_affine(self.affine, [part.start - 1 for part in self.box])

@@ -95,7 +95,7 @@ class LesionWindowInferer(Inferer):
             for j, place in enumerate(self._places(sample[-masks:].cpu().numpy(), affine)):
                 jobs[(type(place), *place.size)].append((i, place, seeds[i] + j))
         for kind, batch in jobs.items():
-            windows = torch.stack([place.cut(volumes[i]) for i, place, _ in batch])
+            windows = torch.stack([place.cut(volumes[i], masks) for i, place, _ in batch])
             rows = None if condition is None else torch.stack([condition[i] for i, _, _ in batch])
             sampler = self._sampler(resampled=kind[0] is GridPlace)
             drawn = sampler(
@@ -125,7 +125,10 @@ class LesionWindowInferer(Inferer):
             or affine is None
             or np.allclose(voxel_sizes(affine), wanted, SAME_SIZE, 0)
         ):
-            return [BoxPlace.around(box, components.shape, self.rule) for box in boxes]
+            return [
+                BoxPlace.around(components, number, box, self.rule)
+                for number, box in enumerate(boxes, 1)
+            ]
         margin_mm = getattr(self.inferer, "margin_mm", None)
         return [
             GridPlace.around(
