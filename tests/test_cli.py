@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -58,10 +59,30 @@ def test_words_that_mean_nothing_stop_before_the_work(tmp_path: Path, words: lis
 
 
 def test_group_without_command_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert"]) == 0
+    assert "lefusion" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", leaves(), ids=" ".join)
+def test_help_holds_every_word_of_the_docstring(
+    names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*names, "--help"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert f"python -m tools {' '.join(names)} - " in printed.out
+    command = COMMANDS[names[0]]
+    function = command[names[1]] if isinstance(command, dict) else command
+    description, _, arguments = (inspect.getdoc(function) or "").partition("Args:\n")
+    described = re.sub(r"(?m)^ {4}\w+:", "", arguments)  # their names are set in capitals
+    missing = set(f"{description} {described}".split()) - set(printed.out.split())
+    assert {word.rstrip(".") for word in missing} <= set(printed.out.replace(".", " ").split())
+
+
+def test_help_of_an_unknown_command_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["convert"])
-    assert stopped.value.code == 0
-    assert "lefusion" in capsys.readouterr().err
+        main(["synthesise", "--help"])
+    assert stopped.value.code == 2
 
 
 def test_json_is_all_there_is_on_stdout(
@@ -91,6 +112,31 @@ def test_json_of_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert answer["error"] in printed.err
 
 
+def test_text_stays_as_it_was_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def name(out: str, url: str | None = "x", size: int = 1) -> Result:
+        return Result("", {"given": [out, url, size]})
+
+    name.__annotations__ = {"out": "str", "url": "str | None", "size": "int"}
+    monkeypatch.setitem(COMMANDS, "name", name)
+    for words, given in (
+        (["1e3", "--size", "2"], ["1e3", "x", 2]),
+        (["--out", "007", "--url", "12"], ["007", "12", 1]),
+        (["(1,2)", "None"], ["(1,2)", None, 1]),
+    ):
+        assert main(["name", *words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["given"] == given
+    assert main(["name", "--out"]) == 1
+    assert "out must have a value" in capsys.readouterr().err
+
+
+def test_classes_may_be_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", "auto3dseg", str(tmp_path), "--out", str(tmp_path / "out"), "--classes", "5"]
+    assert main(words) == 1
+    assert "synthetic must have a datalist" in capsys.readouterr().err
+
+
 def test_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     def wait() -> None:
         raise KeyboardInterrupt
@@ -109,6 +155,7 @@ def test_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
         (["synthesize", "--scan", "a.nii.gz", "--dia"], {"--diameter_mm"}),
         (["pack", "bundles/diffmask", "--js"], {"--json"}),
         (["check", "--f"], {"--fix"}),
+        (["synthesize", "--scan", ""], set()),
     ],
 )
 def test_bash_completes(typed: list[str], offered: set[str], tmp_path: Path) -> None:
@@ -123,7 +170,7 @@ def test_bash_completes(typed: list[str], offered: set[str], tmp_path: Path) -> 
     lines += '_synthetic_lesions; echo "${COMPREPLY[*]}"'
     done = subprocess.run([bash, "-c", lines], capture_output=True, text=True, check=True)
     assert offered <= set(done.stdout.split())
-    if typed[-1]:
+    if typed[-1] or not offered:
         assert set(done.stdout.split()) == offered
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import json
 import logging
 import sys
@@ -11,10 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import fire
+import fire.decorators
 
 from tools.commands.benchmark import benchmark_network, benchmark_synthesis
 from tools.commands.completion import completion_command
 from tools.commands.export import export_auto3dseg, export_nnunet
+from tools.commands.manual import manual
 from tools.commands.models import (
     convert_lefusion,
     convert_maisi,
@@ -38,6 +41,7 @@ from tools.commands.synthesize import demo, synthesize
 
 __all__ = ["main"]
 
+PROGRAM = "python -m tools"
 COMMANDS: dict[str, Callable | Mapping[str, Callable]] = {
     "synthesize": synthesize,
     "demo": demo,
@@ -83,9 +87,15 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: words of the command line; None takes the process's own.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # it tells a person at every series which attributes it copies
+    logging.getLogger("highdicom").setLevel(logging.WARNING)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(story(COMMANDS))
+        return 0
+    asked_for_help = "-h" in words or "--help" in words
+    if asked_for_help and (page := manual(COMMANDS, words, PROGRAM)):
+        print(page)
         return 0
     as_json = "--json" in words
     words = [word for word in words if word != "--json"]
@@ -110,10 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(words: list[str]) -> Result:
     """Let Fire read all words before the command starts: a misspelt option costs no time."""
-    table, name = _planning(COMMANDS), "python -m tools"
-    planned = fire.Fire(table, words, name, serialize=lambda _: None)
+    planned = fire.Fire(_planning(COMMANDS), words, PROGRAM, serialize=lambda _: None)
     if not isinstance(planned, _Planned):  # a group without its command
-        planned = fire.Fire(table, [*words, "--help"], name)
+        page = manual(COMMANDS, words, PROGRAM) or ""
+        return Result(page, {"help": page})
     return planned._run()
 
 
@@ -125,9 +135,25 @@ def _planning(commands: Commands) -> dict[str, Any]:
         def plan(*args: Any, **kwargs: Any) -> _Planned:
             return _Planned(functools.partial(command, *args, **kwargs))
 
-        return plan
+        return fire.decorators.SetParseFns(**_as_text(command))(plan)
 
     return {
         name: _planning(command) if isinstance(command, Mapping) else deferred(command)
         for name, command in commands.items()
     }
+
+
+def _as_text(command: Callable) -> dict[str, Callable[[str], str | None]]:
+    """Return how to read the arguments that are text: Fire takes 12 for a number, names or not."""
+    parameters = inspect.signature(command).parameters.values()
+    return {
+        each.name: functools.partial(_text, each.name, each.annotation == "str | None")
+        for each in parameters
+        if each.annotation in ("str", "str | None") and each.kind is not each.VAR_POSITIONAL
+    }
+
+
+def _text(name: str, optional: bool, word: str) -> str | None:
+    if word == "True":  # Fire's reading of an option without anything after it
+        raise ValueError(f"{name} must have a value, got none after --{name}")
+    return None if optional and word == "None" else word

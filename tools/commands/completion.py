@@ -23,6 +23,8 @@ _synthetic_lesions() {{
   case "$given " in
 {cases}
   esac
+  # a value is wanted: bash's own completion of files takes over
+  [[ "${{COMP_WORDS[COMP_CWORD-1]}}" == --* && "$current" != -* ]] && words=""
   COMPREPLY=($(compgen -W "$words" -- "$current"))
 }}
 complete -o default -F _synthetic_lesions {program}
