@@ -136,6 +136,8 @@ def test_sideways_shift_is_refused(tmp_path: Path, write_series: Write) -> None:
         ({"PixelSpacing": [1.0, 0.9]}, r"share one pixel spacing, got \[1\.0, 1\.0\]"),
         ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "share one orientation"),
         ({"ImagePositionPatient": None}, "CT Image Storage without ImagePositionPatient"),
+        ({"SOPInstanceUID": None}, "CT Image Storage without SOPInstanceUID"),
+        ({"RescaleSlope": [1, 2]}, r"RescaleSlope must be one number, got \[1.0, 2.0\]"),
         ({"NumberOfFrames": 2}, "of several frames or colours"),
         ({"RescaleSlope": 1e4}, r"must fit 16 bits, got 300000 to 440000"),
         ({"PixelData": b"\0\0"}, r"pixels must be readable, got .*002\.dcm"),

@@ -134,3 +134,21 @@ def test_a_scan_without_study_date_gets_a_fixed_one(tmp_path: Path) -> None:
     case = written(tmp_path, source(tmp_path / "source", edit))
     assert pydicom.dcmread(case.folder / "segmentation.dcm").ContentDate == "19000101"
     assert read_record(case.folder / "lesions.json").lesions
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_dates_that_are_none_stay_out_of_the_segmentation(tmp_path: Path) -> None:
+    def edit(k: int, header: pydicom.Dataset) -> None:
+        twelve_bits(k, header)
+        header.StudyDate, header.PatientBirthDate, header.StudyTime = "removed", "XXXX", "10:10:10"
+        header.ContentDate, header.ContentTime = "removed", "removed"
+        header.SeriesDate, header.SeriesTime = "2001.02.03", "101112"
+
+    case = written(tmp_path, source(tmp_path / "source", edit))
+    segmentation = pydicom.dcmread(case.folder / "segmentation.dcm")
+    assert [segmentation.StudyDate, segmentation.PatientBirthDate, segmentation.StudyTime] == [
+        "",
+        "",
+        "",
+    ]
+    assert (segmentation.ContentDate, segmentation.ContentTime) == ("20010203", "101112")

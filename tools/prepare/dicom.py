@@ -204,6 +204,7 @@ def _orientation(header: Dataset) -> tuple[np.ndarray, np.ndarray]:
 def _check_images(slices: list[_Slice], folder: str | Path) -> None:
     """Refuse what is no stack of single-frame slices of one geometry."""
     needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
+    needed += ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")
     for path, header in slices:
         missing = [name for name in needed if header.get(name) in (None, "")]
         frames, samples = header.get("NumberOfFrames") or 1, header.get("SamplesPerPixel") or 1

@@ -55,7 +55,7 @@ class SliceStorage(NamedTuple):
             header: may lack any of ``STORAGE_TAGS``.
 
         Raises:
-            ValueError: if the slope is 0.
+            ValueError: if the slope is 0, or what should be one number is none or several.
 
         Example:
             >>> header = Dataset()
@@ -117,7 +117,10 @@ def read_pixels(dataset: Dataset, path: Path) -> np.ndarray:
 
 def _number(header: Dataset, name: str, default: float) -> float:
     value = header.get(name)
-    return float(default if value in (None, "") else value)
+    try:
+        return float(default if value in (None, "") else value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be one number, got {value}") from error
 
 
 def _padding(header: Dataset) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import DA, TM
 from scipy import ndimage
 
 from tools import __version__
@@ -53,6 +54,7 @@ TAKEN_OVER = (
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )
+DATES_AND_TIMES = ("PatientBirthDate", "StudyDate", "StudyTime")
 SEXES = ("M", "F", "O")
 
 
@@ -158,6 +160,9 @@ def _templates(headers: Sequence[Dataset], affine: np.ndarray) -> list[Dataset]:
         for name in TAKEN_OVER:
             if name in header:
                 setattr(template, name, header[name].value)
+        # some de-identifiers write words there
+        for name in DATES_AND_TIMES:
+            setattr(template, name, _date_or_time(header, name))
         template.PatientSex = sex if sex in SEXES else None
         # slices lie apart as their positions say; the header may say otherwise, or nothing
         template.SpacingBetweenSlices = round(apart, 6)
@@ -197,8 +202,8 @@ def _make_repeatable(segmentation: Segmentation, header: Dataset, identity: str)
     """Replace what was drawn by chance or read off the clock by what the source says."""
     dates = ("ContentDate", "SeriesDate", "AcquisitionDate", "StudyDate")
     times = ("ContentTime", "SeriesTime", "AcquisitionTime", "StudyTime")
-    date = next((header[k].value for k in dates if header.get(k)), "19000101")
-    time = next((header[k].value for k in times if header.get(k)), "000000")
+    date = next(filter(None, (_date_or_time(header, k) for k in dates)), "19000101")
+    time = next(filter(None, (_date_or_time(header, k) for k in times)), "000000")
     for kind in ("Content", "InstanceCreation"):
         setattr(segmentation, f"{kind}Date", date)
         setattr(segmentation, f"{kind}Time", time)
@@ -209,3 +214,15 @@ def _make_repeatable(segmentation: Segmentation, header: Dataset, identity: str)
             part.value = organization
         if part.keyword == "ContributionDateTime":
             part.value = f"{date}000000"
+
+
+def _date_or_time(header: Dataset, name: str) -> str | None:
+    """Return a date or time as DICOM writes it; None if the header has none, or other words."""
+    word = header.get(name) or None
+    try:
+        if name.endswith("Date"):
+            date = DA(word)  # old files write 2001.02.03
+            return None if date is None else date.strftime("%Y%m%d")
+        return None if TM(word) is None else str(word)
+    except ValueError:
+        return None
