@@ -58,7 +58,7 @@ def manual(commands: Commands, words: list[str], program: str) -> str | None:
 
 
 def whole_arguments(documented: str) -> str:
-    """Put the description of each argument on one line.
+    r"""Put the description of each argument on one line.
 
     Fire drops what follows a colon in the second and later lines of a description.
 
@@ -66,8 +66,8 @@ def whole_arguments(documented: str) -> str:
         documented: docstring in Google style, without the indentation of its function.
 
     Example:
-        >>> whole_arguments("Look.\\n\\nArgs:\\n    out: a folder, or\\n        none: here.")
-        'Look.\\n\\nArgs:\\n    out: a folder, or none: here.'
+        >>> whole_arguments("Look.\n\nArgs:\n    out: a folder, or\n        none: here.")
+        'Look.\n\nArgs:\n    out: a folder, or none: here.'
     """
     head, arguments, rest = documented.partition("Args:\n")
     lines: list[str] = []
