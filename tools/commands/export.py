@@ -158,7 +158,8 @@ def _choice(
 ) -> ExportChoice:
     from tools.export.dataset import ExportChoice
 
-    words = classes.split(",") if isinstance(classes, str) else classes
+    # Fire reads "a,b" as a sequence, and 5 as a number
+    words = classes if isinstance(classes, list | tuple) else str(classes).split(",")
     return ExportChoice(
         dataset_dir=dataset_dir,
         rename=rename,

@@ -203,10 +203,10 @@ def _orientation(header: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_images(slices: list[_Slice], folder: str | Path) -> None:
     """Refuse what is no stack of single-frame slices of one geometry."""
-    needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
-    needed += ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")
+    identity = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")
+    plane = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
     for path, header in slices:
-        missing = [name for name in needed if header.get(name) in (None, "")]
+        missing = [name for name in (*identity, *plane) if header.get(name) in (None, "")]
         frames, samples = header.get("NumberOfFrames") or 1, header.get("SamplesPerPixel") or 1
         if missing or int(frames) > 1 or int(samples) > 1:
             storage = getattr(header.get("SOPClassUID", ""), "name", "unknown storage")
