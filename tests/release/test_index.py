@@ -139,6 +139,23 @@ def test_broken_index_stays_as_it_is(
     assert not list(tmp_path.glob("*.zip"))
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "count", "message"),
+    [
+        ("my-bundle", "0.1.0", 1, "letters, digits and _, .* got my-bundle_v0.1.0"),
+        ("texture", "beta", 1, "start with a digit, got texture_vbeta"),
+        ("texture", "0.1.0", 2, "names all different, got .*texture_v0.1.0.*texture_v0.1.0"),
+    ],
+)
+def test_names_that_the_index_cannot_hold(
+    tmp_path: Path, name: str, version: str, count: int, message: str
+) -> None:
+    given = [bundle(tmp_path / str(n) / name, version) for n in range(count)]
+    with pytest.raises(ValueError, match=message):
+        release_bundles(given, tmp_path / "dist")
+    assert not list((tmp_path / "dist").iterdir())
+
+
 def test_interrupted_release_leaves_nothing_half_written(
     two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,8 @@ def release_bundles(
     Raises:
         FileNotFoundError: if a bundle is no folder or lacks a file.
         ValueError: if a bundle cannot be packed, the index is no index, ``base_url`` is no address,
-            or a version is in the index with another checksum.
+            a version is in the index with another checksum, two bundles have one name, or a name
+            or version is none that the index can hold.
 
     Example:
         >>> release_bundles([], base_url="elsewhere")
@@ -79,6 +80,7 @@ def release_bundles(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".release.", dir=folder) as partial:
         packed = [pack_bundle(bundle, partial) for bundle in tqdm(bundles, desc="pack")]
+        _check_names(packed)
         for path in packed:
             _enter(entries, path, folder, base_url)
         written = Path(partial) / INDEX
@@ -102,6 +104,19 @@ def _read(path: Path) -> Index:
                 f"{entry} in {path.parent}"
             )
     return entries
+
+
+def _check_names(packed: Sequence[Path]) -> None:
+    """Refuse what the next release could not read in the index, and what hides another bundle."""
+    for path in packed:
+        if not KEY.fullmatch(path.stem):
+            raise ValueError(
+                "bundle must be named with letters, digits and _, and its version start with a "
+                f"digit, got {path.stem}"
+            )
+    names = sorted(path.stem for path in packed)
+    if len(set(names)) < len(names):
+        raise ValueError(f"bundles must have names all different, got {names}")
 
 
 def _enter(entries: Index, path: Path, folder: Path, base_url: str | None) -> None:
