@@ -127,6 +127,7 @@ def test_cardiac_evaluation_stays_in_the_wall(tmp_path: Path) -> None:
 def test_published_overlay_trains_one_iteration(tmp_path: Path) -> None:
     small = {"network_def#base_channels": 8, "network_def#channel_multipliers": [1, 2]}
     small |= {"window_size": [16, 16, 8], "batch_size": 2, "train#trainer#epoch_length": 1}
+    small |= {"val_every_nth_case": 100, "validate#inferer#num_inference_steps": 2}
     run_configs("training", "train published", tmp_path, max_epochs=1, val_interval=2, **small)
 
 

@@ -178,6 +178,7 @@ def test_published_overlay_trains_on_ten_slices(tmp_path: Path) -> None:
     small = {"network_def#base_channels": 8, "network_def#channel_multipliers": [1, 2]}
     small |= {"train#trainer#epoch_length": 1, "batch_size": 1, "max_epochs": 1}
     small |= {"crop_size": [16, 16, 10]}  # in the plane only: ten slices as published
+    small |= {"val_every_nth_case": 100, "validate#inferer#num_inference_steps": 2}
     run_configs("training", "train published", tmp_path, save_interval=1, val_interval=2, **small)
     checkpoint = torch.load(tmp_path / "models" / "checkpoint_epoch=1.pt", weights_only=True)
     assert checkpoint["network"]["null_cond_emb"].shape == (1, 32)

@@ -129,6 +129,7 @@ def test_published_overlay_trains_one_iteration(tmp_path: Path) -> None:
     configs = f"['{BUNDLE}/configs/train.json','{BUNDLE}/configs/published.json']"
     options = ["--network_def#base_channels", "8", "--batch_size", "2", "--max_epochs", "1"]
     options += ["--window_size", "[32,32,8]", "--train#trainer#epoch_length", "1"]
+    options += ["--val_every_nth_case", "100", "--validate#inferer#num_inference_steps", "2"]
     run_bundle("training", "--config_file", configs, "--output_dir", str(tmp_path), *options)
 
 
