@@ -7,10 +7,11 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from monai.bundle import ConfigParser
+from yaml import YAMLError
 
 __all__ = ["LARGEST_FILE_MB", "listed_weights", "load_json", "pack_bundle", "ships"]
 
@@ -145,8 +146,9 @@ def ships(name: Path) -> bool:
         [True, True, False]
     """
     hidden = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
-    foreign = name.parts[0] == "models" and not WEIGHTS.fullmatch(name.name)
-    return not hidden and not foreign and name.suffix not in LEFT_OVER
+    foreign = name.parts[0] == "models" and not WEIGHTS.fullmatch("/".join(name.parts[1:]))
+    left_over = name.suffix in LEFT_OVER or name.name.endswith("~")
+    return not (hidden or foreign or left_over)
 
 
 def listed_weights(folder: Path) -> set[str]:
@@ -155,14 +157,26 @@ def listed_weights(folder: Path) -> set[str]:
     Args:
         folder: the bundle, whose ``published_weights.yml`` (or .yaml, .json) is the list.
 
+    Raises:
+        ValueError: if that file cannot be read, or is no such list.
+
     Example:
         >>> listed_weights(Path("bundles/hr_ldm"))
         {'models/autoencoder_epoch273.pt'}
     """
-    entries: list[Any] = []
-    for path in sorted(folder.glob("published_weights.*")):
-        entries += ConfigParser.load_config_file(path).get("large_files") or []
-    return {str(entry.get("path")) for entry in entries if isinstance(entry, dict)}
+    names = set()
+    lists = [folder / part for part in PARTS if part.startswith("published_weights.")]
+    for path in filter(Path.is_file, lists):
+        try:
+            entries = ConfigParser.load_config_file(path)["large_files"]
+            # "./models/x.pt" is models/x.pt
+            names |= {PurePosixPath(entry["path"]).as_posix() for entry in entries}
+        except (KeyError, TypeError, ValueError, YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{path.name} must hold large_files, a list with a path each, got: {reason}"
+            ) from error
+    return names
 
 
 def _check_loaded(folder: Path, files: Mapping[str, Path]) -> None:
