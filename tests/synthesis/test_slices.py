@@ -22,6 +22,7 @@ from tools.synthesis.slices import (
     difference_uri,
     grey_uri,
     lesion_focus,
+    lesion_views,
     outline_path,
     patch_uri,
     to_grey,
@@ -108,6 +109,21 @@ def test_focus_takes_the_largest_slice_of_the_nearest_component() -> None:
     assert found.tolist() == [7.0, 7.0, 7.0]
     empty = lesion_focus(volume(labels, np.eye(4)), 3, (7.0, 7.0, 9.0), 30.0)
     assert empty.tolist() == [7.0, 7.0, 9.0]
+
+
+def test_thick_slices_show_the_lesion_itself_and_not_its_neighbours() -> None:
+    array = np.zeros((30, 30, 12), np.uint8)
+    array[4:8, 4:8, 1:4] = 1
+    array[20:24, 20:24, 8:11] = 1
+    labels = volume(array, np.diag([1.0, 1.0, 5.0, 1.0]))
+    for first, middle in ((1, 5.5), (8, 21.5)):
+        focus = np.array([middle, middle, first + 1.0])
+        field_mm, views = lesion_views(labels, 1, focus, 20.0, shared=True)
+        assert [place[2] for _, place in views] == [first, first + 1, first + 2]
+        assert all(np.allclose(place[:2], middle) for _, place in views)
+        assert field_mm == 20.0
+    _, views = lesion_views(labels, 1, focus, 20.0)  # one lesion in pieces: all of them
+    assert [place[2] for _, place in views] == [1, 9, 10]
 
 
 def test_changed_outside_counts_only_unlabelled_voxels() -> None:

@@ -115,8 +115,17 @@ def _scan(
     digits = 0 if shown[1] - shown[0] > 20 else 2
     window_text = " to ".join(number_text(value, digits) for value in shown) + unit
     volumes = (before, after, labels)
+    values = [lesion.label for lesion in record.lesions]
     lesions = [
-        _lesion(f"{anchor}-lesion-{number}", number, lesion, volumes, shown, unit)
+        _lesion(
+            f"{anchor}-lesion-{number}",
+            number,
+            lesion,
+            volumes,
+            shown,
+            unit,
+            values.count(lesion.label) > 1,
+        )
         for number, lesion in enumerate(record.lesions, 1)
     ]
     return {
@@ -147,10 +156,11 @@ def _lesion(
     volumes: tuple[OrientedVolume, OrientedVolume, OrientedVolume],
     window: tuple[float, float],
     unit: str,
+    shared: bool,
 ) -> dict[str, Any]:
     field_mm = max(FIELD_MM, 10.0 * np.ceil(0.16 * record.diameter_mm))
     focus = lesion_focus(volumes[2], record.label, record.site_mm, field_mm / 2)
-    field_mm, planes = lesion_views(volumes[2], record.label, focus, field_mm)
+    field_mm, planes = lesion_views(volumes[2], record.label, focus, field_mm, shared)
     views = [_view(plane, place, field_mm, volumes, window) for plane, place in planes]
     limit = _round_up(max(float(np.abs(view["difference"]).max()) for view in views))
     for view in views:

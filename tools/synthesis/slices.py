@@ -149,12 +149,10 @@ def lesion_focus(
     reach = reach_mm / labels.spacing_mm
     low = np.clip(np.floor(point - reach), 0, np.array(labels.shape) - 1).astype(int)
     high = np.clip(np.ceil(point + reach) + 1, low + 1, labels.shape).astype(int)
-    parts, _ = label(labels.box(tuple(map(slice, low, high))) == value, np.ones((3, 3, 3)))
-    voxels = np.argwhere(parts)
-    if not len(voxels):
+    marked = labels.box(tuple(map(slice, low, high))) == value
+    if not marked.any():
         return point
-    nearest = voxels[np.argmin((((voxels + low - point) * labels.spacing_mm) ** 2).sum(axis=1))]
-    part = parts == parts[tuple(nearest)]
+    part = _nearest_part(marked, (point - low) * labels.spacing_mm, labels.spacing_mm)
     centre = np.array(center_of_mass(part))
     for axis in range(3):
         area = part.sum(axis=tuple(other for other in range(3) if other != axis))
@@ -163,8 +161,18 @@ def lesion_focus(
     return centre + low
 
 
+def _nearest_part(marked: np.ndarray, point_mm: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """Return the connected part of a mask nearest to a point, in mm from its first voxel."""
+    parts, _ = label(marked, np.ones((3, 3, 3)))
+    voxels = np.argwhere(parts)
+    if not len(voxels):
+        return marked
+    nearest = voxels[np.argmin(((voxels * spacing_mm - point_mm) ** 2).sum(axis=1))]
+    return parts == parts[tuple(nearest)]
+
+
 def lesion_views(
-    labels: OrientedVolume, value: int, focus: np.ndarray, field_mm: float
+    labels: OrientedVolume, value: int, focus: np.ndarray, field_mm: float, shared: bool = False
 ) -> tuple[float, list[tuple[Plane, np.ndarray]]]:
     """Return the width of the pictures of a lesion, and their planes, each with its middle.
 
@@ -176,12 +184,16 @@ def lesion_views(
         value: label value of the lesion.
         focus: see :func:`lesion_focus`.
         field_mm: least width.
+        shared: whether other lesions have this value too; then only the piece nearest to the focus
+            belongs to this one.
     """
     spacing = labels.spacing_mm
     if spacing.max() < THICK * spacing.min():
         return field_mm, [(plane, focus) for plane in PLANES]
     plane = next(plane for plane in PLANES if plane.axis == int(spacing.argmax()))
     whole = labels.box((slice(None),) * 3)
+    if shared:
+        whole = np.where(_nearest_part(whole == value, focus * spacing, spacing), whole, 0)
     marked = np.argwhere(whole > 0)
     levels = {round(float(focus[plane.axis]))}
     if len(marked):
