@@ -1,6 +1,7 @@
 """Files are linked or copied as they are, and rewritten only where their values change."""
 
 import gzip
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -123,3 +124,22 @@ def test_overwrite_spares_what_no_export_wrote(tmp_path: Path) -> None:
     ):
         pass
     assert (tmp_path / "thesis" / "chapter.txt").is_file()
+
+
+def test_the_earlier_export_comes_back_if_the_new_one_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, rename = tmp_path / "dataset", os.replace
+    with new_folder(target) as partial:
+        (partial / "export.json").write_text("earlier")
+
+    def refuse(source: Path, place: Path) -> None:
+        if source.name.endswith(".partial"):
+            raise OSError("no space left")
+        rename(source, place)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="no space left"), new_folder(target, overwrite=True):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+    assert (target / "export.json").read_text() == "earlier"

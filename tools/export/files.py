@@ -54,7 +54,12 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         yield partial
         if folder.exists():
             os.replace(folder, former)
-        os.replace(partial, folder)
+        try:
+            os.replace(partial, folder)
+        except BaseException:
+            if former.exists():  # the earlier export must not stay under its hidden name
+                os.replace(former, folder)
+            raise
         shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
