@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import io
 import json
 import logging
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import fire
+import fire.core
 import fire.decorators
 
 from tools.commands.benchmark import benchmark_network, benchmark_synthesis
@@ -80,6 +82,10 @@ class _Planned:
         self._run = run
 
 
+class _UsageError(Exception):
+    """Words that name no command, no option, or not all that is needed."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code, see :mod:`tools.commands.story`.
 
@@ -103,11 +109,11 @@ def main(arguments: list[str] | None = None) -> int:
         # a program that reads stdout finds the result there and nothing else
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             result = _run(words)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, _UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         if as_json:
             print(json.dumps({"ok": False, "error": str(error)}))
-        return 1
+        return 2 if isinstance(error, _UsageError) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -120,7 +126,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(words: list[str]) -> Result:
     """Let Fire read all words before the command starts: a misspelt option costs no time."""
-    planned = fire.Fire(_planning(COMMANDS), words, PROGRAM, serialize=lambda _: None)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            planned = fire.Fire(_planning(COMMANDS), words, PROGRAM, serialize=lambda _: None)
+    except fire.core.FireExit as stopped:
+        if not stopped.code:  # what follows "--" is for Fire itself
+            print(said.getvalue(), file=sys.stderr)
+            raise
+        sentence = stopped.trace.elements[-1].ErrorAsStr()
+        raise _UsageError(f"{sentence}; see {PROGRAM} --help or COMMAND --help") from stopped
     if not isinstance(planned, _Planned):  # a group without its command
         page = manual(COMMANDS, words, PROGRAM) or ""
         return Result(page, {"help": page})
