@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,25 @@ def test_nothing_but_synthetic_cases(synthetic_dir: Write, tmp_path: Path) -> No
     folds = {case.name: case.fold for case in dataset.cases}
     # copies of one scan are on one side
     assert folds["synthetic_a"] == folds["synthetic_b"] != folds["synthetic_c"]
+
+
+def test_one_patient_is_on_one_side_where_all_are_synthetic(
+    real_datalist: Write, synthetic_dir: Write
+) -> None:
+    real = real_datalist()
+
+    def healthy(content: dict) -> None:
+        images = [entry["image"] for entry in content.pop("training")]
+        content["normal"] = [{"image": x, "patient": f"p{i // 2}"} for i, x in enumerate(images)]
+        content["test"] = []
+
+    edit(real, healthy)
+    made = synthetic_dir({str(i): real.parent / f"images/case_{i}.nii.gz" for i in range(4)})
+    choice = ExportChoice(folds=2, allow_synthetic_validation=True)
+    for seed in range(4):
+        dataset = read_cases(made, real, replace(choice, seed=seed))
+        folds = [named(dataset, f"synthetic_{i}").fold for i in range(4)]
+        assert folds[0] == folds[1] != folds[2] == folds[3]
 
 
 def test_cases_without_lesion_are_left_out(real_datalist: Write, synthetic_dir: Write) -> None:

@@ -7,6 +7,7 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from tools.inferers import LesionInpaintInferer, LesionWindowInferer
+from tools.inferers.latent_inpaint import blend_weight
 from tools.schedules import cosine_scheduler
 
 
@@ -121,6 +122,25 @@ def test_drawn_values_lie_where_the_window_has_them() -> None:
     # the middle of the lesion is the middle of the window (24 voxels: 11.5)
     assert output[13:15, 26, 11].mean() == pytest.approx(11.5, abs=0.05)
     assert inside[0, 0, 8:20, 20:32, 8:15].all()
+
+
+def test_a_latent_change_fades_once_on_the_grid_of_the_scan() -> None:
+    """A sampler that adds 1: the scan gets the blend of its own voxels, kept to [0, 1]."""
+
+    class Brighter:
+        mask_channels, seed, margin_mm = 1, 0, 3.0
+
+        def __call__(self, windows: Tensor, *rest: object, **options: object) -> Tensor:
+            return windows[:, :1] + blend_weight(windows[:, 1:], self.margin_mm)
+
+    spacing = (0.7, 0.7, 1.25)
+    inputs, inside = scan(spacing, (slice(18, 30), slice(20, 30), slice(10, 16)))
+    plain = inputs.as_subclass(Tensor)[:, :1]
+    output = LesionWindowInferer(Brighter(), spacing_mm=1.0)(inputs, nn.Identity())
+    weight = blend_weight(inside.float(), 3.0, spacing)
+    assert weight.unique().numel() > 5
+    torch.testing.assert_close(output, (plain + weight).clamp(0, 1), rtol=0, atol=1e-5)
+    assert torch.equal(output[weight == 0], plain[weight == 0])
 
 
 def test_voxels_of_the_models_size_are_taken_as_they_are(inferer: LesionWindowInferer) -> None:

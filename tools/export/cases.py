@@ -156,8 +156,9 @@ def _synthetic_cases(
     """Return the cases; one that no fold may train on goes to ``left_out`` instead."""
     by_hash = {scan.sha256: scan for scan in reversed(scans)}
     by_hash |= {scan.sha256: scan for scan in scans if scan.label is not None}
-    # copies of one scan must not be on both sides where synthetic cases are all there is
-    groups = [entry.record.sha256 for entry in made]
+    # one patient must not be on both sides where synthetic cases are all there is
+    hashes = [entry.record.sha256 for entry in made]
+    groups = [by_hash[sha256].group if sha256 in by_hash else sha256 for sha256 in hashes]
     dealt = [None] * len(made) if has_real else assign_folds(groups, choice.folds, choice.seed)
     only_fold = len(set(folds.values())) == 1
     result = []
