@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -93,8 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: words of the command line; None takes the process's own.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    # it tells a person at every series which attributes it copies
-    logging.getLogger("highdicom").setLevel(logging.WARNING)
+    _quieten_libraries()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(story(COMMANDS))
@@ -122,6 +122,19 @@ def main(arguments: list[str] | None = None) -> int:
     elif result.text:
         print(result.text)
     return result.exit_code
+
+
+def _quieten_libraries() -> None:
+    """Keep from people what libraries say of attributes copied, decoders and logs not there."""
+    for name in ("highdicom", "monai.data.nvimgcodec_pydicom_plugin"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # MONAI sets this one's level when it is imported, and leaves filters alone
+    logging.getLogger("monai.bundle.workflows").addFilter(_says_more_than_no_log)
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+
+
+def _says_more_than_no_log(record: logging.LogRecord) -> bool:
+    return "skipping logging" not in record.getMessage()
 
 
 def _run(words: list[str]) -> Result:
