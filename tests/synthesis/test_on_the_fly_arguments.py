@@ -65,8 +65,23 @@ def test_samples_that_cannot_be_right(
 
 
 def test_label_of_another_shape(synthesize: SynthesizeLesiond) -> None:
-    with pytest.raises(ValueError, match="label must have the image's shape"):
+    with pytest.raises(ValueError, match="label must have one channel of the image's shape"):
         synthesize(sample(label=torch.zeros(1, 4, 4, 4)))
+
+
+def test_organ_mask_must_be_there_and_fit(synthesize: SynthesizeLesiond) -> None:
+    with pytest.raises(ValueError, match="lung must be in every sample, got keys"):
+        synthesize({"image": sample()["image"]})
+    with pytest.raises(ValueError, match="lung must have one channel of the image's shape"):
+        synthesize({**sample(), "lung": torch.ones(1, 4, 4, 4)})
+
+
+def test_masks_may_be_arrays(synthesize: SynthesizeLesiond) -> None:
+    given = sample()
+    label = np.zeros(given["image"].shape, np.uint8)
+    made = synthesize({**given, "label": label, "lung": given["lung"].numpy()})
+    assert made["label"].any()
+    assert not label.any()
 
 
 def test_no_room(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import TransformBackends
 from torch.utils.data import get_worker_info
@@ -24,7 +23,7 @@ from tools.synthesis.job_choice import JobOptions, make_job
 from tools.synthesis.sampling import ScanWork, SynthesisResult, sample_scans
 from tools.synthesis.scan import Scan
 from tools.synthesis.size_mix import SizeMix, draw_range, size_mix, whole_range
-from tools.synthesis.tensor_scan import as_nifti, as_scan, write_changes
+from tools.synthesis.tensor_scan import as_nifti, as_scan, complete_masks, write_changes
 
 __all__ = ["SynthesizeLesiond"]
 
@@ -179,7 +178,7 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
             rng = np.random.default_rng(self.R.randint(2**31, size=4))
             if self.keys[0] not in output and self.allow_missing_keys:
                 continue
-            self._with_label(output)
+            complete_masks(output, self.keys[0], self.label_key, self.organ_key)
             if self.record_key is not None:
                 output[self.record_key] = "[]"
             if self._do_transform:
@@ -225,18 +224,6 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         if self.count != (1, 1):
             raise ValueError(f"count must be 1 for a heart, got {self.count}")
         return job
-
-    def _with_label(self, output: dict[Hashable, Any]) -> None:
-        """Put a label of its own into the sample, all background where there was none."""
-        image = output[self.keys[0]]
-        label = output.get(self.label_key)
-        if label is None:
-            output[self.label_key] = torch.zeros_like(image, dtype=torch.uint8)
-        elif tuple(label.shape) != tuple(image.shape):
-            raise ValueError(
-                f"{self.label_key} must have the image's shape {tuple(image.shape)}, "
-                f"got {tuple(label.shape)}"
-            )
 
     def _plan(
         self, job: Job | HeartJob, scan: Scan, output: dict[Hashable, Any], rng: np.random.Generator

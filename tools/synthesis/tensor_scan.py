@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import nibabel as nib
@@ -11,7 +12,7 @@ from monai.data import MetaTensor
 
 from tools.synthesis.scan import Scan
 
-__all__ = ["as_nifti", "as_scan", "write_changes"]
+__all__ = ["as_nifti", "as_scan", "complete_masks", "write_changes"]
 
 # any piece of a patient spans more; intensities scaled to [0, 1] or [-1, 1] do not
 SMALLEST_RANGE_HU = 50
@@ -65,6 +66,37 @@ def as_nifti(tensor: torch.Tensor, affine: Any) -> nib.Nifti1Image:
         plain = plain.float()
     values = plain[0].numpy()
     return nib.Nifti1Image(values, np.asarray(affine, np.float64), dtype=values.dtype)
+
+
+def complete_masks(
+    sample: dict[Hashable, Any], image_key: Hashable, label_key: str, organ_key: str | None
+) -> None:
+    """Put a label into a sample that has none, all background, and check its masks.
+
+    Args:
+        sample: with an image; changed in place.
+        image_key: of the image.
+        label_key: of the label.
+        organ_key: of the organ mask, which must be there; None: there is none.
+
+    Raises:
+        ValueError: if a mask is not of the image's shape, or the organ mask is not there.
+    """
+    image = sample[image_key]
+    image = image if isinstance(image, torch.Tensor) else torch.as_tensor(image)
+    if sample.get(label_key) is None:
+        sample[label_key] = torch.zeros_like(image, dtype=torch.uint8)
+    for key in (label_key, organ_key):
+        if key is None:
+            continue
+        if sample.get(key) is None:
+            raise ValueError(f"{key} must be in every sample, got keys {list(sample)}")
+        sample[key] = mask = torch.as_tensor(sample[key])
+        if mask.shape != (1, *image.shape[1:]):
+            raise ValueError(
+                f"{key} must have one channel of the image's shape {tuple(image.shape)}, got "
+                f"{tuple(mask.shape)}"
+            )
 
 
 def write_changes(tensor: torch.Tensor, before: np.ndarray, after: np.ndarray) -> torch.Tensor:
