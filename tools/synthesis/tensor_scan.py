@@ -85,7 +85,7 @@ def complete_masks(
     image = sample[image_key]
     image = image if isinstance(image, torch.Tensor) else torch.as_tensor(image)
     if sample.get(label_key) is None:
-        sample[label_key] = torch.zeros_like(image, dtype=torch.uint8)
+        sample[label_key] = torch.zeros_like(image[:1], dtype=torch.uint8)
     for key in (label_key, organ_key):
         if key is None:
             continue
