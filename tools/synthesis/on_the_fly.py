@@ -81,6 +81,7 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         ValueError: naming the argument that breaks its rule.
 
     Example:
+        >>> import torch
         >>> from monai.data import MetaTensor
         >>> from tools.phantoms.chest_ct import chest_ct
         >>> chest = chest_ct(seed=0)
