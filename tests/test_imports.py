@@ -17,6 +17,7 @@ WORKSHOP = {
     "baselines",
     "prepare",
     "convert",
+    "dicom",
     "release",
     "evaluation",
     "export",

@@ -17,7 +17,7 @@ from tools.prepare.heart_textures import (
     measure_hearts,
 )
 from tools.synthesis.generator import SliceSettings
-from tools.synthesis.heart_textures import HeartTextures
+from tools.synthesis.hearts.textures import HeartTextures
 from tools.transforms.histogram import load_presets
 
 # intensity of the infarct where myocardium is 0.3, blood 0.5, air 0 and fat 1

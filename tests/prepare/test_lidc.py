@@ -23,8 +23,8 @@ from tests.prepare.lidc_download import (
     write_scan,
 )
 from tools.cli import main
+from tools.dicom.series import DicomSeries, read_series
 from tools.prepare import lidc_rois
-from tools.prepare.dicom import DicomSeries, read_series
 from tools.prepare.lidc import find_scans, prepare_lidc, validation_patient
 from tools.prepare.lidc_rois import RoiSettings
 from tools.prepare.lidc_xml import RATINGS

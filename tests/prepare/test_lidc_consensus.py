@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.prepare.lidc_download import SHAPE, XML, box, chain_round, message, nodule, roi
-from tools.prepare.dicom import DicomSeries
+from tools.dicom.series import DicomSeries
 from tools.prepare.lidc_consensus import ReadingMask, cluster_readings, enclosed, reading_mask
 from tools.prepare.lidc_xml import Outline, Reading, is_read_message, parse_read_message
 

@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine
 
 from tests.prepare.lidc_download import box, chain_round, message, nodule, outlined, roi, write_scan
 from tools.cli import main
-from tools.prepare.dicom import read_series
+from tools.dicom.series import read_series
 from tools.prepare.lidc_split import lidc_split
 from tools.prepare.masks import prepare_masks
 

@@ -178,7 +178,7 @@ def demo(out: str = "out/demo", seed: int = 0) -> Result:
         seed: of phantom and nodules.
     """
     from tools.phantoms.datasets import write_chest_phantom
-    from tools.synthesis.overview import write_overview
+    from tools.synthesis.report.overview import write_overview
 
     folder = Path(out) / "scans"
     paths = write_chest_phantom(folder, seed=seed)

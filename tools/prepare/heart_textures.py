@@ -25,7 +25,7 @@ from tools.prepare.cluster_textures import (
 from tools.prepare.heart_textures_figure import write_heart_figure
 from tools.synthesis.bundles import find_bundle
 from tools.synthesis.generator import SliceSettings, scaled
-from tools.synthesis.heart_pipeline import HeartWindow
+from tools.synthesis.hearts.pipeline import HeartWindow
 from tools.synthesis.scan import Scan
 from tools.transforms.histogram import load_presets
 from tools.transforms.tissue import adapt_histogram

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tools.prepare.cluster_figure import COLORS, INK, MUTED, OUTLINE, draw_choice, example_members
 from tools.prepare.cluster_textures import Clustering
 from tools.synthesis.generator import SliceSettings, scaled
-from tools.synthesis.heart_pipeline import HeartWindow
+from tools.synthesis.hearts.pipeline import HeartWindow
 from tools.synthesis.scan import Scan
 from tools.transforms.heart_region import HEART_CLASSES
 

@@ -18,8 +18,8 @@ import torch
 from pydicom.dataset import Dataset
 from tqdm import tqdm
 
+from tools.dicom.series import is_dicom
 from tools.prepare.archive import write_datalist
-from tools.prepare.dicom import is_dicom
 from tools.prepare.lidc_rois import RoiSettings, ScanFiles, write_patient
 from tools.prepare.lidc_xml import READERS, is_read_message, parse_read_message
 

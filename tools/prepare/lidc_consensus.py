@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.affines import apply_affine
 from skimage.draw import line, polygon2mask
 
-from tools.prepare.dicom import DicomSeries
+from tools.dicom.series import DicomSeries
 from tools.prepare.lidc_xml import RATINGS, READERS, Outline, Reading
 
 __all__ = [

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 
-from tools.prepare.dicom import DicomSeries, read_series
+from tools.dicom.series import DicomSeries, read_series
 from tools.prepare.lidc_consensus import (
     ReadingMask,
     consensus,

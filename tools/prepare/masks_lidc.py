@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tools.prepare.dicom import DicomSeries, read_series
+from tools.dicom.series import DicomSeries, read_series
 from tools.prepare.isotropic import isotropic_mask, largest_piece
 from tools.prepare.lidc import find_scans
 from tools.prepare.lidc_consensus import ReadingMask, consensus, nodule_ratings, scan_nodules

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from tools.dicom.series import DicomSeries
 from tools.phantoms.nodule_contours import contour_database, read_contours
-from tools.prepare.dicom import DicomSeries
 from tools.prepare.lidc_rois import RoiSettings
 from tools.prepare.lidc_split import lidc_split
 from tools.prepare.lidc_xml import RATINGS, Outline, Reading

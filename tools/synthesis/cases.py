@@ -11,7 +11,7 @@ from typing import Any
 
 import nibabel as nib
 
-from tools.prepare.dicom import is_dicom_folder
+from tools.dicom.series import is_dicom_folder
 
 __all__ = ["Case", "find_cases", "mask_name", "with_masks"]
 

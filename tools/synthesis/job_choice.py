@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tools.synthesis.generator import LesionGenerator
-from tools.synthesis.heart_job import HeartJob
-from tools.synthesis.heart_shapes import HeartRequest, make_heart_shape_source
-from tools.synthesis.heart_shapes_request import DIAMETER_MM
-from tools.synthesis.heart_textures import HeartTextures
+from tools.synthesis.hearts.job import HeartJob
+from tools.synthesis.hearts.request import DIAMETER_MM
+from tools.synthesis.hearts.shapes import HeartRequest, make_heart_shape_source
+from tools.synthesis.hearts.textures import HeartTextures
 from tools.synthesis.job import Job
 from tools.synthesis.lobes import check_lobes
 from tools.synthesis.organ_masks import make_organ_source

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from tools.dicom.derived import add_dicom, is_dicom_whole, write_dicom
 from tools.synthesis.case_folder import (
     is_whole,
     new_case_folder,
@@ -20,7 +21,6 @@ from tools.synthesis.case_folder import (
 )
 from tools.synthesis.cases import Case
 from tools.synthesis.datalist import write_datalist
-from tools.synthesis.dicom_out import add_dicom, is_dicom_whole, write_dicom
 from tools.synthesis.generator import LesionGenerator
 from tools.synthesis.pipeline import SynthesisResult
 from tools.synthesis.ranks import Rank, folder_lock
@@ -32,7 +32,7 @@ from tools.synthesis.records import (
     read_record,
     write_record,
 )
-from tools.synthesis.report import REPORT_FILE, write_report
+from tools.synthesis.report.page import REPORT_FILE, write_report
 from tools.synthesis.scan import Scan
 
 __all__ = ["OUTPUT_FORMATS", "LesionJob", "synthesize_scans"]

@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation, ornt_transform
 
-from tools.prepare.dicom import DicomSeries, read_series
+from tools.dicom.series import DicomSeries, read_series
 from tools.synthesis.records import sha256_file
 
 __all__ = ["Scan"]

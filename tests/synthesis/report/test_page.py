@@ -1,0 +1,155 @@
+"""The report is one page that parses, opens offline and shows every lesion."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools.synthesis.records import BundleRecord, LesionRecord, ScanRecord, write_record
+from tools.synthesis.report.page import write_report
+
+AFFINE = np.array([[-0.8, 0, 0, 20.0], [0, -0.8, 0, 20.0], [0, 0, 2.5, -30.0], [0, 0, 0, 1]])
+SHAPE = (52, 50, 24)
+VOID = {"meta", "img", "input", "link", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects elements and checks that every tag is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] not in (["style"], ["script"]):
+            self.text += data
+
+    def having(self, name: str) -> list[dict[str, str | None]]:
+        return [attrs for _, attrs in self.elements if name in (attrs.get("class") or "").split()]
+
+
+def ball(centre: tuple[int, int, int], radius_mm: float) -> np.ndarray:
+    spacing = nib.affines.voxel_sizes(AFFINE)
+    grid = np.indices(SHAPE)
+    return sum(((g - c) * s) ** 2 for g, c, s in zip(grid, centre, spacing, strict=True)) < (
+        radius_mm**2
+    )
+
+
+def make_case(
+    folder: Path, centres: list[tuple[int, int, int]], phantom: bool = False, name: str = "a"
+) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    before = rng.integers(-900, -800, SHAPE).astype(np.int16)
+    after, labels, lesions = before.copy(), np.zeros(SHAPE, np.uint8), []
+    for seed, centre in enumerate(centres, 41):
+        mask = ball(centre, 5.0)
+        after[mask], labels[mask] = 30, 1
+        site = nib.affines.apply_affine(AFFINE, centre)
+        got = [0.0] * 11 + [1.0] + [0.0] * 4
+        lesions.append(
+            LesionRecord(
+                *(1, "lung_nodule", site, 10.2, 555.0, "part_solid", "ellipsoid", seed, 10.0),
+                *([1 / 16] * 16, got, 0.5, {"steps": 50}, 2, 1.5),
+            )
+        )
+    folder.mkdir(parents=True)
+    for array, path in ((before, "original"), (after, "image"), (labels, "label")):
+        nib.save(nib.Nifti1Image(array, AFFINE), folder / f"{path}.nii.gz")
+    bundle = BundleRecord("some_bundle", "0.3.0", "c0ffee" * 10 + "abcd")
+    organ = {"source": "bundle", "name": "some_segmentation", "version": "0.2.5"}
+    record = ScanRecord(name, "d" * 64, (0.8, 0.8, 2.5), SHAPE, bundle, lesions, phantom, organ)
+    write_record(folder / "lesions.json", record)
+    return {"name": name, "original": folder / "original.nii.gz", "folder": folder}
+
+
+def test_page_is_whole_offline_and_complete(tmp_path: Path) -> None:
+    cases = [
+        make_case(tmp_path / "one", [(15, 15, 8), (35, 30, 15)], name="first <scan>"),
+        make_case(tmp_path / "two", [(25, 25, 12)], phantom=True),
+        make_case(tmp_path / "three", []),
+    ]
+    path = write_report(tmp_path, cases)
+    source = path.read_text(encoding="utf-8")
+    page = Page(source)
+
+    assert len(page.having("lesion")) == 3
+    assert len(page.having("scan")) == 3
+    assert len(page.having("index")) == 1
+    assert "Synthetic lesions: not for diagnostic use" in page.text
+    assert "first <scan>" in page.text
+    assert "This scan holds no synthetic lesion." in page.text
+    assert page.text.count("phantom") == 2  # in the index and at the scan, of that scan only
+    for text in ("some_bundle 0.3.0", "c0ffeec0ffee", "41, 42", "0 voxels", "10 →", "10.2 mm"):
+        assert text in page.text
+    assert 'title="source: bundle, name: some_segmentation, version: 0.2.5">bundle<' in source
+    assert page.text.count("median JSD 0.500") == 2  # in the index, of the scans with lesions
+
+    assert not re.search(r"https?:|@import|\bfetch\(", source)
+    for tag, attrs in page.elements:
+        assert tag not in {"link", "iframe"}
+        assert not attrs.get("src") or attrs["src"].startswith("data:image/")
+    anchors = {attrs["id"] for _, attrs in page.elements if attrs.get("id")}
+    targets = {attrs["href"] for _, attrs in page.elements if attrs.get("href")}
+    assert {f"#{anchor}" for anchor in anchors if not anchor.endswith("-title")} == targets
+
+
+def test_pictures_decode_and_stay_small(tmp_path: Path) -> None:
+    source = write_report(tmp_path, [make_case(tmp_path / "one", [(25, 25, 12)])]).read_text()
+    uris = re.findall(r"data:image/(\w+);base64,([A-Za-z0-9+/=]+)", source)
+    assert [kind for kind, _ in uris] == ["jpeg"] * 2 + ["png"] * 9
+    for _, content in uris:
+        Image.open(io.BytesIO(base64.b64decode(content))).verify()
+    assert sum(len(content) for _, content in uris) < 300_000
+    mask_outlines = re.findall(r'<path class="class-0" d="(M[^"]+)"', source)
+    assert len(mask_outlines) == 9  # before, after, difference in three planes
+
+
+def test_window_of_mri_follows_the_scan(tmp_path: Path) -> None:
+    case = make_case(tmp_path / "one", [(25, 25, 12)])
+    page = Page(write_report(tmp_path, [case], window=None).read_text())
+    assert "HU" not in page.text
+    assert "scaled intensity" in page.text
+    assert re.search("Window\u2212(900|899) to \u221280[0-2]", page.text)
+
+
+def test_image_in_memory_may_be_the_original(tmp_path: Path) -> None:
+    case = make_case(tmp_path / "one", [(25, 25, 12)])
+    from_file = write_report(tmp_path, [case]).read_bytes()
+    case["original"] = nib.load(case["original"])
+    assert write_report(tmp_path, [case]).read_bytes() == from_file
+
+
+def test_other_grid_and_empty_window_are_refused(tmp_path: Path) -> None:
+    case = make_case(tmp_path / "one", [(25, 25, 12)])
+    moved = AFFINE.copy()
+    moved[0, 3] += 5
+    case["original"] = nib.Nifti1Image(np.zeros(SHAPE, np.int16), moved)
+    with pytest.raises(ValueError, match=r"image\.nii\.gz of a must lie on the grid"):
+        write_report(tmp_path, [case])
+    with pytest.raises(ValueError, match=r"window must be .* got \(400, -1000\)"):
+        write_report(tmp_path, [case], window=(400, -1000))
+    assert not (tmp_path / "report.html").exists()

@@ -1,0 +1,1 @@
+"""DICOM: series in, derived series and segmentations of their lesions out."""

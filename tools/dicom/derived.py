@@ -1,0 +1,184 @@
+"""A case as DICOM: the source series with the lesions in it, and a segmentation of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from tqdm import tqdm
+
+from tools import __version__
+from tools.dicom.header import derived_header, derived_uid
+from tools.dicom.segmentation import make_segmentation
+from tools.dicom.series import DicomSeries
+from tools.dicom.storage import read_pixels
+from tools.synthesis.records import (
+    DICOM_FOLDER,
+    IMAGE_FILE,
+    LABEL_FILE,
+    RECORD_FILE,
+    SEGMENTATION_FILE,
+    BundleRecord,
+    read_record,
+)
+from tools.synthesis.scan import Scan
+
+__all__ = ["add_dicom", "is_dicom_whole", "write_derived_series", "write_dicom"]
+
+
+def write_dicom(
+    folder: Path,
+    scan: Scan,
+    stored: np.ndarray,
+    label: np.ndarray,
+    organ_labels: Path | None = None,
+) -> None:
+    """Write the derived series of a case and the segmentation of its lesions.
+
+    Args:
+        folder: of the case, with its record; nobody must look into it yet.
+        scan: the source, a DICOM series.
+        stored: its values with the lesions, as ``image.nii.gz`` holds them.
+        label: uint8, of the same shape.
+        organ_labels: the organ's label map that the case was made with, if ``label`` carries it;
+            lesions that it held already are not synthetic and stay out of the segmentation.
+
+    Raises:
+        ValueError: if the scan is no DICOM series, or its pixels cannot be read again.
+    """
+    if scan.series is None:
+        raise ValueError(
+            "output_format dicom must have a DICOM series as scan, there is no series to derive "
+            f"from in {scan.path}"
+        )
+    record = read_record(folder / RECORD_FILE)
+    headers = write_derived_series(folder / DICOM_FOLDER, scan.series, stored, record.bundle)
+    if organ_labels is not None and "labels" in (record.organ_mask or {}):
+        earlier = scan.load_labels(organ_labels, "organ_mask")
+        label = np.where(label == earlier, 0, label)
+    segmentation = make_segmentation(headers, label, scan.affine, record)
+    if segmentation is not None:
+        _save(segmentation, folder / SEGMENTATION_FILE)
+
+
+def add_dicom(folder: Path, scan: Scan, organ_labels: Path | None = None) -> None:
+    """Complete a finished case that was written as NIfTI only; nothing is sampled again.
+
+    Args:
+        folder: of the case, whole but for DICOM; what there is of that is written anew.
+        scan: the source, a DICOM series.
+        organ_labels: as for :func:`write_dicom`.
+
+    Raises:
+        ValueError: as :func:`write_dicom` does.
+    """
+    shutil.rmtree(folder / DICOM_FOLDER, ignore_errors=True)
+    (folder / SEGMENTATION_FILE).unlink(missing_ok=True)
+    partial = folder.with_name(f".{folder.name}.dicom.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        shutil.copy2(folder / RECORD_FILE, partial)
+        stored, label = (Scan(folder / name).stored for name in (IMAGE_FILE, LABEL_FILE))
+        write_dicom(partial, scan, stored, label, organ_labels)
+        # the series is moved last: it is what is_dicom_whole looks for first
+        if (partial / SEGMENTATION_FILE).is_file():
+            os.replace(partial / SEGMENTATION_FILE, folder / SEGMENTATION_FILE)
+        os.replace(partial / DICOM_FOLDER, folder / DICOM_FOLDER)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_dicom_whole(folder: Path) -> bool:
+    """Return whether a finished case has all its DICOM files.
+
+    Args:
+        folder: of the case, with its record.
+    """
+    record = read_record(folder / RECORD_FILE)
+    slices = [path.stat().st_size for path in (folder / DICOM_FOLDER).glob("*.dcm")]
+    segmentation = folder / SEGMENTATION_FILE
+    segmented = not record.lesions or (segmentation.is_file() and segmentation.stat().st_size > 0)
+    return len(slices) == record.shape[2] and all(slices) and segmented
+
+
+def write_derived_series(
+    folder: Path, series: DicomSeries, stored: np.ndarray, bundle: BundleRecord
+) -> list[Dataset]:
+    """Write one file per slice; what did not change keeps its stored numbers, bit for bit.
+
+    Args:
+        folder: to write, must not exist.
+        series: the source; its files are read again.
+        stored: values with lesions, of the shape of ``series.image``.
+        bundle: that made them.
+
+    Returns:
+        The headers of the slices, ascending as in ``series``, without pixels.
+
+    Raises:
+        ValueError: if the shapes differ, or pixels cannot be read.
+    """
+    if stored.shape != series.image.shape:
+        raise ValueError(f"stored must have shape {series.image.shape}, got {stored.shape}")
+    identity = _identity(series, stored, bundle)
+    uid = derived_uid("series", identity)
+    numbers = _instance_numbers(series)
+    folder.mkdir(parents=True)
+    headers = []
+    for k, path in enumerate(tqdm(series.paths, desc="DICOM", unit="slice", leave=False)):
+        source = pydicom.dcmread(path)
+        pixels = read_pixels(source, path).copy()
+        plane = stored[:, :, k].T
+        changed = plane != series.image[:, :, k].T
+        pixels[changed] = series.storage[k].to_stored(plane[changed])
+        header = derived_header(source, uid, identity, bundle, int(changed.sum()))
+        header.InstanceNumber = numbers[k]
+        _set_pixels(header, pixels)
+        _save(header, folder / f"slice_{k + 1:04d}.dcm")
+        del header.PixelData
+        headers.append(header)
+    return headers
+
+
+def _identity(series: DicomSeries, stored: np.ndarray, bundle: BundleRecord) -> str:
+    """Return a hash of source, result and maker: the same run has the same, no other has."""
+    words = [series.series_uid, *series.sop_uids, bundle.name, bundle.version, __version__]
+    digest = hashlib.sha256("|".join(words).encode())
+    for k in range(stored.shape[2]):
+        digest.update(np.ascontiguousarray(stored[:, :, k].T, "<i4").tobytes())
+    return digest.hexdigest()
+
+
+def _instance_numbers(series: DicomSeries) -> list[int]:
+    """Return the source's numbers, so that viewers page as before, or new ones if they repeat."""
+    tags = ["InstanceNumber"]
+    found: list[Any] = [
+        pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags).get("InstanceNumber")
+        for path in series.paths
+    ]
+    usable = None not in found and max(Counter(found).values()) == 1
+    return [int(n) for n in found] if usable else list(range(1, len(found) + 1))
+
+
+def _set_pixels(header: Dataset, pixels: np.ndarray) -> None:
+    """Put in pixels uncompressed; the header says already how many bits they have."""
+    size = int(header.BitsAllocated) // 8
+    kind = "i" if int(header.PixelRepresentation) == 1 else "u"
+    data = pixels.astype(f"<{kind}{size}").tobytes()
+    if "PixelData" in header:
+        del header.PixelData  # its length and VR were those of the source's coding
+    header.add_new("PixelData", "OW", data + b"\0" * (len(data) % 2))
+
+
+def _save(dataset: Dataset, path: Path) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    pydicom.dcmwrite(partial, dataset, enforce_file_format=True)
+    os.replace(partial, path)
