@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from tools.dicom.storage import STORAGE_TAGS, SliceStorage, read_pixels
 
-__all__ = ["DicomSeries", "is_dicom", "is_dicom_folder", "list_series", "read_series"]
+__all__ = ["DicomSeries", "is_dicom", "is_dicom_folder", "read_series"]
 
 HEADER_TAGS = [
     "SOPClassUID",
@@ -76,16 +75,6 @@ def is_dicom_folder(path: str | Path) -> bool:
     """
     folder = Path(path)
     return folder.is_dir() and any(is_dicom(file) for file in folder.iterdir())
-
-
-def list_series(folder: str | Path) -> dict[str, int]:
-    """Return the number of files of each series in a folder, by series instance UID.
-
-    Args:
-        folder: what is no DICOM file in it is ignored; subfolders are not searched.
-    """
-    counts = Counter(str(part.header.get("SeriesInstanceUID", "")) for part in _headers(folder))
-    return dict(sorted(counts.items()))
 
 
 def read_series(

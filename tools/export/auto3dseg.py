@@ -12,7 +12,7 @@ from tqdm import tqdm
 from tools.export.cases import read_cases
 from tools.export.dataset import ExportCase, ExportChoice, ExportSet
 from tools.export.files import ENDING, RECORD_NAME, new_folder, place_image, place_label
-from tools.export.summary import summarize
+from tools.export.summary import reasons, summarize
 from tools.synthesis.datalist import DATALIST_FILE
 
 __all__ = ["INPUT_FILE", "export_auto3dseg"]
@@ -64,7 +64,7 @@ def export_auto3dseg(
     if not any(case.synthetic for case in cases):
         raise ValueError(
             "synthetic must hold a case whose scan is not validated on (or use --keep_derived), "
-            f"got {left_out}"
+            f"got {reasons(left_out)}"
         )
     folder = Path(out).resolve()
     with new_folder(folder, overwrite) as partial:

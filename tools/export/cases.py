@@ -12,6 +12,7 @@ from tools.export.dataset import ExportCase, ExportChoice, ExportSet
 from tools.export.entries import RealEntry, SyntheticEntry, read_real, read_synthetic
 from tools.export.folds import assign_folds, require_whole_groups
 from tools.export.listing import MODALITIES, read_modality
+from tools.export.summary import reasons
 
 __all__ = ["read_cases"]
 
@@ -63,7 +64,9 @@ def read_cases(
     cases = [_real_case(scan, table, folds) for scan in scans if scan.section != "other"]
     cases += _synthetic_cases(usable, scans, table, folds, choice, bool(trained), left_out)
     if not any(case.synthetic for case in cases):
-        raise ValueError(f"synthetic must hold a case that may be trained on, got {left_out}")
+        raise ValueError(
+            f"synthetic must hold a case that may be trained on, got {reasons(left_out)}"
+        )
     validated = {case.fold for case in cases if case.fold is not None}
     warnings = _warnings(table)
     named = _unique(cases)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tools.export.dataset import ExportCase, ExportSet
 
-__all__ = ["describe", "summarize"]
+__all__ = ["describe", "reasons", "summarize"]
 
 
 def summarize(
@@ -41,6 +41,16 @@ def summarize(
         "left_out": dict(left_out),
         "warnings": warnings,
     }
+
+
+def reasons(left_out: Mapping[str, str]) -> str:
+    """Return why synthetic cases are left out, in one line.
+
+    Example:
+        >>> reasons({"chest": "it has no lesion"})
+        'chest: it has no lesion'
+    """
+    return "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "none at all"
 
 
 def describe(facts: Mapping[str, Any]) -> str:

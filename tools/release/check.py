@@ -170,7 +170,7 @@ def _properties(folder: Path) -> list[str]:
             continue
         label = " + ".join(names)
         with tempfile.TemporaryDirectory() as output_dir:
-            options = {"bundle_root": str(folder), "output_dir": output_dir}
+            options = {"bundle_root": str(folder), "output_dir": output_dir, **_uncached(paths[0])}
             try:
                 workflow = ConfigWorkflow(
                     config_file=[str(path) for path in paths],
@@ -185,3 +185,14 @@ def _properties(folder: Path) -> list[str]:
                 continue
         found += [f"configs/{label}: property {name} is missing" for name in missing]
     return found
+
+
+def _uncached(path: Path) -> dict[str, int]:
+    """Return what keeps a workflow from loading all its data to be looked at."""
+    config = _read(path)
+    datasets = {part: config.get(part, {}).get("dataset", {}) for part in ("train", "validate")}
+    return {
+        f"{part}#dataset#cache_num": 0
+        for part, dataset in datasets.items()
+        if dataset.get("_target_") == "CacheDataset"
+    }

@@ -8,8 +8,9 @@ import pytest
 
 from tools.phantoms.heart_mr import heart_mr
 from tools.synthesis.generator import SliceSettings, WindowJob, unscaled
-from tools.synthesis.hearts.pipeline import HeartPlan, HeartWindow, synthesize_heart
+from tools.synthesis.hearts.pipeline import HeartPlan, HeartWindow, plan_heart
 from tools.synthesis.records import BundleRecord
+from tools.synthesis.sampling import SynthesisResult, sample_scans
 from tools.synthesis.scan import Scan
 
 SETTINGS = SliceSettings((1, 2, 3, 4), (48, 48), 1.6, (0.5, 99.5), 0, (3, 4))
@@ -46,6 +47,12 @@ def healthy_heart(axes: tuple[int, int, int] = (0, 1, 2)) -> tuple[Scan, np.ndar
     return Scan(nib.Nifti1Image(np.ascontiguousarray(image), affine)), label, lesion
 
 
+def synthesize(
+    scan: Scan, window: HeartWindow, plan: HeartPlan, generator: LevelGenerator, attempts: int = 3
+) -> SynthesisResult:
+    return sample_scans([plan_heart(scan, window, plan, generator)], generator, attempts)[0]
+
+
 def plan_of(scan: Scan, window: HeartWindow, lesion: np.ndarray) -> HeartPlan:
     histogram = [0.0] * 32
     histogram[12] = histogram[16 + 12] = 1.0
@@ -57,7 +64,7 @@ def plan_of(scan: Scan, window: HeartWindow, lesion: np.ndarray) -> HeartPlan:
 def test_only_lesion_voxels_change_and_the_label_map_is_carried(axes: tuple[int, int, int]) -> None:
     scan, organ, lesion = healthy_heart(axes)
     window = HeartWindow.open(scan, organ, SETTINGS)
-    result = synthesize_heart(scan, window, plan_of(scan, window, lesion), LevelGenerator())
+    result = synthesize(scan, window, plan_of(scan, window, lesion), LevelGenerator())
     changed = result.stored != scan.stored
     assert changed.any()
     assert not changed[lesion == 0].any()
@@ -72,7 +79,7 @@ def test_axes_of_the_file_do_not_change_what_the_model_sees() -> None:
         scan, organ, lesion = healthy_heart(axes)
         window = HeartWindow.open(scan, organ, SETTINGS)
         generator = LevelGenerator()
-        synthesize_heart(scan, window, plan_of(scan, window, lesion), generator)
+        synthesize(scan, window, plan_of(scan, window, lesion), generator)
         seen.append(generator.jobs[0])
     assert np.allclose(seen[0].image, seen[1].image, atol=1e-3)
     assert np.array_equal(seen[0].lesion_mask, seen[1].lesion_mask)
@@ -82,7 +89,7 @@ def test_axes_of_the_file_do_not_change_what_the_model_sees() -> None:
 def test_records_one_per_class_with_units_and_scale() -> None:
     scan, organ, lesion = healthy_heart()
     window = HeartWindow.open(scan, organ, SETTINGS)
-    result = synthesize_heart(scan, window, plan_of(scan, window, lesion), LevelGenerator())
+    result = synthesize(scan, window, plan_of(scan, window, lesion), LevelGenerator())
     assert [(r.label, r.class_name) for r in result.records] == [(3, "infarct"), (4, "no_reflow")]
     for record in result.records:
         voxel = np.prod(scan.spacing_mm)
@@ -98,7 +105,7 @@ def test_the_best_attempt_is_kept() -> None:
     scan, organ, lesion = healthy_heart()
     window = HeartWindow.open(scan, organ, SETTINGS)
     generator = LevelGenerator((-0.9, 0.55, -0.9))
-    result = synthesize_heart(scan, window, plan_of(scan, window, lesion), generator)
+    result = synthesize(scan, window, plan_of(scan, window, lesion), generator)
     assert len(generator.jobs) == 2  # the second is good enough
     assert {record.attempts for record in result.records} == {2}
     assert {record.seed for record in result.records} == {generator.jobs[1].seed}
@@ -122,9 +129,9 @@ def test_what_does_not_fit_is_named() -> None:
     window = HeartWindow.open(scan, organ, SETTINGS)
     plan = plan_of(scan, window, lesion)
     with pytest.raises(ValueError, match="max_attempts must be at least 1, got 0"):
-        synthesize_heart(scan, window, plan, LevelGenerator(), 0)
+        synthesize(scan, window, plan, LevelGenerator(), 0)
     with pytest.raises(ValueError, match="label must hold a lesion, got none"):
-        synthesize_heart(scan, window, plan._replace(label=0 * plan.label), LevelGenerator())
+        synthesize(scan, window, plan._replace(label=0 * plan.label), LevelGenerator())
     only_infarct = plan._replace(label=np.where(plan.label == 4, 3, plan.label))
-    result = synthesize_heart(scan, window, only_infarct, LevelGenerator())
+    result = synthesize(scan, window, only_infarct, LevelGenerator())
     assert [record.label for record in result.records] == [3]

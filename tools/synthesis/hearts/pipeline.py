@@ -13,14 +13,14 @@ from nibabel.affines import apply_affine, voxel_sizes
 from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
 from tools.synthesis.generator import LesionGenerator, SliceSettings, WindowJob, scaled
 from tools.synthesis.records import LesionRecord
-from tools.synthesis.sampling import TOLERANCE, ScanWork, SynthesisResult, sample_scans
+from tools.synthesis.sampling import ScanWork, SynthesisResult
 from tools.synthesis.scan import Scan
 from tools.transforms.heart_region import HEART_CLASSES
 from tools.transforms.slice_window import percentile_range, slice_grid
 from tools.transforms.tissue import tissue_levels
 from tools.transforms.window import WindowGrid, cut_window, paste_window
 
-__all__ = ["HeartLesion", "HeartPlan", "HeartWindow", "plan_heart", "synthesize_heart"]
+__all__ = ["HeartLesion", "HeartPlan", "HeartWindow", "plan_heart"]
 
 CAVITY, WALL = (1,), (2, 3, 4)
 
@@ -171,37 +171,6 @@ class HeartLesion:
 
 def _divergence(achieved: torch.Tensor, requested: Sequence[float]) -> float:
     return jensen_shannon_divergence(achieved, torch.tensor(requested, dtype=torch.float32)).item()
-
-
-def synthesize_heart(
-    scan: Scan,
-    window: HeartWindow,
-    plan: HeartPlan,
-    generator: LesionGenerator,
-    max_attempts: int = 3,
-    tolerance: float = TOLERANCE,
-) -> SynthesisResult:
-    """Synthesise the planned lesions of one heart; every voxel outside them stays as it is.
-
-    A result whose histograms miss the requested ones by more than ``tolerance`` (mean over
-    classes) is sampled again with another seed, and the best attempt is kept.
-
-    Args:
-        scan: the input.
-        window: of the scan.
-        plan: what to make.
-        generator: a bundle with slice settings.
-        max_attempts: at least 1.
-        tolerance: largest accepted Jensen-Shannon divergence, in nats.
-
-    Returns:
-        Stored values; label map: that of the organ with the lesions in it; one record per class.
-
-    Raises:
-        ValueError: if ``max_attempts`` is below 1 or the plan holds no lesion.
-    """
-    work = plan_heart(scan, window, plan, generator)
-    return sample_scans([work], generator, max_attempts, tolerance)[0]
 
 
 def plan_heart(
