@@ -170,7 +170,8 @@ def _properties(folder: Path) -> list[str]:
             continue
         label = " + ".join(names)
         with tempfile.TemporaryDirectory() as output_dir:
-            options = {"bundle_root": str(folder), "output_dir": output_dir, **_uncached(paths[0])}
+            options: dict[str, Any] = {"bundle_root": str(folder), "output_dir": output_dir}
+            options |= _uncached(paths[0])
             try:
                 workflow = ConfigWorkflow(
                     config_file=[str(path) for path in paths],
