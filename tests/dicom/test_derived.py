@@ -103,6 +103,10 @@ def test_header_says_what_it_is(case: WrittenCase, tmp_path: Path) -> None:
         assert after.file_meta.MediaStorageSOPInstanceUID == after.SOPInstanceUID
         assert after.SourceImageSequence[0].ReferencedSOPInstanceUID == before.SOPInstanceUID
         maker = after.ContributingEquipmentSequence[-1]
+        assert [version.split()[0] for version in maker.SoftwareVersions] == [
+            "synthetic-lesions",
+            maker.ManufacturerModelName,
+        ]
         assert maker.Manufacturer == "synthetic-lesions"
         assert maker.PurposeOfReferenceCodeSequence[0].CodeValue == "109100"
         same = ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "ImagePositionPatient")

@@ -153,7 +153,8 @@ def _describe(header: Dataset, bundle: BundleRecord, changed: int) -> None:
     header.DerivationDescription = " ".join(filter(None, words))[-1024:]
     equipment = Dataset()
     equipment.Manufacturer, equipment.ManufacturerModelName = MANUFACTURER, bundle.name[:64]
-    equipment.SoftwareVersions = [__version__, bundle.version]
+    versions = (f"{MANUFACTURER} {__version__}", f"{bundle.name} {bundle.version}")
+    equipment.SoftwareVersions = [version[:64] for version in versions]  # LO holds no more
     equipment.ContributionDescription = f"Synthetic lesions put in by {maker}"
     equipment.PurposeOfReferenceCodeSequence = [code_item(SYNTHESIZING)]
     earlier = list(header.get("ContributingEquipmentSequence") or [])
