@@ -21,6 +21,7 @@ WORKSHOP = {
     "commands",
     "convert",
     "evaluation",
+    "dicom",
     "export",
     "prepare",
     "release",
