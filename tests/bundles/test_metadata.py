@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -76,3 +77,16 @@ def test_histogram_presets_are_distributions(path: Path) -> None:
             block = preset["histogram"][start : start + content["bins"]]
             assert sum(block) == pytest.approx(1, abs=1e-12)
     assert sum(preset["weight"] for preset in content["presets"].values()) == 100
+
+
+def test_presets_of_nodules_are_those_that_radiologists_name() -> None:
+    """The mean of the library's lesions of 8 to 20 mm, of each subtype."""
+    configs = ROOT / "bundles" / "lefusion_lidc" / "configs"
+    library = json.loads((configs / "subtypes.json").read_text(encoding="utf-8"))
+    presets = json.loads((configs / "histograms.json").read_text(encoding="utf-8"))["presets"]
+    for name, subtype in library["subtypes"].items():
+        pairs = zip(subtype["histograms"], subtype["diameters_mm"], strict=True)
+        rows = np.array([row for row, diameter in pairs if 8 <= diameter <= 20])
+        mean = (rows / rows.sum(1, keepdims=True)).mean(0)
+        assert presets[name]["histogram"] == pytest.approx(mean, abs=2e-6)
+        assert presets[name]["weight"] == pytest.approx(100 * subtype["frequency"], abs=1)

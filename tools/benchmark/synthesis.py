@@ -139,7 +139,7 @@ def _run(path: Path, generator: LesionGenerator, count: int, seed: int) -> dict[
 
 
 def _textures(generator: LesionGenerator) -> TextureChoice:
-    if generator.latent is None:
+    if generator.library is None:
         return TextureChoice("mixed", generator.presets)
     return SubtypeTextures("mixed", generator.library)
 

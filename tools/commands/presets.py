@@ -35,7 +35,8 @@ def cluster(
         bundle: the texture model whose window and bins are used.
         clusters: number of groups; the figures for 2 to 6 are in OUT/cluster.json.
         out: folder to write cluster.json (figures), cluster.png and histograms.json (presets).
-        write: replace configs/histograms.json of the bundle instead of writing OUT/histograms.json.
+        write: replace configs/histograms.json of the bundle, the presets of its inference.json,
+            instead of writing OUT/histograms.json, which synthesize takes as --texture.
         seed: of k-means.
         section: of the datalist.
         space: histogram (as they are), sqrt (Hellinger distance) or cumulative (bins have an
@@ -84,7 +85,7 @@ def subtypes(
     section: str = "training",
     seed: int = 0,
 ) -> Result:
-    """Collect sizes and histograms of training lesions by subtype, for hr_ldm to draw from.
+    """Collect sizes and histograms of training lesions by subtype, for bundles to draw from.
 
     Example: python -m tools subtypes --dataset_dir work/rois --out bundles/hr_ldm/configs/
         subtypes.json

@@ -29,6 +29,7 @@ from tools.metrics import jensen_shannon_divergence
 from tools.metrics.lesion_edit import wasserstein_distance_hu
 from tools.phantoms.datasets import lesion_datalist
 from tools.synthesis.bundles import choose_device, find_bundle
+from tools.synthesis.subtypes import SubtypeLibrary
 from tools.transforms.subtype import SUBTYPES
 
 __all__ = ["evaluate_subtypes", "measure_drawn"]
@@ -132,7 +133,7 @@ class _Study:
             requests = {"own": own_requests(self.cases)}
             if model is main:
                 requests |= {name: own_requests(self.cases, *what) for name, what in PARTS.items()}
-            library = main.generator.library
+            library = main.generator.library or SubtypeLibrary()
             requests |= {n: library_requests(self.cases, library, n, self.seed) for n in library}
             models[model.name], drawn = self._model(model, requests)
             if model is main:

@@ -17,7 +17,7 @@ from tools.release.sameness import bundle_differences, differences, with_shared_
 
 __all__ = ["check_bundles", "find_bundles", "read_configs"]
 
-DATA_FILES = {"metadata.json", "histograms.json", "subtypes.json"}
+DATA_FILES = {"histograms.json", "metadata.json", "published_histograms.json", "subtypes.json"}
 WORKFLOWS = (
     ("train", ("train.json",)),
     ("inference", ("inference.json",)),

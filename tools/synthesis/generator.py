@@ -101,7 +101,8 @@ class LesionGenerator:
     ``slice_window`` and ``percentiles``, for scans without units and with few thick slices. One
     with ``latent_window`` works in the latent space of an autoencoder: its windows are
     ``intensity_range`` scaled to [0, 1], ``window_hu`` is that of the histograms, its condition
-    ends with the subtype, and its presets come from ``subtypes.json``.
+    ends with the subtype. Presets come from ``subtypes.json``, if the bundle has one: histograms of
+    training lesions by subtype, drawn near the size wanted; else from ``histograms.json``.
 
     Args:
         bundle: name or folder.
@@ -154,10 +155,11 @@ class LesionGenerator:
         else:
             low, high = parser.get_parsed_content("window_hu")
             self.window = (float(low), float(high))
-        if self.latent is None:
+        library = self.folder / "configs" / SUBTYPES_FILE
+        self.library = read_subtypes(library) if library.is_file() else None
+        if self.library is None:
             self.presets = load_presets(self.folder / "configs" / "histograms.json")
         else:
-            self.library = read_subtypes(self.folder / "configs" / SUBTYPES_FILE)
             self.presets = self.library.presets
         self.record = self._record(path)
 

@@ -100,8 +100,8 @@ def _nodule_job(generator: LesionGenerator, options: JobOptions) -> Job:
 
 
 def _textures(generator: LesionGenerator, options: JobOptions) -> TextureChoice:
-    """Return the source of textures; that of a latent bundle knows subtypes."""
-    if generator.latent is None:
+    """Return the source of textures; that of a bundle with a library draws by subtype and size."""
+    if generator.library is None:
         return TextureChoice(options.texture, generator.presets, window_hu=generator.window)
     return SubtypeTextures(options.texture, generator.library, window_hu=generator.window)
 
