@@ -71,7 +71,7 @@ def synthesize(
         bundle: the texture model: the name of a bundle, or its folder.
         count: lesions per scan; default: 3, one per heart.
         texture: mixed (drawn by the presets' weights), one or several presets with commas (solid,
-            part_solid, ground_glass, taken in turn; of hr_ldm these are subtypes, each with the
+            part_solid, ground_glass, as radiologists rate nodules, taken in turn, each with the
             histogram of a training lesion of about the same size; of hearts faint, moderate,
             bright, one of them by chance), none (no control), "like:IMAGE:MASK" (two NIfTI files,
             as the lesion in the mask), or a JSON file with a histogram or with named ones
