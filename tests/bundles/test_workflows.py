@@ -120,7 +120,7 @@ def test_evaluation_overlay_reports_the_figures_of_the_main_table(tmp_path: Path
         assert values(name).max() < 0.02
         assert np.median(values(f"jsd_none_{name[4:]}")) > 5 * np.median(values(name))
     assert values("presets_in_order").tolist() == [1, 1, 1, 1]
-    for name, expected in {"ground_glass": -343, "part_solid": -127, "solid": 69}.items():
+    for name, expected in {"ground_glass": -648, "part_solid": -394, "solid": -223}.items():
         assert values(f"mean_hu_{name}") == pytest.approx([expected] * 4, abs=40)
 
 

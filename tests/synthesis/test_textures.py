@@ -166,5 +166,5 @@ def test_a_bundles_presets_file_can_be_read_back(repository: Path) -> None:
     path = repository / "bundles" / "lefusion_lidc" / "configs" / "histograms.json"
     found = read_textures(path, 16, WINDOW)
     assert {name: entry["weight"] for name, entry in found.items()} == {
-        "ground_glass": 5, "part_solid": 20, "solid": 75,
+        "ground_glass": 7, "part_solid": 13, "solid": 80,
     }  # fmt: skip

@@ -125,7 +125,7 @@ def test_options_that_a_heart_does_not_take(options: dict, message: str) -> None
 
 def test_nodules_take_no_share_of_no_reflow() -> None:
     class Lungs:
-        slices, window, latent, device = None, (-1000.0, 400.0), None, "cpu"
+        slices, window, latent, library, device = None, (-1000.0, 400.0), None, None, "cpu"
         record = BundleRecord("lungs", "0.1.0")
         presets = MappingProxyType({"solid": {"histogram": [1 / 16] * 16, "weight": 1.0}})
 
