@@ -140,7 +140,11 @@ def test_a_scan_without_study_date_gets_a_fixed_one(tmp_path: Path) -> None:
 def test_dates_that_are_none_stay_out_of_the_segmentation(tmp_path: Path) -> None:
     def edit(k: int, header: pydicom.Dataset) -> None:
         twelve_bits(k, header)
-        header.StudyDate, header.PatientBirthDate, header.StudyTime = "removed", "XXXX", "10:10:10"
+        header.StudyDate, header.PatientBirthDate, header.StudyTime = (
+            "removed",
+            "unknown",
+            "10:10:10",
+        )
         header.ContentDate, header.ContentTime = "removed", "removed"
         header.SeriesDate, header.SeriesTime = "2001.02.03", "101112"
 

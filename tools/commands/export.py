@@ -30,7 +30,7 @@ def export_auto3dseg(
 ) -> Result:
     """Write a dataset for MONAI's Auto3DSeg: datalist with folds, input.yaml, images and labels.
 
-    Example: python -m tools export auto3dseg out --real data/datalist.json --out work/auto3dseg
+    Example: python -m tools export auto3dseg out --real data/datalist.json --out exports/lesions
 
     Synthetic cases are trained on in every fold and validated in none. One that was made from a
     scan of the real dataset (same SHA-256) is left out if that scan is validated or tested on; see
@@ -99,7 +99,7 @@ def export_nnunet(
 
     Args:
         synthetic: folder written by synthesize.
-        out: nnU-Net's folder nnUNet_raw; OUT/DatasetXXX_NAME is written.
+        out: nnU-Net's folder nnUNet_raw; OUT/Dataset501_NAME is written, by dataset_id.
         dataset_id: number of the dataset, 1 to 999, not taken yet.
         name: of the dataset: letters, digits and _.
         real: datalist in the form of the Decathlon, or a folder that holds one or has

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,8 @@ from nibabel.filebasedimages import ImageFileError
 from tools.export.dataset import ExportCase
 
 __all__ = ["ENDING", "RECORD_NAME", "new_folder", "place_image", "place_label"]
+
+logger = logging.getLogger(__name__)
 
 ENDING = ".nii.gz"
 RECORD_NAME = "export.json"
@@ -78,9 +81,11 @@ def place_image(source: Path, target: Path, copy: bool = False) -> None:
             shutil.copyfileobj(read, written)
         return
     if not copy:
-        with contextlib.suppress(OSError, NotImplementedError):
+        try:
             target.symlink_to(source.resolve())
             return
+        except (OSError, NotImplementedError):  # a file system, or a user, without links
+            logger.debug("%s is copied: it cannot be linked to", source)
     shutil.copyfile(source, target)
 
 

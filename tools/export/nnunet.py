@@ -31,7 +31,7 @@ def export_nnunet(
     copy: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write ``DatasetXXX_Name`` for nnU-Net v2, and the splits that keep validation real.
+    """Write ``Dataset501_Name`` for nnU-Net v2, and the splits that keep validation real.
 
     Args:
         synthetic: folder written by ``python -m tools synthesize``.

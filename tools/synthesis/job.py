@@ -16,7 +16,7 @@ from tools.synthesis.organ_masks import OrganSource, RecipeOrgan
 from tools.synthesis.pipeline import plan_windows
 from tools.synthesis.plan import Request, TextureChoice, plan_lesions
 from tools.synthesis.records import sha256_file
-from tools.synthesis.sampling import ScanWork, SynthesisResult, sample_scans
+from tools.synthesis.sampling import ScanWork
 from tools.synthesis.scan import Scan
 from tools.synthesis.shapes import MaskFileShape, ShapeSource
 
@@ -65,13 +65,6 @@ class Job:
             "attempts": self.max_attempts,
             "sampler": self.generator.settings,
         }
-
-    def make(
-        self, scan: Scan, case: Case, rng: np.random.Generator
-    ) -> tuple[SynthesisResult, dict[str, Any]]:
-        """Return the scan with lesions, and where its organ comes from; see :meth:`plan`."""
-        work, organ = self.plan(scan, case, rng)
-        return sample_scans([work], self.generator, self.max_attempts)[0], organ
 
     def plan(
         self, scan: Scan, case: Case, rng: np.random.Generator

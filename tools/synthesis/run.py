@@ -22,7 +22,6 @@ from tools.synthesis.case_folder import (
 from tools.synthesis.cases import Case
 from tools.synthesis.datalist import write_datalist
 from tools.synthesis.generator import LesionGenerator
-from tools.synthesis.pipeline import SynthesisResult
 from tools.synthesis.ranks import Rank, folder_lock
 from tools.synthesis.records import (
     IMAGE_FILE,
@@ -33,6 +32,7 @@ from tools.synthesis.records import (
     write_record,
 )
 from tools.synthesis.report.page import REPORT_FILE, write_report
+from tools.synthesis.sampling import ScanWork, sample_scans
 from tools.synthesis.scan import Scan
 
 __all__ = ["OUTPUT_FORMATS", "LesionJob", "synthesize_scans"]
@@ -64,10 +64,15 @@ class LesionJob(Protocol):
         """Return all that decides what a case becomes, beside scan and bundle; JSON values only."""
         ...
 
-    def make(
+    @property
+    def max_attempts(self) -> int:
+        """Samples per lesion at most."""
+        ...
+
+    def plan(
         self, scan: Scan, case: Case, rng: np.random.Generator
-    ) -> tuple[SynthesisResult, dict[str, Any]]:
-        """Return the scan with lesions, and where its organ comes from."""
+    ) -> tuple[ScanWork, dict[str, Any]]:
+        """Return the lesions of a scan, ready to be sampled, and where its organ comes from."""
         ...
 
 
@@ -221,7 +226,8 @@ def _write_case(case: Case, folder: Path, job: LesionJob, output_format: str) ->
         return
     # the name enters by a checksum: its own hash would change with each process
     rng = np.random.default_rng([job.seed, zlib.crc32(case.name.encode())])
-    result, organ = job.make(scan, case, rng)
+    work, organ = job.plan(scan, case, rng)
+    (result,) = sample_scans([work], job.generator, job.max_attempts)
     stored = scan.storable(result.stored)
     record = ScanRecord(
         name=scan.name,

@@ -1,8 +1,8 @@
 """Lesions inside a training loop: exact, repeatable, in batches and in worker processes."""
 
 import json
-import pickle
 import re
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +142,9 @@ def test_worker_processes(synthesize: SynthesizeLesiond) -> None:
 
 def test_pickled_without_models_and_loaded_again() -> None:
     first = transform(seed=5)
-    content = pickle.dumps(first)
+    content = ForkingPickler.dumps(first)  # as worker processes that are spawned get it
     assert len(content) < 100_000
-    second = pickle.loads(content)
+    second = ForkingPickler.loads(content)
     assert torch.equal(second(sample())["image"], first(sample())["image"])
 
 

@@ -20,7 +20,7 @@ from tools.synthesis.hearts.pipeline import (
 from tools.synthesis.hearts.shapes import Heart, HeartRequest, HeartShapeSource
 from tools.synthesis.hearts.textures import HeartTextures
 from tools.synthesis.job import mask_hashes
-from tools.synthesis.sampling import ScanWork, SynthesisResult, sample_scans
+from tools.synthesis.sampling import ScanWork
 from tools.synthesis.scan import Scan
 from tools.transforms.heart_region import HEART_CLASSES
 
@@ -64,13 +64,6 @@ class HeartJob:
             "attempts": self.max_attempts,
             "sampler": self.generator.settings,
         }
-
-    def make(
-        self, scan: Scan, case: Case, rng: np.random.Generator
-    ) -> tuple[SynthesisResult, dict[str, Any]]:
-        """Return the heart with its lesion, and where its label map comes from."""
-        work, organ = self.plan(scan, case, rng)
-        return sample_scans([work], self.generator, self.max_attempts)[0], organ
 
     def plan(
         self, scan: Scan, case: Case, rng: np.random.Generator
