@@ -19,6 +19,7 @@ from nibabel.affines import apply_affine
 
 from ecosystem import monailabel_checks as checks
 from ecosystem.monailabel_server import Answer, Client, install_app, running_server
+from ecosystem.work import empty_work_folder
 from tools.phantoms.chest_ct import chest_ct
 from tools.phantoms.datalists import save_volume
 from tools.phantoms.datasets import lesion_datalist
@@ -225,8 +226,7 @@ def main() -> int:
     parser.add_argument("--pictures", help="folder for the pictures of docs/slicer.md")
     arguments = parser.parse_args()
     work, environment = Path(arguments.work).absolute(), Path(arguments.environment)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    empty_work_folder(work)
     app = install_app(work, ROOT / "bundles", environment)
     report, log = Report(), work / "server.log"
     with running_server(app, work / "studies", environment, log) as client:

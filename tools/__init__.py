@@ -1,3 +1,3 @@
 """Controllable synthetic lesions for medical images, built on MONAI."""
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"

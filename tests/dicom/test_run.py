@@ -19,6 +19,7 @@ from tests.synthesis.hearts.test_pipeline import LevelGenerator
 from tests.synthesis.test_run import NoiseGenerator, contents
 from tools.cli import main
 from tools.dicom import derived as dicom_out
+from tools.files import MARK
 from tools.phantoms.heart_mr import heart_mr
 from tools.synthesis.cases import Case, find_cases
 from tools.synthesis.hearts.job import HeartJob
@@ -112,6 +113,7 @@ def test_series_in_series_out(cases: list[Case], make: Make, tmp_path: Path) -> 
     for case, entry in zip(cases, made, strict=True):
         folder = entry["folder"]
         assert sorted(path.name for path in folder.iterdir()) == [
+            MARK,
             "dicom",
             "image.nii.gz",
             "label.nii.gz",
@@ -168,7 +170,7 @@ def test_interrupted_writing_leaves_no_half_series(
         with pytest.raises(KeyboardInterrupt):
             make(out)
     assert not list(out.rglob("*.dcm"))
-    assert not list(out.glob(".*"))
+    assert not list(out.rglob(".*.partial"))
     assert len(make(out)) == 2
     assert contents(out) == contents(tmp_path / "whole")
 

@@ -1,7 +1,6 @@
 """Files are linked or copied as they are, and rewritten only where their values change."""
 
 import gzip
-import os
 from pathlib import Path
 
 import nibabel as nib
@@ -10,7 +9,7 @@ import pytest
 
 from tests.export.tiny import AFFINE, SHAPE, box_label, save, scan_values
 from tools.export.dataset import ExportCase
-from tools.export.files import new_folder, place_image, place_label
+from tools.export.files import place_image, place_label
 
 
 def case(folder: Path, label: np.ndarray, values: dict[int, int], **more: object) -> ExportCase:
@@ -98,48 +97,3 @@ def test_labels_that_do_not_fit(
     with pytest.raises(ValueError, match=sentence):
         place_label(given, tmp_path / "out.nii.gz")
     assert not (tmp_path / "out.nii.gz").exists()
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "dataset"
-    with pytest.raises(RuntimeError), new_folder(target) as partial:  # noqa: PT012
-        (partial / "export.json").touch()
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-    with new_folder(target) as partial:
-        (partial / "export.json").touch()
-    with pytest.raises(ValueError, match="out must be empty or new"), new_folder(target):
-        pass
-    with new_folder(target, overwrite=True) as partial:
-        (partial / "other.json").touch()
-    assert [path.name for path in tmp_path.rglob("*.json")] == ["other.json"]
-
-
-def test_overwrite_spares_what_no_export_wrote(tmp_path: Path) -> None:
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").touch()
-    with (
-        pytest.raises(ValueError, match="overwrite replaces what an export wrote only"),
-        new_folder(tmp_path / "thesis", overwrite=True),
-    ):
-        pass
-    assert (tmp_path / "thesis" / "chapter.txt").is_file()
-
-
-def test_the_earlier_export_comes_back_if_the_new_one_cannot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target, rename = tmp_path / "dataset", os.replace
-    with new_folder(target) as partial:
-        (partial / "export.json").write_text("earlier")
-
-    def refuse(source: Path, place: Path) -> None:
-        if source.name.endswith(".partial"):
-            raise OSError("no space left")
-        rename(source, place)
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="no space left"), new_folder(target, overwrite=True):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
-    assert (target / "export.json").read_text() == "earlier"

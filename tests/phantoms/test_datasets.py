@@ -143,4 +143,4 @@ def test_chest_files_say_phantom(tmp_path: Path) -> None:
     assert record["phantom"] is True
     assert record["lesions"] == []
     assert "label" not in paths
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*.partial"))

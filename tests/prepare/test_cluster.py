@@ -83,7 +83,7 @@ def test_three_kinds_are_found_and_written_as_presets(
     assert json.loads((tmp_path / "out" / "cluster.json").read_text()) == results
     assert (tmp_path / "out" / "cluster.png").read_bytes()[:4] == b"\x89PNG"
     assert (bundle / "configs" / "histograms.json").read_bytes() == before
-    assert not list(tmp_path.rglob(".*.json"))
+    assert not list(tmp_path.rglob(".*.partial"))
 
 
 @pytest.mark.usefixtures("no_figure")

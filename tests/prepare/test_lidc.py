@@ -38,10 +38,8 @@ DISC = np.repeat(((COLUMNS - 33.5) ** 2 + (ROWS - 31.5) ** 2 < 6**2)[..., None],
 DISC[..., :20] = DISC[..., 26:] = False
 
 
-@pytest.fixture(scope="module")
-def download(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_download(root: Path) -> Path:
     """Three patients: four readers, three readers and slices in descending order, none."""
-    root = tmp_path_factory.mktemp("download")
     folder, uids = write_scan(root, "LIDC-A", FIRST | LONE)
     lone = nodule("lone", outlined(LONE, uids), 1)
     sessions = [
@@ -62,6 +60,11 @@ def download(tmp_path_factory: pytest.TempPathFactory) -> Path:
     radiograph.mkdir()
     (radiograph / "071.xml").write_text(f'<IdriReadMessage xmlns="{XML}"/>')
     return root
+
+
+@pytest.fixture(scope="module")
+def download(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_download(tmp_path_factory.mktemp("download"))
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +207,6 @@ def test_resume_redoes_only_what_is_not_done(
     with pytest.raises(KeyboardInterrupt):
         prepare_lidc(download, tmp_path, SETTINGS, 1, 0.5)
     assert [p.name for p in (tmp_path / "rois").iterdir()] == ["LIDC-A"]
-    (tmp_path / "rois" / ".LIDC-B.partial").mkdir()  # as a killed run leaves it
-    (tmp_path / "rois" / ".LIDC-B.partial" / "half.nii.gz").write_bytes(b"x")
     assert prepare_lidc(download, tmp_path, SETTINGS, 1, 0.5) == summary
     assert calls == ["LIDC-A", "LIDC-B", "LIDC-B", "LIDC-C"]
     assert tree(tmp_path) == tree(out)

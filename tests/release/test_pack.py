@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.files import MARK
 from tools.release.pack import pack_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +60,7 @@ def contents(path: Path) -> dict[str, bytes]:
 def test_zip_holds_the_bundle_and_the_runtime_only(small_bundle: Path, tmp_path: Path) -> None:
     path = pack_bundle(small_bundle, tmp_path / "dist")
     assert path == tmp_path / "dist" / "small_bundle_v1.2.3.zip"
-    assert [item.name for item in path.parent.iterdir()] == [path.name]
+    assert sorted(item.name for item in path.parent.iterdir()) == [MARK, path.name]
     names = [name.removeprefix("small_bundle/") for name in contents(path)]
     assert names == sorted(names)
     assert [name for name in names if not name.startswith("tools/")] == [

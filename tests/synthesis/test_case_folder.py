@@ -20,7 +20,7 @@ BUNDLE = BundleRecord("some_bundle", "0.1.0", "b" * 64)
 
 
 def write_case(folder: Path, **request: object) -> Path:
-    with new_case_folder(folder) as partial:
+    with new_case_folder(folder, "0" * 64) as partial:
         for name in ("image", "label"):
             values = np.random.default_rng(0).integers(0, 99, (9, 9, 9)).astype(np.int16)
             nib.save(nib.Nifti1Image(values, np.eye(4)), partial / f"{name}.nii.gz")
@@ -54,23 +54,28 @@ def test_a_flipped_bit_is_seen(tmp_path: Path) -> None:
 def test_files_of_others_are_never_removed(tmp_path: Path) -> None:
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "1.dcm").write_bytes(b"precious")
-    with pytest.raises(ValueError, match=r"out must not hold other files .* with \['1.dcm'\]"):
+    with pytest.raises(ValueError, match=r"out must not hold what others made .*series"):
         remove_broken(tmp_path / "series")
+    folder = write_case(tmp_path / "a")  # ours, but for one file, so nothing of it goes
+    (folder / "image.nii.gz").write_bytes(b"half")
+    (folder / "notes.txt").write_text("precious")
+    with pytest.raises(ValueError, match=r"out must not hold other files .*notes.txt"):
+        remove_broken(folder)
+    assert (folder / "notes.txt").read_text() == "precious"
+    assert (folder / "label.nii.gz").is_file()
     assert (tmp_path / "series" / "1.dcm").read_bytes() == b"precious"
     remove_broken(tmp_path / "absent")
 
 
 def test_interrupted_writing_leaves_no_case(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with new_case_folder(tmp_path / "a") as partial:
+        with new_case_folder(tmp_path / "a", "0" * 64) as partial:
             (partial / "image.nii.gz").write_bytes(b"half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / ".a.partial").mkdir()  # what a killed process leaves
-    (tmp_path / ".a.partial" / "image.nii.gz").write_bytes(b"half")
     assert is_whole(write_case(tmp_path / "a"))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

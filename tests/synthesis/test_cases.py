@@ -62,8 +62,13 @@ def test_same_names_in_different_folders_are_told_apart(tmp_path: Path) -> None:
     dicom(tmp_path / "p1" / "ct" / "1", tmp_path / "p2" / "ct" / "1", tmp_path / "p3" / "mr" / "1")
     assert names(find_cases(tmp_path)) == ["p1_ct", "p2_ct", "mr"]
     touch(tmp_path / "other" / "a.nii", tmp_path / "other" / "a.nii.gz")
-    with pytest.raises(ValueError, match=r"scan names must differ, got \['a'\] more than once"):
-        find_cases(tmp_path / "other")
+    assert names(find_cases(tmp_path / "other")) == ["a", "a_2"]
+    touch(tmp_path / "dots" / "...nii.gz", tmp_path / "dots" / ".nii.gz")
+    path = write_datalist(
+        tmp_path / "d.json", training=[{"image": f"dots/{n}"} for n in ("...nii.gz", ".nii.gz")]
+    )
+    assert names(find_cases(path)) == ["unnamed", "unnamed_2"]
+    assert names(find_cases(tmp_path / "dots" / ".nii.gz")) == ["unnamed"]
 
 
 def write_datalist(path: Path, **content: object) -> Path:

@@ -1,5 +1,6 @@
 """Runs over many scans: resumed without loss, never mixed, the same in one or two processes."""
 
+import errno
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tools.files import MARK, mark_folder
 from tools.synthesis import run
 from tools.synthesis.cases import Case, find_cases
 from tools.synthesis.generator import WindowJob
@@ -97,9 +99,13 @@ def test_run_writes_every_case_and_says_how(tmp_path: Path, cases: list[Case], j
     assert str(tmp_path) not in (tmp_path / "out" / "a" / "lesions.json").read_text()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
 def test_interrupted_run_goes_on_without_repeat_or_loss(
-    tmp_path: Path, cases: list[Case], job: Job, monkeypatch: pytest.MonkeyPatch, error: type
+    tmp_path: Path,
+    cases: list[Case],
+    job: Job,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
 ) -> None:
     whole = tmp_path / "whole"
     synthesize_scans(cases, whole, job, Rank())
@@ -113,11 +119,11 @@ def test_interrupted_run_goes_on_without_repeat_or_loss(
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "write_record", stop_at_b)
-        with pytest.raises(error):
+        with pytest.raises(type(error)):
             synthesize_scans(cases, out, job, Rank())
-    assert [path.name for path in out.iterdir()] == ["a"]
-    (out / ".b.partial").mkdir()  # as if the process had been killed
+    assert sorted(path.name for path in out.iterdir()) == [MARK, "a"]
     (out / "b").mkdir()
+    mark_folder(out / "b", ["image.nii.gz"])
     (out / "b" / "image.nii.gz").write_bytes(b"half")
     stamp = (out / "a" / "image.nii.gz").stat().st_mtime_ns
     job.generator.sampled = 0
@@ -165,7 +171,12 @@ def test_ranks_together_write_what_one_process_writes(
     synthesize_scans(cases, tmp_path / "one", job, Rank())
     out = tmp_path / "two"
     assert synthesize_scans(cases, out, job, Rank(1, 2)) == []
-    assert sorted(path.name for path in out.iterdir()) == ["b"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        MARK,
+        "b",
+        "datalist.json",
+        "report.html",
+    ]
     assert len(synthesize_scans(cases, out, job, Rank(0, 2))) == 3  # the last one, whichever it is
     assert contents(out) == contents(tmp_path / "one")
 
@@ -210,10 +221,12 @@ def test_unfit_scan_is_named_and_keeps_no_other_from_being_done(
     image = nib.Nifti1Image(np.zeros((5, 5, 5), np.uint8), np.eye(4))
     nib.save(image, tmp_path / "scans" / "b_lung.nii.gz")
     with pytest.raises(
-        ValueError, match=r"1 of 3 that are not .*: b: organ_mask must have the scan"
+        ValueError, match=r"1 of 3 that are not .* b: organ_mask must have the scan"
     ):
         synthesize_scans(cases, tmp_path / "out", job, Rank())
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c"]
+    listed = json.loads((tmp_path / "out" / "datalist.json").read_text())["training"]
+    assert [entry["image"] for entry in listed] == ["a/image.nii.gz", "c/image.nii.gz"]
+    assert not (tmp_path / "out" / "b").exists()
     with pytest.raises(ValueError, match=r"^organ_mask must have the scan's shape"):
         synthesize_scans(cases[1:2], tmp_path / "out", job, Rank())
 
@@ -237,6 +250,7 @@ def test_torchrun_with_two_processes_writes_the_same_bytes(
         assert result.stdout.count("report.html") == 1  # written by one of them
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
+        MARK,
         *NAMES,
         "datalist.json",
         "report.html",

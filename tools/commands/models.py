@@ -32,7 +32,9 @@ def convert_lefusion(
             the released code trains), -1 (as it was meant), or auto to try both on known lesions.
     """
     from tools.convert.lefusion import convert
+    from tools.files import require_new
 
+    require_new(dst, "dst")
     definition = convert(src, dst, weights, sphere_outside)
     encoding = definition.get("sphere_outside")
     text = f"wrote {dst}" if encoding is None else f"wrote {dst}, sphere_outside {encoding:g}"
@@ -49,7 +51,9 @@ def convert_maisi(src: str, dst: str) -> Result:
         dst: file to write.
     """
     from tools.convert.maisi import convert
+    from tools.files import require_new
 
+    require_new(dst, "dst")
     convert(src, dst)
     return Result(f"wrote {dst}", {"written": dst})
 
@@ -69,7 +73,9 @@ def convert_monai_generative(
         key_in_ckpt: key of the state dict in src; empty where src is one.
     """
     from tools.convert.monai_generative import convert
+    from tools.files import require_new
 
+    require_new(dst, "dst")
     convert(src, dst, config, net_id, key_in_ckpt)
     return Result(f"wrote {dst}", {"written": dst})
 
@@ -158,58 +164,60 @@ def evaluate(
         overlay: config of the bundle with another autoencoder, such as
             published_autoencoder.json; of the stage autoencoder only.
     """
+    from tools.files import claimed
     from tools.synthesis.bundles import find_bundle
 
-    if stage not in ("", "autoencoder"):
-        raise ValueError(f"stage must be autoencoder or left out, got {stage!r}")
-    if stage:
-        from tools.evaluation.autoencoder import evaluate_autoencoder
+    with claimed(out, ("results.json", "results.md", "results.png", "shapes.png")):
+        if stage not in ("", "autoencoder"):
+            raise ValueError(f"stage must be autoencoder or left out, got {stage!r}")
+        if stage:
+            from tools.evaluation.autoencoder import evaluate_autoencoder
 
-        results = evaluate_autoencoder(bundle, dataset_dir, out, weights, overlay, limit)
-        return _measured(results, out)
-    if _has(find_bundle(bundle), "slice_window"):
-        from tools.evaluation.hearts import evaluate_hearts
+            results = evaluate_autoencoder(bundle, dataset_dir, out, weights, overlay, limit)
+            return _measured(results, out)
+        if _has(find_bundle(bundle), "slice_window"):
+            from tools.evaluation.hearts import evaluate_hearts
 
-        results = evaluate_hearts(
+            results = evaluate_hearts(
+                bundle=bundle,
+                dataset_dir=dataset_dir,
+                out=out,
+                steps=steps,
+                limit=limit,
+                samples=samples,
+                weights=weights,
+                variants=variants,
+                seed=seed,
+            )
+            return _measured(results, out)
+        if _has(find_bundle(bundle), "latent_window"):
+            from tools.evaluation.subtype_study import evaluate_subtypes
+
+            results = evaluate_subtypes(
+                bundle, dataset_dir, out, steps, limit, weights, variants, seed=seed
+            )
+            return _measured(results, out)
+        if not (find_bundle(bundle) / "configs" / "histograms.json").is_file():
+            from tools.evaluation.shapes import evaluate_shapes
+
+            results = evaluate_shapes(
+                bundle=bundle, dataset_dir=dataset_dir, out=out, limit=limit, seed=seed
+            )
+            return _measured(results, out)
+        from tools.evaluation.bundle import evaluate_bundle
+
+        results = evaluate_bundle(
             bundle=bundle,
             dataset_dir=dataset_dir,
             out=out,
             steps=steps,
             limit=limit,
-            samples=samples,
-            weights=weights,
-            variants=variants,
             seed=seed,
+            discriminator=discriminator,
+            weights=weights,
+            repaint_weights=repaint_weights,
         )
         return _measured(results, out)
-    if _has(find_bundle(bundle), "latent_window"):
-        from tools.evaluation.subtype_study import evaluate_subtypes
-
-        results = evaluate_subtypes(
-            bundle, dataset_dir, out, steps, limit, weights, variants, seed=seed
-        )
-        return _measured(results, out)
-    if not (find_bundle(bundle) / "configs" / "histograms.json").is_file():
-        from tools.evaluation.shapes import evaluate_shapes
-
-        results = evaluate_shapes(
-            bundle=bundle, dataset_dir=dataset_dir, out=out, limit=limit, seed=seed
-        )
-        return _measured(results, out)
-    from tools.evaluation.bundle import evaluate_bundle
-
-    results = evaluate_bundle(
-        bundle=bundle,
-        dataset_dir=dataset_dir,
-        out=out,
-        steps=steps,
-        limit=limit,
-        seed=seed,
-        discriminator=discriminator,
-        weights=weights,
-        repaint_weights=repaint_weights,
-    )
-    return _measured(results, out)
 
 
 def _measured(results: dict[str, Any], out: str) -> Result:

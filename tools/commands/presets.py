@@ -102,7 +102,10 @@ def subtypes(
         section: of the datalist.
         seed: of the choice.
     """
+    from tools.files import require_new
     from tools.prepare.subtypes import collect_subtypes
+
+    require_new(out)
 
     content = collect_subtypes(
         dataset_dir,

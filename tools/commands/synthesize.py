@@ -120,7 +120,8 @@ def synthesize(
             beside the NIfTI files, which datalist and report need. A folder that was made without
             gets them, nothing is sampled again.
     """
-    from tools.synthesis.cases import find_cases, with_masks
+    from tools.files import require_apart
+    from tools.synthesis.cases import find_cases, input_folders, with_masks
     from tools.synthesis.generator import LesionGenerator
     from tools.synthesis.job_choice import JobOptions, make_job
     from tools.synthesis.ranks import Rank
@@ -128,6 +129,7 @@ def synthesize(
 
     rank = Rank.from_environment()
     found = find_cases(str(scan), dataset_dir, series_uid, section)
+    require_apart(out, input_folders(str(scan), found))
     cases = with_masks(found, organ_mask, lesion_mask)
     overrides = {
         "num_inference_steps": steps,
@@ -161,7 +163,8 @@ def synthesize(
 def _summary(made: Sequence[Mapping[str, Any]], out: Path) -> Result:
     """Return what was made; empty where another process ends the run."""
     if not made:
-        return Result("", {"out": str(out), "cases": []})
+        text = "other processes go on; the last one writes datalist and report"
+        return Result(text, {"out": str(out), "cases": []})
     report = out / "report.html"
     number = sum(entry["lesions"] for entry in made)
     text = f"{len(made)} scan(s), {number} lesion(s); open {report}"
@@ -178,20 +181,21 @@ def demo(out: str = "out/demo", seed: int = 0) -> Result:
             picture of it.
         seed: of phantom and nodules.
     """
+    from tools.files import claimed
     from tools.phantoms.datasets import write_chest_phantom
     from tools.synthesis.report.overview import write_overview
 
-    folder = Path(out) / "scans"
-    paths = write_chest_phantom(folder, seed=seed)
-    done = synthesize(
-        scan=str(paths["image"]),
-        out=out,
-        texture="ground_glass,part_solid,solid",
-        diameter_mm=(10, 20),
-        organ_mask=str(paths["lung"]),
-        seed=seed,
-    )
-    case = {"folder": Path(out) / "phantom_chest", "original": paths["image"]}
-    picture = write_overview(case, Path(out) / "overview.png")
+    with claimed(out, ("scans", "overview.png")) as folder:
+        paths = write_chest_phantom(folder / "scans", seed=seed)
+        done = synthesize(
+            scan=str(paths["image"]),
+            out=out,
+            texture="ground_glass,part_solid,solid",
+            diameter_mm=(10, 20),
+            organ_mask=str(paths["lung"]),
+            seed=seed,
+        )
+        case = {"folder": folder / "phantom_chest", "original": paths["image"]}
+        picture = write_overview(case, folder / "overview.png")
     text = f"{done.text}\none picture of it: {picture}"
     return Result(text, done.facts | {"picture": str(picture)})

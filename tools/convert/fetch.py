@@ -21,6 +21,7 @@ from monai.apps.utils import SUPPORTED_HASH_TYPES, HashCheckError
 from monai.bundle import ConfigParser
 
 from tools.convert import lefusion, maisi
+from tools.files import new_file
 
 __all__ = ["fetch"]
 
@@ -200,21 +201,17 @@ def _download(file: LargeFile) -> None:
     if file.path.exists():
         _check(file, file.path)
     else:
-        file.path.parent.mkdir(parents=True, exist_ok=True)
-        part = file.path.with_name(f".{file.path.name}.{os.getpid()}.part")
         try:
-            download_url(file.url, part, file.hash_val, file.hash_type)
-            if not part.is_file():  # MONAI logs some failures and returns
-                raise OSError("nothing arrived")
-            os.replace(part, file.path)
+            with new_file(file.path) as partial:
+                download_url(file.url, partial, file.hash_val, file.hash_type)
+                if not partial.is_file():  # MONAI logs some failures and returns
+                    raise OSError("nothing arrived")
         except HashCheckError as error:
             raise _wrong_hash(file, file.url) from error
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f"url must be a file that can be read, got {file.url}: {error}"
             ) from error
-        finally:
-            part.unlink(missing_ok=True)
     if file.hash_val is None:
         _record(file.path)
 
@@ -242,12 +239,8 @@ def _record(path: Path) -> None:
     before = record.read_text(encoding="utf-8").split()[:1] if record.is_file() else [digest]
     if before != [digest]:
         raise ValueError(f"{path.name} must have the sha256 in {record}, got {digest}")
-    part = record.with_name(f".{record.name}.{os.getpid()}.part")
-    try:
-        part.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
-        os.replace(part, record)
-    finally:
-        part.unlink(missing_ok=True)
+    with new_file(record) as partial:
+        partial.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
     print(f"sha256 {digest}  {path.name} (no checksum known before; recorded in {record.name})")
 
 

@@ -11,7 +11,6 @@ encoded the sphere is not in the file, so it is an argument, kept in ``network_d
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tools.convert.sphere_encoding import choose_sphere_outside
+from tools.files import new_file
 from tools.networks.factorised_unet import FactorisedUNet
 from tools.networks.sphere_encoded_unet import SphereEncodedUNet
 
@@ -81,13 +81,8 @@ def convert(
     """
     definition, network = _load(src, weights, sphere_outside)
     target = Path(dst)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        torch.save({"network_def": definition, "model": network.state_dict()}, part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with new_file(target) as partial:
+        torch.save({"network_def": definition, "model": network.state_dict()}, partial)
     return definition
 
 

@@ -20,6 +20,7 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import Autoencoder
 from torch import Tensor
 
 from tools.convert.lefusion import read_checkpoint
+from tools.files import new_file
 
 __all__ = ["MAISI_AUTOENCODER", "convert"]
 
@@ -75,13 +76,8 @@ def convert(
         ).state_dict()
     _check(state, expected)
     target, arguments = Path(dst), dict(definition)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        torch.save({"network_def": arguments, "model": state}, part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with new_file(target) as partial:
+        torch.save({"network_def": arguments, "model": state}, partial)
     return arguments
 
 

@@ -7,7 +7,6 @@ proved to come from the file.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from monai.networks.nets import (
 from torch import Tensor, nn
 
 from tools.convert.lefusion import read_checkpoint
+from tools.files import new_file
 
 __all__ = ["convert", "load_old_weights"]
 
@@ -55,13 +55,8 @@ def convert(
     network = _network(config, net_id)
     load_old_weights(network, _state(src, key_in_ckpt))
     target = Path(dst)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        torch.save(network.state_dict(), part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with new_file(target) as partial:
+        torch.save(network.state_dict(), partial)
 
 
 def load_old_weights(network: nn.Module, state: dict[str, Tensor]) -> None:

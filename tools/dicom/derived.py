@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -19,6 +18,8 @@ from tools.dicom.header import derived_header, derived_uid
 from tools.dicom.segmentation import make_segmentation
 from tools.dicom.series import DicomSeries
 from tools.dicom.storage import read_pixels
+from tools.files import read_mark
+from tools.synthesis.case_folder import new_case_folder
 from tools.synthesis.records import (
     DICOM_FOLDER,
     IMAGE_FILE,
@@ -77,23 +78,14 @@ def add_dicom(folder: Path, scan: Scan, organ_labels: Path | None = None) -> Non
         organ_labels: as for :func:`write_dicom`.
 
     Raises:
-        ValueError: as :func:`write_dicom` does.
+        ValueError: as :func:`write_dicom` does, or if the folder holds what others made.
     """
-    shutil.rmtree(folder / DICOM_FOLDER, ignore_errors=True)
-    (folder / SEGMENTATION_FILE).unlink(missing_ok=True)
-    partial = folder.with_name(f".{folder.name}.dicom.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        shutil.copy2(folder / RECORD_FILE, partial)
-        stored, label = (Scan(folder / name).stored for name in (IMAGE_FILE, LABEL_FILE))
+    request = (read_mark(folder) or {}).get("request")
+    with new_case_folder(folder, request, replace=True) as partial:
+        for name in (IMAGE_FILE, LABEL_FILE, RECORD_FILE):
+            shutil.copy2(folder / name, partial)
+        stored, label = (Scan(partial / name).stored for name in (IMAGE_FILE, LABEL_FILE))
         write_dicom(partial, scan, stored, label, organ_labels)
-        # the series is moved last: it is what is_dicom_whole looks for first
-        if (partial / SEGMENTATION_FILE).is_file():
-            os.replace(partial / SEGMENTATION_FILE, folder / SEGMENTATION_FILE)
-        os.replace(partial / DICOM_FOLDER, folder / DICOM_FOLDER)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def is_dicom_whole(folder: Path) -> bool:
@@ -179,6 +171,4 @@ def _set_pixels(header: Dataset, pixels: np.ndarray) -> None:
 
 
 def _save(dataset: Dataset, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    pydicom.dcmwrite(partial, dataset, enforce_file_format=True)
-    os.replace(partial, path)
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.figure
 import numpy as np
 from torch import Tensor
+
+from tools.files import new_file
 
 __all__ = ["write_examples"]
 
@@ -53,6 +54,5 @@ def write_examples(
     for row, name in enumerate(("image", "reconstruction", f"difference, ±{ERROR_HU:.0f} HU")):
         axes[row, 0].set_ylabel(name)
     figure.tight_layout()
-    part = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(part, format="png")
-    os.replace(part, path)
+    with new_file(path) as partial:
+        figure.savefig(partial, format="png")

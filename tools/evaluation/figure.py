@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from tools.evaluation.lesions import ValidationLesion, mean_hu
+from tools.files import new_file
 
 __all__ = ["example_lesions", "write_figure"]
 
@@ -66,9 +66,8 @@ def write_figure(
             axes.set_title(f"{name.replace('_', ' ')}\n{hu:.0f} HU", fontsize=9, color=INK)
         row[0].set_ylabel(f"{int(lesions[i].lesion_mask.sum())} voxels", fontsize=8, color=INK)
     target = Path(path)
-    partial = target.with_name(f".{os.getpid()}.{target.name}")
-    figure.savefig(partial, dpi=130, format="png", facecolor="white")
-    os.replace(partial, target)
+    with new_file(target) as partial:
+        figure.savefig(partial, dpi=130, format="png", facecolor="white")
     return target
 
 

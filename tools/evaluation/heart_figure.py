@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from tools.evaluation.heart_cases import HeartCase
+from tools.files import new_file
 
 __all__ = ["example_hearts", "write_heart_figure"]
 
@@ -72,9 +72,8 @@ def write_heart_figure(
     for axes, name in zip(bottom.subplots(1, len(PANELS)), PANELS, strict=True):
         _draw_contrasts(axes, rows, name)
     target = Path(path)
-    partial = target.with_name(f".{os.getpid()}.{target.name}")
-    figure.savefig(partial, dpi=130, format="png", facecolor="white")
-    os.replace(partial, target)
+    with new_file(target) as partial:
+        figure.savefig(partial, dpi=130, format="png", facecolor="white")
     return target
 
 

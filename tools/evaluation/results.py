@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tools.files import new_file
 
 __all__ = ["write_results"]
 
@@ -22,10 +23,8 @@ def write_results(out: Path, results: Mapping[str, Any], page: str) -> None:
     Raises:
         ValueError: if a value is NaN or infinite.
     """
-    out.mkdir(parents=True, exist_ok=True)
     content = json.dumps(results, indent=1, allow_nan=False) + "\n"
     for name, text in (("results.json", content), ("results.md", page)):
-        partial = out / f".{os.getpid()}.{name}"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, out / name)
+        with new_file(out / name) as partial:
+            partial.write_text(text, encoding="utf-8")
     print(page)

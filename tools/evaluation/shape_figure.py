@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from scipy.ndimage import gaussian_filter
 
 from tools.evaluation.shape_sources import PlacedMask, RealShape
+from tools.files import new_file
 from tools.metrics.shape import SMOOTHING_VOXELS, surface_mesh
 from tools.transforms.shape_window import shape_grid
 from tools.transforms.window import cut_window
@@ -81,9 +81,8 @@ def write_gallery(
         _draw_outlines(axes, [masks[i] for masks in rows.values()], lesions[i])
     _label_row(figure, n - 1, n, "middle slice")
     target = Path(path)
-    partial = target.with_name(f".{os.getpid()}.{target.name}")
-    figure.savefig(partial, dpi=130, format="png", facecolor="white")
-    os.replace(partial, target)
+    with new_file(target) as partial:
+        figure.savefig(partial, dpi=130, format="png", facecolor="white")
     return target
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tools.evaluation.subtype_cases import SubtypeCase
+from tools.files import new_file
 from tools.transforms.subtype import SUBTYPES
 
 __all__ = ["write_subtype_figure"]
@@ -55,7 +55,6 @@ def write_subtype_figure(
             axis.set_yticks([])
             if i == chosen[0]:
                 axis.set_title(name, fontsize=8)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(partial, dpi=110, format="png")
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
     return path

@@ -11,13 +11,15 @@ from tqdm import tqdm
 
 from tools.export.cases import read_cases
 from tools.export.dataset import ExportCase, ExportChoice, ExportSet
-from tools.export.files import ENDING, RECORD_NAME, new_folder, place_image, place_label
+from tools.export.files import ENDING, RECORD_NAME, place_image, place_label
 from tools.export.summary import reasons, summarize
+from tools.files import new_folder
 from tools.synthesis.datalist import DATALIST_FILE
 
 __all__ = ["INPUT_FILE", "export_auto3dseg"]
 
 INPUT_FILE = "input.yaml"
+OWNS = (INPUT_FILE, DATALIST_FILE, RECORD_NAME, f"images??/*{ENDING}", f"labels??/*{ENDING}")
 
 
 def export_auto3dseg(
@@ -67,7 +69,7 @@ def export_auto3dseg(
             f"got {reasons(left_out)}"
         )
     folder = Path(out).resolve()
-    with new_folder(folder, overwrite) as partial:
+    with new_folder(folder, OWNS, replace=overwrite) as partial:
         content, found = _write_files(partial, cases, dataset, copy)
         facts = summarize(dataset, cases, left_out, found) | {"out": str(folder)}
         _write(partial / DATALIST_FILE, json.dumps(content, indent=2))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import logging
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -16,56 +14,13 @@ from nibabel.filebasedimages import ImageFileError
 
 from tools.export.dataset import ExportCase
 
-__all__ = ["ENDING", "RECORD_NAME", "new_folder", "place_image", "place_label"]
+__all__ = ["ENDING", "RECORD_NAME", "place_image", "place_label"]
 
 logger = logging.getLogger(__name__)
 
 ENDING = ".nii.gz"
 RECORD_NAME = "export.json"
 TOLERANCE_MM = 1e-3
-
-
-@contextlib.contextmanager
-def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Give a hidden folder to write a dataset into; it takes its name when all went well.
-
-    Args:
-        folder: to write; must not exist or be empty, unless ``overwrite``.
-        overwrite: replace a folder that an export wrote before.
-
-    Raises:
-        ValueError: if the folder holds something, or something else than an export.
-
-    Example:
-        >>> target = Path(getfixture("tmp_path")) / "dataset"
-        >>> with new_folder(target) as partial:
-        ...     _ = (partial / "export.json").write_text("{}")
-        >>> [path.name for path in target.parent.iterdir()]
-        ['dataset']
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"out must be a folder, got the file {folder}")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise ValueError(f"out must be empty or new, got {folder}; --overwrite replaces it")
-        if not (folder / RECORD_NAME).is_file():
-            raise ValueError(f"overwrite replaces what an export wrote only, got {folder}")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    former = folder.with_name(f".{folder.name}.{os.getpid()}.former")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if folder.exists():
-            os.replace(folder, former)
-        try:
-            os.replace(partial, folder)
-        except BaseException:
-            if former.exists():  # the earlier export must not stay under its hidden name
-                os.replace(former, folder)
-            raise
-        shutil.rmtree(former, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def place_image(source: Path, target: Path, copy: bool = False) -> None:

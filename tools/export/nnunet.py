@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ from tqdm import tqdm
 
 from tools.export.cases import read_cases
 from tools.export.dataset import ExportChoice, ExportSet
-from tools.export.files import ENDING, RECORD_NAME, new_folder, place_image, place_label
+from tools.export.files import ENDING, RECORD_NAME, place_image, place_label
 from tools.export.summary import summarize
+from tools.files import new_file, new_folder
 
 __all__ = ["SPLITS_FILE", "export_nnunet", "make_splits"]
 
 SPLITS_FILE = "splits_final.json"
+OWNS = ("dataset.json", RECORD_NAME, SPLITS_FILE, f"images??/*{ENDING}", f"labels??/*{ENDING}")
 
 
 def export_nnunet(
@@ -60,7 +61,7 @@ def export_nnunet(
     place = None if preprocessed is None else Path(preprocessed).resolve() / folder.name
     if place is not None:
         _check_splits(place / SPLITS_FILE, text, overwrite)
-    with new_folder(folder, overwrite) as partial:
+    with new_folder(folder, OWNS, replace=overwrite) as partial:
         found = _write_files(partial, dataset, copy)
         facts = summarize(dataset, dataset.cases, dataset.left_out, found)
         facts |= {"out": str(folder), "splits": str((place or folder) / SPLITS_FILE)}
@@ -69,10 +70,8 @@ def export_nnunet(
         _write(partial / RECORD_NAME, facts)
         (partial / SPLITS_FILE).write_text(text, encoding="utf-8")
     if place is not None:
-        place.mkdir(parents=True, exist_ok=True)
-        temporary = place / f".{SPLITS_FILE}.{os.getpid()}"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, place / SPLITS_FILE)
+        with new_file(place / SPLITS_FILE) as written:
+            written.write_text(text, encoding="utf-8")
     return facts
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,8 @@ import nibabel as nib
 import numpy as np
 from monai.data import load_decathlon_datalist
 from numpy.typing import NDArray
+
+from tools.files import clear_leftovers, new_file, new_folder, write_json
 
 __all__ = ["NOTICE", "cached_phantom", "read_section", "save_json", "save_volume"]
 
@@ -39,16 +39,13 @@ def save_volume(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) ->
     volume.header.set_xyzt_units("mm")
     volume.set_sform(affine, code=1)
     volume.set_qform(affine, code=1)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    nib.save(volume, partial)
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        nib.save(volume, partial)
 
 
 def save_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
+    write_json(path, content, indent=1)
 
 
 def cached_phantom(
@@ -67,17 +64,13 @@ def cached_phantom(
     folder = Path(cache_dir or Path.home() / ".cache" / "synthetic-lesions") / name
     if (folder / "datalist.json").is_file():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    clear_leftovers(folder.parent)
     try:
-        write(partial)
-        partial.chmod(0o755)
-        os.rename(partial, folder)
-    except OSError:
+        with new_folder(folder, ("*.json", "*.nii.gz", "*/*.nii.gz")) as partial:
+            write(partial)
+    except (OSError, ValueError):
         if not (folder / "datalist.json").is_file():
             raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tools.files import write_json
 
 __all__ = ["SECTIONS", "find_archive", "write_datalist"]
 
@@ -48,7 +48,4 @@ def write_datalist(
             others than 1, lesion.
     """
     labels = description.get("labels", {"0": "background", "1": "lesion"})
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    text = json.dumps({**description, "labels": labels, **sections}, indent=1)
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, {**description, "labels": labels, **sections}, indent=1)

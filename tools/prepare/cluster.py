@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
+from tools.files import claimed, write_json
 from tools.phantoms.datasets import lesion_datalist
 from tools.prepare.cluster_figure import write_cluster_figure
 from tools.prepare.cluster_textures import (
@@ -28,6 +28,7 @@ __all__ = ["PRESETS", "check_config_preset", "cluster_lesions", "cluster_names",
 
 logger = logging.getLogger(__name__)
 
+CLUSTER_FILES = ("cluster.png", "cluster.json", "histograms.json")
 PRESETS = ("mean", "medoid")
 SATURATED = 0.2  # share of voxels in the brightest bin from which a group is called so
 
@@ -114,10 +115,10 @@ def cluster_lesions(
                 group["name"],
                 100 * group["top_bin_share"],
             )
-    out.mkdir(parents=True, exist_ok=True)
-    write_cluster_figure(out / "cluster.png", textures, clustering, results)
-    write_json(out / "cluster.json", results)
-    write_json(presets_path, _presets_content(groups, window_hu, bins))
+    with claimed(out, CLUSTER_FILES):
+        write_cluster_figure(out / "cluster.png", textures, clustering, results)
+        write_json(out / "cluster.json", results, indent=1)
+        write_json(presets_path, _presets_content(groups, window_hu, bins), indent=1)
     return results
 
 
@@ -193,10 +194,3 @@ def _presets_content(
 ) -> dict[str, Any]:
     presets = {g["name"]: {"weight": g["weight"], "histogram": g["histogram"]} for g in groups}
     return {"bins": bins, "window_hu": list(window_hu), "presets": presets}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write under a temporary name, then move."""
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tools.files import new_file
 from tools.prepare.cluster_textures import Clustering, LesionTextures
 
 __all__ = ["draw_choice", "example_members", "write_cluster_figure"]
@@ -58,9 +58,8 @@ def write_cluster_figure(
     _draw_means(spread, textures, clustering, results)
     draw_choice(choice, results)
     target = Path(path)
-    partial = target.with_name(f".{os.getpid()}.{target.name}")
-    figure.savefig(partial, dpi=120, format="png", facecolor="white")
-    os.replace(partial, target)
+    with new_file(target) as partial:
+        figure.savefig(partial, dpi=120, format="png", facecolor="white")
     return target
 
 

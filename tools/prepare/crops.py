@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
+from tools.files import claimed, new_file, safe_names
 from tools.prepare.archive import SECTIONS, find_archive, write_datalist
 from tools.prepare.crop_ratings import NoduleRatings
 from tools.transforms.window import WindowGrid, cut_window, window_size
@@ -67,25 +68,25 @@ def prepare_crops(
     """
     archive = find_archive(source, "crops")
     out = Path(out)
-    (out / "rois").mkdir(parents=True, exist_ok=True)
     sections: dict[str, list[dict]] = {name: [] for name in SECTIONS.values()}
     left_out = 0
     crops = list(_read_archive(archive))
     rated = _ratings(crops, ratings)
     unrated = 0
-    for crop, values in zip(tqdm(crops, desc="preparing crops"), rated, strict=True):
-        entry = _write_window(crop, out, smallest, largest, air_hu)
-        if entry is None:
-            left_out += 1
-        else:
-            sections[SECTIONS[crop.split]].append(entry | dict(values))
-            unrated += not values
-    description = {
-        "name": "lesion windows",
-        "description": f"windows of 1 mm round lesions, from {archive.name}; split by patient",
-        "modality": {"0": "CT"},
-    }
-    write_datalist(out / "datalist.json", sections, description)
+    with claimed(out, ("rois", "datalist.json")):
+        for crop, values in zip(tqdm(crops, desc="preparing crops"), rated, strict=True):
+            entry = _write_window(crop, out, smallest, largest, air_hu)
+            if entry is None:
+                left_out += 1
+            else:
+                sections[SECTIONS[crop.split]].append(entry | dict(values))
+                unrated += not values
+        description = {
+            "name": "lesion windows",
+            "description": f"windows of 1 mm round lesions, from {archive.name}; split by patient",
+            "modality": {"0": "CT"},
+        }
+        write_datalist(out / "datalist.json", sections, description)
     counts = {name: len(entries) for name, entries in sections.items()} | {"left_out": left_out}
     return counts if ratings is None else counts | {"unrated": unrated}
 
@@ -102,13 +103,14 @@ def _read_archive(path: Path) -> Iterator[Crop]:
     with np.load(path, allow_pickle=False) as archive:
         content = {key: archive[key] for key in archive.files}
     masks = np.unpackbits(content["mask_flat_packed"])
+    names = safe_names(content["nodule_id"])
     for i, shape in enumerate(content["shape"]):
         part = slice(content["offset"][i], content["offset"][i + 1])
         # array axes run to patient left, posterior, superior
         affine = np.diag([*(content["spacing_xyz_mm"][i] * (-1, -1, 1)), 1.0]).astype(float)
         affine[:3, 3] = content["origin_ras_mm"][i]
         yield Crop(
-            str(content["nodule_id"][i]),
+            names[i],
             str(content["patient_id"][i]),
             str(content["split"][i]),
             content["image_flat"][part].reshape(shape),
@@ -137,7 +139,8 @@ def _write_window(
     entry: dict[str, object] = {"name": crop.name, "patient": crop.patient}
     for key, values, dtype in (("image", window.round(), np.int16), ("label", inside, np.uint8)):
         relative = f"rois/{crop.name}_{key}.nii.gz"
-        nib.save(nib.Nifti1Image(values.astype(dtype), grid.affine), out / relative)
+        with new_file(out / relative) as partial:
+            nib.save(nib.Nifti1Image(values.astype(dtype), grid.affine), partial)
         entry[key] = relative
     entry["diameter_mm"] = round(float((6 * inside.sum() / np.pi) ** (1 / 3)), 2)
     return entry

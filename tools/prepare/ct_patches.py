@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from itertools import product
@@ -15,6 +14,7 @@ import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from tqdm import tqdm
 
+from tools.files import claimed, new_file, safe_names
 from tools.phantoms.chest_ct import chest_ct
 from tools.phantoms.nodule_insertion import add_nodules
 from tools.prepare.archive import SECTIONS, write_datalist
@@ -94,24 +94,24 @@ def prepare_ct(
             raise ValueError(f"{name} must be >= {SMALLEST}, got {size}")
     archives, scans = find_scans(source, non_commercial)
     out = Path(out)
-    (out / "patches").mkdir(parents=True, exist_ok=True)
-    sections, left_out = _windows(archives, out, window_size)
-    for scan in tqdm(scans, desc="cutting scans"):
-        split = lidc_split(scan.patient)
-        entries = _scan_patches(scan, out, patch_size, coarsest_mm) if split in SECTIONS else []
-        left_out += not entries
-        if entries:
-            sections[SECTIONS[split]] += entries
-    for number in tqdm(range(phantoms), desc="computing phantoms", disable=phantoms == 0):
-        sections["training"] += _phantom_patches(number, out, patch_size)
-    if not any(sections.values()):
-        raise FileNotFoundError(f"source must hold CT scans or a crops archive, got {source}")
-    description = {
-        "name": "CT patches",
-        "description": "patches of 1 mm, windows round nodules, phantoms; split by patient",
-        "modality": {"0": "CT"},
-    }
-    write_datalist(out / "datalist.json", sections, description)
+    with claimed(out, ("patches", "rois", "datalist.json")):
+        sections, left_out = _windows(archives, out, window_size)
+        for scan in tqdm(scans, desc="cutting scans"):
+            split = lidc_split(scan.patient)
+            entries = _scan_patches(scan, out, patch_size, coarsest_mm) if split in SECTIONS else []
+            left_out += not entries
+            if entries:
+                sections[SECTIONS[split]] += entries
+        for number in tqdm(range(phantoms), desc="computing phantoms", disable=phantoms == 0):
+            sections["training"] += _phantom_patches(number, out, patch_size)
+        if not any(sections.values()):
+            raise FileNotFoundError(f"source must hold CT scans or a crops archive, got {source}")
+        description = {
+            "name": "CT patches",
+            "description": "patches of 1 mm, windows round nodules, phantoms; split by patient",
+            "modality": {"0": "CT"},
+        }
+        write_datalist(out / "datalist.json", sections, description)
     return {name: len(entries) for name, entries in sections.items()} | {"left_out": left_out}
 
 
@@ -153,7 +153,8 @@ def _told_apart(scans: list[CtScan], folder: Path) -> list[CtScan]:
             patient = scan.patient if scan.patient != scan.name else "_".join(where) or name
             scan = scan._replace(name=name, patient=patient)
         result.append(scan)
-    return result
+    names = safe_names(scan.name for scan in result)
+    return [scan._replace(name=name) for scan, name in zip(result, names, strict=True)]
 
 
 def _listed(folder: Path, non_commercial: bool) -> dict[Path, str | None]:
@@ -259,6 +260,5 @@ def _starts(shape: tuple[int, ...], size: int) -> Iterator[tuple[int, ...]]:
 
 
 def _save(volume: nib.Nifti1Image, path: Path) -> None:
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    nib.save(volume, partial)
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        nib.save(volume, partial)

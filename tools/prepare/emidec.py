@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tools.files import claimed
 from tools.prepare.archive import write_datalist
 from tools.prepare.emidec_cases import CaseFiles, find_cases, write_case
 from tools.transforms.heart_region import HEART_CLASSES
@@ -54,21 +55,21 @@ def prepare_emidec(source: str | Path, out: str | Path) -> dict[str, Any]:
     """
     cases = find_cases(source)
     folder = Path(out) / "cases"
-    folder.mkdir(parents=True, exist_ok=True)
     # the challenge's own test set: numbered without a letter, and published without contours
     unlabelled = {name for name, case in cases.items() if name.isdigit() and not case.label}
     entries: list[dict[str, Any]] = []
     broken: dict[str, str] = {}
     bar = tqdm([case for name, case in cases.items() if name not in unlabelled], desc="cases")
-    for case in bar:
-        try:
-            entries.append(_done(case, folder) or write_case(case, folder))
-        except (ValueError, OSError) as error:
-            broken[case.name] = str(error)
-        except Exception as error:  # one odd case of a hundred must not end the run
-            broken[case.name] = f"{type(error).__name__}: {error}"
-        bar.set_postfix(broken=len(broken), refresh=False)
-    counts = _write_sections(Path(out) / "datalist.json", entries)
+    with claimed(out, ("cases", "datalist.json")):
+        for case in bar:
+            try:
+                entries.append(_done(case, folder) or write_case(case, folder))
+            except (ValueError, OSError) as error:
+                broken[case.name] = str(error)
+            except Exception as error:  # one odd case of a hundred must not end the run
+                broken[case.name] = f"{type(error).__name__}: {error}"
+            bar.set_postfix(broken=len(broken), refresh=False)
+        counts = _write_sections(Path(out) / "datalist.json", entries)
     return {**counts, "unlabelled": len(unlabelled), "broken": broken}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import re
 import zipfile
@@ -20,6 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from tqdm import tqdm
 
+from tools.files import new_file, write_json
 from tools.transforms.heart_region import HEART_CLASSES, measure_heart
 
 __all__ = ["CaseFiles", "StoredFile", "find_cases", "write_case"]
@@ -175,18 +175,15 @@ def write_case(case: CaseFiles, folder: Path) -> dict[str, Any]:
         volume.header.set_xyzt_units("mm")
         volume.set_sform(affine, code=1)
         volume.set_qform(affine, code=1)
-        partial = paths[kind].with_name(f".{os.getpid()}.{paths[kind].name}")
-        nib.save(volume, partial)
-        os.replace(partial, paths[kind])
+        with new_file(paths[kind]) as partial:
+            nib.save(volume, partial)
     entry: dict[str, Any] = {kind: f"{folder.name}/{path.name}" for kind, path in paths.items()}
     entry |= {"patient": case.name} | measure_heart(classes, affine)
     entry["bits"] = stored.dtype.itemsize * 8
     # 8-bit copies of the release were resized by others from a matrix that is not known
     entry |= {"spacing_is_nominal": stored.dtype.itemsize == 1, "affine_rebuilt": rebuilt}
     entry["source"] = case.image[0].name
-    partial = folder / f".{os.getpid()}.{case.name}.json"
-    partial.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / f"{case.name}.json")
+    write_json(folder / f"{case.name}.json", entry, indent=1)
     return entry
 
 

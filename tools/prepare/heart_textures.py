@@ -12,9 +12,10 @@ import torch
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
+from tools.files import claimed, write_json
 from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
 from tools.phantoms.heart_datasets import heart_datalist
-from tools.prepare.cluster import PRESETS, check_config_preset, cluster_names, write_json
+from tools.prepare.cluster import CLUSTER_FILES, PRESETS, check_config_preset, cluster_names
 from tools.prepare.cluster_textures import (
     Clustering,
     LesionTextures,
@@ -186,10 +187,10 @@ def cluster_hearts(
     }
     if write:
         check_config_preset(folder, [group["name"] for group in results["clusters"]])
-    out.mkdir(parents=True, exist_ok=True)
-    write_heart_figure(out / "cluster.png", hearts, moved, clustering, results, settings)
-    write_json(out / "cluster.json", results)
-    write_json(presets_path, _presets_content(results, len(settings.classes)))
+    with claimed(out, CLUSTER_FILES):
+        write_heart_figure(out / "cluster.png", hearts, moved, clustering, results, settings)
+        write_json(out / "cluster.json", results, indent=1)
+        write_json(presets_path, _presets_content(results, len(settings.classes)), indent=1)
     return results
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tools.files import new_file
 from tools.prepare.cluster_figure import COLORS, INK, MUTED, OUTLINE, draw_choice, example_members
 from tools.prepare.cluster_textures import Clustering
 from tools.synthesis.generator import SliceSettings, scaled
@@ -68,9 +68,8 @@ def write_heart_figure(
     _draw_contrasts(spread, hearts, clustering, results)
     draw_choice(choice, results)
     target = Path(path)
-    partial = target.with_name(f".{os.getpid()}.{target.name}")
-    figure.savefig(partial, dpi=110, format="png", facecolor="white")
-    os.replace(partial, target)
+    with new_file(target) as partial:
+        figure.savefig(partial, dpi=110, format="png", facecolor="white")
     return target
 
 

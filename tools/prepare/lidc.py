@@ -6,7 +6,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,6 +18,7 @@ from pydicom.dataset import Dataset
 from tqdm import tqdm
 
 from tools.dicom.series import is_dicom
+from tools.files import claimed, safe_names
 from tools.prepare.archive import write_datalist
 from tools.prepare.lidc_rois import RoiSettings, ScanFiles, write_patient
 from tools.prepare.lidc_xml import READERS, is_read_message, parse_read_message
@@ -67,25 +67,28 @@ def prepare_lidc(
     check_settings(settings, workers, validation_fraction)
     out = Path(out)
     patients = find_scans(dicom)
-    records = {name: _done(out / "rois" / name, settings) for name in patients}
-    pending = {name: scans for name, scans in patients.items() if records[name] is None}
-    broken: dict[str, str] = {}
-    bar = tqdm(total=len(patients), initial=len(patients) - len(pending), desc="patients")
-    with bar:
-        for name, result in _prepare_all(pending, out / "rois", settings, workers):
-            if isinstance(result, str):
-                broken[name] = result
-            else:
-                records[name] = result
-            bar.set_postfix(broken=len(broken), refresh=False)
-            bar.update()
-    complete = [record for record in records.values() if record is not None]
-    summary = _write_windows(out / "datalist.json", complete, settings, validation_fraction)
+    with claimed(out, ("rois", "datalist.json")):
+        records = {name: _done(out / "rois" / name, settings) for name in patients}
+        pending = {name: scans for name, scans in patients.items() if records[name] is None}
+        broken: dict[str, str] = {}
+        bar = tqdm(total=len(patients), initial=len(patients) - len(pending), desc="patients")
+        with bar:
+            for name, result in _prepare_all(pending, out / "rois", settings, workers):
+                if isinstance(result, str):
+                    broken[name] = result
+                else:
+                    records[name] = result
+                bar.set_postfix(broken=len(broken), refresh=False)
+                bar.update()
+        complete = [record for record in records.values() if record is not None]
+        summary = _write_windows(out / "datalist.json", complete, settings, validation_fraction)
     return {**summary, "broken": dict(sorted(broken.items()))}
 
 
 def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
     """Return the CT series below a folder by patient, both sorted, with their XML files.
+
+    Patients' names are made safe (:func:`tools.files.safe_name`).
 
     One file per folder is opened. XML files beside the slices are taken; a series without any gets
     those elsewhere below ``dicom`` whose header names it.
@@ -111,9 +114,9 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
             loose.extend(beside if header is None else ())
             continue
         below = Path(folder).relative_to(root).parts or (root.resolve().name,)
-        patient = str(header.get("PatientID", "") or below[0])
+        patient = str(header.get("PatientID", "")).strip() or below[0]
         scan = ScanFiles(Path(folder), str(header.get("SeriesInstanceUID", "")), beside)
-        patients.setdefault(re.sub(r"[^\w.-]", "_", patient), []).append(scan)
+        patients.setdefault(patient, []).append(scan)
     if not patients:
         raise FileNotFoundError(f"dicom must hold CT series, found none below {dicom}")
     if not all(scan.annotations for scans in patients.values() for scan in scans):
@@ -122,9 +125,10 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
             scans[:] = [
                 s if s.annotations else s._replace(annotations=named[s.series_uid]) for s in scans
             ]
+    found = sorted(patients.items())
     return {
         name: sorted(scans, key=lambda scan: scan.series_uid)
-        for name, scans in sorted(patients.items())
+        for name, (_, scans) in zip(safe_names(name for name, _ in found), found, strict=True)
     }
 
 
@@ -268,7 +272,6 @@ def _write_windows(
         "licence": "LIDC-IDRI: CC BY 3.0, doi:10.7937/K9/TCIA.2015.LO9QL9SX",
         "modality": {"0": "CT"},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_datalist(path, sections, description)
     counts = {name: len(entries) for name, entries in sections.items()}
     return {**counts, "left_out": {name: n for name, n in left_out.items() if n}}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ import numpy as np
 from nibabel.affines import apply_affine
 
 from tools.dicom.series import DicomSeries, read_series
+from tools.files import new_folder
 from tools.prepare.lidc_consensus import (
     ReadingMask,
     consensus,
@@ -86,12 +85,9 @@ def write_patient(
         paths relative to the parent's parent of ``folder``), ``left_out`` (counts by reason).
 
     Raises:
-        ValueError: if a scan or its marks cannot be used.
+        ValueError: if a scan or its marks cannot be used, or the folder holds what others made.
     """
     folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run
-    partial.mkdir(parents=True)
     record: dict[str, Any] = {
         "patient": patient,
         "settings": settings._asdict(),
@@ -99,16 +95,11 @@ def write_patient(
         "normal": [],
         "left_out": Counter(),
     }
-    try:
+    with new_folder(folder, ("*.nii.gz", "record.json"), replace=True) as partial:
         for number, scan in enumerate(scans, start=1):
             place = _Place(partial, patient, f"{patient}_s{number}")
             _write_scan(scan, place, settings, record)
         (partial / "record.json").write_text(json.dumps(record, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return json.loads(json.dumps(record))
 
 

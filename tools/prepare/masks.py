@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from tools.files import claimed, new_file
 from tools.prepare.archive import SECTIONS, find_archive, write_datalist
 from tools.prepare.lidc import check_settings
 from tools.prepare.lidc_rois import RoiSettings
@@ -63,14 +63,14 @@ def prepare_masks(
     out, tally = Path(out), Tally(Counter(), {})
     nodules, origin = _open(source, settings, tally)
     sections: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS.values()}
-    for nodule in nodules:
-        sections[SECTIONS[nodule.split]].append(_write(nodule, out))
-    out.mkdir(parents=True, exist_ok=True)
-    description = {
-        "name": "lesion masks",
-        "description": f"consensus masks at 1 mm, from {origin}; split by patient",
-    }
-    write_datalist(out / "datalist.json", sections, description)
+    with claimed(out, ("masks", "datalist.json")):
+        for nodule in nodules:
+            sections[SECTIONS[nodule.split]].append(_write(nodule, out))
+        description = {
+            "name": "lesion masks",
+            "description": f"consensus masks at 1 mm, from {origin}; split by patient",
+        }
+        write_datalist(out / "datalist.json", sections, description)
     counts = {name: len(entries) for name, entries in sections.items()}
     left_out = {reason: n for reason, n in tally.left_out.items() if n}
     return {**counts, "left_out": left_out, "broken": tally.broken}
@@ -115,10 +115,8 @@ def _write(nodule: NoduleMask, out: Path) -> dict[str, Any]:
     """Write the label file of a nodule; return its entry of the datalist."""
     relative = f"masks/{nodule.name}.nii.gz"
     path = out / relative
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    nib.save(nib.Nifti1Image(nodule.mask.astype(np.uint8), nodule.affine), partial)
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        nib.save(nib.Nifti1Image(nodule.mask.astype(np.uint8), nodule.affine), partial)
     entry: dict[str, Any] = {"label": relative, "patient": nodule.patient, **nodule.ratings}
     if nodule.readers is not None:
         entry["readers"] = nodule.readers

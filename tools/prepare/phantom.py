@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tools.files import claimed
 from tools.phantoms.datasets import write_chest_phantom, write_lesion_rois
 from tools.phantoms.heart_datasets import write_heart_dataset, write_heart_phantom
 
@@ -59,9 +60,10 @@ def prepare_phantom(
         "heart": partial(_write_hearts, hearts, seed),
     }
     paths: dict[str, str] = {}
-    for name in tqdm(KINDS if kind == "all" else [kind], desc="phantom", unit="set"):
-        written = writers[name]()
-        paths |= {f"heart_{key}" if name == "heart" else key: v for key, v in written.items()}
+    with claimed(out, ("phantom_*", "rois", "cases", "datalist.json", "heart")):
+        for name in tqdm(KINDS if kind == "all" else [kind], desc="phantom", unit="set"):
+            written = writers[name]()
+            paths |= {f"heart_{key}" if name == "heart" else key: v for key, v in written.items()}
     return paths
 
 

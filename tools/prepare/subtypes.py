@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 from scipy.spatial.distance import pdist, squareform
 
+from tools.files import write_json
 from tools.phantoms.datasets import lesion_datalist
-from tools.prepare.cluster import write_json
 from tools.prepare.cluster_textures import LesionTextures, lesion_name, measure_textures
 from tools.transforms.subtype import SUBTYPES, lesion_subtype
 
@@ -94,8 +94,7 @@ def collect_subtypes(
         "subtypes": subtypes,
     }
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, content)
+    write_json(out, content, indent=1)
     return content
 
 

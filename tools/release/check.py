@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.files import new_file
 from tools.release.config_format import house_json
 from tools.release.config_rules import Config, rule_faults, training_faults
 from tools.release.config_targets import target_faults
@@ -132,9 +133,8 @@ def _fix(folder: Path, configs: dict[str, Config]) -> dict[str, Config]:
     for name, config in mended.items():
         path, text = folder / "configs" / name, house_json(config)
         if path.read_text(encoding="utf-8") != text:
-            partial = path.with_name(f".{name}.{os.getpid()}.part")
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
+            with new_file(path) as partial:
+                partial.write_text(text, encoding="utf-8")
     return mended
 
 

@@ -7,9 +7,9 @@ The index has the form of the model zoo's ``models/model_info.json``, which MONA
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from tools.files import claimed, new_file, write_json
 from tools.release.pack import load_json, pack_bundle
 
 __all__ = ["INDEX", "Release", "release_bundles"]
@@ -77,16 +78,16 @@ def release_bundles(
         raise ValueError(f"base_url must be an address (http, https or file), got {base_url}")
     folder = Path(out)
     entries = _read(folder / INDEX)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".release.", dir=folder) as partial:
-        packed = [pack_bundle(bundle, partial) for bundle in tqdm(bundles, desc="pack")]
+    with tempfile.TemporaryDirectory() as built:
+        packed = [pack_bundle(bundle, built) for bundle in tqdm(bundles, desc="pack")]
         _check_names(packed)
         for path in packed:
             _enter(entries, path, folder, base_url)
-        written = Path(partial) / INDEX
-        written.write_text(json.dumps(entries, indent=4) + "\n", encoding="utf-8")
-        for path in (*packed, written):
-            os.replace(path, folder / path.name)
+        with claimed(folder, [INDEX, *(path.name for path in packed)]):
+            for path in packed:
+                with new_file(folder / path.name) as partial:
+                    shutil.copyfile(path, partial)
+            write_json(folder / INDEX, entries, indent=4)
     zips = [folder / path.name for path in packed]
     return Release(zips, folder / INDEX, entries, _notes(entries))
 

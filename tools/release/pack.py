@@ -13,10 +13,14 @@ from typing import Any
 from monai.bundle import ConfigParser
 from yaml import YAMLError
 
+from tools.files import claimed, new_file
+
 __all__ = ["LARGEST_FILE_MB", "listed_weights", "load_json", "pack_bundle", "ships"]
 
 RUNTIME = (
     "__init__.py",
+    "checkpoints.py",
+    "files.py",
     "losses",
     "packed_code.py",
     "prepare_batch.py",
@@ -92,7 +96,8 @@ def pack_bundle(bundle: str | os.PathLike[str], out: str | os.PathLike[str] = "d
     contents = {f"{folder.name}/{name}": _packed(path) for name, path in files.items()}
     for name, path in _files(tools, RUNTIME):
         contents[f"{folder.name}/tools/{name}"] = path.read_bytes()
-    _write_zip(target, contents)
+    with claimed(target.parent, [target.name]):
+        _write_zip(target, contents)
     return target
 
 
@@ -222,15 +227,9 @@ def _with_local_root(path: Path, content: bytes) -> bytes:
 
 def _write_zip(target: Path, contents: dict[str, bytes]) -> None:
     """Write files by name into a zip, sorted and without times; all or nothing."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for name in sorted(contents):
-                entry = zipfile.ZipInfo(name, TIMESTAMP)
-                entry.create_system = 3  # Unix, also when packed on Windows
-                entry.external_attr = PERMISSIONS << 16
-                archive.writestr(entry, contents[name])
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_file(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(contents):
+            entry = zipfile.ZipInfo(name, TIMESTAMP)
+            entry.create_system = 3  # Unix, also when packed on Windows
+            entry.external_attr = PERMISSIONS << 16
+            archive.writestr(entry, contents[name])

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
+import hashlib
 import json
 import logging
-import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tools.files import clear_leftovers, new_folder, remove_ours
 from tools.synthesis.records import (
     DICOM_FOLDER,
     IMAGE_FILE,
@@ -25,12 +26,19 @@ from tools.synthesis.records import (
     sha256_file,
 )
 
-__all__ = ["describe_source", "is_whole", "new_case_folder", "remove_broken", "require_same"]
+__all__ = [
+    "describe_source",
+    "is_whole",
+    "new_case_folder",
+    "remove_broken",
+    "request_hash",
+    "require_same",
+]
 
 logger = logging.getLogger(__name__)
 
 FILES = (IMAGE_FILE, LABEL_FILE, RECORD_FILE)
-OPTIONAL = (DICOM_FOLDER, SEGMENTATION_FILE)
+OWNS = (*FILES, f"{DICOM_FOLDER}/*.dcm", SEGMENTATION_FILE)
 
 
 def is_whole(folder: Path) -> bool:
@@ -61,17 +69,13 @@ def remove_broken(folder: Path) -> None:
     """Remove a case folder that is not whole, so that it can be written again.
 
     Raises:
-        ValueError: if it holds files that no case has; they are left alone.
+        ValueError: if this program did not make it and all that is in it; it is untouched then.
     """
-    if not folder.exists():
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    foreign = sorted(path.name for path in folder.glob("*") if path.name not in FILES + OPTIONAL)
-    if foreign or not folder.is_dir():
-        raise ValueError(
-            f"out must not hold other files where a case goes, got {folder} with {foreign[:3]}"
-        )
-    logger.warning("%s is not whole (its run was interrupted), made again", folder)
-    shutil.rmtree(folder)
+    clear_leftovers(folder)
+    remove_ours(folder)
+    logger.warning("%s was not whole (its run was interrupted), made again", folder)
 
 
 def require_same(
@@ -103,31 +107,35 @@ def require_same(
             )
 
 
-@contextlib.contextmanager
-def new_case_folder(folder: Path) -> Iterator[Path]:
+def new_case_folder(
+    folder: Path, request: str | None, replace: bool = False
+) -> AbstractContextManager[Path]:
     """Give a hidden folder to write a case into; it takes its name when all went well.
 
-    What an interrupted run left under the hidden name is removed.
-
     Args:
-        folder: of the case; must not exist.
+        folder: of the case; must not exist, unless ``replace``.
+        request: hash of what is asked for, see :func:`request_hash`.
+        replace: take the place of a case that this program made.
 
     Example:
         >>> target = Path(getfixture("tmp_path")) / "case"
-        >>> with new_case_folder(target) as partial:
+        >>> with new_case_folder(target, "0" * 64) as partial:
         ...     _ = (partial / "image.nii.gz").write_bytes(b"")
-        >>> [path.name for path in target.iterdir()]
-        ['image.nii.gz']
+        >>> sorted(path.name for path in target.iterdir())
+        ['.synthetic-lesions.json', 'image.nii.gz']
     """
-    # one fixed name: each case belongs to one process, so what lies there is a leftover
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return new_folder(folder, OWNS, request, replace)
+
+
+def request_hash(bundle: BundleRecord, request: Mapping[str, Any]) -> str:
+    """Return what tells one request from another: a SHA-256.
+
+    Args:
+        bundle: that makes the lesions.
+        request: what is asked for, JSON values only.
+    """
+    text = json.dumps({"bundle": _text(bundle), **request}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def describe_source(source: object) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import Any
 import nibabel as nib
 
 from tools.dicom.series import is_dicom_folder
+from tools.files import safe_name, safe_names
 
-__all__ = ["Case", "find_cases", "mask_name", "with_masks"]
+__all__ = ["Case", "find_cases", "input_folders", "mask_name", "with_masks"]
 
 ENDINGS = (".nii", ".nii.gz")
 ORGAN_KEYS = ("organ_mask", "lung")
@@ -63,7 +64,8 @@ def find_cases(
       0) to keep away from, ignored if it is no path. A scan that is listed twice counts once.
 
     A case is named by its file without ``.nii.gz`` and ``_image``, or by its folder; where that
-    does not tell them apart, by its path below ``scan``.
+    does not tell them apart, by its path below ``scan``; where that does not either, by a number.
+    Names are made safe (:func:`tools.files.safe_name`).
 
     Args:
         scan: what the user brings.
@@ -73,7 +75,7 @@ def find_cases(
 
     Raises:
         FileNotFoundError: if there is no scan, or a file of the datalist does not exist.
-        ValueError: if a datalist cannot be understood, or names cannot be told apart.
+        ValueError: if a datalist cannot be understood.
 
     Example:
         >>> folder = Path(getfixture("tmp_path"))
@@ -91,14 +93,14 @@ def find_cases(
         base = scan.parent if dataset_dir is None else Path(dataset_dir)
         return _named(list(_listed(scan, base, section)), base)
     if scan.is_file():
-        return [Case(_stem(scan), scan)]
+        return [Case(safe_name(_stem(scan)), scan)]
     nifti = sorted(path for path in scan.glob("*") if _is_nifti(path))
     if is_dicom_folder(scan):
         if nifti:
             raise ValueError(
                 f"scan must not hold a DICOM series and NIfTI files side by side, got {scan}"
             )
-        return [Case(_stem(scan), scan, series_uid=series_uid)]
+        return [Case(safe_name(_stem(scan)), scan, series_uid=series_uid)]
     cases = [*_with_companions(nifti), *(Case("", path) for path in _series_below(scan))]
     if not cases:
         raise FileNotFoundError(
@@ -106,6 +108,24 @@ def find_cases(
             f"got {scan}"
         )
     return _named(cases, scan)
+
+
+def input_folders(scan: str | Path, cases: Sequence[Case]) -> list[Path]:
+    """Return the folders that an output folder must neither be, nor lie in, nor hold.
+
+    That is the folder of scans or of the datalist, and of each scan that it lists. One scan that
+    is named as a file lies anywhere; only its own folder is not written to.
+
+    Args:
+        scan: as for :func:`find_cases`.
+        cases: what that returned.
+    """
+    scan = Path(scan)
+    if scan.is_dir():
+        return [scan]
+    if scan.suffix != ".json":
+        return []
+    return [scan.parent, *(c.path if c.path.is_dir() else c.path.parent for c in cases)]
 
 
 def with_masks(
@@ -147,7 +167,7 @@ def _with_companions(files: Sequence[Path]) -> Iterator[Case]:
     """Turn the NIfTI files of a folder into cases; masks go to the image they are named after."""
     by_name = {_bare(path): path for path in files}
     images = {name.removesuffix("_image") for name in by_name if name.endswith("_image")}
-    for path in files:  # a.nii and a.nii.gz have one name: both stay, to be refused
+    for path in files:  # a.nii and a.nii.gz have one name: both stay, and get a number
         name = _bare(path)
         stem = name.removesuffix("_image")
         if stem in images and name != stem:
@@ -224,10 +244,7 @@ def _named(cases: Sequence[Case], base: Path) -> list[Case]:
         stem = _stem(case.path)
         # image.nii.gz in a folder per case: its name says nothing, however many there are
         names.append(_long_name(case.path, base) if count[stem] > 1 or stem == "image" else stem)
-    twice = sorted(name for name, number in Counter(names).items() if number > 1)
-    if twice:
-        raise ValueError(f"scan names must differ, got {twice} more than once in {base}")
-    return [replace(case, name=name) for name, case in zip(names, cases, strict=True)]
+    return [replace(case, name=name) for case, name in zip(cases, safe_names(names), strict=True)]
 
 
 def _long_name(path: Path, base: Path) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout
 
-__all__ = ["Rank", "folder_lock"]
+__all__ = ["LOCKS", "Rank", "SharedFolder"]
+
+LOCKS = ".synthetic-lesions.locks"
 
 
 class Rank(NamedTuple):
@@ -75,23 +76,107 @@ class Rank(NamedTuple):
         return f"cuda:{self.local_rank % count}" if count else name
 
 
-@contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time work on a folder; the lock ends with its process, however it ends.
+class SharedFolder:
+    """An output folder that several processes may fill at once, each case by one of them.
 
-    Where the file system knows no locks, nothing is locked; whatever is done inside must then be
-    safe to be done twice.
+    Processes with the same request share the work; one with another request is refused as long as
+    the first is at work. Locks end with their process, however it ends. They lie in a hidden folder
+    that goes when nobody needs it.
+
+    Args:
+        out: the folder.
+        names: cases that this process is to see done.
+        request: what tells one request from another.
+
+    Raises:
+        ValueError: on entering, if another request is at work on one of the cases.
 
     Example:
-        >>> with folder_lock(Path(getfixture("tmp_path"))):
-        ...     pass
+        >>> with SharedFolder(Path(getfixture("tmp_path")), ["a"], "request") as shared:
+        ...     with shared.case("a") as mine:
+        ...         print(mine, shared.others())
+        True []
     """
-    descriptor = os.open(folder, os.O_RDONLY) if fcntl is not None else -1
-    try:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+
+    def __init__(self, out: Path, names: Sequence[str], request: str) -> None:
+        self._out, self._names, self._request = out, list(names), request
+        self._folder = out / LOCKS
+        self._own = f"{os.getpid()}-{uuid.uuid4().hex[:8]}.run"
+        self._run: FileLock | None = None
+
+    def __enter__(self) -> SharedFolder:
+        with self.summary():
+            for name, running in self.others():
+                both = sorted(set(running["names"]) & set(self._names))
+                if both and running["request"] != self._request:
+                    raise ValueError(
+                        "out must be given to one request at a time, got one at work on "
+                        f"{self._out / both[0]} ({name}); wait for it, or name another folder"
+                    )
+            self._run = self._take(self._own)
+            assert self._run is not None  # its name is new
+            content = {"request": self._request, "names": self._names}
+            (self._folder / f"{self._own}.json").write_text(json.dumps(content), encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._run is not None
+        (self._folder / f"{self._own}.json").unlink(missing_ok=True)
+        self._give_back(self._run, self._own)
+        with contextlib.suppress(OSError):  # others are at work
+            self._folder.rmdir()
+
+    def others(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return name and content of the other processes at work; dead ones are forgotten."""
+        found = []
+        for path in sorted(self._folder.glob("*.run.json")):
+            name = path.name.removesuffix(".json")
+            if name == self._own:
+                continue
+            lock = self._take(name)
+            if lock is not None:  # its process is gone
+                path.unlink(missing_ok=True)
+                self._give_back(lock, name)
+                continue
+            with contextlib.suppress(OSError, ValueError):  # it ends at this moment
+                found.append((name, json.loads(path.read_text(encoding="utf-8"))))
+        return found
+
+    @contextlib.contextmanager
+    def case(self, name: str, wait: bool = False) -> Iterator[bool]:
+        """Take a case; yields whether it is ours until the end of the block.
+
+        Args:
+            name: of the case.
+            wait: until another process leaves it; else False is yielded where one has it.
+        """
+        lock = self._take(f"{name}.case", wait)
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                self._give_back(lock, f"{name}.case")
+
+    @contextlib.contextmanager
+    def summary(self) -> Iterator[None]:
+        """Let one process at a time see to what belongs to all."""
+        lock = self._take("all", wait=True)
+        assert lock is not None
+        try:
+            yield
+        finally:
+            self._give_back(lock, "all")
+
+    def _take(self, name: str, wait: bool = False) -> FileLock | None:
+        self._folder.mkdir(exist_ok=True)
+        lock = FileLock(self._folder / f"{name}.lock")
+        try:
+            lock.acquire(timeout=-1 if wait else 0, poll_interval=0.1)
+        except Timeout:
+            return None
+        return lock
+
+    def _give_back(self, lock: FileLock, name: str) -> None:
+        with contextlib.suppress(OSError):  # Windows removes it on release
+            (self._folder / f"{name}.lock").unlink()
+        lock.release()

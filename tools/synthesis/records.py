@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tools.files import write_json
 
 SCHEMA_VERSION = "1.0"
 RECORD_FILE = "lesions.json"
@@ -185,7 +186,7 @@ def write_record(path: str | Path, record: ScanRecord) -> Path:
         >>> read_record(write_record(Path(getfixture("tmp_path")) / "lesions.json", record)).shape
         [8, 8, 4]
     """
-    return write_json(Path(path), record.to_dict())
+    return write_json(path, record.to_dict(), default=_plain)
 
 
 def read_record(path: str | Path) -> ScanRecord:
@@ -218,20 +219,6 @@ def sha256_file(path: str | Path) -> str:
         return digest.hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write JSON, whole or not at all; numpy becomes plain, NaN is refused.
-
-    Returns:
-        The path written.
-    """
-    text = json.dumps(content, indent=2, default=_plain, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-    return path
 
 
 def _plain(value: object) -> Any:

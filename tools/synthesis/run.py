@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
 from tools.dicom.derived import add_dicom, is_dicom_whole, write_dicom
+from tools.files import claimed, require_apart, require_room, safe_names
 from tools.synthesis.case_folder import (
     is_whole,
     new_case_folder,
     remove_broken,
+    request_hash,
     require_same,
 )
 from tools.synthesis.cases import Case
-from tools.synthesis.datalist import write_datalist
+from tools.synthesis.datalist import DATALIST_FILE, write_datalist
 from tools.synthesis.generator import LesionGenerator
-from tools.synthesis.ranks import Rank, folder_lock
+from tools.synthesis.ranks import Rank, SharedFolder
 from tools.synthesis.records import (
     IMAGE_FILE,
     LABEL_FILE,
@@ -38,6 +43,9 @@ from tools.synthesis.scan import Scan
 __all__ = ["OUTPUT_FORMATS", "LesionJob", "synthesize_scans"]
 
 OUTPUT_FORMATS = ("nifti", "dicom")  # dicom: as well as NIfTI, which report and datalist read
+
+# what the many readers of files raise where one cannot be read; OSError: gzip, links, rights
+UNREADABLE = (ValueError, OSError, EOFError, zlib.error, ImageFileError, HeaderDataError)
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +95,12 @@ def synthesize_scans(
 
     A case is written to a hidden folder and renamed when it is complete. A case that is whole is
     kept if the same scan and request made it; one that is not is made again: so an interrupted run
-    goes on. A scan that cannot be done does not keep the others from being done.
+    goes on. A scan that cannot be done does not keep the others from being done; datalist and
+    report hold what is there. Only what an earlier run wrote is ever replaced.
 
-    In several processes, each does every n-th case; the one that ends last writes datalist and
-    report. What is written does not depend on the number of processes.
+    In several processes, each does every n-th case; a second run of the same request shares the
+    work of the first. The one that ends last writes datalist and report. What is written does not
+    depend on the number of processes.
 
     Args:
         cases: the scans, names all different.
@@ -106,28 +116,89 @@ def synthesize_scans(
 
     Raises:
         ValueError: if one mask is the shape in several scans, if names collide, if a finished case
-            comes from another scan or request, if scans could not be done, or if DICOM is asked
-            for and a scan is none.
+            comes from another scan or request, if another request is at work on a case, if ``out``
+            holds what others made where something is to be written, if scans could not be done, or
+            if DICOM is asked for and a scan is none.
     """
     _check_format(cases, output_format)
     rank = Rank.from_environment() if rank is None else rank
+    _check_cases(cases, Path(out), job)
+    mine = rank.share(list(cases))
+    with claimed(out, (DATALIST_FILE, REPORT_FILE)) as folder:
+        task = _Task(folder, job, output_format, tuple(cases))
+        made, failures = _run(task, mine, rank)
+    _require_all(mine, task, failures)
+    return made if rank.world_size == 1 or len(made) == len(cases) else []
+
+
+def _run(
+    task: _Task, cases: Sequence[Case], rank: Rank
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Do this process's share; return what is there for the summary, and what went wrong."""
+    with SharedFolder(task.out, [case.name for case in cases], task.request) as shared:
+        # all finished cases are checked before the first is made: a changed request costs no time
+        pending = [case for case in cases if not task.finished(case)]
+        if len(pending) < len(cases):
+            done = len(cases) - len(pending)
+            logger.info("%d of %d cases are complete already, kept", done, len(cases))
+        failures = _work(pending, task, shared, rank)
+        with shared.summary():
+            return ([] if shared.others() else _summarize(task)), failures
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What all processes of a run do."""
+
+    out: Path
+    job: LesionJob
+    output_format: str
+    cases: tuple[Case, ...]
+
+    @property
+    def request(self) -> str:
+        """What tells this run from another that has the same cases; no hash of each mask."""
+        bare = replace(self.cases[0], organ_mask=None, lesion_mask=None)
+        return request_hash(self.job.generator.record, self.job.describe(bare))
+
+    def folder(self, case: Case) -> Path:
+        return self.out / case.name
+
+    def complete(self, case: Case) -> bool:
+        folder = self.folder(case)
+        return is_whole(folder) and (self.output_format == "nifti" or is_dicom_whole(folder))
+
+    def finished(self, case: Case) -> bool:
+        """Return whether a case need not be made; another scan or request is refused."""
+        folder = self.folder(case)
+        if not is_whole(folder):
+            require_room(folder)
+            return False
+        try:
+            sha256 = Scan(case.path, case.series_uid).sha256
+        except UNREADABLE:  # said when its turn comes
+            return False
+        require_same(folder, sha256, self.job.generator.record, self.job.describe(case))
+        return self.output_format == "nifti" or is_dicom_whole(folder)
+
+    def make(self, case: Case) -> None:
+        """Make a case that is ours, if no other process has done so in the meantime."""
+        if self.finished(case):
+            return
+        if not is_whole(self.folder(case)):
+            remove_broken(self.folder(case))
+        _write_case(case, self)
+
+
+def _check_cases(cases: Sequence[Case], out: Path, job: LesionJob) -> None:
     names = [case.name for case in cases]
-    if len(set(names)) < len(names):
-        raise ValueError(f"scan names must differ, got {sorted(names)}")
+    if safe_names(names) != names:
+        raise ValueError(f"scan names must differ and be file names, got {sorted(names)}")
     if len(cases) > 1 and job.one_scan_only:
         raise ValueError(f"a mask file as shape goes with one scan, got {len(cases)} scans")
-    started = time.time()
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    # all finished cases are checked before the first is made: a changed request costs no time
-    mine = rank.share(list(cases))
-    pending = [case for case in mine if not _finished(out / case.name, case, job, output_format)]
-    if len(pending) < len(mine):
-        logger.info(
-            "%d of %d cases are complete already, kept", len(mine) - len(pending), len(mine)
-        )
-    _work(pending, out, job, rank, output_format, alone=len(cases) == 1)
-    return _summarize(cases, out, job, started, output_format)
+    if out.resolve() in {case.path.resolve().parent for case in cases}:
+        raise ValueError(f"out must not be the folder of a scan, got {out}")
+    require_apart(out, [case.path for case in cases if case.path.is_dir()])
 
 
 def _check_format(cases: Sequence[Case], output_format: str) -> None:
@@ -143,56 +214,74 @@ def _check_format(cases: Sequence[Case], output_format: str) -> None:
         )
 
 
-def _work(
-    cases: Sequence[Case],
-    out: Path,
-    job: LesionJob,
-    rank: Rank,
-    output_format: str,
-    alone: bool,
-) -> None:
-    """Make the cases; those that cannot be made are reported together at the end."""
+def _work(cases: Sequence[Case], task: _Task, shared: SharedFolder, rank: Rank) -> dict[str, str]:
+    """Make the cases, those that other processes are at work on last; return what went wrong."""
     label = "scans" if rank.world_size == 1 else f"scans of process {rank.rank}"
-    failures = []
-    for case in tqdm(cases, desc=label, unit="scan", position=rank.local_rank):
-        try:
-            _write_case(case, out / case.name, job, output_format)
-        except ValueError as error:
-            if alone:
-                raise
-            failures.append(f"{case.name}: {error}")
-            logger.error("scan %s cannot be done: %s", case.name, error)
-    if failures:
+    failures: dict[str, str] = {}
+    taken: list[Case] = []
+    with tqdm(total=len(cases), desc=label, unit="scan", position=rank.local_rank) as bar:
+        for wait, part in ((False, cases), (True, taken)):
+            for case in part:
+                with shared.case(case.name, wait) as mine:
+                    if not mine:
+                        taken.append(case)
+                        continue
+                    try:
+                        task.make(case)
+                    except Exception as error:
+                        _report_failure(case, error, alone=len(task.cases) == 1)
+                        failures[case.name] = _sentence(error)
+                bar.update()
+    return failures
+
+
+def _report_failure(case: Case, error: Exception, alone: bool) -> None:
+    """Say why a case cannot be made; go on only if the next one may do better."""
+    expected = isinstance(error, UNREADABLE)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    if full or (alone and isinstance(error, ValueError | OSError)):
+        raise error
+    logger.error("scan %s cannot be done: %s", case.name, _sentence(error))
+    if not expected:
+        logger.debug("unexpected", exc_info=error)
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def _require_all(cases: Sequence[Case], task: _Task, failures: Mapping[str, str]) -> None:
+    """Refuse to end well unless all cases of this process are there."""
+    missing = {
+        case.name: failures.get(case.name, "it was done, and is not there any more")
+        for case in cases
+        if not task.complete(case)
+    }
+    if missing:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
         raise ValueError(
-            f"scans must all be fit, got {len(failures)} of {len(cases)} that are not (the others "
-            f"are done; leave these out to get datalist and report): {'; '.join(failures)}"
+            f"scans must all be fit, got {len(missing)} of {len(cases)} that are not (the others "
+            f"are done): {listed}"
         )
 
 
-def _summarize(
-    cases: Sequence[Case], out: Path, job: LesionJob, started: float, output_format: str
-) -> list[dict[str, Any]]:
-    """Write datalist and report once all cases of all processes are there."""
-    folders = [out / case.name for case in cases]
-    if not all(_is_complete(folder, output_format) for folder in folders):
-        logger.info("other processes are still at work; the last one writes the report")
-        return []
+def _summarize(task: _Task) -> list[dict[str, Any]]:
+    """Write datalist and report of the cases that are there."""
+    complete = [case for case in task.cases if task.complete(case)]
     made = [
         {
             "name": case.name,
-            "folder": folder,
+            "folder": task.folder(case),
             "original": case.path,
-            "lesions": len(read_record(folder / RECORD_FILE).lesions),
+            "lesions": len(read_record(task.folder(case) / RECORD_FILE).lesions),
         }
-        for case, folder in zip(cases, folders, strict=True)
+        for case in complete
     ]
-    report = out / REPORT_FILE
-    with folder_lock(out):
-        newest = max((folder / RECORD_FILE).stat().st_mtime for folder in folders)
-        if report.is_file() and report.stat().st_mtime >= max(started, newest):
-            return []  # a process that ended in the same moment was faster
-        write_datalist(out, made, modality="CT" if job.generator.window else "MR")
-        write_report(out, _with_originals(cases, made), window=job.generator.window)
+    window = task.job.generator.window
+    if made:
+        write_datalist(task.out, made, modality="CT" if window else "MR")
+        write_report(task.out, _with_originals(complete, made), window=window)
     return made
 
 
@@ -205,44 +294,34 @@ def _with_originals(
         yield {**entry, "original": Scan(case.path, case.series_uid).nifti} if series else entry
 
 
-def _is_complete(folder: Path, output_format: str) -> bool:
-    return is_whole(folder) and (output_format == "nifti" or is_dicom_whole(folder))
-
-
-def _finished(folder: Path, case: Case, job: LesionJob, output_format: str) -> bool:
-    if not is_whole(folder):
-        remove_broken(folder)
-        return False
-    sha256 = Scan(case.path, case.series_uid).sha256
-    require_same(folder, sha256, job.generator.record, job.describe(case))
-    return output_format == "nifti" or is_dicom_whole(folder)
-
-
-def _write_case(case: Case, folder: Path, job: LesionJob, output_format: str) -> None:
+def _write_case(case: Case, task: _Task) -> None:
+    job, folder = task.job, task.folder(case)
     scan = Scan(case.path, case.series_uid)
     organ_labels = case.organ_mask or case.lesion_mask
-    if folder.exists():  # whole, or it had been removed: DICOM is all that it lacks
+    if is_whole(folder):  # DICOM is all that it lacks
         add_dicom(folder, scan, organ_labels)
         return
-    # the name enters by a checksum: its own hash would change with each process
-    rng = np.random.default_rng([job.seed, zlib.crc32(case.name.encode())])
-    work, organ = job.plan(scan, case, rng)
-    (result,) = sample_scans([work], job.generator, job.max_attempts)
-    stored = scan.storable(result.stored)
-    record = ScanRecord(
-        name=scan.name,
-        sha256=scan.sha256,
-        spacing_mm=scan.spacing_mm,
-        shape=scan.nifti.shape,
-        bundle=job.generator.record,
-        lesions=result.records,
-        phantom=scan.phantom,
-        organ_mask=organ,
-        request=job.describe(case),
-    )
-    with new_case_folder(folder) as partial:
+    description = job.describe(case)
+    request = request_hash(job.generator.record, {"scan": scan.sha256, **description})
+    with new_case_folder(folder, request) as partial:
+        # the name enters by a checksum: its own hash would change with each process
+        rng = np.random.default_rng([job.seed, zlib.crc32(case.name.encode())])
+        work, organ = job.plan(scan, case, rng)
+        (result,) = sample_scans([work], job.generator, job.max_attempts)
+        stored = scan.storable(result.stored)
+        record = ScanRecord(
+            name=scan.name,
+            sha256=scan.sha256,
+            spacing_mm=scan.spacing_mm,
+            shape=scan.nifti.shape,
+            bundle=job.generator.record,
+            lesions=result.records,
+            phantom=scan.phantom,
+            organ_mask=organ,
+            request=description,
+        )
         scan.write(partial / IMAGE_FILE, stored)
         scan.write_label(partial / LABEL_FILE, result.label)
         write_record(partial / RECORD_FILE, record)
-        if output_format == "dicom":
+        if task.output_format == "dicom":
             write_dicom(partial, scan, stored, result.label, organ_labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from tools.files import new_file
 from tools.synthesis.records import read_record
 from tools.synthesis.scan import Scan
 from tools.transforms.window import WindowGrid, cut_window
@@ -62,10 +62,9 @@ def write_overview(
         for axis, title in zip(axes[:, 0], TITLES, strict=True):
             axis.set_ylabel(title)
         figure.tight_layout(pad=0.4)
-        partial = Path(path).with_suffix(f".{os.getpid()}.png")
-        figure.savefig(partial, dpi=110)
+        with new_file(path) as partial:
+            figure.savefig(partial, dpi=110)
         plt.close(figure)
-    os.replace(partial, path)
     return Path(path)
 
 

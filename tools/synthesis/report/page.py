@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from nibabel.spatialimages import SpatialImage
 
+from tools.files import new_file
 from tools.synthesis.records import (
     IMAGE_FILE,
     LABEL_FILE,
@@ -91,10 +91,8 @@ def write_report(
         chart_height=CHART_HEIGHT,
     )
     path = Path(out_dir) / REPORT_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return path
 
 

@@ -1,0 +1,178 @@
+"""Killed at any moment (SIGKILL): nothing half under a final name, nothing of others touched.
+
+``KILLS=50 make test PYTEST_ARGS=tests/test_kill.py`` kills each command fifty times.
+"""
+
+import contextlib
+import gzip
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from tests.export.tiny import box_label, save, scan_values
+from tests.prepare.test_crops import make_crop, write_archive
+from tests.prepare.test_lidc import write_download
+from tests.synthesis.test_run import write_scans
+from tests.test_checkpoints import train
+from tools.cli import main
+from tools.files import PARTIAL
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
+]
+KILLS = int(os.environ.get("KILLS", "6"))
+
+
+def hidden(path: Path, root: Path) -> bool:
+    parts = path.relative_to(root).parts
+    return any(PARTIAL.fullmatch(p) or p.startswith(".synthetic-lesions") for p in parts)
+
+
+def require_whole(root: Path) -> None:
+    """Every file under a final name can be read to its end."""
+    for path in root.rglob("*"):
+        if not path.is_file() or hidden(path, root):
+            continue
+        if path.name.endswith(".nii.gz"):
+            with gzip.open(path) as stream:
+                assert len(stream.read()) > 348
+            assert np.asarray(nib.load(path).dataobj).size
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".html":
+            assert path.read_text().rstrip().endswith("</html>")
+        elif path.suffix == ".zip":
+            assert zipfile.ZipFile(path).testzip() is None
+        elif path.suffix == ".pt":
+            torch.load(path, weights_only=True)
+
+
+def plant(root: Path) -> None:
+    """Put a file of others into every folder, hidden ones too."""
+    for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
+        with contextlib.suppress(OSError):
+            (folder / "thesis.txt").write_bytes(b"precious")
+
+
+def planted(root: Path) -> set[Path]:
+    found = set(root.rglob("thesis.txt"))
+    assert all(path.read_bytes() == b"precious" for path in found)
+    return found
+
+
+def in_child(run: Callable[[], object], kill_after: float | None = None) -> float:
+    """Run in a process of its own, killed after so many seconds; return how long it took."""
+
+    def quiet() -> None:
+        torch.set_num_threads(1)  # threads do not survive a fork
+        for number in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        os._exit(int(run() or 0))
+
+    process = multiprocessing.get_context("fork").Process(target=quiet)
+    started = time.monotonic()
+    process.start()
+    process.join(kill_after)
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
+        process.join()
+    elif kill_after is None:
+        assert process.exitcode == 0
+    return time.monotonic() - started
+
+
+def command(*words: object) -> Callable[[], int]:
+    return lambda: main([str(word) for word in words])
+
+
+def synthesize(tmp_path: Path, out: Path) -> Callable[[], int]:
+    scans = write_scans(tmp_path / "scans")
+    options = ["--count", 1, "--steps", 2, "--attempts", 1, "--diameter_mm", 6, "--device", "cpu"]
+    return command("synthesize", "--scan", scans, "--out", out, "--shape", "ellipsoid", *options)
+
+
+def prepare_crops(tmp_path: Path, out: Path) -> Callable[[], int]:
+    crops = [make_crop(f"p{i}_1", ("train", "val")[i % 2]) for i in range(4)]
+    archive = write_archive(tmp_path / "crops.npz", crops)
+    return command("prepare", "crops", "--source", archive, "--out", out)
+
+
+def prepare_lidc(tmp_path: Path, out: Path) -> Callable[[], int]:
+    download = tmp_path / "download"
+    if not download.exists():
+        write_download(download)
+    size = ["--size", "24,24,16", "--normal_rois", 1, "--workers", 1]
+    return command("prepare", "lidc", "--dicom", download, "--out", out, *size)
+
+
+def export(tmp_path: Path, out: Path) -> Callable[[], int]:
+    for name in "abcdef":
+        save(tmp_path / "real" / f"{name}_image.nii.gz", scan_values(ord(name)))
+        save(tmp_path / "real" / f"{name}_label.nii.gz", box_label(2))
+    made = tmp_path / "made"
+    if not made.exists():
+        in_child(synthesize(tmp_path, made))
+    words = ["export", "nnunet", made, "--real", tmp_path / "real", "--out", out, "--folds", 2]
+    return command(*words, "--dataset_id", 501, "--name", "X", "--copy")
+
+
+def pack(tmp_path: Path, out: Path) -> Callable[[], int]:
+    return command("pack", "bundles/diffmask", "--out", out)
+
+
+def training(tmp_path: Path, out: Path) -> Callable[[], None]:
+    return lambda: train(out, 60, [60 - i for i in range(60)], "auto")
+
+
+JOBS = [synthesize, prepare_crops, prepare_lidc, export, pack, training]
+
+
+@pytest.fixture
+def moments() -> Iterator[Callable[[float], float]]:
+    rng = random.Random(0)
+    return lambda longest: rng.uniform(0, longest)
+
+
+@pytest.mark.parametrize("make", JOBS, ids=lambda make: make.__name__)
+def test_a_kill_loses_nothing(
+    tmp_path: Path, make: Callable[[Path, Path], Callable], moments: Callable[[float], float]
+) -> None:
+    whole = tmp_path / "whole"
+    longest = in_child(make(tmp_path, whole))
+    out = tmp_path / "out"
+    out.mkdir()
+    run, foreign, finished = make(tmp_path, out), set(), set()
+    for number in range(KILLS):
+        in_child(run, moments(longest))
+        require_whole(out)
+        there = {path for path in out.rglob("*") if path.is_file() and not hidden(path, out)}
+        gone = {path for path in finished - there if path.suffix != ".pt"}
+        assert not gone, f"after kill {number}"
+        finished = there
+        assert foreign <= planted(out), f"after kill {number}"
+        plant(out)
+        foreign = planted(out)
+    if make is not export or not (out / "Dataset501_X").exists():
+        in_child(run)
+    assert foreign <= planted(out)
+    made, wanted = (
+        {
+            path.relative_to(root)
+            for path in root.rglob("*")
+            if path.is_file() and path.name != "thesis.txt" and not hidden(path, root)
+        }
+        for root in (out, whole)
+    )
+    assert made == wanted
