@@ -16,16 +16,14 @@ import torch
 
 from tools.benchmark.memory import PeakMemory
 from tools.benchmark.random_weights import with_weights
+from tools.bundle import find_bundle
+from tools.organs.lung_recipe import lung_mask
 from tools.phantoms.chest_ct import chest_ct
-from tools.synthesis.bundles import find_bundle
-from tools.synthesis.generator import LesionGenerator
-from tools.synthesis.latent_pipeline import synthesize_latent
-from tools.synthesis.lung_mask import lung_mask
-from tools.synthesis.pipeline import SynthesisResult, synthesize_lesions
-from tools.synthesis.plan import LesionPlan, Request, TextureChoice, plan_lesions
+from tools.synthesis.arrays import open_synthesizer
+from tools.synthesis.cases import Case
+from tools.synthesis.lesion import SynthesisResult
 from tools.synthesis.scan import Scan
-from tools.synthesis.shapes import EllipsoidShapes
-from tools.synthesis.subtypes import SubtypeTextures
+from tools.synthesis.synthesizer import Plan, Synthesizer
 
 __all__ = ["benchmark_synthesis"]
 
@@ -78,12 +76,19 @@ def benchmark_synthesis(
     peak = 0.0
     with tempfile.TemporaryDirectory() as folder:
         weighted = with_weights(find_bundle(bundle), Path(folder))
-        generator = LesionGenerator(str(weighted), device, {"num_inference_steps": steps})
+        options: dict[str, Any] = {
+            "steps": steps,
+            "count": count,
+            "diameter_mm": (8.0, 16.0),
+            "attempts": 1,
+        }
+        options |= {"shape": "ellipsoid", "organ_source": "recipe", "seed": seed}
+        job = open_synthesizer(weighted, device, options=options).get("synthesizer")
         for shape in shapes:
             path = _write_enlarged(body.image, body.affine, shape, Path(folder) / "scan.nii.gz")
             if not rows:  # the first run of all prepares what later ones find ready
-                _run(path, generator, count, seed)
-            runs = [_run(path, generator, count, seed) for _ in range(repeats)]
+                _run(path, job, seed)
+            runs = [_run(path, job, seed) for _ in range(repeats)]
             peak = max(peak, *[run["peak_mb"] for run in runs])
             row = {"shape": list(shape), **_median(runs), "peak_mb": peak}
             row["seconds_per_lesion"] = row["synthesis"] / count
@@ -116,7 +121,7 @@ def _median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _run(path: Path, generator: LesionGenerator, count: int, seed: int) -> dict[str, Any]:
+def _run(path: Path, job: Synthesizer, seed: int) -> dict[str, Any]:
     """Return seconds by stage for one scan, and memory in MiB."""
     marks = [time.perf_counter()]
     scan = Scan(path)
@@ -125,11 +130,10 @@ def _run(path: Path, generator: LesionGenerator, count: int, seed: int) -> dict[
     lungs = lung_mask(image, scan.affine)
     marks.append(time.perf_counter())
     rng = np.random.default_rng(seed)
-    request = Request(count, (8.0, 16.0))
-    textures = _textures(generator)
-    plans = plan_lesions(image, scan.affine, lungs, request, EllipsoidShapes(), textures, rng)
+    mask = nib.Nifti1Image(lungs.astype(np.uint8), scan.affine)
+    plan = job.plan(scan, Case("scan", path, organ_mask=mask), rng, "error")
     marks.append(time.perf_counter())
-    result, memory = _synthesize(scan, lungs, plans, generator)
+    result, memory = _synthesize(job, plan)
     marks.append(time.perf_counter())
     scan.write(path.with_name("out.nii.gz"), result.stored)
     scan.write_label(path.with_name("label.nii.gz"), result.label)
@@ -138,30 +142,22 @@ def _run(path: Path, generator: LesionGenerator, count: int, seed: int) -> dict[
     return dict(zip(STAGES, np.diff(marks).tolist(), strict=True)) | memory
 
 
-def _textures(generator: LesionGenerator) -> TextureChoice:
-    if generator.library is None:
-        return TextureChoice("mixed", generator.presets)
-    return SubtypeTextures("mixed", generator.library)
-
-
-def _synthesize(
-    scan: Scan, lungs: np.ndarray, plans: Sequence[LesionPlan], generator: LesionGenerator
-) -> tuple[SynthesisResult, dict[str, Any]]:
+def _synthesize(job: Synthesizer, plan: Plan) -> tuple[SynthesisResult, dict[str, Any]]:
     """Return the scan with lesions, and what memory that took."""
-    make = synthesize_lesions if generator.latent is None else synthesize_latent
-    on_gpu = generator.device.type == "cuda"
+    device = job.texturer.device
+    on_gpu = device.type == "cuda"
     if on_gpu:
-        torch.cuda.reset_peak_memory_stats(generator.device)
+        torch.cuda.reset_peak_memory_stats(device)
     memory: dict[str, Any] = {"peak_mb": _peak_mb()}  # measuring resets it
     start = time.process_time()
     with PeakMemory() as used:
-        result = make(scan, lungs, plans, generator, max_attempts=1)
+        (result,) = job.finish([plan])
     memory["cpu"] = time.process_time() - start
     # of the label, zeros but for the lesions, the system fills few pages
     returned = result.stored.nbytes / 2**20
     memory["synthesis_mb"] = None if used.mb is None else max(0.0, used.mb - returned)
     if on_gpu:
-        memory["gpu_mb"] = torch.cuda.max_memory_allocated(generator.device) / 2**20
+        memory["gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
     return result, memory
 
 

@@ -16,18 +16,18 @@ def synthesize(
     out: str,
     bundle: str = "lefusion_lidc",
     count: int | None = None,
-    texture: str | Sequence[str] = "mixed",
+    texture: str | Sequence[str] | None = None,
     diameter_mm: float | Sequence[float] | None = None,
-    shape: str = "diffmask",
+    shape: str | None = None,
     spiculation: float | None = None,
     lobulation: float | None = None,
     no_reflow_share: float | Sequence[float] | None = None,
     site: Sequence[float] | None = None,
-    placement: str = "mixed",
+    placement: str | None = None,
     erosion_mm: float | None = None,
-    lobe: str | Sequence[str] = "any",
+    lobe: str | Sequence[str] | None = None,
     organ_mask: str | None = None,
-    organ_source: str = "auto",
+    organ_source: str | None = None,
     organ_bundle: str | None = None,
     lesion_mask: str | None = None,
     dataset_dir: str | None = None,
@@ -37,7 +37,9 @@ def synthesize(
     steps: int | None = None,
     jump_length: int | None = None,
     jump_n_sample: int | None = None,
-    attempts: int = 3,
+    attempts: int | None = None,
+    if_impossible: str | None = None,
+    weights: str | None = None,
     device: str = "auto",
     output_format: str = "nifti",
 ) -> Result:
@@ -69,7 +71,7 @@ def synthesize(
         out: folder to write: OUT/<case>/image.nii.gz, label.nii.gz, lesions.json; datalist.json;
             report.html.
         bundle: the texture model: the name of a bundle, or its folder.
-        count: lesions per scan; default: 3, one per heart.
+        count: lesions per scan; default: 3, one per heart, one with a mask file as shape.
         texture: mixed (drawn by the presets' weights), one or several presets with commas (solid,
             part_solid, ground_glass, as radiologists rate nodules, taken in turn, each with the
             histogram of a training lesion of about the same size; of hearts faint, moderate,
@@ -114,6 +116,10 @@ def synthesize(
         jump_n_sample: times each stretch is walked; 1 means no jumps back; default: the bundle's.
         attempts: samples per lesion at most, where the result misses its histogram by a
             Jensen-Shannon divergence above 0.25 nats; the best is kept.
+        if_impossible: what becomes of a scan in which not all lesions fit: error; fewer, those
+            that do, with a line in log, record and report; skip, it is left out; default: fewer in
+            runs of several scans, else error.
+        weights: others than the bundle's, such as a checkpoint of your own training.
         device: auto, cpu, cuda or cuda:N.
         output_format: nifti; or dicom, for scans that are DICOM series: OUT/<case>/dicom, a new
             series marked as synthetic, and OUT/<case>/segmentation.dcm, its lesions (DICOM SEG),
@@ -121,42 +127,41 @@ def synthesize(
             gets them, nothing is sampled again.
     """
     from tools.files import require_apart
+    from tools.report.page import PageReport
+    from tools.synthesis.arrays import open_synthesizer
     from tools.synthesis.cases import find_cases, input_folders, with_masks
-    from tools.synthesis.generator import LesionGenerator
-    from tools.synthesis.job_choice import JobOptions, make_job
     from tools.synthesis.ranks import Rank
     from tools.synthesis.run import synthesize_scans
 
+    options = {
+        "count": count,
+        "texture": texture if texture is None or isinstance(texture, str) else ",".join(texture),
+        "diameter_mm": diameter_mm,
+        "shape": shape,
+        "spiculation": spiculation,
+        "lobulation": lobulation,
+        "no_reflow_share": no_reflow_share,
+        "site": site,
+        "placement": placement,
+        "erosion_mm": erosion_mm,
+        "lobe": lobe,
+        "organ_source": organ_source,
+        "organ_bundle": organ_bundle,
+        "seed": seed,
+        "steps": steps,
+        "jump_length": jump_length,
+        "jump_n_sample": jump_n_sample,
+        "attempts": attempts,
+        "if_impossible": if_impossible,
+    }
     rank = Rank.from_environment()
     found = find_cases(str(scan), dataset_dir, series_uid, section)
     require_apart(out, input_folders(str(scan), found))
     cases = with_masks(found, organ_mask, lesion_mask)
-    overrides = {
-        "num_inference_steps": steps,
-        "jump_length": jump_length,
-        "jump_n_sample": jump_n_sample,
-    }
-    generator = LesionGenerator(bundle, rank.device(device), overrides)
-    options = JobOptions(
-        count=count,
-        texture=texture if isinstance(texture, str) else ",".join(texture),
-        diameter_mm=diameter_mm,
-        shape=shape,
-        spiculation=spiculation,
-        lobulation=lobulation,
-        no_reflow_share=no_reflow_share,
-        site=site,
-        placement=placement,
-        erosion_mm=erosion_mm,
-        lobe=lobe,
-        organ_source=organ_source,
-        organ_bundle=organ_bundle,
-        seed=seed,
-        attempts=attempts,
-        device=rank.device(device),
-    )
-    job = make_job(generator, options)
-    made = synthesize_scans(cases, out, job, rank, output_format)
+    opened = open_synthesizer(bundle, rank.device(device), weights, options)
+    job = opened.get("synthesizer")
+    report = PageReport(getattr(job.texturer.view, "scale", None))
+    made = synthesize_scans(cases, out, job, rank, output_format, report)
     return _summary(made, Path(out))
 
 
@@ -183,7 +188,7 @@ def demo(out: str = "out/demo", seed: int = 0) -> Result:
     """
     from tools.files import claimed
     from tools.phantoms.datasets import write_chest_phantom
-    from tools.synthesis.report.overview import write_overview
+    from tools.report.overview import write_overview
 
     with claimed(out, ("scans", "overview.png")) as folder:
         paths = write_chest_phantom(folder / "scans", seed=seed)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tools.bundle import sha256_file
 from tools.files import clear_leftovers, new_folder, remove_ours
 from tools.synthesis.records import (
     DICOM_FOLDER,
@@ -23,7 +24,6 @@ from tools.synthesis.records import (
     SEGMENTATION_FILE,
     BundleRecord,
     read_record,
-    sha256_file,
 )
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 FILES = (IMAGE_FILE, LABEL_FILE, RECORD_FILE)
-OWNS = (*FILES, f"{DICOM_FOLDER}/*.dcm", SEGMENTATION_FILE)
+OWNS = (*FILES, f"{DICOM_FOLDER}/*.dcm", SEGMENTATION_FILE, ".report.html")
 
 
 def is_whole(folder: Path) -> bool:
@@ -142,7 +142,7 @@ def describe_source(source: object) -> dict[str, Any]:
     """Return what tells one source of shapes from another: its kind, settings and data, no paths.
 
     Example:
-        >>> from tools.synthesis.shapes import EllipsoidShapes
+        >>> from tools.shapes import EllipsoidShapes
         >>> describe_source(EllipsoidShapes())
         {'kind': 'EllipsoidShapes', 'deformation': 1.0}
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +14,12 @@ import nibabel as nib
 
 from tools.dicom.series import is_dicom_folder
 from tools.files import safe_name, safe_names
+from tools.organs.organ import Organ
+from tools.phantoms.scans import phantom_scan
 
-__all__ = ["Case", "find_cases", "input_folders", "mask_name", "with_masks"]
+__all__ = ["Case", "find_cases", "input_folders", "open_cases", "with_masks"]
+
+logger = logging.getLogger(__name__)
 
 ENDINGS = (".nii", ".nii.gz")
 ORGAN_KEYS = ("organ_mask", "lung")
@@ -39,11 +44,6 @@ class Case:
     organ_mask: Path | nib.Nifti1Image | None = None
     lesion_mask: Path | nib.Nifti1Image | None = None
     series_uid: str | None = None
-
-
-def mask_name(mask: Path | nib.Nifti1Image) -> str:
-    """Return the name of a mask's file; of an image in memory, that it is one."""
-    return mask.name if isinstance(mask, Path) else "in memory"
 
 
 def find_cases(
@@ -108,6 +108,31 @@ def find_cases(
             f"got {scan}"
         )
     return _named(cases, scan)
+
+
+def open_cases(
+    scan: str | Path,
+    organ: Organ,
+    organ_mask: str | Path | None = None,
+    lesion_mask: str | Path | None = None,
+    **options: Any,
+) -> list[Case]:
+    """Return the scans behind a path with the masks that were named; without a path, a phantom.
+
+    Args:
+        scan: see :func:`find_cases`; empty: the phantom of the organ.
+        organ: its table.
+        organ_mask: of the one scan, see :func:`with_masks`.
+        lesion_mask: likewise.
+        options: of :func:`find_cases`.
+    """
+    if not str(scan):
+        folder = phantom_scan(organ.name)
+        logger.warning("no scan given: running on the phantom in %s", folder)
+        found = [case for case in find_cases(folder) if case.path.name.endswith("_image.nii.gz")]
+    else:
+        found = find_cases(scan, **{key: value or None for key, value in options.items()})
+    return with_masks(found, organ_mask, lesion_mask)
 
 
 def input_folders(scan: str | Path, cases: Sequence[Case]) -> list[Path]:

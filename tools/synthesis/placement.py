@@ -27,7 +27,8 @@ def choose_sites(
     min_gap_mm: float = 4.0,
     erosion_mm: float | None = None,
     region_mask: np.ndarray | None = None,
-) -> list[Site]:
+    fewer: bool = False,
+) -> list[Site | None]:
     """Choose one site per radius so that spheres of these radii fit into the organ.
 
     Interior: the sphere keeps 2 mm from the surface of the organ. Sub-pleural: it cuts the
@@ -55,6 +56,7 @@ def choose_sites(
         region_mask: part of the organ, a lobe, that lesions may lie in, same shape: interior
             spheres keep 2 mm from its border, sub-pleural ones lie in it with their centre and half
             a radius round it. The surface stays that of the organ. None: all of it.
+        fewer: if not all fit, give None to those that do not.
 
     Returns:
         Sites in the order of ``radii_mm``.
@@ -75,7 +77,7 @@ def choose_sites(
     _check(image_hu, radii_mm, mode, masks, min_gap_mm, erosion_mm)
     given = _given_sites(image_hu.shape, masks, affine, radii_mm, site_mm, min_gap_mm)
     if len(given) == len(radii_mm):
-        return given
+        return list(given)
     if organ_mask is None:
         raise ValueError(
             "organ_mask must be given where site_mm does not place all lesions, got None for "
@@ -95,10 +97,15 @@ def choose_sites(
         if len(placed) == len(radii_mm):
             return [placed[n] for n in range(len(radii_mm))]
         best = max(best, placed, key=len)
+    if fewer:
+        return [best.get(n) for n in range(len(radii_mm))]
     raise ValueError(
         f"organ_mask must have room for all lesions, but {len(best)} of {len(radii_mm)} fitted "
         f"(radii_mm {[round(float(r), 1) for r in radii_mm]}, mode {mode!r}, "
-        f"min_gap_mm {min_gap_mm:g}{'' if erosion_mm is None else f', erosion_mm {erosion_mm:g}'})"
+        f"min_gap_mm {min_gap_mm:g}"
+        f"{'' if erosion_mm is None else f', erosion_mm {erosion_mm:g}'}); "
+        "what helps: a smaller diameter_mm or count, a site, another organ_mask, or if_impossible "
+        "fewer"
     )
 
 

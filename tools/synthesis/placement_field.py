@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from tools.synthesis.coarse_grid import block_factors, block_mean, dilate, erode, voxel_spacing
+from tools.organs.coarse_grid import block_factors, block_mean, dilate, erode, voxel_spacing
 
 MARGIN_MM = 2.0  # an interior lesion keeps this far from the surface of the organ
 SURFACE_DEPTH = (0.5, 0.95)  # centre of a sub-pleural lesion, in radii below the surface

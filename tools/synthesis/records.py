@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 
 from tools.files import write_json
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 RECORD_FILE = "lesions.json"
 IMAGE_FILE = "image.nii.gz"
 LABEL_FILE = "label.nii.gz"
@@ -45,7 +44,8 @@ class LesionRecord:
         label: value in the label map, 1 or more.
         class_name: name of that value; written as ``class``.
         site_mm: centre of the lesion, (x, y, z) in RAS millimetres.
-        diameter_mm: achieved diameter of the sphere with the same volume.
+        diameter_mm: achieved diameter, as the organ's table defines it.
+        diameter_kind: what that is: ``equal_volume_sphere`` or ``enclosing_sphere``.
         volume_mm3: achieved volume.
         diameter_requested_mm: diameter asked for; None if the user's mask decided.
         texture: name of the texture preset, or of the histogram file.
@@ -71,6 +71,7 @@ class LesionRecord:
     texture: str
     shape_source: str
     seed: int
+    diameter_kind: str = "equal_volume_sphere"
     diameter_requested_mm: float | None = None
     histogram_requested: Sequence[float] | None = None
     histogram_achieved: Sequence[float] | None = None
@@ -91,6 +92,10 @@ class LesionRecord:
             if any(isinstance(n, (float, np.floating)) and not math.isfinite(n) for n in numbers):
                 raise ValueError(f"{item.name} must be finite, got {value}")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record with the keys of ``lesions.json``."""
+        return {("class" if key == "class_name" else key): v for key, v in asdict(self).items()}
+
 
 @dataclass(frozen=True)
 class ScanRecord:
@@ -106,6 +111,7 @@ class ScanRecord:
         phantom: True if the scan is not of a patient but from the embedded data.
         organ_mask: where the mask of the organ came from; None in records of older versions.
         request: what was asked for, so that a run that goes on can tell whether it is the same.
+        notes: sentences on what was asked for and could not be done.
     """
 
     name: str
@@ -117,10 +123,10 @@ class ScanRecord:
     phantom: bool = False
     organ_mask: Mapping[str, Any] | None = None
     request: Mapping[str, Any] | None = None
+    notes: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record with the keys of ``lesions.json``."""
-        lesions = [asdict(lesion) for lesion in self.lesions]
         return {
             "schema_version": SCHEMA_VERSION,
             "synthetic": True,
@@ -134,10 +140,8 @@ class ScanRecord:
             "bundle": asdict(self.bundle),
             "organ_mask": self.organ_mask,
             "request": self.request,
-            "lesions": [
-                {("class" if key == "class_name" else key): value for key, value in lesion.items()}
-                for lesion in lesions
-            ],
+            "notes": list(self.notes),
+            "lesions": [lesion.to_dict() for lesion in self.lesions],
         }
 
     @classmethod
@@ -160,6 +164,7 @@ class ScanRecord:
             )
             bundle = _known(BundleRecord, content["bundle"])
             later = {key: content.get(key) for key in ("organ_mask", "request")}
+            later["notes"] = tuple(content.get("notes") or ())
             return _known(cls, {**content["scan"], **later, "bundle": bundle, "lesions": lesions})
         except (KeyError, TypeError) as error:
             raise ValueError(f"a lesion record must have every key, got {error}") from error
@@ -200,25 +205,6 @@ def read_record(path: str | Path) -> ScanRecord:
         return ScanRecord.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} must be a lesion record, got: {error}") from error
-
-
-def sha256_file(path: str | Path) -> str:
-    """Return the SHA-256 of a file, or of the names and files of a folder (DICOM series).
-
-    Args:
-        path: file, or folder whose direct files count, sorted by name.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    path = Path(path)
-    if path.is_dir():
-        digest = hashlib.sha256()
-        for item in sorted(entry for entry in path.iterdir() if entry.is_file()):
-            digest.update(item.name.encode() + b"\0" + sha256_file(item).encode())
-        return digest.hexdigest()
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _plain(value: object) -> Any:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import errno
 import logging
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
 from tools.dicom.derived import add_dicom, is_dicom_whole, write_dicom
-from tools.files import claimed, require_apart, require_room, safe_names
+from tools.files import claimed, read_mark, require_apart, require_room, safe_names
 from tools.synthesis.case_folder import (
     is_whole,
     new_case_folder,
@@ -26,7 +27,6 @@ from tools.synthesis.case_folder import (
 )
 from tools.synthesis.cases import Case
 from tools.synthesis.datalist import DATALIST_FILE, write_datalist
-from tools.synthesis.generator import LesionGenerator
 from tools.synthesis.ranks import Rank, SharedFolder
 from tools.synthesis.records import (
     IMAGE_FILE,
@@ -36,12 +36,12 @@ from tools.synthesis.records import (
     read_record,
     write_record,
 )
-from tools.synthesis.report.page import REPORT_FILE, write_report
-from tools.synthesis.sampling import ScanWork, sample_scans
 from tools.synthesis.scan import Scan
+from tools.synthesis.synthesizer import Synthesizer
 
-__all__ = ["OUTPUT_FORMATS", "LesionJob", "synthesize_scans"]
+__all__ = ["OUTPUT_FORMATS", "Report", "synthesize_scans"]
 
+OUTPUTS = (DATALIST_FILE, "report.html")
 OUTPUT_FORMATS = ("nifti", "dicom")  # dicom: as well as NIfTI, which report and datalist read
 
 # what the many readers of files raise where one cannot be read; OSError: gzip, links, rights
@@ -50,48 +50,27 @@ UNREADABLE = (ValueError, OSError, EOFError, zlib.error, ImageFileError, HeaderD
 logger = logging.getLogger(__name__)
 
 
-class LesionJob(Protocol):
-    """Everything that is the same for all scans of a run, and how one of them is done."""
+class Report(Protocol):
+    """Pages for people, made by whoever calls this; the runtime itself draws none."""
 
-    @property
-    def seed(self) -> int:
-        """Of the run; each scan draws from the seed and its own name."""
+    def add(self, folder: Path, name: str, original: nib.Nifti1Image) -> None:
+        """Write what there is to say of a case into its folder."""
         ...
 
-    @property
-    def generator(self) -> LesionGenerator:
-        """The bundle."""
-        ...
-
-    @property
-    def one_scan_only(self) -> bool:
-        """Whether the shape is a mask drawn on one scan."""
-        ...
-
-    def describe(self, case: Case) -> dict[str, Any]:
-        """Return all that decides what a case becomes, beside scan and bundle; JSON values only."""
-        ...
-
-    @property
-    def max_attempts(self) -> int:
-        """Samples per lesion at most."""
-        ...
-
-    def plan(
-        self, scan: Scan, case: Case, rng: np.random.Generator
-    ) -> tuple[ScanWork, dict[str, Any]]:
-        """Return the lesions of a scan, ready to be sampled, and where its organ comes from."""
+    def write(self, out: Path, cases: Sequence[Mapping[str, Any]]) -> None:
+        """Write the page of all cases."""
         ...
 
 
 def synthesize_scans(
     cases: Sequence[Case],
     out: str | Path,
-    job: LesionJob,
+    job: Synthesizer,
     rank: Rank | None = None,
     output_format: str = "nifti",
+    report: Report | None = None,
 ) -> list[dict[str, Any]]:
-    """Synthesise lesions into every scan and write the dataset.
+    """Synthesise lesions into every scan and write the dataset; one that is there grows.
 
     A case is written to a hidden folder and renamed when it is complete. A case that is whole is
     kept if the same scan and request made it; one that is not is made again: so an interrupted run
@@ -107,6 +86,7 @@ def synthesize_scans(
         out: folder of the dataset.
         job: what to do.
         rank: this process; None: as ``torchrun`` states it, else the only one.
+        report: draws pages; None: none are drawn.
         output_format: ``nifti``, or ``dicom`` for a derived series and a segmentation beside it;
             cases that are finished but for their DICOM files get them, nothing is sampled again.
 
@@ -124,8 +104,8 @@ def synthesize_scans(
     rank = Rank.from_environment() if rank is None else rank
     _check_cases(cases, Path(out), job)
     mine = rank.share(list(cases))
-    with claimed(out, (DATALIST_FILE, REPORT_FILE)) as folder:
-        task = _Task(folder, job, output_format, tuple(cases))
+    with claimed(out, OUTPUTS) as folder:
+        task = _Task(folder, job, output_format, tuple(cases), report)
         made, failures = _run(task, mine, rank)
     _require_all(mine, task, failures)
     return made if rank.world_size == 1 or len(made) == len(cases) else []
@@ -151,15 +131,17 @@ class _Task:
     """What all processes of a run do."""
 
     out: Path
-    job: LesionJob
+    job: Synthesizer
     output_format: str
     cases: tuple[Case, ...]
+    report: Report | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
 
     @property
     def request(self) -> str:
         """What tells this run from another that has the same cases; no hash of each mask."""
         bare = replace(self.cases[0], organ_mask=None, lesion_mask=None)
-        return request_hash(self.job.generator.record, self.job.describe(bare))
+        return request_hash(self.job.texturer.record, self.job.describe(bare))
 
     def folder(self, case: Case) -> Path:
         return self.out / case.name
@@ -178,7 +160,7 @@ class _Task:
             sha256 = Scan(case.path, case.series_uid).sha256
         except UNREADABLE:  # said when its turn comes
             return False
-        require_same(folder, sha256, self.job.generator.record, self.job.describe(case))
+        require_same(folder, sha256, self.job.texturer.record, self.job.describe(case))
         return self.output_format == "nifti" or is_dicom_whole(folder)
 
     def make(self, case: Case) -> None:
@@ -190,7 +172,7 @@ class _Task:
         _write_case(case, self)
 
 
-def _check_cases(cases: Sequence[Case], out: Path, job: LesionJob) -> None:
+def _check_cases(cases: Sequence[Case], out: Path, job: Synthesizer) -> None:
     names = [case.name for case in cases]
     if safe_names(names) != names:
         raise ValueError(f"scan names must differ and be file names, got {sorted(names)}")
@@ -228,6 +210,8 @@ def _work(cases: Sequence[Case], task: _Task, shared: SharedFolder, rank: Rank) 
                         continue
                     try:
                         task.make(case)
+                    except _SkippedError:
+                        logger.warning("scan %s is skipped: %s", case.name, task.skipped[case.name])
                     except Exception as error:
                         _report_failure(case, error, alone=len(task.cases) == 1)
                         failures[case.name] = _sentence(error)
@@ -252,11 +236,11 @@ def _sentence(error: Exception) -> str:
 
 
 def _require_all(cases: Sequence[Case], task: _Task, failures: Mapping[str, str]) -> None:
-    """Refuse to end well unless all cases of this process are there."""
+    """Refuse to end well unless all cases of this process are there, or were to be skipped."""
     missing = {
         case.name: failures.get(case.name, "it was done, and is not there any more")
         for case in cases
-        if not task.complete(case)
+        if case.name not in task.skipped and not task.complete(case)
     }
     if missing:
         listed = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
@@ -267,31 +251,19 @@ def _require_all(cases: Sequence[Case], task: _Task, failures: Mapping[str, str]
 
 
 def _summarize(task: _Task) -> list[dict[str, Any]]:
-    """Write datalist and report of the cases that are there."""
-    complete = [case for case in task.cases if task.complete(case)]
-    made = [
-        {
-            "name": case.name,
-            "folder": task.folder(case),
-            "original": case.path,
-            "lesions": len(read_record(task.folder(case) / RECORD_FILE).lesions),
-        }
-        for case in complete
-    ]
-    window = task.job.generator.window
-    if made:
-        write_datalist(task.out, made, modality="CT" if window else "MR")
-        write_report(task.out, _with_originals(complete, made), window=window)
-    return made
-
-
-def _with_originals(
-    cases: Sequence[Case], made: Sequence[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """Yield the cases for the report; a DICOM series is read when its turn comes."""
-    for case, entry in zip(cases, made, strict=True):
-        series = case.path.is_dir()
-        yield {**entry, "original": Scan(case.path, case.series_uid).nifti} if series else entry
+    """Write datalist and report of all cases that are there; return those of this run."""
+    there = []
+    for folder in sorted(path for path in task.out.iterdir() if path.is_dir()):
+        if read_mark(folder) is not None and (folder / RECORD_FILE).is_file():
+            record = read_record(folder / RECORD_FILE)
+            entry = {"name": folder.name, "folder": folder, "lesions": len(record.lesions)}
+            there.append({**entry, "notes": list(record.notes)})
+    if there:
+        write_datalist(task.out, there, modality=task.job.organ.modality)
+        if task.report is not None:
+            task.report.write(task.out, there)
+    paths = {case.name: case.path for case in task.cases}
+    return [{**e, "original": paths[e["name"]]} for e in there if e["name"] in paths]
 
 
 def _write_case(case: Case, task: _Task) -> None:
@@ -302,26 +274,42 @@ def _write_case(case: Case, task: _Task) -> None:
         add_dicom(folder, scan, organ_labels)
         return
     description = job.describe(case)
-    request = request_hash(job.generator.record, {"scan": scan.sha256, **description})
+    request = request_hash(job.texturer.record, {"scan": scan.sha256, **description})
+    # the name enters by a checksum: its own hash would change with each process
+    rng = np.random.default_rng([job.seed, zlib.crc32(case.name.encode())])
+    several = "fewer" if len(task.cases) > 1 else "error"
     with new_case_folder(folder, request) as partial:
-        # the name enters by a checksum: its own hash would change with each process
-        rng = np.random.default_rng([job.seed, zlib.crc32(case.name.encode())])
-        work, organ = job.plan(scan, case, rng)
-        (result,) = sample_scans([work], job.generator, job.max_attempts)
+        try:
+            plan = job.plan(scan, case, rng, several)
+        except ValueError as error:
+            if job.if_impossible != "skip":
+                raise
+            task.skipped[case.name] = str(error)
+            raise _SkippedError from error
+        for note in plan.notes:
+            logger.warning("scan %s: %s", case.name, note)
+        (result,) = job.finish([plan])
         stored = scan.storable(result.stored)
         record = ScanRecord(
             name=scan.name,
             sha256=scan.sha256,
             spacing_mm=scan.spacing_mm,
             shape=scan.nifti.shape,
-            bundle=job.generator.record,
+            bundle=job.texturer.record,
             lesions=result.records,
             phantom=scan.phantom,
-            organ_mask=organ,
+            organ_mask=plan.organ,
             request=description,
+            notes=plan.notes,
         )
         scan.write(partial / IMAGE_FILE, stored)
         scan.write_label(partial / LABEL_FILE, result.label)
         write_record(partial / RECORD_FILE, record)
         if task.output_format == "dicom":
             write_dicom(partial, scan, stored, result.label, organ_labels)
+        if task.report is not None:
+            task.report.add(partial, case.name, scan.nifti)
+
+
+class _SkippedError(Exception):
+    """A scan that cannot take the lesions, where that is no error."""

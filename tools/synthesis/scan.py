@@ -12,8 +12,8 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation, ornt_transform
 
+from tools.bundle import sha256_file
 from tools.dicom.series import DicomSeries, read_series
-from tools.synthesis.records import sha256_file
 
 __all__ = ["Scan"]
 

@@ -1,191 +1,254 @@
-"""Histograms that the user brings: JSON files, and lesions to be like."""
+"""What a lesion shall look like: the words that people use, drawn as histograms."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from tools.metrics.histogram import intensity_histogram
+from tools.organs.organ import Organ
+from tools.synthesis.catalogue import SubtypeLibrary, read_subtypes, read_textures
 from tools.synthesis.scan import Scan
+from tools.synthesis.view import SlicesView
+from tools.transforms.histogram import (
+    choose_preset,
+    load_presets,
+    normalize_blocks,
+    perturb_histogram,
+)
+from tools.transforms.tissue import adapt_histogram
 
-__all__ = ["LIKE", "lesion_preset", "like_paths", "read_textures"]
+__all__ = ["Presets", "Texture", "Textures", "read_presets"]
 
-Presets = dict[str, dict[str, Any]]
+Presets = Mapping[str, Mapping[str, Any]]
 LIKE = "like:IMAGE.nii.gz:MASK.nii.gz"
 # a path may hold colons, so the image ends where its ending does
 _LIKE_PATHS = re.compile(r"like:(.+?\.nii(?:\.gz)?):(.+)")
+_JSON_FILE = re.compile(r"(.+?\.json)(?::(.+))?")
 
 
-def read_textures(path: str | Path, bins: int, window_hu: Sequence[float] | None = None) -> Presets:
-    """Return the histograms of a JSON file by name, each with its weight.
+class Texture(NamedTuple):
+    """The texture of one lesion.
 
-    Args:
-        path: a list of numbers; ``{"histogram": [...]}``; or presets, ``{name: {"histogram": [...],
-            "weight": w}}``, bare or under ``presets`` as in a bundle's ``histograms.json``. A
-            histogram without a name is called as the file; a missing weight is 1.
-        bins: length that a histogram must have.
-        window_hu: the model's window; a file that states another one is refused.
-
-    Returns:
-        ``{name: {"histogram": numbers that sum to 1, "weight": w}}``, with ``"tissue"`` (two
-        levels) where an entry states it, and then with the ``"gain"`` of the file if there is one,
-        see :func:`tools.transforms.tissue.adapt_histogram`.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it holds nothing of the kind; the message has name, rule and value.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "mine.json"
-        ...     _ = path.write_text('{"pale": {"histogram": [3, 1], "weight": 2}}')
-        ...     read_textures(path, bins=2)
-        {'pale': {'histogram': [0.75, 0.25], 'weight': 2.0}}
+    Attributes:
+        name: for the record.
+        histogram: bins of each class one after the other, each class of sum 1, or 0 where it is
+            absent; None: no control.
+        subtype: number of the subtype in the model's condition; -1: none.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"texture must be an existing JSON file, got {path}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"texture file must be JSON, got {path} ({error})") from error
-    if isinstance(content, list):
-        content = {"histogram": content}
-    if not isinstance(content, dict) or not content:
-        raise ValueError(
-            f"texture file must hold a histogram or named histograms, got {content} in {path}"
-        )
-    _check_window(path, content.get("window_hu"), window_hu)
-    entries = {path.name: content} if "histogram" in content else content.get("presets", content)
-    if not isinstance(entries, dict) or not entries:
-        raise ValueError(f"presets of texture file {path} must be named histograms, got {entries}")
-    presets = {name: _read_entry(path, name, entry, bins) for name, entry in entries.items()}
-    _read_tissue(path, content, entries, presets)
-    if sum(preset["weight"] for preset in presets.values()) <= 0:
-        raise ValueError(f"weights of texture file {path} must not all be 0, got {list(presets)}")
-    return presets
+
+    name: str
+    histogram: list[float] | None
+    subtype: int = -1
 
 
-def lesion_preset(
-    text: str, bins: int, window_hu: Sequence[float] | None
-) -> tuple[str, dict[str, Any]]:
-    """Return name and histogram of a real lesion: ``like:IMAGE.nii.gz:MASK.nii.gz``.
-
-    The histogram is that of the voxels as they lie in the file; the model works at its own voxel
-    size, where the rim of a small lesion is a little more blurred.
+def read_presets(folder: str | Path) -> tuple[Presets, SubtypeLibrary | None]:
+    """Return the presets of a bundle by name, and the library that some are drawn from.
 
     Args:
-        text: paths of a scan (HU) and of a mask on its grid, above 0 inside the lesion.
-        bins: number of bins.
-        window_hu: the model's window; values beyond count in the outermost bins.
+        folder: ``configs`` of the bundle: ``subtypes.json`` (histograms of training lesions by
+            subtype), if there is one, else ``histograms.json``.
+    """
+    library = Path(folder) / "subtypes.json"
+    if library.is_file():
+        subtypes = read_subtypes(library)
+        return subtypes.presets, subtypes
+    return load_presets(Path(folder) / "histograms.json"), None
+
+
+class Textures:
+    """Names and histograms of the textures asked for.
+
+    The word of a subtype, where the bundle has a library, draws the histogram of one of its
+    training lesions, near in size to the lesion that is made; ``mixed`` draws the subtype first, by
+    its frequency: so subtype and histogram belong together (HR-LDM 3.3, step 2). Presets that state
+    the tissue round them (scans without units) are moved to the tissue of the scan at hand.
+
+    Args:
+        text: one or several of these with commas between, taken in turn: the name of a preset;
+            ``mixed`` (drawn by the presets' weights); ``none`` (no control);
+            ``like:IMAGE.nii.gz:MASK.nii.gz`` (a real lesion and its mask, or label map); a JSON
+            file, see :func:`tools.synthesis.catalogue.read_textures`, several histograms in it
+            drawn by their weights; ``FILE.json:NAME`` for one of them.
+        presets: of the bundle.
+        organ: its classes.
+        library: of the bundle, that its presets are drawn from.
+        window_hu: intensities that are -1 and 1 for the model, where they are the same in all
+            scans; a file that states others is refused.
+        view: how the model cuts and scales scans without units; ``like:`` needs it.
+        fluctuation: relative change of each bin, see :func:`perturb_histogram`.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if the text, a file, the grids or the mask break their rule.
+        ValueError: if a name is unknown or a file does not hold a histogram of the right length.
     """
-    if window_hu is None:
-        raise ValueError(f"texture {LIKE} needs the model's window, got none")
-    image, mask = like_paths(text, LIKE)
-    try:
-        scan = Scan(image)
+
+    def __init__(
+        self,
+        text: str,
+        presets: Presets,
+        organ: Organ,
+        library: SubtypeLibrary | None = None,
+        window_hu: Sequence[float] | None = None,
+        view: SlicesView | None = None,
+        fluctuation: float = 0.1,
+    ) -> None:
+        self.presets, self.organ, self.library = presets, organ, library
+        self.window_hu, self.view, self.fluctuation = window_hu, view, fluctuation
+        self.classes = len(organ.classes)
+        self.bins = len(next(iter(presets.values()))["histogram"])
+        gains = [preset["gain"] for preset in presets.values() if "gain" in preset]
+        self.gain = float(gains[0]) if gains else 1.0  # of what the user brings
+        read = [self._read(word.strip()) for word in text.split(",")]
+        self.names = [name for name, _ in read]
+        self.choices = [choices for _, choices in read]
+
+    @property
+    def file_histogram(self) -> dict[str, Any] | None:
+        """Histograms from the user's files by name, JSON values only; None if all are presets."""
+        known = [*self.presets, "mixed", "none"]
+        pairs = zip(self.names, self.choices, strict=True)
+        return {name: dict(choices) for name, choices in pairs if name not in known} or None
+
+    def draw(
+        self,
+        number: int,
+        rng: np.random.Generator,
+        diameter_mm: float | None = None,
+        tissue: tuple[float, float] | None = None,
+        present: Sequence[bool] = (True,),
+    ) -> Texture:
+        """Return the texture of lesion ``number``.
+
+        Args:
+            number: of the lesion.
+            rng: source of chance.
+            diameter_mm: of the lesion; libraries of lesions heed it.
+            tissue: levels of wall and blood of the scan in [-1, 1]; None: nothing is moved.
+            present: whether the lesion has voxels of each class; bins of absent ones are 0.
+
+        Raises:
+            ValueError: if ``present`` is not one entry per class, or the tissues are in an order
+                that the preset cannot be moved to.
+        """
+        if len(present) != self.classes:
+            raise ValueError(f"present must have {self.classes} entries, got {list(present)}")
+        choices = self.choices[number % len(self.names)]
+        if not choices:
+            return Texture("none", None)
+        # one histogram alone takes no draw
+        several = len(choices) > 1 or self.names[number % len(self.names)] == "mixed"
+        name = choose_preset(choices, rng) if several else next(iter(choices))
+        preset, subtype = choices[name], -1
+        histogram = preset["histogram"]
+        # a file of the user may call a histogram of its own "solid": that is no subtype
+        if self.library is not None and preset is self.presets.get(name):
+            subtype = self.library[name].number
+            histogram = self.library[name].draw(diameter_mm, rng)
+        if tissue is not None and "tissue" in preset:
+            histogram = adapt_histogram(
+                histogram, preset["tissue"], tissue, self.classes, gain=preset["gain"]
+            )
+        changed = perturb_histogram(histogram, rng, self.fluctuation, self.classes)
+        blocks = np.reshape(changed, (self.classes, -1)) * np.asarray(present, float)[:, None]
+        return Texture(name, blocks.ravel().tolist(), subtype)
+
+    def _read(self, word: str) -> tuple[str, Presets]:
+        """Return the name of a word of the command line and its histograms; none for "none"."""
+        if word in self.presets:
+            return word, self._blocks({word: self.presets[word]})
+        if word in ("mixed", "none"):
+            return word, self._blocks(self.presets) if word == "mixed" else {}
+        if word.startswith("like:"):
+            name, like = self._like(word)
+            return name, {name: like}
+        file = _JSON_FILE.fullmatch(word)
+        if file is None:
+            known = [*self.presets, "mixed", "none"]
+            raise ValueError(f"texture must be one of {known}, {LIKE} or a JSON file, got {word!r}")
+        found, name = read_textures(file[1], self.bins, self.window_hu), Path(file[1]).name
+        if file[2] is None:
+            return name, self._blocks(found)
+        if file[2] not in found:
+            raise ValueError(f"texture must be one of {list(found)} in {file[1]}, got {file[2]!r}")
+        return f"{name}:{file[2]}", self._blocks({file[2]: found[file[2]]})
+
+    def _blocks(self, choices: Presets) -> Presets:
+        """Return histograms whose every class has sum 1 or 0."""
+        if self.classes == 1:
+            return choices
+        return {
+            name: {
+                "gain": self.gain,
+                **preset,
+                "histogram": normalize_blocks(preset["histogram"], self.classes),
+            }
+            for name, preset in choices.items()
+        }
+
+    def _like(self, text: str) -> tuple[str, dict[str, Any]]:
+        """Return name and histogram of a real lesion: ``like:IMAGE.nii.gz:MASK.nii.gz``."""
+        image, mask = _like_paths(text)
+        try:
+            scan = Scan(image)
+            if self.window_hu is not None:
+                preset = self._like_in_units(scan, mask, self.window_hu)
+            elif self.view is not None:
+                preset = self._like_in_view(scan, mask, self.view)
+            else:
+                raise ValueError("the model's window is needed, got none")
+        except ValueError as error:
+            raise ValueError(f"texture {text!r} must be a lesion and its mask: {error}") from error
+        return f"like:{Path(image).name}", {"weight": 1.0, **preset}
+
+    def _like_in_units(self, scan: Scan, mask: str, window: Sequence[float]) -> dict[str, Any]:
+        """Return the histogram of the voxels as they lie in the file.
+
+        The model works at its own voxel size, where the rim of a small lesion is a little more
+        blurred.
+        """
         values = np.asarray(scan.image[scan.load_mask(mask, "mask")], np.float64)
-    except ValueError as error:
-        raise ValueError(f"texture {text!r} must be a lesion and its mask: {error}") from error
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"texture {text!r} must have finite values inside the mask, got NaN or inf"
-        )
-    low, high = window_hu
-    row = torch.from_numpy(values)[None]
-    histogram = intensity_histogram(row, torch.ones_like(row), bins, (low, high))[0].double()
-    return f"like:{Path(image).name}", {"histogram": histogram.tolist(), "weight": 1.0}
+        _require_finite(values)
+        row = torch.from_numpy(values)[None]
+        low, high = window
+        histogram = intensity_histogram(row, torch.ones_like(row), self.bins, (low, high))[0]
+        return {"histogram": histogram.double().tolist()}
+
+    def _like_in_view(self, scan: Scan, label: str, view: SlicesView) -> dict[str, Any]:
+        """Return the histograms of a lesion as the model would see it, and the tissue round it."""
+        opened = view.open(scan, scan.load_labels(label, "label"))
+        assert opened.scale is not None
+        values = opened.scale.scaled(opened.image)
+        masks = opened.masks(opened.labels, self.organ.values)
+        if not masks.any():
+            raise ValueError(f"label must hold one of {self.organ.values}, got none")
+        _require_finite(values)
+        rows = torch.from_numpy(np.broadcast_to(values, masks.shape).reshape(len(masks), -1).copy())
+        inside = torch.from_numpy(masks.reshape(len(masks), -1))
+        histogram = intensity_histogram(rows, inside, self.bins // self.classes)
+        preset = {"histogram": histogram.double().flatten().tolist(), "gain": self.gain}
+        if opened.tissue is not None:
+            preset["tissue"] = [float(level) for level in opened.tissue]
+        return preset
 
 
-def like_paths(text: str, form: str = LIKE) -> tuple[str, str]:
-    """Return the two files of a texture that is to be like a real lesion.
-
-    Args:
-        text: ``like:`` and two paths with a colon between, the first ending in .nii or .nii.gz.
-        form: what messages say it must be, the second file's role included.
-
-    Raises:
-        FileNotFoundError: if a file does not exist.
-        ValueError: if the text is of another form.
-    """
+def _like_paths(text: str) -> tuple[str, str]:
     found = _LIKE_PATHS.fullmatch(text)
     if found is None:
-        raise ValueError(f"texture of a lesion must be {form}, got {text!r}")
-    second = form.rsplit(":", 1)[1].split(".")[0].lower()
-    for role, path in zip(("image", second), found.groups(), strict=True):
+        raise ValueError(f"texture of a lesion must be {LIKE}, got {text!r}")
+    for role, path in zip(("image", "mask"), found.groups(), strict=True):
         if not Path(path).is_file():
             raise FileNotFoundError(
-                f"texture needs an existing file as {role} of {form}, got {path}"
+                f"texture needs an existing file as {role} of {LIKE}, got {path}"
             )
     return found[1], found[2]
 
 
-def _read_tissue(
-    path: Path, content: Mapping[str, Any], entries: Mapping[str, Any], presets: Presets
-) -> None:
-    """Add to the presets what the file says of the tissue round them."""
-    gain = content.get("gain")
-    if gain is not None and not (isinstance(gain, int | float) and 0 <= gain <= 1):
-        raise ValueError(f"gain of texture file {path} must be in 0..1, got {gain!r}")
-    for name, entry in entries.items():
-        if "tissue" not in entry:
-            continue
-        tissue = _numbers(entry["tissue"])
-        if tissue is None or tissue.shape != (2,):
-            raise ValueError(
-                f"tissue of {name!r} in texture file {path} must be the levels of myocardium and "
-                f"blood, got {entry['tissue']}"
-            )
-        presets[name]["tissue"] = tissue.tolist()
-        presets[name] |= {} if gain is None else {"gain": float(gain)}
-
-
-def _check_window(path: Path, stated: Any, window_hu: Sequence[float] | None) -> None:
-    if stated is None or window_hu is None:
-        return
-    numbers = _numbers(stated)
-    if numbers is None or numbers.tolist() != [float(v) for v in window_hu]:
-        raise ValueError(
-            f"window_hu of texture file {path} must be the model's {list(window_hu)}, got {stated}"
-        )
-
-
-def _read_entry(path: Path, name: str, entry: Any, bins: int) -> dict[str, Any]:
-    """Return one histogram that sums to 1, with its weight."""
-    if not isinstance(entry, Mapping) or "histogram" not in entry:
-        raise ValueError(f"{name!r} of texture file {path} must have a histogram, got {entry}")
-    values = _numbers(entry["histogram"])
-    if values is None or values.shape != (bins,) or values.min() < 0 or values.sum() <= 0:
-        raise ValueError(
-            f"histogram of {name!r} in texture file {path} must be {bins} non-negative finite "
-            f"numbers, not all 0, got {entry['histogram']}"
-        )
-    weight = _numbers(entry.get("weight", 1.0))
-    if weight is None or weight.shape != () or weight < 0:
-        raise ValueError(
-            f"weight of {name!r} in texture file {path} must be a number of at least 0, "
-            f"got {entry['weight']}"
-        )
-    return {"histogram": (values / values.sum()).tolist(), "weight": float(weight)}
-
-
-def _numbers(value: Any) -> np.ndarray | None:
-    """Return finite numbers as an array, or None for anything else."""
-    try:
-        array = np.asarray(value)
-    except ValueError:  # lists of unequal length
-        return None
-    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        return None
-    return array.astype(float)
+def _require_finite(values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError("values must be finite inside the mask, got NaN or inf")

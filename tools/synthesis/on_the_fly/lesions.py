@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,13 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import TransformBackends
 from torch.utils.data import get_worker_info
 
+from tools.synthesis.arrays import open_synthesizer
 from tools.synthesis.cases import Case
-from tools.synthesis.generator import LesionGenerator
-from tools.synthesis.hearts.job import HeartJob
-from tools.synthesis.job import Job
-from tools.synthesis.job_choice import JobOptions, make_job
+from tools.synthesis.lesion import SynthesisResult
 from tools.synthesis.on_the_fly.tensors import as_nifti, as_scan, complete_masks, write_changes
-from tools.synthesis.sampling import ScanWork, SynthesisResult, sample_scans
 from tools.synthesis.scan import Scan
-from tools.synthesis.size_mix import SizeMix, draw_range, size_mix, whole_range
+from tools.synthesis.sizes import SizeMix, size_mix, whole_range
+from tools.synthesis.synthesizer import Plan, Synthesizer
 
 __all__ = ["SynthesizeLesiond"]
 
@@ -114,8 +112,8 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         size_weights: Sequence[float] | None = None,
         texture: str = "mixed",
         shape: str = "diffmask",
-        placement: str = "mixed",
-        organ_source: str = "auto",
+        placement: str | None = None,
+        organ_source: str | None = None,
         lesion_value: int = 1,
         steps: int | None = None,
         attempts: int = 1,
@@ -143,16 +141,17 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         self.count = whole_range("count", count)
         self.sizes: SizeMix | None = size_mix(diameter_mm, size_weights)
         self.if_impossible, self.device, self.one_by_one = if_impossible, device, one_by_one
-        self.options = JobOptions(
-            texture=texture,
-            diameter_mm=None if self.sizes is None else self.sizes[0][1:],
-            shape=shape,
-            placement=placement,
-            organ_source=organ_source,
-            attempts=attempts,
-        )
+        self.options = {
+            "texture": texture,
+            "diameter_mm": None if self.sizes is None else self.sizes[0][1:],
+            "shape": shape,
+            "placement": placement,
+            "organ_source": organ_source,
+            "attempts": attempts,
+            "steps": steps,
+        }
         self.made = self.skipped = 0
-        self._job: Job | HeartJob | None = None
+        self._job: Synthesizer | None = None
         self._pid = 0
         self._job_here()
 
@@ -173,7 +172,7 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         """
         job = self._job_here()
         outputs = [dict(sample) for sample in samples]
-        started: list[tuple[dict[Hashable, Any], Scan, ScanWork]] = []
+        started: list[tuple[dict[Hashable, Any], Scan, Plan]] = []
         for output in outputs:
             self.randomize(None)
             rng = np.random.default_rng(self.R.randint(2**31, size=4))
@@ -183,22 +182,22 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
             if self.record_key is not None:
                 output[self.record_key] = "[]"
             if self._do_transform:
-                in_hu = job.generator.window is not None
+                in_hu = job.organ.modality == "CT"
                 scan = as_scan(output[self.keys[0]], str(self.keys[0]), in_hu)
-                work = self._plan(job, scan, output, rng)
-                if work is not None:
-                    started.append((output, scan, work))
-        results = sample_scans([work for *_, work in started], job.generator, self.options.attempts)
+                plan = self._plan(job, scan, output, rng)
+                if plan is not None:
+                    started.append((output, scan, plan))
+        results = job.finish([plan for *_, plan in started])
         for (output, scan, _), result in zip(started, results, strict=True):
             self._write(output, scan, result, job)
         return outputs
 
-    def _job_here(self) -> Job | HeartJob:
+    def _job_here(self) -> Synthesizer:
         """Return the models of this process, loaded on first use."""
         worker = get_worker_info() is not None
         if self._job is not None and os.getpid() != self._pid:
             # a fork cannot use the GPU of its parent
-            if self._job.generator.device.type == "cuda":
+            if self._job.texturer.device.type == "cuda":
                 if self.device != "auto":
                     raise ValueError(
                         "device must be cpu or auto in forked worker processes (or take "
@@ -211,45 +210,38 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
             self._job, self._pid = self._load(device), os.getpid()
         return self._job
 
-    def _load(self, device: str) -> Job | HeartJob:
+    def _load(self, device: str) -> Synthesizer:
         """Load the models; all arguments are checked on the way."""
-        generator = LesionGenerator(self.bundle, device, {"num_inference_steps": self.steps})
-        on_cpu = generator.device.type == "cpu"
+        opened = open_synthesizer(self.bundle, device, options=self.options)
+        job: Synthesizer = opened.get("synthesizer")
+        on_cpu = job.texturer.device.type == "cpu"
         if not (on_cpu if self.one_by_one is None else self.one_by_one):
-            generator.batch_together()
-        job = make_job(generator, replace(self.options, device=device))
+            job.texturer.batch_together()
         if job.one_scan_only:
-            raise ValueError(f"shape must fit any sample, got {self.options.shape!r}")
-        if isinstance(job, Job):
-            return replace(job, request=replace(job.request, sizes=self.sizes))
-        if self.count != (1, 1):
-            raise ValueError(f"count must be 1 for a heart, got {self.count}")
-        return job
+            raise ValueError(f"shape must fit any sample, got {self.options['shape']!r}")
+        return replace(job, sizes=self.sizes, count=self.count[1])
 
     def _plan(
-        self, job: Job | HeartJob, scan: Scan, output: dict[Hashable, Any], rng: np.random.Generator
-    ) -> ScanWork | None:
+        self, job: Synthesizer, scan: Scan, output: dict[Hashable, Any], rng: np.random.Generator
+    ) -> Plan | None:
         """Return the lesions of a sample; None if they do not fit and that is to be skipped."""
         label = output[self.label_key]
         organ = None if self.organ_key is None else output[self.organ_key]
-        if isinstance(job, HeartJob):
+        if job.organ.parts:  # its label map is the label of the sample
             masks = {"organ_mask": as_nifti(label if organ is None else organ, scan.affine)}
-            if self.sizes is not None:
-                job = replace(
-                    job, request=replace(job.request, diameter_mm=draw_range(self.sizes, rng))
-                )
         else:
             masks = {"lesion_mask": as_nifti(label == self.lesion_value, scan.affine)}
             masks["organ_mask"] = None if organ is None else as_nifti(organ, scan.affine)
+        if self.count[0] < self.count[1] or not job.organ.parts:
             count = int(rng.integers(self.count[0], self.count[1] + 1))
-            job = replace(job, request=replace(job.request, count=count))
+            job = replace(job, count=count)
         try:
-            work, _ = job.plan(scan, Case(MEMORY.name, MEMORY, **masks), rng)
+            plan = job.plan(scan, Case(MEMORY.name, MEMORY, **masks), rng, "error")
         except ValueError as error:
             self._skip(error)
             return None
         self.made += 1
-        return work
+        return plan
 
     def _skip(self, error: ValueError) -> None:
         """Let a sample be that cannot take the lesions, unless that is the rule."""
@@ -269,15 +261,15 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         output: dict[Hashable, Any],
         scan: Scan,
         result: SynthesisResult,
-        job: Job | HeartJob,
+        job: Synthesizer,
     ) -> None:
         """Put the lesions into image and label of a sample."""
         key, label = self.keys[0], output[self.label_key]
         before = as_nifti(label, scan.affine).get_fdata(dtype=np.float32)
         lesions = result.label
-        if not isinstance(job, HeartJob):  # that of a heart is its label map with the lesions in it
+        if not job.organ.parts:  # of one with parts it is its label map with the lesions in it
             lesions = np.where(result.label > 0, self.lesion_value, before)
         output[key] = write_changes(output[key], scan.stored, result.stored)
         output[self.label_key] = write_changes(label, before, lesions)
         if self.record_key is not None:
-            output[self.record_key] = json.dumps([asdict(each) for each in result.records])
+            output[self.record_key] = json.dumps([each.to_dict() for each in result.records])

@@ -9,15 +9,16 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from tools.synthesis.bundles import choose_device
+from tools.bundle import choose_device
+from tools.organs import load_organ
+from tools.organs.sources import make_organ_source
 from tools.synthesis.on_the_fly.tensors import as_scan
-from tools.synthesis.organ_masks import make_organ_source
 
 __all__ = ["OrganMaskd"]
 
 
 class OrganMaskd(MapTransform):
-    """Add a mask of the lungs to a sample, for :class:`SynthesizeLesiond`.
+    """Add the mask of an organ to a sample, for :class:`SynthesizeLesiond`.
 
     It is not random: before the first random transform, ``CacheDataset`` and ``PersistentDataset``
     keep what it finds. It needs the whole scan, so it goes before any cropping.
@@ -25,6 +26,7 @@ class OrganMaskd(MapTransform):
     Args:
         keys: the one image, ``(1, H, W, D)``, a MetaTensor in HU.
         organ_key: where the mask goes: uint8, 1 inside.
+        organ: name of its table, or a JSON file.
         organ_source: totalsegmentator, bundle, recipe or auto, as of ``python -m tools
             synthesize``.
         organ_bundle: folder of the bundle, if it is that.
@@ -32,7 +34,7 @@ class OrganMaskd(MapTransform):
         allow_missing_keys: leave samples without the image as they are.
 
     Raises:
-        ValueError: if the source is unknown or not there; when called, if no lung is found.
+        ValueError: if the source is unknown or not there; when called, if the organ is not found.
 
     Example:
         >>> from tools.phantoms.chest_ct import chest_ct
@@ -47,6 +49,7 @@ class OrganMaskd(MapTransform):
         self,
         keys: str | Sequence[str] = "image",
         organ_key: str = "organ_mask",
+        organ: str = "lung",
         organ_source: str = "auto",
         organ_bundle: str | None = None,
         device: str = "auto",
@@ -54,7 +57,9 @@ class OrganMaskd(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.organ_key = organ_key
-        self.source = make_organ_source(organ_source, organ_bundle, choose_device(device))
+        self.source = make_organ_source(
+            load_organ(organ), organ_source, organ_bundle, choose_device(device)
+        )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with the mask."""

@@ -1,0 +1,235 @@
+"""A bundle: a folder of configs and weights, by path or by name, read once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor, nn
+
+__all__ = [
+    "Bundle",
+    "choose_device",
+    "find_bundle",
+    "load_weights",
+    "read_weights",
+    "sha256_file",
+]
+
+# where checkpoints keep the weights of the network, best first: averaged, shipped, plain
+WEIGHTS_KEYS = ("ema", "model", "network")
+INFERENCE, SYNTHESIZE = "inference.json", "synthesize.json"
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """Return the device for ``auto``, ``cpu``, ``cuda``, ``cuda:1``...
+
+    Raises:
+        ValueError: if the device is unknown or absent.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu or cuda[:N], got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device must be present, got {name!r} and no CUDA device")
+    return device
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """Return the folder of a bundle: a path, or the name of one that lies beside ``tools``.
+
+    Raises:
+        FileNotFoundError: if there is none; the message lists those there are.
+    """
+    beside = Path(__file__).resolve().parents[1] / "bundles"
+    for folder in (Path(name_or_path), beside / name_or_path):
+        if (folder / "configs" / INFERENCE).is_file():
+            return folder
+    known = sorted(path.name for path in beside.glob("*") if (path / "configs").is_dir())
+    raise FileNotFoundError(
+        f"bundle must be a bundle folder or one of {known}, got {str(name_or_path)!r}"
+    )
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file, or of the names and files of a folder (DICOM series).
+
+    Args:
+        path: file, or folder whose direct files count, sorted by name.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    path = Path(path)
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for item in sorted(entry for entry in path.iterdir() if entry.is_file()):
+            digest.update(item.name.encode() + b"\0" + sha256_file(item).encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_weights(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> dict:
+    """Return the state dict in a file of weights, whoever wrote it.
+
+    Shipped weights and MONAI's are a state dict; checkpoints of a training hold the averaged
+    network under ``ema``; converted files hold it under ``model``, beside its arguments. Weights
+    that several processes saved lose their prefix ``module.``.
+
+    Args:
+        path: file that ``torch.save`` wrote.
+        device: where the tensors go.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read safely (``weights_only``), or holds no weights.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"weights must be an existing file, got {path}")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # pickle, zip and torch fail in many ways
+        raise ValueError(
+            f"weights must be a file of tensors that torch.save wrote, got {path} "
+            f"({type(error).__name__})"
+        ) from error
+    state = content
+    if isinstance(content, Mapping):
+        found = (content.get(key) for key in WEIGHTS_KEYS)
+        state = next((part for part in found if isinstance(part, Mapping)), content)
+    if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
+        held = list(content)[:5] if isinstance(content, Mapping) else type(content).__name__
+        raise ValueError(f"weights must hold the tensors of a network, got {held} in {path}")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def load_weights(
+    network: nn.Module, path: str | os.PathLike[str], device: str | torch.device = "cpu"
+) -> nn.Module:
+    """Put the weights of a file into a network; every tensor must fit.
+
+    Args:
+        network: changed in place.
+        path: see :func:`read_weights`.
+        device: of the network.
+
+    Returns:
+        The network, for inference.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no weights, or those of another network; the message names the
+            first tensor that does not fit.
+    """
+    state = read_weights(path, device)
+    own = network.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        if name not in state or name not in own or own[name].shape != state[name].shape:
+            there, wanted = (
+                tuple(part[name].shape) if name in part else "none" for part in (state, own)
+            )
+            raise ValueError(
+                f"weights must be those of this network, got {name} of shape {there} where "
+                f"{wanted} is expected, in {path}"
+            )
+    network.load_state_dict(state)
+    return network.eval()
+
+
+class Bundle:
+    """The configs of a bundle for inference and for its main job, with its weights.
+
+    Args:
+        bundle: name or folder.
+        device: see :func:`choose_device`.
+        overlays: configs of the bundle on top of ``inference.json`` and ``synthesize.json``.
+        weights: others than those that ``ckpt_path`` names; None: its own.
+        required: keys of the config, one of which the bundle must have to fit the purpose.
+        changes: keys to set, such as ``{"displayable_configs#seed": 1}``.
+
+    Attributes:
+        folder: of the bundle.
+        device: of its networks.
+        parser: of the configs.
+        weights: file with the weights.
+
+    Raises:
+        FileNotFoundError: if the bundle, a config or its weights do not exist.
+        ValueError: if all of the required keys are missing.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        device: str | torch.device = "auto",
+        overlays: Sequence[str] = (),
+        weights: str | Path | None = None,
+        required: Sequence[str] = (),
+        changes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.device = find_bundle(bundle), choose_device(device)
+        configs = self.folder / "configs"
+        names = [INFERENCE, *([SYNTHESIZE] if (configs / SYNTHESIZE).is_file() else [])]
+        for name in overlays:
+            if not (configs / name).is_file():
+                raise FileNotFoundError(f"bundle must have {name}, got none in {bundle}")
+        self.parser = ConfigParser()
+        self.parser.read_config([configs / name for name in (*names, *overlays)])
+        if required and all(self.parser.get(key) is None for key in required):
+            raise ValueError(
+                f"bundle must have {' or '.join(required)} in {INFERENCE}, got none in {bundle}"
+            )
+        self.parser["bundle_root"], self.parser["device"] = str(self.folder), self.device
+        for key, value in (changes or {}).items():
+            self.parser[key] = value
+        if weights is not None:
+            self.parser["ckpt_path"] = str(weights)
+        self.weights = Path(self.parser.get_parsed_content("ckpt_path"))
+        if not self.weights.is_file():
+            raise FileNotFoundError(f"bundle must have trained weights, got none at {self.weights}")
+
+    def get(self, key: str) -> Any:
+        """Return what a key of the configs stands for, objects built.
+
+        Raises:
+            ValueError: as the object's own class puts it. MONAI wraps errors of what a config
+                builds, and the sentence that names the argument would be lost.
+            FileNotFoundError: likewise.
+        """
+        try:
+            return self.parser.get_parsed_content(key)
+        except RuntimeError as error:
+            cause: BaseException | None = error
+            while cause is not None:
+                if isinstance(cause, ValueError | FileNotFoundError):
+                    raise cause from None
+                cause = cause.__cause__
+            raise
+
+    def network(self, key: str = "network") -> nn.Module:
+        """Return a network of the bundle with its weights, for inference."""
+        return load_weights(self.get(key), self.weights, self.device)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``lesions.json`` says of the bundle."""
+        return bundle_record(self.folder, self.weights)
+
+
+def bundle_record(folder: str | Path, weights: str | Path) -> dict[str, Any]:
+    """Return name, version and hash of the weights of a bundle."""
+    folder = Path(folder)
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    # the folder of an unpacked bundle is its name
+    name = folder.resolve().name
+    return {"name": name, "version": metadata["version"], "weights_sha256": sha256_file(weights)}

@@ -1,0 +1,240 @@
+"""What differs between organs, as a table; and an organ found in a scan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tools.transforms.sphere import enclosing_sphere
+
+__all__ = ["LesionClass", "Organ", "OrganMap", "load_organ"]
+
+KINDS = ("equal_volume_sphere", "enclosing_sphere")
+CHARTS = ("box", "wall")
+
+
+@dataclass(frozen=True)
+class LesionClass:
+    """One class of lesion: its name, its value in label maps, the class in which it lies."""
+
+    name: str
+    value: int
+    inside: str | None = None
+
+
+@dataclass(frozen=True)
+class Organ:
+    """The table of an organ.
+
+    Args:
+        name: of the table.
+        modality: of scans, CT or MR.
+        chart: coordinates that shapes are drawn in: ``box`` (mm) or ``wall`` (angle, depth, slice;
+            slices are the axis with the largest voxels).
+        classes: of lesions, outermost first.
+        parts: of the organ in its label map, which the label written carries too: value by name.
+        cavity, wall: values of the label map, of a chart ``wall``.
+        usual_count: lesions per scan where no number is asked for.
+        most_lesions: per scan; None: any number.
+        diameter_kind: what ``diameter_mm`` means: ``equal_volume_sphere`` or ``enclosing_sphere``.
+        diameter_range_mm: smallest and largest that may be asked for.
+        placements: words of the option.
+        found_by: sources that find it in a scan; empty: a label map must be given.
+        recipe: dotted name of a function ``(image, affine) -> mask``; None: there is none.
+        region_option: name of the option that chooses regions; None: there are none.
+        structures: names of the regions in segmentation programs, in the order of their numbers.
+        first_values: of the first region in label maps of regions.
+
+    Raises:
+        ValueError: if chart or kind are unknown.
+    """
+
+    name: str
+    modality: str
+    chart: str
+    classes: tuple[LesionClass, ...]
+    parts: Mapping[str, int] = field(default_factory=dict)
+    cavity: tuple[int, ...] = ()
+    wall: tuple[int, ...] = ()
+    usual_count: int = 1
+    most_lesions: int | None = None
+    diameter_kind: str = KINDS[0]
+    diameter_range_mm: tuple[float, float] = (2.0, 60.0)
+    placements: tuple[str, ...] = ()
+    found_by: tuple[str, ...] = ()
+    recipe: str | None = None
+    region_option: str | None = None
+    structures: Mapping[str, str] = field(default_factory=dict)
+    first_values: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key, known in (("chart", CHARTS), ("diameter_kind", KINDS)):
+            if getattr(self, key) not in known:
+                raise ValueError(f"{key} must be one of {list(known)}, got {getattr(self, key)!r}")
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Label value of each lesion class."""
+        return tuple(each.value for each in self.classes)
+
+    def measure_mm(self, mask: np.ndarray, affine: np.ndarray) -> float:
+        """Return the diameter of a lesion as the table defines it.
+
+        Args:
+            mask: True inside.
+            affine: voxel index to RAS mm.
+        """
+        if self.diameter_kind == "enclosing_sphere":
+            return 2 * enclosing_sphere(mask, affine).radius_mm
+        volume = float(mask.sum()) * abs(float(np.linalg.det(affine[:3, :3])))
+        return float((6 * volume / np.pi) ** (1 / 3))
+
+    def check_regions(self, given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+        """Return the regions asked for, each once; None: anywhere.
+
+        Args:
+            given: names with commas between, a list of them, or "any".
+
+        Raises:
+            ValueError: if one is unknown, or the organ has no regions.
+        """
+        if given is None or given == "any":
+            return None
+        words = given.split(",") if isinstance(given, str) else given
+        names = tuple(dict.fromkeys(str(word).strip() for word in words))
+        if names == ("any",):
+            return None
+        option = self.region_option or "region"
+        if not names or [name for name in names if name not in self.structures]:
+            raise ValueError(
+                f"{option} must be any, or one or several of {list(self.structures)}, "
+                f"got {list(words)}"
+            )
+        return names
+
+    def number_regions(self, labels: np.ndarray, values: Mapping[str, int]) -> np.ndarray:
+        """Return regions as numbers from 1, 0 elsewhere.
+
+        Args:
+            labels: label map of a segmentation program.
+            values: of the structures in it.
+        """
+        result = np.zeros(labels.shape, np.uint8)
+        for number, structure in enumerate(self.structures.values(), 1):
+            if structure in values:
+                result[labels == values[structure]] = number
+        return result
+
+    def read_regions(self, labels: np.ndarray, argument: str = "organ_mask") -> np.ndarray:
+        """Return regions as numbers from 1, from a label map of nothing but regions.
+
+        Args:
+            labels: whole numbers, those of the regions in their order from one of
+                ``first_values`` on.
+            argument: its name in messages.
+
+        Raises:
+            ValueError: if the values fit none of the ways to number them, or two of them; or if
+                there are only 1 and 2, as in masks of paired organs.
+        """
+        count = len(self.structures)
+        present = np.unique(labels[labels != 0])
+        fitting = [
+            first
+            for first in self.first_values
+            if len(present) and np.isin(present - first, range(count)).all()
+        ]
+        if len(present) and present.max() <= 2:
+            fitting = []  # more likely a mask of the organ, or one value for each side
+        if len(fitting) != 1:
+            ways = " or ".join(f"{first} to {first + count - 1}" for first in self.first_values)
+            raise ValueError(
+                f"{argument} must be a label map of {self.region_option}s where one is asked for "
+                f"({ways}: {', '.join(self.structures)}), got values {present[:8].tolist()}"
+            )
+        return np.where(labels == 0, 0, labels - fitting[0] + 1).astype(np.uint8)
+
+    def choose_regions(self, regions: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Return where some regions are, of a map of their numbers.
+
+        Raises:
+            ValueError: if none of them is there.
+        """
+        numbers = {name: number for number, name in enumerate(self.structures, 1)}
+        chosen = np.isin(regions, [numbers[name] for name in names])
+        if not chosen.any():
+            there = [name for name, number in numbers.items() if (regions == number).any()]
+            raise ValueError(
+                f"{self.region_option} must be one that the scan shows ({there}), got {list(names)}"
+            )
+        return chosen
+
+
+@dataclass(frozen=True)
+class OrganMap:
+    """The organ of one scan, on its grid.
+
+    Args:
+        inside: True where lesions may lie; None: anywhere, the user's mask decides.
+        record: where it comes from, for ``lesions.json``.
+        labels: its label map, of an organ with parts.
+        region: part of ``inside`` that was asked for; None: all of it.
+    """
+
+    inside: np.ndarray | None
+    record: Mapping[str, Any]
+    labels: np.ndarray | None = None
+    region: np.ndarray | None = None
+
+    @property
+    def within(self) -> np.ndarray | None:
+        """What lesions are cut to."""
+        return self.inside if self.region is None else self.region
+
+
+def load_organ(name_or_path: str | Path) -> Organ:
+    """Return the table of an organ: the name of one that comes with the package, or a JSON file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if a key is missing or unknown.
+
+    Example:
+        >>> load_organ("heart").values
+        (3, 4)
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        path = Path(__file__).with_name(f"{name_or_path}.json")
+    if not path.is_file():
+        known = sorted(file.stem for file in Path(__file__).parent.glob("*.json"))
+        raise FileNotFoundError(f"organ must be one of {known} or a JSON file, got {name_or_path}")
+    table = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        diameter, regions = table["diameter"], table.get("regions", {})
+        return Organ(
+            name=table["name"],
+            modality=table["modality"],
+            chart=table["chart"],
+            classes=tuple(LesionClass(**each) for each in table["classes"]),
+            parts=table.get("parts", {}),
+            cavity=tuple(table.get("cavity", ())),
+            wall=tuple(table.get("wall", ())),
+            usual_count=int(table.get("usual_count", 1)),
+            most_lesions=table.get("most_lesions"),
+            diameter_kind=diameter["kind"],
+            diameter_range_mm=tuple(float(v) for v in diameter["range_mm"]),  # type: ignore[arg-type]
+            placements=tuple(table.get("placements", ())),
+            found_by=tuple(table.get("found_by", ())),
+            recipe=table.get("recipe"),
+            region_option=regions.get("option"),
+            structures=regions.get("structures", {}),
+            first_values=tuple(regions.get("first_values", ())),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"organ {path.name} must have all keys and no other: {error}") from error

@@ -1,0 +1,320 @@
+"""The shape of one lesion as a signed distance field, and its mask on any grid."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from tools.transforms.signed_distance import signed_distance
+from tools.transforms.window import WindowGrid, cut_window
+
+MARGIN_MM = 4.0  # of the window round the lesion
+MAX_SHIFT = 0.25  # in radii: how far a clipped shape may swell to keep its volume
+Slices = tuple[slice, slice, slice]
+Point = tuple[float, float, float]
+
+
+class Place(NamedTuple):
+    """Where a shape will lie.
+
+    Attributes:
+        point_mm: site in RAS mm; None, in a wall: anywhere in it.
+        affine: voxel index of the scan to RAS mm.
+        organ_mask: True where lesions may lie, on the scan's grid; None: everywhere.
+        cavity: True in the cavity that a wall goes round.
+        values: label of each lesion class, outermost first.
+        inner_share: smallest and largest share of the lesion that is of the innermost class; None:
+            as the source has it.
+    """
+
+    point_mm: Point | None
+    affine: np.ndarray
+    organ_mask: np.ndarray | None
+    cavity: np.ndarray | None = None
+    values: tuple[int, ...] = (1,)
+    inner_share: tuple[float, float] | None = None
+
+
+class OriginalMask(NamedTuple):
+    """A mask as the user drew it: bool (i, j, k), its affine, its centroid in RAS mm."""
+
+    mask: np.ndarray
+    affine: np.ndarray
+    point_mm: Point
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One lesion shape on a cube window of 1 mm voxels, axes along RAS.
+
+    Args:
+        sdf: distance to the surface in mm, positive inside, float32, shape (n, n, n).
+        centre: window index (continuous) of the centroid, which goes to the site.
+        source: where the shape came from, for the record.
+        diameter_mm: diameter of the sphere with the wanted volume.
+        connected: False if the source mask is in several pieces that all have to stay.
+        original: the user's mask, which is returned as it is on its own grid and place.
+    """
+
+    sdf: np.ndarray
+    centre: Point
+    source: str
+    diameter_mm: float
+    connected: bool = True
+    original: OriginalMask | None = None
+
+    def masks(
+        self,
+        affine: np.ndarray,
+        shape: tuple[int, ...],
+        point_mm: Point,
+        within: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Slices]:
+        """Return the mask of the one class, ``(1, i, j, k)``, and its box; see :meth:`on_grid`."""
+        mask, box = self.on_grid(affine, shape, point_mm, within)
+        return mask[None], box
+
+    @property
+    def volume_mm3(self) -> float:
+        """Wanted volume in cubic millimetres."""
+        return float(np.pi / 6 * self.diameter_mm**3)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Mask on the window of the shape: bool, 1 mm voxels, same shape as ``sdf``."""
+        mask = np.zeros(self.sdf.shape, bool)
+        local, slices = self.on_grid(np.eye(4), self.sdf.shape, self.centre)
+        mask[slices] = local
+        return mask
+
+    def on_grid(
+        self,
+        affine: np.ndarray,
+        shape: tuple[int, ...],
+        point_mm: Point,
+        within: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Slices]:
+        """Return the mask of the lesion at a site, on the grid of a scan.
+
+        The distance field is read at the voxel centres round the site. The level is the one that
+        gives ``round(volume / voxel volume)`` voxels, at least one, so the volume is as wanted on
+        every grid, rotated or anisotropic. What leaves the scan is cut off.
+
+        Args:
+            affine: voxel to RAS mm of the scan, shape (4, 4).
+            shape: shape of the scan, three numbers.
+            point_mm: where the centroid goes, RAS mm, inside the scan.
+            within: True where the lesion may grow (an organ), shape ``shape``; what is clipped is
+                made up by swelling of up to a quarter of the radius. None: everywhere.
+
+        Returns:
+            Bool mask of the local box, never empty, and the slices of that box.
+
+        Raises:
+            ValueError: if ``point_mm`` lies outside the scan or ``within`` has another shape.
+
+        Example:
+            >>> cube = shape_from_mask(np.ones((9, 9, 9)), np.eye(4), "cube", 10.0)
+            >>> mask, box = cube.on_grid(np.diag([0.7, 0.7, 2.5, 1]), (64, 64, 20), (20, 20, 25))
+            >>> abs(float(mask.sum() * 0.7 * 0.7 * 2.5 / cube.volume_mm3) - 1) < 0.03
+            True
+        """
+        inverse = np.linalg.inv(affine)
+        centre = nib.affines.apply_affine(inverse, point_mm)
+        if (centre < -0.5).any() or (centre > np.array(shape) - 0.5).any():
+            raise ValueError(f"point_mm must lie inside the scan, got {tuple(point_mm)}")
+        if within is not None and within.shape != tuple(shape):
+            raise ValueError(f"within must have the shape of the scan {shape}, got {within.shape}")
+        if self.original is not None and within is None:
+            unmoved = np.allclose(point_mm, self.original.point_mm, atol=1e-2)
+            if unmoved and same_grid(affine, shape, self.original):
+                box = ndimage.find_objects(self.original.mask.astype(np.uint8))[0]
+                return self.original.mask[box].copy(), box
+
+        low, high = self._reach(inverse, centre)
+        values = self._sample(affine, low, high, point_mm)
+        slices, inner = _clip(low, high, shape)
+        if within is not None:
+            allowed = np.zeros(values.shape, bool)
+            allowed[inner] = within[slices]
+            allowed &= values > -MAX_SHIFT * self.diameter_mm / 2
+            values = np.where(allowed, values, -np.inf)
+        count = self.volume_mm3 / abs(float(np.linalg.det(np.asarray(affine)[:3, :3])))
+        mask = _largest_values(values, max(1, round(count)), self.connected)[inner]
+        if not mask.any():
+            nearest = np.clip(np.rint(centre).astype(int), 0, np.array(shape) - 1)
+            mask[tuple(nearest - np.array([s.start for s in slices]))] = True
+        return mask, slices
+
+    def _reach(self, inverse: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return first and last + 1 voxel of the box that holds the window, not yet clipped."""
+        ends = np.array([-np.array(self.centre), np.array(self.sdf.shape) - 1 - self.centre])
+        corners = np.array(np.meshgrid(*ends.T)).reshape(3, -1)
+        reach = inverse[:3, :3] @ corners + centre[:, None]
+        nearest = np.rint(centre).astype(int)
+        low = np.minimum(np.floor(reach.min(axis=1)).astype(int), nearest)
+        high = np.maximum(np.ceil(reach.max(axis=1)).astype(int), nearest) + 1
+        return low, high
+
+    def _sample(
+        self,
+        affine: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+        point_mm: Point,
+    ) -> np.ndarray:
+        """Read the distance field at the voxels low <= index < high of a grid."""
+        linear = np.asarray(affine, float)[:3, :3]
+        offset = nib.affines.apply_affine(affine, low) - np.array(point_mm) + self.centre
+        return ndimage.affine_transform(
+            self.sdf,
+            linear,
+            offset=offset,
+            output_shape=tuple(int(n) for n in high - low),
+            order=1,
+            cval=float(self.sdf.min()) - 1.0,
+        )
+
+
+class LabelShape(NamedTuple):
+    """One lesion of several classes as a label map on the grid of its scan.
+
+    Attributes:
+        label: 0 and the values of the classes; never empty.
+        affine: voxel index to RAS mm.
+        values: of the classes, outermost first.
+        source: where the shape came from, for the record.
+        diameter_mm: of the smallest sphere round it.
+        asked_mm: diameter that was asked for; None where the source decides.
+    """
+
+    label: np.ndarray
+    affine: np.ndarray
+    values: tuple[int, ...]
+    source: str
+    diameter_mm: float
+    asked_mm: float | None = None
+
+    def masks(
+        self,
+        affine: np.ndarray,
+        shape: tuple[int, ...],
+        point_mm: Point | None = None,
+        within: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Slices]:
+        """Return one mask per class, ``(K, i, j, k)``, and their box: the whole grid.
+
+        Args:
+            affine: of the grid, its own or that of a window.
+            shape: of the grid.
+            point_mm: not used: it lies where it was drawn.
+            within: not used, likewise.
+        """
+        label = self.label
+        if label.shape != tuple(shape) or not np.array_equal(affine, self.affine):
+            grid = WindowGrid(affine, tuple(shape))  # type: ignore[arg-type]
+            label = cut_window(label, self.affine, grid, order=0, beyond=0.0)
+        box = tuple(slice(0, n) for n in shape)
+        return np.stack([label == value for value in self.values]), box  # type: ignore[return-value]
+
+
+def shape_from_mask(
+    mask: np.ndarray,
+    affine: np.ndarray,
+    source: str,
+    diameter_mm: float | None = None,
+    turn: np.ndarray | None = None,
+) -> Shape:
+    """Turn a mask on any grid into a :class:`Shape` of the wanted size.
+
+    The signed distance is smoothed by half a voxel, which takes the steps of the grid out of it,
+    and scaled about the centroid: ``s * sdf(x / s)`` with ``s`` from the ratio of volumes.
+
+    Args:
+        mask: True inside the lesion, shape (i, j, k), not empty.
+        affine: voxel to RAS mm, shape (4, 4).
+        source: text for the record.
+        diameter_mm: diameter of the sphere with the wanted volume; None keeps the size.
+        turn: rotation or reflection in RAS, shape (3, 3); None: identity.
+
+    Raises:
+        ValueError: if ``mask`` is empty or ``diameter_mm`` is not positive.
+    """
+    mask = np.asarray(mask) > 0
+    if not mask.any():
+        raise ValueError(f"mask must mark at least one voxel, got an empty mask from {source}")
+    if diameter_mm is not None and not diameter_mm > 0:
+        raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    mask = np.pad(mask[box], 3)
+    spacing = nib.affines.voxel_sizes(affine)
+    own_mm = float(2 * (3 * mask.sum() * spacing.prod() / (4 * np.pi)) ** (1 / 3))
+    wanted = own_mm if diameter_mm is None else float(diameter_mm)
+    field = signed_distance(mask, spacing)
+
+    # target offset x (mm, RAS) -> source index: A^-1 R^T x / s + centroid
+    scale = wanted / own_mm
+    turn = np.eye(3) if turn is None else turn
+    centroid = np.array(ndimage.center_of_mass(mask))
+    linear = np.linalg.inv(np.asarray(affine, float)[:3, :3]) @ turn.T / scale
+    points = np.linalg.inv(linear) @ (np.argwhere(mask) - centroid).T
+    side = 2 * (np.abs(points).max() + scale * spacing.max() / 2 + MARGIN_MM)
+    size = max(32, int(8 * np.ceil(side / 8)))
+    middle = (size - 1) / 2
+    inner = ndimage.affine_transform(
+        field, linear, centroid - linear @ np.full(3, middle), (size,) * 3, order=1, mode="nearest"
+    )
+    # Beyond the padded source the field goes on falling with the distance to its border.
+    grid = np.stack(np.meshgrid(*[np.arange(size) - middle] * 3, indexing="ij"), axis=-1)
+    index = grid @ linear.T + centroid
+    beyond = index - np.clip(index, 0, np.array(mask.shape) - 1)
+    sdf = scale * (inner - np.linalg.norm(beyond * spacing, axis=-1))
+    connected = ndimage.label(mask, np.ones((3, 3, 3)))[1] == 1
+    return Shape(sdf.astype(np.float32), (middle,) * 3, source, wanted, connected)
+
+
+def same_grid(affine: np.ndarray, shape: tuple[int, ...], original: OriginalMask) -> bool:
+    """Return whether a scan has the grid of the user's mask."""
+    return original.mask.shape == tuple(shape) and np.allclose(affine, original.affine, atol=1e-3)
+
+
+def _clip(low: np.ndarray, high: np.ndarray, shape: tuple[int, ...]) -> tuple[Slices, Slices]:
+    """Return the part of a box inside the scan: slices of the scan and of the box."""
+    start, stop = np.maximum(low, 0), np.minimum(high, shape)
+    i, j, k = (slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+    u, v, w = (slice(int(a), int(b)) for a, b in zip(start - low, stop - low, strict=True))
+    return (i, j, k), (u, v, w)
+
+
+def _largest_values(values: np.ndarray, count: int, connected: bool) -> np.ndarray:
+    """Mark the ``count`` largest values, in one piece if asked for.
+
+    A level that leaves several pieces is lowered until the piece round the maximum is large
+    enough; the pieces are dropped.
+    """
+    flat = values.ravel()
+    order = np.argsort(-flat, kind="stable")[:count]
+    order = order[np.isfinite(flat[order])]
+    mask = np.zeros(values.shape, bool)
+    mask.ravel()[order] = True
+    joined = np.ones((3, 3, 3))
+    if not connected or ndimage.label(mask, joined)[1] <= 1:
+        return mask
+    ranked = np.sort(flat[np.isfinite(flat)])[::-1]
+    low, high = count, min(2 * count, len(ranked))
+    best = mask
+    while low <= high:  # pieces only grow as the level falls
+        middle = (low + high) // 2
+        labels, _ = ndimage.label(values >= ranked[middle - 1], joined)
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        piece = labels == sizes.argmax()
+        if abs(int(piece.sum()) - count) <= abs(int(best.sum()) - count) or best is mask:
+            best = piece
+        if piece.sum() >= count:
+            high = middle - 1
+        else:
+            low = middle + 1
+    return best

@@ -1,0 +1,239 @@
+"""Sources of lesion shapes: deformed ellipsoids, a library of real shapes, the user's mask."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+from scipy.interpolate import RectBivariateSpline
+
+from tools.shapes.library import radiologist_items, read_label, read_library
+from tools.shapes.shape import LabelShape, OriginalMask, Place, Shape, shape_from_mask
+
+__all__ = [
+    "EllipsoidShapes",
+    "LibraryShapes",
+    "MaskFileShape",
+    "Place",
+    "Shape",
+    "ShapeSource",
+]
+
+# Base radius in mm -> range of the displacement of a control point in mm (four tumour classes).
+DEFORMATION_MM = {4: (0.5, 1.0), 8: (1.0, 2.0), 16: (3.0, 6.0), 32: (5.0, 10.0)}
+SEMI_AXIS_FACTOR = (0.75, 1.25)
+NEIGHBOURS = 16
+
+
+class ShapeSource(Protocol):
+    """Anything that draws lesion shapes of a wanted size."""
+
+    def draw(
+        self, diameter_mm: Any, rng: np.random.Generator, place: Place | None = None
+    ) -> Shape | LabelShape:
+        """Return a shape of a size, for a place.
+
+        Args:
+            diameter_mm: what the organ's table means by it; in a box one number, in a wall the
+                smallest and the largest.
+            rng: source of chance.
+            place: where it will lie.
+        """
+        ...
+
+
+class EllipsoidShapes:
+    r"""Ellipsoids with independent semi-axes, deformed in three planes.
+
+    Semi-axes :math:`a_i = r\,u_i`, :math:`u_i \sim U(0.75, 1.25)`, then for the planes (0,1),
+    (1,2), (0,2) a displacement given at 3 x 3 control points over four semi-axes by
+    :math:`N(0, \sigma)` and interpolated by a spline. Deviates from the paper: the semi-axes are
+    continuous instead of whole millimetres, :math:`\sigma` is interpolated between its four size
+    classes, and the result is scaled to the wanted volume.
+
+    References:
+        DiffTumor, Chen et al., CVPR 2024. https://arxiv.org/abs/2402.19470
+
+    Args:
+        deformation: factor on :math:`\sigma`; 0 gives plain ellipsoids.
+
+    Example:
+        >>> shape = EllipsoidShapes().draw(10.0, np.random.default_rng(0))
+        >>> abs(float(shape.mask.sum()) / shape.volume_mm3 - 1) < 0.01
+        True
+    """
+
+    def __init__(self, deformation: float = 1.0) -> None:
+        if deformation < 0:
+            raise ValueError(f"deformation must be >= 0, got {deformation}")
+        self.deformation = deformation
+
+    def draw(
+        self, diameter_mm: float, rng: np.random.Generator, place: Place | None = None
+    ) -> Shape:
+        """Return a new ellipsoid.
+
+        Args:
+            diameter_mm: diameter of the sphere with the same volume, > 0.
+            rng: source of randomness.
+            place: not used.
+
+        Raises:
+            ValueError: if ``diameter_mm`` is not positive.
+        """
+        _check_diameter(diameter_mm)
+        radius = diameter_mm / 2
+        semi_axes = radius * rng.uniform(*SEMI_AXIS_FACTOR, size=3)
+        step = radius / 12  # finer than the 1 mm window: small lesions have few voxels there
+        half = np.ceil(2 * semi_axes / step).astype(int)
+        points = np.stack(
+            np.meshgrid(*[np.arange(-n, n + 1) * step for n in half], indexing="ij")
+        ).astype(np.float64)
+        sigma = self.deformation * _displacement_mm(radius, rng)
+        for a, b in ((0, 1), (1, 2), (0, 2)):
+            shift = rng.normal(0.0, sigma, size=(2, 3, 3)) if sigma > 0 else np.zeros((2, 3, 3))
+            knots = [np.linspace(-2 * semi_axes[c], 2 * semi_axes[c], 3) for c in (a, b)]
+            moved = [RectBivariateSpline(*knots, s, kx=2, ky=2) for s in shift]
+            # Points beyond the control points take the displacement of the nearest one.
+            u, v = (np.clip(points[c], k[0], k[-1]) for c, k in zip((a, b), knots, strict=True))
+            delta = [spline.ev(u, v) for spline in moved]
+            points[a] += delta[0]
+            points[b] += delta[1]
+        inside = np.square(points / semi_axes[:, None, None, None]).sum(axis=0) <= 1
+        affine = np.diag([step, step, step, 1.0])
+        return shape_from_mask(_largest_piece(inside), affine, "ellipsoid", diameter_mm)
+
+
+class LibraryShapes:
+    """Real lesion shapes: one near the wanted size, turned about z, mirrored, scaled exactly.
+
+    One of the 16 shapes nearest in size is taken, so that its roughness is that of the size.
+
+    Args:
+        source: folder of label NIfTIs, datalist.json (its "training" labels), .npz with packed
+            masks (``masks_packed``, ``mask_shape``; only ``split == "train"`` if it has one), or a
+            list of masks at 1 mm isotropic. None: nodules outlined by radiologists, from the
+            optional contour package.
+        seed: chooses among the radiologists' nodules.
+
+    Raises:
+        ValueError: if ``source`` cannot be read or holds no lesion.
+
+    Example:
+        >>> cube = np.zeros((20, 20, 20), bool)
+        >>> cube[5:15, 5:15, 5:15] = True
+        >>> shape = LibraryShapes([cube]).draw(12.0, np.random.default_rng(0))
+        >>> round(float(shape.mask.sum())) == round(shape.volume_mm3)
+        True
+    """
+
+    def __init__(
+        self, source: str | Path | Sequence[np.ndarray] | None = None, seed: int = 0
+    ) -> None:
+        if source is None:
+            self.items = radiologist_items(seed)
+        elif isinstance(source, str | Path):
+            self.items = read_library(Path(source))
+        else:
+            self.items = [(np.asarray(m) > 0, np.eye(4), str(n)) for n, m in enumerate(source)]
+        self.items = [item for item in self.items if item[0].any()]
+        if not self.items:
+            raise ValueError(f"source must hold at least one lesion mask, got none in {source}")
+        volumes = [m.sum() * abs(np.linalg.det(a[:3, :3])) for m, a, _ in self.items]
+        self.diameters_mm = np.cbrt(6 / np.pi * np.array(volumes))
+
+    def draw(
+        self, diameter_mm: float, rng: np.random.Generator, place: Place | None = None
+    ) -> Shape:
+        """Return a shape of the library in a random pose.
+
+        Args:
+            diameter_mm: diameter of the sphere with the same volume, > 0.
+            rng: source of randomness.
+            place: not used.
+
+        Raises:
+            ValueError: if ``diameter_mm`` is not positive.
+        """
+        _check_diameter(diameter_mm)
+        order = np.argsort(np.abs(np.log(self.diameters_mm / diameter_mm)), kind="stable")
+        mask, affine, name = self.items[int(rng.choice(order[:NEIGHBOURS]))]
+        angle = rng.uniform(0, 2 * np.pi)
+        cosine, sine = np.cos(angle), np.sin(angle)
+        turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+        turn = turn @ np.diag(rng.choice([-1.0, 1.0], size=3))
+        return shape_from_mask(mask, affine, f"library:{name}", diameter_mm, turn)
+
+
+class MaskFileShape:
+    """The user's mask; all positive voxels are one lesion.
+
+    On its own grid, at its own place and size the mask is used voxel by voxel.
+
+    Args:
+        path: NIfTI file; its name is recorded.
+        content: mask and affine, where they are in memory; None: they are read.
+
+    Attributes:
+        point_mm: centroid in RAS mm: the site that leaves the mask where it lies.
+        diameter_mm: diameter of the sphere with the volume of the mask.
+
+    Raises:
+        ValueError: if the file is missing, not three-dimensional or empty.
+    """
+
+    def __init__(
+        self, path: str | Path, content: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> None:
+        self.path = Path(path)
+        mask, self.affine = read_label(self.path) if content is None else content
+        if not mask.any():
+            raise ValueError(f"path must hold a mask with positive voxels, got none in {path}")
+        self._mask = mask > 0
+        own = shape_from_mask(self._mask, self.affine, f"mask:{self.path.name}")
+        x, y, z = nib.affines.apply_affine(self.affine, ndimage.center_of_mass(self._mask))
+        self.point_mm, self.diameter_mm = (float(x), float(y), float(z)), own.diameter_mm
+        original = OriginalMask(self._mask, self.affine, self.point_mm)
+        self._own = replace(own, original=original)
+
+    def draw(
+        self,
+        diameter_mm: float | None = None,
+        rng: np.random.Generator | None = None,
+        place: Place | None = None,
+    ) -> Shape:
+        """Return the mask, scaled to a size if one is given; no randomness is used.
+
+        Args:
+            diameter_mm: diameter of the sphere with the wanted volume; None keeps the size.
+            rng: not used; there to be called like the other sources.
+            place: not used, likewise.
+
+        Raises:
+            ValueError: if ``diameter_mm`` is not positive.
+        """
+        if diameter_mm is None or np.isclose(diameter_mm, self.diameter_mm):
+            return self._own
+        return shape_from_mask(self._mask, self.affine, self._own.source, diameter_mm)
+
+
+def _check_diameter(diameter_mm: float) -> None:
+    if not (np.isfinite(diameter_mm) and diameter_mm > 0):
+        raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
+
+
+def _displacement_mm(radius: float, rng: np.random.Generator) -> float:
+    """Draw the displacement of the size class; below the smallest it shrinks with the radius."""
+    radii = list(DEFORMATION_MM)
+    low, high = (np.interp(radius, radii, [v[n] for v in DEFORMATION_MM.values()]) for n in (0, 1))
+    return float(rng.uniform(low, high) * min(1.0, radius / radii[0]))
+
+
+def _largest_piece(mask: np.ndarray) -> np.ndarray:
+    labels, count = ndimage.label(mask)
+    if count <= 1:
+        return mask
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])

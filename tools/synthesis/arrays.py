@@ -1,0 +1,194 @@
+"""Lesions for an image in memory, in one call."""
+
+from __future__ import annotations
+
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from tools.bundle import Bundle
+from tools.synthesis.cases import Case
+from tools.synthesis.records import ScanRecord
+from tools.synthesis.scan import Scan
+from tools.synthesis.texturers import Texturer, load_texturer
+
+__all__ = ["open_synthesizer", "synthesize"]
+
+NAME = "image"
+SAMPLER = {"steps": "num_inference_steps", "jump_length": "jump_length"}
+SAMPLER |= {"jump_n_sample": "jump_n_sample"}
+
+
+def synthesize(
+    image: Any,
+    affine: Any = None,
+    mask: Any = None,
+    organ: Any = None,
+    texture: str | None = None,
+    diameter_mm: Any = None,
+    bundle: str | Path = "lefusion_lidc",
+    seed: int = 0,
+    device: str = "auto",
+    weights: str | Path | None = None,
+    **options: Any,
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Put lesions into an image in memory, by the same path as ``python -m tools synthesize``.
+
+    Args:
+        image: in its own units (HU of CT), ``(H, W, D)`` or ``(1, H, W, D)``: numpy, torch or
+            MetaTensor.
+        affine: voxel index to RAS mm, 4x4; None: that of the MetaTensor.
+        mask: where the lesion is, on the image's grid, in place of a drawn shape; None: one is
+            drawn.
+        organ: where lesions may lie (of a heart its label map), on the image's grid; None: it is
+            found, if the organ of the bundle can be.
+        texture: as of the command; None: the bundle's default.
+        diameter_mm: likewise.
+        bundle: name or folder.
+        seed: the same seed gives the same voxels.
+        device: auto, cpu, cuda or cuda:N.
+        weights: others than the bundle's.
+        options: more of the command's, such as ``count=2`` or ``shape="ellipsoid"``.
+
+    Returns:
+        The image with lesions, of the type and shape of the input; the label, alike (uint8); and
+        the record, as in ``lesions.json``.
+
+    Raises:
+        ValueError: naming the argument that breaks its rule, or that the bundle does not take.
+
+    Example:
+        >>> from tools.phantoms.chest_ct import chest_ct
+        >>> chest = chest_ct(seed=0)
+        >>> found, label, record = synthesize(
+        ...     chest.image, chest.affine, organ=chest.lung_mask, count=1, diameter_mm=10,
+        ...     shape="ellipsoid", texture="solid", steps=2, device="cpu",
+        ... )
+        >>> bool((found[label == 0] == chest.image[label == 0]).all()), len(record["lesions"])
+        (True, 1)
+    """
+    plain, affine = _plain(image, affine)
+    wanted = {"texture": texture, "diameter_mm": diameter_mm, "seed": seed, **options}
+    opened = open_synthesizer(bundle, device, weights, wanted, shared=True)
+    if mask is not None:
+        opened.parser["shapes"] = _mask_source(opened, _on_grid("mask", mask, plain), affine)
+        opened.parser["count"] = 1
+    job = opened.get("synthesizer")
+    given = None if organ is None else _as_nifti(_on_grid("organ", organ, plain), affine)
+    scan, case = Scan(_as_nifti(plain, affine)), Case(NAME, Path(NAME), organ_mask=given)
+    rng = np.random.default_rng([job.seed, zlib.crc32(NAME.encode())])
+    plan = job.plan(scan, case, rng, "error")
+    (result,) = job.finish([plan])
+    record = ScanRecord(
+        name=NAME,
+        sha256=scan.sha256,
+        spacing_mm=scan.spacing_mm,
+        shape=scan.nifti.shape,
+        bundle=job.texturer.record,
+        lesions=result.records,
+        organ_mask=plan.organ,
+        notes=plan.notes,
+    )
+    return _like(image, result.stored), _like(image, result.label, np.uint8), record.to_dict()
+
+
+def open_synthesizer(
+    bundle: str | Path,
+    device: str | torch.device = "auto",
+    weights: str | Path | None = None,
+    options: dict[str, Any] | None = None,
+    shared: bool = False,
+) -> Bundle:
+    """Return a bundle with options set as keys of its ``synthesize.json``.
+
+    Args:
+        bundle: name or folder.
+        device: see :func:`tools.bundle.choose_device`.
+        weights: others than the bundle's.
+        options: of the command; None keeps the bundle's value.
+        shared: keep the network for the next call.
+
+    Raises:
+        ValueError: if an option is none of the bundle's.
+    """
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    changes = {f"displayable_configs#{SAMPLER[k]}": given.pop(k) for k in SAMPLER if k in given}
+    opened = Bundle(bundle, device, weights=weights, required=("synthesizer",))
+    known = opened.parser.get("displayable_configs", {})
+    for key, value in [*given.items(), *changes.items()]:
+        name = key.rpartition("#")[2]
+        if name not in (known if "#" in key else opened.parser.get()):
+            option = next((k for k, v in SAMPLER.items() if v == name), name)
+            raise ValueError(
+                f"{option} does not go with bundle {opened.folder.name}, got {value!r}"
+            )
+        opened.parser[key] = value
+    opened.parser["displayable_configs#texture"] = "none"
+    if shared and opened.parser.get("texturer", {}).get("network"):
+        overrides = tuple((key.rpartition("#")[2], value) for key, value in changes.items())
+        opened.parser["texturer"] = _texturer(
+            str(opened.folder), str(opened.device), str(opened.weights), overrides
+        )
+    return opened
+
+
+@lru_cache(maxsize=4)
+def _texturer(bundle: str, device: str, weights: str, overrides: tuple) -> Texturer:
+    return load_texturer(bundle, device, dict(overrides), weights)
+
+
+def _mask_source(opened: Bundle, mask: np.ndarray, affine: np.ndarray) -> Any:
+    from tools.shapes import MaskFileShape, MaskFileWallShape
+
+    organ = opened.get("organ_table")
+    if organ.chart == "wall":
+        return MaskFileWallShape(NAME, organ, (mask.astype(np.uint8), affine))
+    return MaskFileShape(NAME, (mask.astype(np.uint8), affine))
+
+
+def _plain(image: Any, affine: Any) -> tuple[np.ndarray, np.ndarray]:
+    if affine is None:
+        if not isinstance(image, MetaTensor):
+            raise ValueError(
+                "affine must be given where the image is no MetaTensor, got none with a "
+                f"{type(image).__name__}"
+            )
+        affine = image.affine
+    values = torch.as_tensor(image).detach().cpu()
+    array = (values.as_tensor() if isinstance(values, MetaTensor) else values).numpy()
+    if array.ndim == 4 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != 3:
+        raise ValueError(f"image must have shape (H, W, D) or (1, H, W, D), got {array.shape}")
+    return array, np.asarray(affine, np.float64)
+
+
+def _on_grid(name: str, mask: Any, image: np.ndarray) -> np.ndarray:
+    array = np.asarray(torch.as_tensor(mask).detach().cpu())
+    if array.ndim == 4 and array.shape[0] == 1:
+        array = array[0]
+    if array.shape != image.shape:
+        raise ValueError(f"{name} must have the image's shape {image.shape}, got {array.shape}")
+    return array.astype(np.uint8) if array.dtype == bool else array
+
+
+def _as_nifti(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    if array.dtype in (np.int64, np.float16):
+        array = array.astype(np.int32 if array.dtype == np.int64 else np.float32)
+    return nib.Nifti1Image(array, affine, dtype=array.dtype)
+
+
+def _like(image: Any, values: np.ndarray, dtype: Any = None) -> Any:
+    """Return values as an array or tensor of the kind, shape, type and device of another."""
+    if not isinstance(image, torch.Tensor):
+        array = np.asarray(image)
+        return values.reshape(array.shape).astype(array.dtype if dtype is None else dtype)
+    tensor = torch.from_numpy(np.ascontiguousarray(values)).reshape(image.shape).to(image.device)
+    tensor = tensor.to(image.dtype if dtype is None else torch.uint8)
+    return MetaTensor(tensor, affine=image.affine) if isinstance(image, MetaTensor) else tensor

@@ -1,0 +1,234 @@
+"""Catalogues of textures: histograms of training lesions by subtype, and files that users bring."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tools.transforms.histogram import normalize_blocks
+
+__all__ = [
+    "SUBTYPES_FILE",
+    "Subtype",
+    "SubtypeLibrary",
+    "read_subtypes",
+    "read_textures",
+]
+
+SUBTYPES_FILE = "subtypes.json"
+Presets = dict[str, dict[str, Any]]
+NEAR = 0.25  # spread of the sizes taken for near, in natural logarithms of the diameter
+
+
+@dataclass(frozen=True)
+class Subtype:
+    """Training lesions of one subtype.
+
+    Args:
+        number: of the subtype in the model's condition.
+        frequency: share of the training lesions.
+        diameters_mm: of the n lesions of the library, spheres of their volume.
+        histograms: of the same lesions, ``(n, bins)``, rows sum to 1.
+        medoid: the histogram nearest to all others, ``(bins,)``.
+    """
+
+    number: int
+    frequency: float
+    diameters_mm: np.ndarray
+    histograms: np.ndarray
+    medoid: list[float]
+
+    def draw(self, diameter_mm: float | None, rng: np.random.Generator) -> list[float]:
+        """Return the histogram of one lesion, those near in size being the likely ones.
+
+        Size and histogram belong together: a small lesion is all rim. The chance of a lesion falls
+        as a Gaussian of the logarithm of the two diameters' ratio.
+
+        Args:
+            diameter_mm: of the lesion to make; None: any size.
+            rng: source of chance.
+        """
+        weights = np.ones(len(self.diameters_mm))
+        if diameter_mm is not None:
+            far = np.log(self.diameters_mm / diameter_mm) ** 2
+            # from the nearest on, so that a size that training never saw has a neighbour too
+            weights = np.exp(-(far - far.min()) / (2 * NEAR**2))
+        return self.histograms[rng.choice(len(weights), p=weights / weights.sum())].tolist()
+
+
+class SubtypeLibrary(dict[str, Subtype]):
+    """Subtypes by name, in the order of their numbers."""
+
+    @property
+    def presets(self) -> dict[str, dict[str, Any]]:
+        """Medoid and frequency of each subtype in the form of texture presets."""
+        return {
+            name: {"histogram": subtype.medoid, "weight": subtype.frequency}
+            for name, subtype in self.items()
+        }
+
+
+def read_subtypes(path: str | Path) -> SubtypeLibrary:
+    """Return the library of a ``subtypes.json``, checked.
+
+    Args:
+        path: JSON with ``bins`` and ``subtypes: {name: {"number", "frequency", "diameters_mm",
+            "histograms", "medoid"}}``, as the command ``subtypes`` writes it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a key is missing or a value breaks its rule.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"subtypes must be an existing JSON file, got {path}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        bins, entries = int(content["bins"]), dict(content["subtypes"])
+        library = SubtypeLibrary({k: _read_subtype(k, v, bins, path) for k, v in entries.items()})
+    except KeyError as error:
+        raise ValueError(f"subtypes file {path} must have every key, got none of {error}") from None
+    if not library or sum(subtype.frequency for subtype in library.values()) <= 0:
+        raise ValueError(f"subtypes file {path} must hold a subtype with a frequency above 0")
+    if len({subtype.number for subtype in library.values()}) < len(library):
+        raise ValueError(f"numbers of subtypes file {path} must differ, got {list(library)}")
+    return library
+
+
+def _read_subtype(name: str, entry: Mapping[str, Any], bins: int, path: Path) -> Subtype:
+    rows = np.asarray([*entry["histograms"], entry["medoid"]], dtype=float)
+    diameters = np.asarray(entry["diameters_mm"], dtype=float)
+    if rows.ndim != 2 or rows.shape[1] != bins or rows.min() < 0 or (rows.sum(1) <= 0).any():
+        raise ValueError(
+            f"histograms of {name!r} in {path} must be rows of {bins} non-negative numbers, not "
+            f"all 0, got shape {rows.shape}"
+        )
+    if diameters.shape != (len(rows) - 1,) or len(rows) < 2 or not (diameters > 0).all():
+        raise ValueError(
+            f"diameters_mm of {name!r} in {path} must be one number above 0 for each of "
+            f"{len(rows) - 1} histograms, got {entry['diameters_mm']}"
+        )
+    frequency, number = float(entry["frequency"]), int(entry["number"])
+    if frequency < 0 or number < 0:
+        raise ValueError(
+            f"frequency and number of {name!r} in {path} must be at least 0, got {frequency:g} "
+            f"and {number}"
+        )
+    rows = np.array([normalize_blocks(row) for row in rows])
+    return Subtype(number, frequency, diameters, rows[:-1], rows[-1].tolist())
+
+
+def read_textures(path: str | Path, bins: int, window_hu: Sequence[float] | None = None) -> Presets:
+    """Return the histograms of a JSON file by name, each with its weight.
+
+    Args:
+        path: a list of numbers; ``{"histogram": [...]}``; or presets, ``{name: {"histogram": [...],
+            "weight": w}}``, bare or under ``presets`` as in a bundle's ``histograms.json``. A
+            histogram without a name is called as the file; a missing weight is 1.
+        bins: length that a histogram must have.
+        window_hu: the model's window; a file that states another one is refused.
+
+    Returns:
+        ``{name: {"histogram": numbers that sum to 1, "weight": w}}``, with ``"tissue"`` (two
+        levels) where an entry states it, and then with the ``"gain"`` of the file if there is one,
+        see :func:`tools.transforms.tissue.adapt_histogram`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds nothing of the kind; the message has name, rule and value.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "mine.json"
+        ...     _ = path.write_text('{"pale": {"histogram": [3, 1], "weight": 2}}')
+        ...     read_textures(path, bins=2)
+        {'pale': {'histogram': [0.75, 0.25], 'weight': 2.0}}
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"texture must be an existing JSON file, got {path}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"texture file must be JSON, got {path} ({error})") from error
+    if isinstance(content, list):
+        content = {"histogram": content}
+    if not isinstance(content, dict) or not content:
+        raise ValueError(
+            f"texture file must hold a histogram or named histograms, got {content} in {path}"
+        )
+    _check_window(path, content.get("window_hu"), window_hu)
+    entries = {path.name: content} if "histogram" in content else content.get("presets", content)
+    if not isinstance(entries, dict) or not entries:
+        raise ValueError(f"presets of texture file {path} must be named histograms, got {entries}")
+    presets = {name: _read_entry(path, name, entry, bins) for name, entry in entries.items()}
+    _read_tissue(path, content, entries, presets)
+    if sum(preset["weight"] for preset in presets.values()) <= 0:
+        raise ValueError(f"weights of texture file {path} must not all be 0, got {list(presets)}")
+    return presets
+
+
+def _read_tissue(
+    path: Path, content: Mapping[str, Any], entries: Mapping[str, Any], presets: Presets
+) -> None:
+    """Add to the presets what the file says of the tissue round them."""
+    gain = content.get("gain")
+    if gain is not None and not (isinstance(gain, int | float) and 0 <= gain <= 1):
+        raise ValueError(f"gain of texture file {path} must be in 0..1, got {gain!r}")
+    for name, entry in entries.items():
+        if "tissue" not in entry:
+            continue
+        tissue = _numbers(entry["tissue"])
+        if tissue is None or tissue.shape != (2,):
+            raise ValueError(
+                f"tissue of {name!r} in texture file {path} must be the levels of myocardium and "
+                f"blood, got {entry['tissue']}"
+            )
+        presets[name]["tissue"] = tissue.tolist()
+        presets[name] |= {} if gain is None else {"gain": float(gain)}
+
+
+def _check_window(path: Path, stated: Any, window_hu: Sequence[float] | None) -> None:
+    if stated is None or window_hu is None:
+        return
+    numbers = _numbers(stated)
+    if numbers is None or numbers.tolist() != [float(v) for v in window_hu]:
+        raise ValueError(
+            f"window_hu of texture file {path} must be the model's {list(window_hu)}, got {stated}"
+        )
+
+
+def _read_entry(path: Path, name: str, entry: Any, bins: int) -> dict[str, Any]:
+    """Return one histogram that sums to 1, with its weight."""
+    if not isinstance(entry, Mapping) or "histogram" not in entry:
+        raise ValueError(f"{name!r} of texture file {path} must have a histogram, got {entry}")
+    values = _numbers(entry["histogram"])
+    if values is None or values.shape != (bins,) or values.min() < 0 or values.sum() <= 0:
+        raise ValueError(
+            f"histogram of {name!r} in texture file {path} must be {bins} non-negative finite "
+            f"numbers, not all 0, got {entry['histogram']}"
+        )
+    weight = _numbers(entry.get("weight", 1.0))
+    if weight is None or weight.shape != () or weight < 0:
+        raise ValueError(
+            f"weight of {name!r} in texture file {path} must be a number of at least 0, "
+            f"got {entry['weight']}"
+        )
+    return {"histogram": (values / values.sum()).tolist(), "weight": float(weight)}
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """Return finite numbers as an array, or None for anything else."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of unequal length
+        return None
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        return None
+    return array.astype(float)

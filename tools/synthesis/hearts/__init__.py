@@ -1,1 +1,0 @@
-"""Infarcts in hearts: thick slices, shapes in the wall, several classes in one window."""

@@ -1,0 +1,299 @@
+"""One lesion on its way from the wish to the voxels: placed, shaped, sampled, pasted, recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from nibabel.affines import apply_affine
+
+from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
+from tools.organs.organ import Organ
+from tools.synthesis.records import LesionRecord
+from tools.synthesis.textures import Texture
+from tools.synthesis.view import BlendZone, Canvas, CropView, HuWindow, View, Window
+from tools.transforms.window import paste_window
+
+__all__ = ["Lesion", "SynthesisResult", "WindowJob", "composite"]
+
+Box = tuple[slice, slice, slice]
+
+
+class WindowJob(NamedTuple):
+    """A window that a model is asked to fill.
+
+    Attributes:
+        image: scan in its own units on the model's grid, ``(H, W, D)``.
+        lesion_mask: True inside the lesion, same shape; or one such mask per class, stacked.
+        histogram: requested histogram, or None for no control.
+        seed: of the sampler's noise.
+        window: intensities that the model sees as -1 and 1; None: the bundle's.
+        subtype: number of the lesion's subtype; -1: none.
+    """
+
+    image: np.ndarray
+    lesion_mask: np.ndarray
+    histogram: Sequence[float] | None
+    seed: int
+    window: Sequence[float] | None = None
+    subtype: int = -1
+
+
+class SynthesisResult(NamedTuple):
+    """A scan with lesions.
+
+    Attributes:
+        stored: the scan's stored values, changed inside the label (or its margin) only.
+        label: uint8, 0 background, the values of the organ's parts and lesion classes.
+        records: one per lesion class, in the order of the lesions.
+    """
+
+    stored: np.ndarray
+    label: np.ndarray
+    records: list[LesionRecord]
+
+
+@dataclass
+class Lesion:
+    """One lesion of one or several classes.
+
+    Args:
+        canvas: on which it lies.
+        organ: its table.
+        number: of the lesion in its scan, from 1.
+        point_mm: its site, RAS mm; None where its shape decides.
+        diameter_mm: asked for; None where a mask decides.
+        source: of its shape.
+        masks: True inside each class, ``(K, i, j, k)``, within ``box``.
+        box: where ``masks`` lie on the canvas.
+        texture: what it shall look like.
+        window: what the model sees of it.
+        view: that cut the window.
+        seed: of the sampler, of the next attempt.
+        values: of the best attempt: by class, or of a margin the change at each voxel of ``zone``.
+        achieved: bins of its histograms, by class.
+        divergences: from the ones requested.
+        jsd: mean of the divergences, infinite before any attempt.
+        best_seed: that made it.
+        attempts: samples so far.
+        seconds: they took.
+    """
+
+    canvas: Canvas
+    organ: Organ
+    number: int
+    point_mm: tuple[float, ...] | None
+    diameter_mm: float | None
+    source: str
+    masks: np.ndarray
+    box: Box
+    texture: Texture
+    window: Window
+    view: View
+    seed: int
+    values: list[np.ndarray] = field(default_factory=list)
+    achieved: list[list[float]] = field(default_factory=list)
+    divergences: list[float] = field(default_factory=list)
+    jsd: float = float("inf")
+    best_seed: int = 0
+    attempts: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.present = [k for k, mask in enumerate(self.masks) if mask.any()]
+        self.zone: BlendZone | None = None
+        if self.view.margin_mm:
+            self.zone = BlendZone.around(
+                np.asarray(self.masks.any(0)),
+                self.box,
+                self.canvas.affine,
+                self.canvas.shape,
+                self.view.margin_mm,
+            )
+
+    @property
+    def job(self) -> WindowJob:
+        """What a model is asked for."""
+        window, texture = self.window, self.texture
+        scale = (window.scale.low, window.scale.high)
+        return WindowJob(
+            window.image, window.masks, texture.histogram, self.seed, scale, texture.subtype
+        )
+
+    def requested(self, k: int) -> list[float] | None:
+        """Return the bins asked for of a class, None for no control."""
+        if self.texture.histogram is None:
+            return None
+        return np.reshape(self.texture.histogram, (len(self.masks), -1))[k].tolist()
+
+    def offer(self, result: np.ndarray | None, bins: int) -> None:
+        """Keep what a window became if its histograms are the best so far.
+
+        They are measured on the scan's own grid.
+
+        Args:
+            result: sampled window, in the scan's units; None: the scan stays as it is.
+            bins: of the histogram of a class.
+        """
+        values, inside = self._read(result)
+        achieved, divergences = [], []
+        for k, part in zip(self.present, inside, strict=True):
+            row = torch.as_tensor(self.window.scale.scaled(part))[None]
+            found = intensity_histogram(row, torch.ones_like(row), bins)[0]
+            wanted, jsd = self.requested(k), 0.0
+            if wanted is not None:
+                jsd = jensen_shannon_divergence(found, torch.tensor(wanted)).item()
+            achieved.append(found.tolist())
+            divergences.append(jsd)
+        jsd = float(np.mean(divergences))
+        if jsd < self.jsd:
+            self.values, self.achieved, self.divergences = values, achieved, divergences
+            self.jsd, self.best_seed = jsd, self.seed
+
+    def _read(self, result: np.ndarray | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return what is kept of a window, and the values inside each class."""
+        canvas, grid = self.canvas, self.window.grid
+        if result is None:
+            image = canvas.turned(canvas.scan.image)[self.box]
+            values = [image[self.masks[k]] for k in self.present]
+            return values, values
+        like = canvas.turned(canvas.scan.stored)
+        if self.zone is None:
+            values = [
+                paste_window(like, canvas.affine, result, grid, self.masks[k], self.box)
+                for k in self.present
+            ]
+            return values, values
+        zone, limits = self.zone, self._limits()
+        change = result - np.clip(self.window.image, limits.low, limits.high)
+        part = paste_window(like, canvas.affine, change, grid, zone.inside, zone.box)
+        difference = zone.weight * part
+        before = np.asarray(canvas.turned(canvas.scan.image)[zone.box][zone.inside], np.float64)
+        return [difference], [_limited(before, difference, limits)[zone.lesion]]
+
+    def _limits(self) -> HuWindow:
+        return self.view.range if isinstance(self.view, CropView) else self.window.scale
+
+    def records(self, settings: Mapping[str, Any]) -> list[LesionRecord]:
+        """Return one record per class that the lesion has.
+
+        Args:
+            settings: of the sampler.
+        """
+        scale = self.window.scale
+        sampler = {
+            **settings,
+            "window_voxels": list(self.window.grid.size),
+            "intensity_range": [round(float(scale.low), 3), round(float(scale.high), 3)],
+            "margin_mm": self.view.margin_mm,
+        }
+        return [
+            self._record(n, k, {**sampler, "lesion": self.number})
+            for n, k in enumerate(self.present)
+        ]
+
+    def _record(self, n: int, k: int, sampler: dict[str, Any]) -> LesionRecord:
+        each, affine = self.organ.classes[k], self.canvas.affine
+        mask = self.masks[k]
+        volume = float(mask.sum() * abs(np.linalg.det(affine[:3, :3])))
+        whole = mask.copy()
+        for other, part in zip(self.organ.classes, self.masks, strict=True):
+            if other.inside == each.name:
+                whole |= part
+        return LesionRecord(
+            label=each.value,
+            class_name=each.name,
+            site_mm=[round(float(v), 3) for v in self._site(mask)],
+            diameter_mm=round(self.organ.measure_mm(whole, affine), 3),
+            diameter_kind=self.organ.diameter_kind,
+            volume_mm3=round(volume, 3),
+            texture=self.texture.name,
+            shape_source=self.source,
+            seed=self.best_seed,
+            diameter_requested_mm=(
+                None if each.inside or self.diameter_mm is None else round(self.diameter_mm, 3)
+            ),
+            histogram_requested=self.requested(k),
+            histogram_achieved=self.achieved[n],
+            histogram_jsd=None if self.texture.histogram is None else self.divergences[n],
+            sampler=sampler,
+            attempts=self.attempts,
+            seconds=round(self.seconds / len(self.present), 3),
+        )
+
+    def _site(self, mask: np.ndarray) -> Sequence[float]:
+        """Return the site; where the shape decided, the voxel nearest to the middle of the class.
+
+        A lesion of a wall bends round: its own middle can lie outside of it.
+        """
+        if self.organ.chart == "box" and self.point_mm is not None:
+            return self.point_mm
+        voxels = np.argwhere(mask) + [part.start for part in self.box]
+        nearest = voxels[np.linalg.norm(voxels - voxels.mean(0), axis=1).argmin()]
+        return apply_affine(self.canvas.affine, nearest).tolist()
+
+
+def composite(
+    canvas: Canvas, lesions: Sequence[Lesion], settings: Mapping[str, Any]
+) -> SynthesisResult:
+    """Put the best attempts into the scan; every voxel outside label and margin stays as it is.
+
+    Args:
+        canvas: on which the lesions lie.
+        lesions: sampled.
+        settings: of the sampler, for the records.
+    """
+    scan = canvas.scan
+    stored = scan.stored.copy(order="K")
+    label = np.zeros(canvas.shape, np.uint8)
+    if canvas.labels is not None:
+        label = canvas.labels.astype(np.uint8)
+    for lesion in lesions:
+        for k in lesion.present:
+            # indexing the box first keeps the cost at the lesion's size
+            label[lesion.box][lesion.masks[k]] = lesion.organ.values[k]
+    target = canvas.turned(stored)  # a view: what is written there goes to the scan
+    _paste(scan.stored_values, target, [each for each in lesions if each.zone is None])
+    _blend(canvas, target, label, [each for each in lesions if each.zone is not None])
+    records = [record for lesion in lesions for record in lesion.records(settings)]
+    return SynthesisResult(stored, canvas.back(label), records)
+
+
+def _paste(
+    stored_values: Callable[[np.ndarray], np.ndarray], target: np.ndarray, lesions: Sequence[Lesion]
+) -> None:
+    for lesion in lesions:
+        for k, values in zip(lesion.present, lesion.values, strict=True):
+            target[lesion.box][lesion.masks[k]] = stored_values(values)
+
+
+def _blend(
+    canvas: Canvas, target: np.ndarray, label: np.ndarray, lesions: Sequence[Lesion]
+) -> None:
+    """Add the changes of lesions with a margin."""
+    if not lesions:
+        return
+    places, changes = [], []
+    for lesion in lesions:
+        zone = lesion.zone
+        assert zone is not None
+        voxels = np.argwhere(zone.inside) + [part.start for part in zone.box]
+        # rings add up where they meet, but another lesion is as its own crop made it
+        mine = zone.lesion | (label[tuple(voxels.T)] == 0)
+        places.append(np.ravel_multi_index(tuple(voxels[mine].T), label.shape))
+        changes.append(lesion.values[0][mine])
+    found, inverse = np.unique(np.concatenate(places), return_inverse=True)
+    difference = np.bincount(inverse, np.concatenate(changes), len(found))
+    index = np.unravel_index(found, label.shape)
+    before = np.asarray(canvas.turned(canvas.scan.image)[index], np.float64)
+    limits = lesions[0]._limits()
+    target[index] = canvas.scan.stored_values(_limited(before, difference, limits))
+
+
+def _limited(before: np.ndarray, difference: np.ndarray, limits: HuWindow) -> np.ndarray:
+    """Return the sum, kept to the model's range; what lay beyond it may stay there."""
+    low, high = limits.low, limits.high
+    return np.clip(before + difference, np.minimum(before, low), np.maximum(before, high))
