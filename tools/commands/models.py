@@ -165,7 +165,7 @@ def evaluate(
             published_autoencoder.json; of the stage autoencoder only.
     """
     from tools.files import claimed
-    from tools.synthesis.bundles import find_bundle
+    from tools.bundle import find_bundle
 
     with claimed(out, ("results.json", "results.md", "results.png", "shapes.png")):
         if stage not in ("", "autoencoder"):

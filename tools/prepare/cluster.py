@@ -22,7 +22,7 @@ from tools.prepare.cluster_textures import (
     lesion_name,
     measure_textures,
 )
-from tools.synthesis.bundles import find_bundle
+from tools.bundle import find_bundle
 
 __all__ = ["PRESETS", "check_config_preset", "cluster_lesions", "cluster_names", "write_json"]
 

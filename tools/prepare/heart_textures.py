@@ -24,7 +24,7 @@ from tools.prepare.cluster_textures import (
     lesion_name,
 )
 from tools.prepare.heart_textures_figure import write_heart_figure
-from tools.synthesis.bundles import find_bundle
+from tools.bundle import find_bundle
 from tools.synthesis.generator import SliceSettings, scaled
 from tools.synthesis.hearts.pipeline import HeartWindow
 from tools.synthesis.scan import Scan
