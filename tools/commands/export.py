@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tools.commands.result import Result
@@ -23,7 +22,7 @@ def export_auto3dseg(
     overwrite: bool = False,
     dataset_dir: str | None = None,
     rename: str | None = None,
-    classes: str | Sequence[str] = "",
+    classes: str = "",
     modality: str | None = None,
     seed: int = 0,
     allow_synthetic_validation: bool = False,
@@ -63,7 +62,7 @@ def export_auto3dseg(
         *(dataset_dir, rename, classes, modality, folds, seed),
         *(keep_derived, allow_synthetic_validation),
     )
-    facts = run(str(synthetic), real, str(out), choice, copy, overwrite)
+    facts = run(synthetic, real, out, choice, copy, overwrite)
     next_step = (
         "next: python -m monai.apps.auto3dseg AutoRunner run "
         f"--input={facts['out']}/{INPUT_FILE} --work_dir=WORK --algos=segresnet"
@@ -84,7 +83,7 @@ def export_nnunet(
     overwrite: bool = False,
     dataset_dir: str | None = None,
     rename: str | None = None,
-    classes: str | Sequence[str] = "",
+    classes: str = "",
     modality: str | None = None,
     seed: int = 0,
     allow_synthetic_validation: bool = False,
@@ -127,7 +126,7 @@ def export_nnunet(
         *(keep_derived, allow_synthetic_validation),
     )
     facts = run(
-        *(str(synthetic), real, str(out), dataset_id, str(name), preprocessed),
+        *(synthetic, real, out, dataset_id, name, preprocessed),
         *(choice, copy, overwrite),
     )
     number = f"{dataset_id:03d}"
@@ -149,7 +148,7 @@ def export_nnunet(
 def _choice(
     dataset_dir: str | None,
     rename: str | None,
-    classes: str | Sequence[str],
+    classes: str,
     modality: str | None,
     folds: int,
     seed: int,
@@ -158,12 +157,10 @@ def _choice(
 ) -> ExportChoice:
     from tools.export.dataset import ExportChoice
 
-    # Fire reads "a,b" as a sequence, and 5 as a number
-    words = classes if isinstance(classes, list | tuple) else str(classes).split(",")
     return ExportChoice(
         dataset_dir=dataset_dir,
         rename=rename,
-        classes=tuple(str(word).strip() for word in words if str(word).strip()),
+        classes=tuple(name.strip() for name in classes.split(",") if name.strip()),
         modality=modality,
         folds=folds,
         seed=seed,

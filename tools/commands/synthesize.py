@@ -16,16 +16,16 @@ def synthesize(
     out: str,
     bundle: str = "lefusion_lidc",
     count: int | None = None,
-    texture: str | Sequence[str] = "mixed",
-    diameter_mm: float | Sequence[float] | None = None,
+    texture: str = "mixed",
+    diameter_mm: float | tuple[float, float] | None = None,
     shape: str = "diffmask",
     spiculation: float | None = None,
     lobulation: float | None = None,
-    no_reflow_share: float | Sequence[float] | None = None,
-    site: Sequence[float] | None = None,
+    no_reflow_share: float | tuple[float, float] | None = None,
+    site: tuple[float, float, float] | None = None,
     placement: str = "mixed",
     erosion_mm: float | None = None,
-    lobe: str | Sequence[str] = "any",
+    lobe: str = "any",
     organ_mask: str | None = None,
     organ_source: str = "auto",
     organ_bundle: str | None = None,
@@ -128,8 +128,8 @@ def synthesize(
     from tools.synthesis.run import synthesize_scans
 
     rank = Rank.from_environment()
-    found = find_cases(str(scan), dataset_dir, series_uid, section)
-    require_apart(out, input_folders(str(scan), found))
+    found = find_cases(scan, dataset_dir, series_uid, section)
+    require_apart(out, input_folders(scan, found))
     cases = with_masks(found, organ_mask, lesion_mask)
     overrides = {
         "num_inference_steps": steps,
@@ -139,7 +139,7 @@ def synthesize(
     generator = LesionGenerator(bundle, rank.device(device), overrides)
     options = JobOptions(
         count=count,
-        texture=texture if isinstance(texture, str) else ",".join(texture),
+        texture=texture,
         diameter_mm=diameter_mm,
         shape=shape,
         spiculation=spiculation,

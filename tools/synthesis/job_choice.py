@@ -53,7 +53,7 @@ class JobOptions:
     spiculation: float | None = None
     lobulation: float | None = None
     no_reflow_share: Range = None
-    site: Sequence[float] | None = None
+    site: tuple[float, float, float] | None = None
     placement: str = "mixed"
     erosion_mm: float | None = None
     lobe: str | Sequence[str] = "any"
@@ -82,9 +82,9 @@ def _nodule_job(generator: LesionGenerator, options: JobOptions) -> Job:
     request = Request(
         3 if options.count is None else options.count,
         (low, high),
-        _site(options),
+        options.site,
         options.placement,
-        None if options.erosion_mm is None else _number("erosion_mm", options.erosion_mm),
+        options.erosion_mm,
         _lobe(options),
     )
     scores = ShapeOptions(options.spiculation, options.lobulation, options.device)
@@ -108,8 +108,7 @@ def _textures(generator: LesionGenerator, options: JobOptions) -> TextureChoice:
 
 def _lobe(options: JobOptions) -> tuple[str, ...] | None:
     given = options.lobe
-    # one word that looks like a number comes from the command line as a number
-    names = list(given) if isinstance(given, list | tuple) else str(given).split(",")
+    names = given.split(",") if isinstance(given, str) else list(given)
     if names == ["any"]:
         return None
     if str(options.shape).endswith((".nii", ".nii.gz")):
@@ -126,7 +125,7 @@ def _heart_job(generator: LesionGenerator, options: JobOptions) -> HeartJob:
     request = HeartRequest(
         diameter_mm=_two("diameter_mm", options.diameter_mm) or DIAMETER_MM,
         no_reflow_share=_two("no_reflow_share", options.no_reflow_share),
-        site_mm=_site(options),  # type: ignore[arg-type]
+        site_mm=options.site,
     )
     return HeartJob(
         generator,
@@ -155,15 +154,4 @@ def _two(name: str, value: Range) -> tuple[float, float] | None:
     numbers = value if isinstance(value, Sequence) else (value, value)
     if len(numbers) != 2 or isinstance(numbers, str):
         raise ValueError(f"{name} must be one number or two with a comma, got {value!r}")
-    return _number(name, numbers[0]), _number(name, numbers[1])
-
-
-def _number(name: str, value: float | str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, got {value!r}") from None
-
-
-def _site(options: JobOptions) -> tuple[float, ...] | None:
-    return None if options.site is None else tuple(float(v) for v in options.site)
+    return float(numbers[0]), float(numbers[1])
