@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tools.commands.result import Result
-
-if TYPE_CHECKING:
-    from tools.export.dataset import ExportChoice
 
 __all__ = ["export_auto3dseg", "export_nnunet"]
 
@@ -56,10 +51,11 @@ def export_auto3dseg(
     """
     from tools.export.auto3dseg import INPUT_FILE
     from tools.export.auto3dseg import export_auto3dseg as run
+    from tools.export.dataset import ExportChoice
     from tools.export.summary import describe
 
-    choice = _choice(
-        *(dataset_dir, rename, classes, modality, folds, seed),
+    choice = ExportChoice(
+        *(dataset_dir, rename, _names(classes), modality, folds, seed),
         *(keep_derived, allow_synthetic_validation),
     )
     facts = run(synthetic, real, out, choice, copy, overwrite)
@@ -118,11 +114,12 @@ def export_nnunet(
         seed: of the folds.
         allow_synthetic_validation: validate on synthetic cases if there are no real ones.
     """
+    from tools.export.dataset import ExportChoice
     from tools.export.nnunet import export_nnunet as run
     from tools.export.summary import describe
 
-    choice = _choice(
-        *(dataset_dir, rename, classes, modality, folds, seed),
+    choice = ExportChoice(
+        *(dataset_dir, rename, _names(classes), modality, folds, seed),
         *(keep_derived, allow_synthetic_validation),
     )
     facts = run(
@@ -145,25 +142,5 @@ def export_nnunet(
     return Result("\n".join(lines), facts)
 
 
-def _choice(
-    dataset_dir: str | None,
-    rename: str | None,
-    classes: str,
-    modality: str | None,
-    folds: int,
-    seed: int,
-    keep_derived: bool,
-    allow_synthetic_validation: bool,
-) -> ExportChoice:
-    from tools.export.dataset import ExportChoice
-
-    return ExportChoice(
-        dataset_dir=dataset_dir,
-        rename=rename,
-        classes=tuple(name.strip() for name in classes.split(",") if name.strip()),
-        modality=modality,
-        folds=folds,
-        seed=seed,
-        keep_derived=keep_derived,
-        allow_synthetic_validation=allow_synthetic_validation,
-    )
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, text.split(","))))
