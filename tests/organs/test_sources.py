@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-
-from tools.synthesis import organ_bundle, organ_masks
 from tools.synthesis.lobes import LUNG_CLASSES
 from tools.synthesis.organ_bundle import BUNDLE_VARIABLE, BundleOrgan
 from tools.synthesis.organ_masks import TotalSegmentatorOrgan, make_organ_source
+
+from tools.synthesis import organ_bundle, organ_masks
 from tools.synthesis.scan import Scan
 
 AFFINE = np.array([[-1, 0, 0, 9], [0, 0, 2, -4], [0, 1, 0, 3], [0, 0, 0, 1.0]])

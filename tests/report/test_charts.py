@@ -1,9 +1,9 @@
 """The histogram drawn has the heights of the fractions recorded."""
 
 import pytest
+from tools.synthesis.report.charts import CHART_HEIGHT, CHART_WIDTH, histogram_chart, number_text
 
 from tools.synthesis.records import LesionRecord
-from tools.synthesis.report.charts import CHART_HEIGHT, CHART_WIDTH, histogram_chart, number_text
 
 
 def record(asked: list[float] | None, got: list[float] | None) -> LesionRecord:

@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from tools.synthesis.report.page import write_report
 
 from tools.synthesis.records import BundleRecord, LesionRecord, ScanRecord, write_record
-from tools.synthesis.report.page import write_report
 
 AFFINE = np.array([[-0.8, 0, 0, 20.0], [0, -0.8, 0, 20.0], [0, 0, 2.5, -30.0], [0, 0, 0, 1]])
 SHAPE = (52, 50, 24)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine
 from scipy import ndimage
-
-from tools.synthesis.case_folder import describe_source
 from tools.synthesis.diffmask_shapes import DiffMaskShapes
 from tools.synthesis.level_set import Place
 from tools.synthesis.shape_generator import ShapeGenerator
 from tools.synthesis.shapes import EllipsoidShapes, LibraryShapes, ShapeSource
+
+from tools.synthesis.case_folder import describe_source
 from tools.transforms.shape_grid import ShapeWindow
 from tools.transforms.sphere import Sphere
 

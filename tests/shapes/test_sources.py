@@ -5,7 +5,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
-
 from tools.synthesis.level_set import Shape, ball_shape, shape_from_mask
 from tools.synthesis.shape_choice import make_shape_source
 from tools.synthesis.shapes import (
@@ -14,6 +13,7 @@ from tools.synthesis.shapes import (
     MaskFileShape,
     ShapeSource,
 )
+
 from tools.transforms.signed_distance import signed_distance
 
 DIAMETERS = [6.0, 10.0, 20.0, 30.0]

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-
-from tools.phantoms.heart_mr import heart_mr
 from tools.synthesis.hearts.registration import HeartLesion, move_lesion
 from tools.synthesis.hearts.request import Heart
+
+from tools.phantoms.heart_mr import heart_mr
 
 AFFINE = np.diag([-1.4, -1.4, 10.0, 1.0])
 
