@@ -21,6 +21,7 @@ RUNTIME = (
     "__init__.py",
     "checkpoints.py",
     "files.py",
+    "handlers.py",
     "losses",
     "packed_code.py",
     "prepare_batch.py",
