@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-__all__ = ["choose_device", "find_bundle", "load_network", "read_bundle", "resolved"]
+__all__ = [
+    "bundle_folders",
+    "choose_device",
+    "find_bundle",
+    "load_network",
+    "read_bundle",
+    "resolved",
+]
 
 
 def choose_device(name: str) -> torch.device:
@@ -29,17 +36,23 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def bundle_folders() -> list[Path]:
+    """Return where bundles lie: ``./bundles``, in an installed package, beside ``tools``."""
+    tools = Path(__file__).resolve().parents[1]
+    return [Path("bundles"), tools / "_bundles", tools.parent / "bundles"]
+
+
 def find_bundle(name_or_path: str) -> Path:
-    """Return the folder of a bundle: a path, or the name of one that lies beside ``tools``.
+    """Return the folder of a bundle: a path, or the name of one in :func:`bundle_folders`.
 
     Raises:
         FileNotFoundError: if there is none; the message lists those there are.
     """
-    beside = Path(__file__).resolve().parents[2] / "bundles"
-    for folder in (Path(name_or_path), beside / name_or_path):
-        if (folder / "configs" / "inference.json").is_file():
-            return folder
-    known = sorted(path.name for path in beside.glob("*") if (path / "configs").is_dir())
+    for folder in (Path(), *bundle_folders()):
+        if (folder / name_or_path / "configs" / "inference.json").is_file():
+            return folder / name_or_path
+    found = [path for folder in bundle_folders() for path in folder.glob("*/configs")]
+    known = sorted({path.parent.name for path in found})
     raise FileNotFoundError(
         f"bundle must be a bundle folder or one of {known}, got {name_or_path!r}"
     )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from tools.synthesis.bundles import bundle_folders
 from tools.synthesis.lobes import LUNG_CLASSES, numbered_lobes
 from tools.synthesis.scan import Scan
 
@@ -142,7 +143,7 @@ def find_organ_bundle(folder: str | Path | None = None) -> Path | None:
                 f"organ_bundle must hold configs/inference.json and metadata.json, got {named}"
             )
         return Path(named)
-    known = (Path(__file__).resolve().parents[2] / "bundles", Path(torch.hub.get_dir()) / "bundle")
+    known = (*bundle_folders(), Path(torch.hub.get_dir()) / "bundle")
     return next((path / BUNDLE_NAME for path in known if _is_bundle(path / BUNDLE_NAME)), None)
 
 
