@@ -33,18 +33,9 @@ RUNTIME = (
     "transforms",
 )
 # Named one by one, so that output/, eval/ and what people leave lying about never travel.
-PARTS = (
-    "LICENSE",
-    "configs",
-    "docs",
-    "large_files.json",
-    "large_files.yaml",
-    "large_files.yml",
-    "models",
-    "published_weights.json",
-    "published_weights.yaml",
-    "published_weights.yml",
-)
+LISTS = [f"published_weights.{suffix}" for suffix in ("json", "yaml", "yml")]
+PARTS = ("LICENSE", "configs", "docs", "models", *LISTS)
+PARTS += tuple(f"large_files.{suffix}" for suffix in ("json", "yaml", "yml"))
 REQUIRED = ("configs/metadata.json", "LICENSE", "models/model.pt")
 LARGEST_FILE_MB = 25  # the model zoo's limit; anything larger belongs in large_files.yml
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that the zip format knows
@@ -160,8 +151,7 @@ def listed_weights(folder: Path) -> set[str]:
         {'models/autoencoder_epoch273.pt'}
     """
     names = set()
-    lists = [folder / part for part in PARTS if part.startswith("published_weights.")]
-    for path in filter(Path.is_file, lists):
+    for path in filter(Path.is_file, (folder / name for name in LISTS)):
         try:
             entries = ConfigParser.load_config_file(path)["large_files"]
             # "./models/x.pt" is models/x.pt
