@@ -14,24 +14,19 @@ from scipy import ndimage
 
 from tests.dicom.dicom_case import as_mr, twelve_bits
 from tests.dicom_series import write_dicom_series
-from tests.synthesis.hearts.test_job import PRESET, HalfWall
-from tests.synthesis.hearts.test_pipeline import LevelGenerator
-from tests.synthesis.test_run import NoiseGenerator, contents
+from tests.synthesis.jobs import heart_job, lung_job
+from tests.synthesis.test_run import contents
 from tools.cli import main
 from tools.dicom import derived as dicom_out
 from tools.files import MARK
 from tools.phantoms.heart_mr import heart_mr
+from tools.report.page import PageReport
 from tools.synthesis.cases import Case, find_cases
-from tools.synthesis.hearts.job import HeartJob
-from tools.synthesis.hearts.shapes import HeartRequest
-from tools.synthesis.hearts.textures import HeartTextures
-from tools.synthesis.job import Job
-from tools.synthesis.plan import Request, TextureChoice
 from tools.synthesis.ranks import Rank
 from tools.synthesis.records import read_record
 from tools.synthesis.run import synthesize_scans
 from tools.synthesis.scan import Scan
-from tools.synthesis.shapes import EllipsoidShapes
+from tools.synthesis.synthesizer import Synthesizer
 
 Make = Callable[..., list[dict[str, Any]]]
 
@@ -79,16 +74,15 @@ def cases(tmp_path: Path) -> list[Case]:
 
 
 @pytest.fixture
-def job() -> Job:
-    generator = NoiseGenerator()
-    textures = TextureChoice("solid", generator.presets)
-    return Job(generator, Request(2, (6.0, 8.0)), EllipsoidShapes(), textures, max_attempts=1)
+def job() -> Synthesizer:
+    return lung_job(count=2)
 
 
 @pytest.fixture
-def make(cases: list[Case], job: Job) -> Make:
+def make(cases: list[Case], job: Synthesizer) -> Make:
     def run(out: Path, output_format: str = "dicom") -> list[dict[str, Any]]:
-        return synthesize_scans(cases, out, job, Rank(), output_format)
+        report = PageReport((-1000, 400))
+        return synthesize_scans(cases, out, job, Rank(), output_format, report)
 
     return run
 
@@ -132,12 +126,14 @@ def test_series_in_series_out(cases: list[Case], make: Make, tmp_path: Path) -> 
     assert "0 voxels" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_nifti_cases_are_completed_without_sampling(make: Make, job: Job, tmp_path: Path) -> None:
+def test_nifti_cases_are_completed_without_sampling(
+    make: Make, job: Synthesizer, tmp_path: Path
+) -> None:
     make(tmp_path / "once")
     out = tmp_path / "out"
     make(out, "nifti")
     assert not (out / "a" / "dicom").exists()
-    sampled = job.generator.sampled
+    sampled = job.texturer.sampled
     assert len(make(out)) == 2
     assert contents(out) == contents(tmp_path / "once")
     stamp = (out / "a" / "dicom" / "slice_0001.dcm").stat().st_mtime_ns
@@ -148,7 +144,7 @@ def test_nifti_cases_are_completed_without_sampling(make: Make, job: Job, tmp_pa
     assert (out / "a" / "dicom" / "slice_0001.dcm").stat().st_mtime_ns == stamp
     make(out, "nifti")  # what is there already stays
     assert contents(out) == contents(tmp_path / "once")
-    assert job.generator.sampled == sampled
+    assert job.texturer.sampled == sampled
 
 
 @pytest.mark.parametrize("finished", [False, True], ids=["new case", "case being completed"])
@@ -176,7 +172,7 @@ def test_interrupted_writing_leaves_no_half_series(
 
 
 def test_other_scans_and_formats_are_refused_before_any_work(
-    make: Make, job: Job, tmp_path: Path
+    make: Make, job: Synthesizer, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="output_format must be one of nifti, dicom, got 'nrrd'"):
         make(tmp_path / "out", "nrrd")
@@ -209,11 +205,7 @@ def test_heart_of_raw_values(tmp_path: Path, infarct: bool) -> None:
         as_mr(k, header)
 
     case = Case("h", write_scan(tmp_path / "h", scan, edit, 0.0), tmp_path / "organ.nii.gz")
-    generator = LevelGenerator()
-    generator.presets = {"moderate": PRESET}
-    textures = HeartTextures("moderate", generator.presets)
-    job = HeartJob(generator, HeartRequest(), HalfWall(), textures)
-    folder = synthesize_scans([case], tmp_path / "out", job, None, "dicom")[0]["folder"]
+    folder = synthesize_scans([case], tmp_path / "out", heart_job(), None, "dicom")[0]["folder"]
     after, label = Scan(folder / "dicom"), Scan(folder / "label.nii.gz").stored
     np.testing.assert_array_equal(after.stored, Scan(folder / "image.nii.gz").stored)
     assert pydicom.dcmread(folder / "dicom" / "slice_0001.dcm").Modality == "MR"

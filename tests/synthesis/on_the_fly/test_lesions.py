@@ -14,6 +14,7 @@ from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor
 from tests.synthesis.on_the_fly.sample import AFFINE, SIZE, sample, transform
 from tools.phantoms.heart_mr import heart_mr
 from tools.synthesis.on_the_fly import LesionCollate, OrganMaskd, SynthesizeLesiond
+from tools.synthesis.texturers import DiffusionTexturer
 
 
 @pytest.fixture(scope="module")

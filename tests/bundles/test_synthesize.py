@@ -1,0 +1,78 @@
+"""The main job as a workflow of the bundle: the same voxels from MONAI and from the command."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+
+from tests.synthesis.jobs import heart_scan
+from tests.synthesis.test_run import write_scans
+from tools.cli import main
+from tools.synthesis.records import read_record
+
+BUNDLES = {
+    "lefusion_lidc": {"window_size": [32, 32, 32]},  # a key that all must heed
+    "lefusion_emidec": {"window_size": [64, 64]},
+    "hr_ldm": {},
+    "diffmask": {},
+}
+KINDS = {"lefusion_emidec": "heart"}
+
+
+def scans(folder: Path, bundle: str) -> dict[str, str]:
+    if KINDS.get(bundle) == "heart":
+        scan, organ = heart_scan()
+        nib.save(scan.nifti, folder / "a_image.nii.gz")
+        nib.save(organ, folder / "a_lung.nii.gz")
+    else:
+        write_scans(folder, ("a",))
+    return {"scan": str(folder / "a_image.nii.gz"), "organ_mask": str(folder / "a_lung.nii.gz")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_bundle_run_and_the_command_write_the_same(tmp_path: Path, bundle: str) -> None:
+    given = scans(tmp_path, bundle)
+    steps = 50 if bundle == "hr_ldm" else 2
+    options: dict[str, Any] = {"seed": 3, "attempts": 1}
+    if bundle not in KINDS:
+        options |= {"count": 1, "diameter_mm": 7.0}
+    if bundle != "diffmask":
+        options |= {"displayable_configs#num_inference_steps": steps}
+    if bundle in ("lefusion_lidc", "hr_ldm"):
+        options["shape"] = "ellipsoid"
+    configs = [f"bundles/{bundle}/configs/{name}.json" for name in ("inference", "synthesize")]
+    workflow = ConfigWorkflow(
+        configs, workflow_type="infer", run_id="synthesizing", init_id=None, logging_file=False,
+        bundle_root=f"bundles/{bundle}", output_dir=str(tmp_path / "monai"),
+        device="$torch.device('cpu')", **given, **options,
+    )  # fmt: skip
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    words = [
+        "synthesize",
+        "--bundle",
+        bundle,
+        "--out",
+        str(tmp_path / "command"),
+        "--device",
+        "cpu",
+    ]
+    for key, value in (given | options).items():
+        name = {"displayable_configs#num_inference_steps": "steps"}.get(key, key)
+        words += [f"--{name}", str(value)]
+    assert main(words) == 0
+    for name in ("image", "label"):
+        one, other = (
+            np.asarray(nib.load(tmp_path / out / "a" / f"{name}.nii.gz").dataobj)
+            for out in ("monai", "command")
+        )
+        assert np.array_equal(one, other)
+    records = [read_record(tmp_path / out / "a" / "lesions.json") for out in ("monai", "command")]
+    assert records[0].request == records[1].request
+    assert len(records[0].lesions) >= 1
+    assert (tmp_path / "monai" / "datalist.json").is_file()
