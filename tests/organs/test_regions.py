@@ -1,143 +1,170 @@
-"""Lobes: read from the label maps that programs write, asked for by name, kept to by lesions."""
+"""Regions: read from the label maps that programs write, asked for by name, kept to by lesions."""
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
-from tests.synthesis.latent_stub import LatentStub
+from tools.organs import load_organ
+from tools.organs.sources import make_organ_source
+from tools.shapes import EllipsoidShapes, MaskFileShape
 from tools.synthesis.cases import Case
-from tools.synthesis.job import Job
-from tools.synthesis.job_choice import JobOptions, make_job
-from tools.synthesis.lobes import (
-    LOBES,
-    LUNG_CLASSES,
-    check_lobes,
-    lobe_region,
-    numbered_lobes,
-    read_lobes,
-)
-from tools.synthesis.organ_masks import RecipeOrgan
-from tools.synthesis.records import read_record
+from tools.synthesis.lesion import WindowJob
+from tools.synthesis.records import BundleRecord, read_record
 from tools.synthesis.run import synthesize_scans
+from tools.synthesis.synthesizer import Synthesizer
+from tools.synthesis.textures import Textures
+from tools.synthesis.view import CubeView
 
-SHAPE = (84, 60, 60)
-# right lung at low x (RAS), two lobes on each side here: upper above
-AFFINE = np.diag([1.5, 1.5, 1.5, 1.0])
-
-
-def make_lobes() -> np.ndarray:
-    """Two lungs of two lobes, numbered as LOBES."""
-    lobes = np.zeros(SHAPE, np.uint8)
-    for low, side in ((4, "right"), (46, "left")):
-        lobes[low : low + 34, 5:55, 5:30] = LOBES[f"{side}_lower"]
-        lobes[low : low + 34, 5:55, 30:55] = LOBES[f"{side}_upper"]
-    return lobes
-
-
-def write_case(folder: Path, lobes: np.ndarray) -> Case:
-    values = np.random.default_rng(0).normal(-850, 30, SHAPE)
-    values[lobes == 0] = 40
-    nib.save(nib.Nifti1Image(values.astype(np.int16), AFFINE), folder / "scan.nii.gz")
-    nib.save(nib.Nifti1Image(lobes, AFFINE), folder / "lobes.nii.gz")
-    return Case("scan", folder / "scan.nii.gz", folder / "lobes.nii.gz")
-
-
-def make(folder: Path, case: Case, **options: object) -> np.ndarray:
-    """Return the label that a run writes."""
-    given = {"shape": "ellipsoid", "texture": "mixed", "count": 2, "diameter_mm": 8, "attempts": 1}
-    job = make_job(LatentStub(), JobOptions(**given | options))
-    synthesize_scans([case], folder, job)
-    return np.asarray(nib.load(folder / "scan" / "label.nii.gz").dataobj)
+LUNG, HEART = load_organ("lung"), load_organ("heart")
+NUMBERS = {name: number for number, name in enumerate(LUNG.structures, 1)}
+PRESETS = {"solid": {"histogram": [1 / 16] * 16, "weight": 1.0}}
+SHAPE, AFFINE = (84, 60, 60), np.diag([1.5, 1.5, 1.5, 1.0])
 
 
 @pytest.mark.parametrize("first", [1, 10, 13])
 def test_three_numberings_are_known(first: int) -> None:
     labels = np.array([0, *range(first, first + 5)])
-    assert read_lobes(labels).tolist() == [0, 1, 2, 3, 4, 5]
+    assert LUNG.read_regions(labels).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
     "values", [[0, 1], [0, 1, 2], [0, 1, 2, 6], [0], [0, 14, 15, 18], [0, 13, 14]]
 )
-def test_other_values_are_no_lobes(values: list[int]) -> None:
+def test_other_values_are_no_regions(values: list[int]) -> None:
     # 1 and 2 are more often the two lungs; 13 and 14 alone may be of either program
-    with pytest.raises(ValueError, match="organ_mask must be a label map of lobes where a lobe is"):
-        read_lobes(np.array(values))
+    with pytest.raises(ValueError, match="mine must be a label map of lobes where one is asked"):
+        LUNG.read_regions(np.array(values), "mine")
 
 
 def test_classes_of_a_program_become_our_numbers() -> None:
-    values = dict(zip(LUNG_CLASSES, (31, 12, 7, 8, 9), strict=True)) | {"liver": 5}
-    assert numbered_lobes(np.array([0, 5, 31, 12, 9]), values).tolist() == [0, 0, 1, 2, 5]
+    values = dict(zip(LUNG.structures.values(), (31, 12, 7, 8, 9), strict=True)) | {"liver": 5}
+    found = LUNG.number_regions(np.array([0, 5, 31, 12, 9]), values)
+    assert found.tolist() == [0, 0, 1, 2, 5]
 
 
 def test_names_are_checked() -> None:
-    assert check_lobes([" left_upper", "left_upper"]) == ("left_upper",)
-    for names in (["upper"], [], ["any", "left_upper"]):
+    for anywhere in (None, "any", ["any"]):
+        assert LUNG.check_regions(anywhere) is None
+        assert HEART.check_regions(anywhere) is None
+    for given in (" left_upper,left_upper", [" left_upper", "left_upper"]):
+        assert LUNG.check_regions(given) == ("left_upper",)
+    for names in (["upper"], [], ["any", "left_upper"], ""):
         with pytest.raises(ValueError, match="lobe must be any, or one or several of"):
-            check_lobes(names)
+            LUNG.check_regions(names)
+    with pytest.raises(ValueError, match=r"region must be any, .* got \['left_upper'\]"):
+        HEART.check_regions("left_upper")
+
+
+def test_regions_that_a_scan_lacks_are_named() -> None:
+    regions = np.array([0, 2, 5])
+    assert LUNG.choose_regions(regions, ["right_upper", "right_lower"]).tolist() == [0, 0, 1]
     with pytest.raises(
-        ValueError, match=r"lobe must be one that the scan shows \(\['left_lower'\]"
+        ValueError, match=r"lobe must be one that the scan shows \(\['left_lower', 'right_lower'"
     ):
-        lobe_region(np.array([0, 2]), ["right_upper"])
+        LUNG.choose_regions(regions, ["right_upper"])
 
 
-@pytest.mark.parametrize("lobe", ["right_upper", "left_lower,right_lower"])
-def test_lesions_lie_in_the_lobes_asked_for(tmp_path: Path, lobe: str) -> None:
-    lobes = make_lobes()
-    label = make(tmp_path / "out", write_case(tmp_path, lobes), lobe=lobe)
+class Raise:
+    """Raises every voxel of a window by 600."""
+
+    view, library, settings = CubeView((-1000.0, 400.0)), None, dict[str, Any]()
+    presets = PRESETS
+    record, device = BundleRecord("stub", "0.1.0"), torch.device("cpu")
+
+    def sample(self, jobs: list[WindowJob]) -> list[np.ndarray]:
+        return [job.image + 600 for job in jobs]
+
+    def batch_together(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def lobes() -> np.ndarray:
+    """Two lungs of two lobes, the right one at low x (RAS), upper above."""
+    result = np.zeros(SHAPE, np.uint8)
+    for low, side in ((4, "right"), (46, "left")):
+        result[low : low + 34, 5:55, 5:30] = NUMBERS[f"{side}_lower"]
+        result[low : low + 34, 5:55, 30:55] = NUMBERS[f"{side}_upper"]
+    return result
+
+
+def write_case(folder: Path, lobes: np.ndarray, organ: np.ndarray | None) -> Case:
+    values = np.random.default_rng(0).normal(-850, 30, SHAPE)
+    values[lobes == 0] = 40
+    nib.save(nib.Nifti1Image(values.astype(np.int16), AFFINE), folder / "scan.nii.gz")
+    if organ is None:
+        return Case("scan", folder / "scan.nii.gz")
+    nib.save(nib.Nifti1Image(organ.astype(np.uint8), AFFINE), folder / "lobes.nii.gz")
+    return Case("scan", folder / "scan.nii.gz", folder / "lobes.nii.gz")
+
+
+def make(out: Path, case: Case, region: Any, shapes: Any = None, **options: Any) -> np.ndarray:
+    """Return the label that a run writes."""
+    job = Synthesizer(
+        organ=LUNG,
+        texturer=Raise(),
+        shapes=shapes or EllipsoidShapes(),
+        textures=Textures("solid", PRESETS, LUNG),
+        organs=make_organ_source(LUNG, "recipe"),
+        diameter_mm=8,
+        attempts=1,
+        region=region,
+        **options,
+    )
+    synthesize_scans([case], out, job)
+    return np.asarray(nib.load(out / "scan" / "label.nii.gz").dataobj)
+
+
+@pytest.mark.parametrize("names", ["right_upper", "left_lower,right_lower"])
+def test_lesions_lie_in_the_regions_asked_for(
+    tmp_path: Path, lobes: np.ndarray, names: str
+) -> None:
+    label = make(tmp_path / "out", write_case(tmp_path, lobes, lobes), names, count=2)
     assert label.any()
-    assert set(np.unique(lobes[label == 1])) <= {LOBES[name] for name in lobe.split(",")}
+    assert set(np.unique(lobes[label == 1])) <= {NUMBERS[name] for name in names.split(",")}
     organ = read_record(tmp_path / "out" / "scan" / "lesions.json").organ_mask
-    assert organ["lobe"] == lobe.split(",")
+    assert organ is not None
+    assert organ["lobe"] == names.split(",")
 
 
-def test_any_lobe_takes_a_label_map_for_a_mask(tmp_path: Path) -> None:
-    case = write_case(tmp_path, make_lobes() + np.where(make_lobes() > 0, 9, 0).astype(np.uint8))
-    label = make(tmp_path / "out", case, lobe="any", count=4)
-    assert (make_lobes()[label == 1] > 0).all()
-    assert "lobe" not in read_record(tmp_path / "out" / "scan" / "lesions.json").organ_mask
+def test_any_region_takes_a_label_map_for_a_mask(tmp_path: Path, lobes: np.ndarray) -> None:
+    case = write_case(tmp_path, lobes, lobes + np.where(lobes > 0, 9, 0))
+    label = make(tmp_path / "out", case, "any", count=4)
+    assert (lobes[label == 1] > 0).all()
+    assert "lobe" not in (read_record(tmp_path / "out" / "scan" / "lesions.json").organ_mask or {})
 
 
-def test_a_run_goes_on_and_a_run_with_another_lobe_is_refused(tmp_path: Path) -> None:
-    case, out = write_case(tmp_path, make_lobes()), tmp_path / "out"
-    make(out, case, lobe="right_upper", erosion_mm=9)
+def test_a_run_goes_on_and_a_run_with_another_region_is_refused(
+    tmp_path: Path, lobes: np.ndarray
+) -> None:
+    case, out = write_case(tmp_path, lobes, lobes), tmp_path / "out"
+    make(out, case, "right_upper", erosion_mm=9)
     written = (out / "scan" / "image.nii.gz").stat().st_mtime_ns
-    make(out, case, lobe="right_upper", erosion_mm=9)
+    make(out, case, "right_upper", erosion_mm=9)
     assert (out / "scan" / "image.nii.gz").stat().st_mtime_ns == written
-    for other in ({"lobe": "left_upper", "erosion_mm": 9}, {"lobe": "right_upper"}):
+    for region, depth in (("left_upper", 9), ("right_upper", None)):
         with pytest.raises(ValueError, match="out must"):
-            make(out, case, **other)
+            make(out, case, region, erosion_mm=depth)
 
 
-def test_a_source_without_lobes_is_one_sentence(tmp_path: Path) -> None:
-    case = replace(write_case(tmp_path, make_lobes()), organ_mask=None)
-    with pytest.raises(
-        ValueError, match=r"lobe needs a source that knows lobes .* got organ_source"
+def test_sources_and_masks_without_regions_are_one_sentence(
+    tmp_path: Path, lobes: np.ndarray
+) -> None:
+    for organ, message in (
+        (None, r"lobe needs a source that knows lobes .* got organ_source recipe"),
+        (lobes > 0, "organ_mask must be a label map of lobes"),
     ):
-        make(tmp_path / "out", case, lobe="right_upper", organ_source="recipe")
+        with pytest.raises(ValueError, match=message):
+            make(tmp_path / "out", write_case(tmp_path, lobes, organ), "right_upper")
     assert not (tmp_path / "out" / "scan" / "image.nii.gz").exists()
 
 
-def test_a_plain_mask_has_no_lobes(tmp_path: Path) -> None:
-    case = write_case(tmp_path, (make_lobes() > 0).astype(np.uint8))
-    with pytest.raises(ValueError, match="organ_mask must be a label map of lobes"):
-        make(tmp_path / "out", case, lobe="right_upper")
-
-
-def test_lobes_do_not_go_with_a_mask_that_has_its_place(tmp_path: Path) -> None:
+def test_regions_do_not_go_with_a_mask_that_has_its_place(
+    tmp_path: Path, lobes: np.ndarray
+) -> None:
+    mine = MaskFileShape("lesion.nii.gz", (np.ones((3, 3, 3)), np.eye(4)))
     with pytest.raises(ValueError, match="lobe does not go with a mask file as shape"):
-        make_job(LatentStub(), JobOptions(shape="lesion.nii.gz", lobe="left_upper"))
-
-
-def test_requests_of_older_versions_say_nothing_of_lobes(tmp_path: Path) -> None:
-    stub = LatentStub()
-    job = make_job(stub, JobOptions(shape="ellipsoid", texture="solid"))
-    assert isinstance(job, Job)
-    assert isinstance(job.organs, RecipeOrgan)
-    case = write_case(tmp_path, make_lobes())
-    assert not {"lobe", "erosion_mm"} & set(job.describe(case))
-    asked = make_job(stub, JobOptions(shape="ellipsoid", lobe=["left_upper"], erosion_mm=5))
-    assert asked.describe(case)["lobe"] == ("left_upper",)
+        make(tmp_path / "out", write_case(tmp_path, lobes, lobes), "left_upper", mine)

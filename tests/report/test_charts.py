@@ -2,8 +2,8 @@
 
 import pytest
 
+from tools.report.charts import CHART_HEIGHT, CHART_WIDTH, histogram_chart, number_text
 from tools.synthesis.records import LesionRecord
-from tools.synthesis.report.charts import CHART_HEIGHT, CHART_WIDTH, histogram_chart, number_text
 
 
 def record(asked: list[float] | None, got: list[float] | None) -> LesionRecord:

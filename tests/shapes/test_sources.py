@@ -271,8 +271,9 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_library_of_real_nodules(shared_dir: Path) -> None:
-    library = LibraryShapes(shared_dir / "data" / "lidc_masks" / "lidc_nodule_masks.npz")
+    library = LibraryShapes(shared_dir / "data" / "lidc_masks")
     assert len(library.items) > 500
     shape = library.draw(9.0, np.random.default_rng(0))
     assert shape.mask.sum() == round(np.pi / 6 * 9**3)
