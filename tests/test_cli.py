@@ -3,8 +3,10 @@
 import inspect
 import json
 import re
+import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -12,80 +14,149 @@ import numpy as np
 import pytest
 
 from tools.cli import COMMANDS, main
-from tools.commands.completion import PROGRAM, bash_script
+from tools.commands.arguments import UsageError, find, understood
 from tools.commands.result import Result
 from tools.synthesis.records import read_record
 
+ROOT = Path(__file__).resolve().parents[1]
 
-def leaves() -> list[tuple[str, ...]]:
-    names: list[tuple[str, ...]] = []
+
+def leaves() -> dict[str, Callable]:
+    found: dict[str, Callable] = {}
     for name, command in COMMANDS.items():
-        names += [(name, sub) for sub in command] if isinstance(command, dict) else [(name,)]
-    return names
+        group = command if isinstance(command, dict) else {"": command}
+        found |= {f"{name} {word}".strip(): function for word, function in group.items()}
+    return found
 
 
-@pytest.mark.parametrize("names", leaves(), ids=" ".join)
-def test_every_command_explains_its_arguments(names: tuple[str, ...]) -> None:
-    command = COMMANDS[names[0]]
-    function = command[names[1]] if isinstance(command, dict) else command
-    documented = function.__doc__ or ""
-    for argument in inspect.signature(function).parameters:
-        assert f"{argument}:" in documented, f"{names} does not explain {argument}"
+@pytest.mark.parametrize(("name", "command"), leaves().items(), ids=leaves())
+def test_help_explains_every_option(
+    name: str, command: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*name.split(), "--help"]) == main([*name.split(), "--made-up", "-h"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out.startswith(f"python -m tools {name} ")
+    for option in inspect.signature(command).parameters.values():
+        shown = option.name.upper() if option.kind is option.VAR_POSITIONAL else f"--{option.name}"
+        assert re.search(rf"\n  {shown} \(.+\)\n {{6}}\w", printed.out), f"{shown} is not explained"
+    written = set(re.sub(r"(?m)^ {4}\w+:|^Args:", "", inspect.getdoc(command) or "").split())
+    assert written <= set(printed.out.split())
 
 
 def test_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == main(["--help"]) == 0
     page = capsys.readouterr().out
-    for names in leaves():
-        assert f"  {' '.join(names)}  " in page
+    for name in leaves():
+        assert f"  {name}  " in page
     for code in (0, 1, 2, 130):
         assert f"\n  {code}  " in page
+    assert main(["convert"]) == 0
+    assert "\n  lefusion  " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "sentence"),
     [
-        ["--devise", "cpu"],
-        ["surplus", "more"],
-        ["--shape", "chest"],
+        (["synthesise", "--help"], "'synthesise' is no command, perhaps synthesize"),
+        (["prepare", "phantoms"], "'prepare phantoms' is no command, perhaps phantom"),
+        (["prepare", "--out", "x"], "'prepare --out' is no command"),
+        (["demo", "--sede", "1"], "'--sede' is no option, perhaps --seed"),
+        (["demo", "--sede=1"], "'--sede=1' is no option, perhaps --seed"),
+        (["demo", "x", "more"], "'more' is one word too many"),
+        (["demo", "--out"], "--out: expected one argument"),
+        (["synthesize", "--scan", "a"], "--out must be given; see python -m tools synthesize"),
+        (["export", "nnunet", "a", "b"], "--dataset_id and --name must be given"),
     ],
 )
-def test_words_that_mean_nothing_stop_before_the_work(tmp_path: Path, words: list[str]) -> None:
-    out = tmp_path / "out"
-    assert main(["prepare", "phantom", "--out", str(out), "--kind", "lesion_rois", *words]) == 2
-    assert not out.exists()
-
-
-def test_group_without_command_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["convert"]) == 0
-    assert "lefusion" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("names", leaves(), ids=" ".join)
-def test_help_holds_every_word_of_the_docstring(
-    names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+def test_wrong_usage_is_one_sentence_before_the_work(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*names, "--help"]) == 0
+    assert main([*words, "--json"]) == 2
     printed = capsys.readouterr()
-    assert printed.err == ""
-    assert f"python -m tools {' '.join(names)} - " in printed.out
-    command = COMMANDS[names[0]]
-    function = command[names[1]] if isinstance(command, dict) else command
-    description, _, arguments = (inspect.getdoc(function) or "").partition("Args:\n")
-    described = re.sub(r"(?m)^ {4}\w+:", "", arguments)  # their names are set in capitals
-    missing = set(f"{description} {described}".split()) - set(printed.out.split())
-    assert {word.rstrip(".") for word in missing} <= set(printed.out.replace(".", " ").split())
+    assert printed.err.startswith(f"error: {sentence}")
+    assert printed.err.count("\n") == 1
+    assert printed.err == f"error: {json.loads(printed.out)['error']}\n"
 
 
-def test_help_of_an_unknown_command_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["synthesise", "--help"]) == 2
-    assert "synthesise" in capsys.readouterr().err
+def everything(
+    name: str,
+    count: int | None = None,
+    share: float | tuple[float, float] | None = None,
+    site: tuple[float, float, float] = (0, 0, 0),
+    outside: float | str = "auto",
+    dry_run: bool = False,
+) -> Result:
+    given = {"count": count, "share": share, "site": site, "outside": outside}
+    return Result("", {"name": name, "dry_run": dry_run} | given)
 
 
-def test_json_is_all_there_is_on_stdout(
+@pytest.mark.parametrize(
+    ("words", "argument", "value"),
+    [
+        ("1e3", "name", "1e3"),
+        ("--name None", "name", "None"),
+        ("(1,2)", "name", "(1,2)"),
+        ("-7 --count -3", "name", "-7"),
+        ("-7 --count -3", "count", -3),
+        ("x --share 6,20", "share", (6, 20)),
+        ("x --share=0.5 --share (1,2)", "share", (1, 2)),
+        ("x --share 7", "share", 7),
+        ("--site -62.5,-20,140 x", "site", (-62.5, -20, 140)),
+        ("x --outside -1", "outside", -1),
+        ("x --outside auto", "outside", "auto"),
+        ("--dry_run x", "dry_run", True),
+        ("--dry-run true x", "dry_run", True),
+        ("x --dry-run=False", "dry_run", False),
+        ("--dry_run False x", "name", "x"),
+        ("--dry_run --nodry_run x", "dry_run", False),
+        ("x --count 2.5", None, "count must be a whole number, got '2.5'"),
+        ("x --share nan", None, "share must be a number or 2 numbers with commas, got 'nan'"),
+        ("x --site 1,2", None, "site must be 3 numbers with commas, got '1,2'"),
+        ("x --dry_run=maybe", None, "dry_run must be true or false, got 'maybe'"),
+    ],
+)
+def test_words_are_what_the_signature_says(words: str, argument: str | None, value: object) -> None:
+    if argument is None:
+        with pytest.raises(ValueError, match=re.escape(str(value))):
+            understood(everything, words.split())
+    else:
+        assert understood(everything, words.split())().facts[argument] == value
+
+
+def written_commands() -> dict[str, bool]:
+    """Command lines of the documentation, and whether they are whole rather than mentioned."""
+    found: dict[str, bool] = {}
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
+    for page in [*pages, *ROOT.glob("bundles/*/docs/README.md")]:
+        text = page.read_text(encoding="utf-8").replace("\\\n", "")
+        found |= dict.fromkeys(re.findall(r"`python -m tools ([^`]+)`", text), False)
+        found |= dict.fromkeys(re.findall(r"(?m)^python -m tools (.+)$", text), True)
+    for command in leaves().values():
+        documented = inspect.getdoc(command) or ""
+        examples = re.findall(r"(?s)Example: python -m tools (.+?)\n\n", documented)
+        found |= dict.fromkeys(examples, True)
+    return found
+
+
+@pytest.mark.parametrize(("line", "whole"), written_commands().items())
+def test_commands_of_the_documentation_are_understood(line: str, whole: bool) -> None:
+    words = [word for word in shlex.split(line, comments=True) if word != "--help"]
+    command, path = find(COMMANDS, words)
+    try:
+        if callable(command):
+            understood(command, words[len(path) :])
+    except UsageError as error:
+        if whole or "must be given" not in str(error):
+            raise
+
+
+def test_json_is_all_there_is_on_stdout_and_exit_codes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def measure(size: int) -> Result:
+        if size == 0:
+            raise KeyboardInterrupt
         print("progress")
         return Result("for people", {"size": size}, exit_code=size - 1)
 
@@ -98,48 +169,7 @@ def test_json_is_all_there_is_on_stdout(
     assert json.loads(capsys.readouterr().out) == {"ok": False, "size": 2}
     assert main(["measure", "1"]) == 0
     assert capsys.readouterr().out == "progress\nfor people\n"
-
-
-def test_json_of_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["pack", "no/bundle", "--json"]) == 1
-    printed = capsys.readouterr()
-    answer = json.loads(printed.out)
-    assert answer["ok"] is False
-    assert answer["error"].startswith("bundle must be an existing folder")
-    assert answer["error"] in printed.err
-
-
-def test_text_stays_as_it_was_typed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def name(out: str, url: str | None = "x", size: int = 1) -> Result:
-        return Result("", {"given": [out, url, size]})
-
-    name.__annotations__ = {"out": "str", "url": "str | None", "size": "int"}
-    monkeypatch.setitem(COMMANDS, "name", name)
-    for words, given in (
-        (["1e3", "--size", "2"], ["1e3", "x", 2]),
-        (["--out", "007", "--url", "12"], ["007", "12", 1]),
-        (["(1,2)", "None"], ["(1,2)", None, 1]),
-    ):
-        assert main(["name", *words, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["given"] == given
-    assert main(["name", "--out"]) == 1
-    assert "out must have a value" in capsys.readouterr().err
-
-
-def test_classes_may_be_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["export", "auto3dseg", str(tmp_path), "--out", str(tmp_path / "out"), "--classes", "5"]
-    assert main(words) == 1
-    assert "synthetic must have a datalist" in capsys.readouterr().err
-
-
-def test_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wait() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setitem(COMMANDS, "wait", wait)
-    assert main(["wait"]) == 130
+    assert main(["measure", "0"]) == 130
 
 
 @pytest.mark.parametrize(
@@ -155,14 +185,15 @@ def test_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
         (["synthesize", "--scan", ""], set()),
     ],
 )
-def test_bash_completes(typed: list[str], offered: set[str], tmp_path: Path) -> None:
+def test_bash_completes(
+    typed: list[str], offered: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bash = shutil.which("bash")
     if bash is None:
         pytest.skip("bash is not installed")
     assert main(["completion", "bash"]) == 0
-    script = tmp_path / "completion"
-    script.write_text(bash_script(COMMANDS))
-    words = " ".join(f"'{word}'" for word in [PROGRAM, *typed])
+    (script := tmp_path / "completion").write_text(capsys.readouterr().out)
+    words = " ".join(f"'{word}'" for word in ["synthetic-lesions", *typed])
     lines = f"source {script}; COMP_WORDS=({words}); COMP_CWORD={len(typed)}; "
     lines += '_synthetic_lesions; echo "${COMPREPLY[*]}"'
     done = subprocess.run([bash, "-c", lines], capture_output=True, text=True, check=True)
@@ -175,17 +206,9 @@ def test_bash_completes(typed: list[str], offered: set[str], tmp_path: Path) -> 
 def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    assert PROGRAM in script
-    assert "diameter" in script
+    assert "synthetic-lesions" in script
+    assert "diameter_mm" in script
     assert ("bashcompinit" in script) == (shell == "zsh")
-
-
-def test_wrong_usage_is_one_sentence_and_two(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["synthesize", "--scan", "a.nii.gz", "--json"]) == 2
-    printed = capsys.readouterr()
-    assert printed.err.startswith("error: The function received no value for the required")
-    assert printed.err.count("\n") == 1
-    assert "argument: out" in json.loads(printed.out)["error"]
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,15 @@ import pytest
 
 from tests.prepare.test_crops import make_crop, write_archive
 from tests.prepare.test_lidc import write_download
-from tests.synthesis.test_run import NAMES, SHAPE, NoiseGenerator, write_scans
+from tests.synthesis.jobs import Stub, cubes, lung_job, noise
+from tests.synthesis.test_run import NAMES, SHAPE, write_scans
 from tools.cli import main
 from tools.synthesis import run
 from tools.synthesis.cases import Case, find_cases
-from tools.synthesis.job import Job
-from tools.synthesis.plan import Request, TextureChoice
 from tools.synthesis.ranks import Rank, SharedFolder
 from tools.synthesis.records import read_record
 from tools.synthesis.run import synthesize_scans
-from tools.synthesis.shapes import EllipsoidShapes
+from tools.synthesis.synthesizer import Synthesizer
 
 FAST = ["--count", "1", "--steps", "2", "--attempts", "1", "--shape", "ellipsoid"]
 FAST += ["--diameter_mm", "6", "--device", "cpu"]
@@ -53,10 +52,8 @@ def patients(folder: Path) -> Path:
 
 
 @pytest.fixture
-def job() -> Job:
-    generator = NoiseGenerator()
-    textures = TextureChoice("solid", generator.presets)
-    return Job(generator, Request(1, (6.0, 8.0)), EllipsoidShapes(), textures, max_attempts=1)
+def job() -> Synthesizer:
+    return lung_job()
 
 
 @pytest.mark.parametrize("place", ["", "new", "patient1", ".."])
@@ -81,7 +78,7 @@ def test_scans_are_no_place_to_write(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert tree(tmp_path) == before
 
 
-def test_cases_of_others_at_the_place_of_ours_stay(tmp_path: Path, job: Job) -> None:
+def test_cases_of_others_at_the_place_of_ours_stay(tmp_path: Path, job: Synthesizer) -> None:
     cases = find_cases(write_scans(tmp_path / "scans"))
     out = tmp_path / "out"
     for name in ("b", ".a.partial"):  # somebody's image and label, and a name like our hidden ones
@@ -100,14 +97,14 @@ def test_cases_of_others_at_the_place_of_ours_stay(tmp_path: Path, job: Job) -> 
 
 
 @pytest.mark.parametrize("name", ["datalist.json", "report.html"])
-def test_lists_and_pages_of_others_stay(tmp_path: Path, job: Job, name: str) -> None:
+def test_lists_and_pages_of_others_stay(tmp_path: Path, job: Synthesizer, name: str) -> None:
     cases, out = find_cases(write_scans(tmp_path / "scans")), tmp_path / "out"
     out.mkdir()
     (out / name).write_text("{}")
     with pytest.raises(ValueError, match=f"out must not hold {name} of others"):
         synthesize_scans(cases, out, job, Rank())
     assert tree(out) == {name: b"{}"}
-    assert job.generator.sampled == 0
+    assert job.texturer.sampled == 0
 
 
 @pytest.mark.parametrize("patient", ["..", ".", "", "../../x", "report.html"])
@@ -233,7 +230,7 @@ def test_one_unreadable_scan_stops_no_other(
 
 
 def test_a_case_that_vanished_is_no_success(
-    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, job: Synthesizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases, out, write = (
         find_cases(write_scans(tmp_path / "scans")),
@@ -253,11 +250,11 @@ def test_a_case_that_vanished_is_no_success(
     assert [entry["image"] for entry in listed] == ["b/image.nii.gz", "c/image.nii.gz"]
 
 
-class SlowGenerator(NoiseGenerator):
+class SlowStub(Stub):
     """Signals its first lesion and waits, so that another run meets it at work."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(cubes().view, noise)
         self.at_work, self.go_on = threading.Event(), threading.Event()
 
     def sample(self, jobs: list) -> list:
@@ -266,17 +263,17 @@ class SlowGenerator(NoiseGenerator):
         return super().sample(jobs)
 
 
-def test_a_second_run_of_one_request_shares_the_work(tmp_path: Path, job: Job) -> None:
+def test_a_second_run_of_one_request_shares_the_work(tmp_path: Path, job: Synthesizer) -> None:
     cases, out = find_cases(write_scans(tmp_path / "scans")), tmp_path / "out"
-    slow, fast = SlowGenerator(), NoiseGenerator()
+    slow, fast = SlowStub(), cubes()
     ended: list[int] = []
     first = threading.Thread(
-        target=lambda: ended.append(len(synthesize_scans(cases, out, replace(job, generator=slow))))
+        target=lambda: ended.append(len(synthesize_scans(cases, out, replace(job, texturer=slow))))
     )
     first.start()
     assert slow.at_work.wait(60)
     second = threading.Thread(
-        target=lambda: ended.append(len(synthesize_scans(cases, out, replace(job, generator=fast))))
+        target=lambda: ended.append(len(synthesize_scans(cases, out, replace(job, texturer=fast))))
     )
     second.start()
     while len(list(out.glob("[bc]/lesions.json"))) < 2:
@@ -294,11 +291,11 @@ def test_a_second_run_of_one_request_shares_the_work(tmp_path: Path, job: Job) -
     assert not list(out.glob(".synthetic-lesions.locks"))
 
 
-def test_a_second_run_of_another_request_is_refused(tmp_path: Path, job: Job) -> None:
+def test_a_second_run_of_another_request_is_refused(tmp_path: Path, job: Synthesizer) -> None:
     cases, out = find_cases(write_scans(tmp_path / "scans")), tmp_path / "out"
-    slow = SlowGenerator()
+    slow = SlowStub()
     first = threading.Thread(
-        target=lambda: synthesize_scans(cases, out, replace(job, generator=slow))
+        target=lambda: synthesize_scans(cases, out, replace(job, texturer=slow))
     )
     first.start()
     assert slow.at_work.wait(60)

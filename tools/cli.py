@@ -3,117 +3,68 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
-import io
 import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import fire
-import fire.core
-import fire.decorators
-
-from tools.commands.benchmark import benchmark_network, benchmark_synthesis
-from tools.commands.completion import completion_command
-from tools.commands.export import export_auto3dseg, export_nnunet
-from tools.commands.manual import manual
-from tools.commands.models import (
-    convert_lefusion,
-    convert_maisi,
-    convert_monai_generative,
-    evaluate,
-    fetch,
-)
-from tools.commands.prepare import (
-    prepare_crops,
-    prepare_ct,
-    prepare_emidec,
-    prepare_lidc,
-    prepare_masks,
-    prepare_phantom,
-)
-from tools.commands.presets import cluster, subtypes
-from tools.commands.release import check, pack, release
+from tools.commands import benchmark, export, models, prepare, presets, release, synthesize
+from tools.commands.arguments import Commands, UsageError, find, understood
+from tools.commands.completion import completion
+from tools.commands.manual import PROGRAM, manual
 from tools.commands.result import Result
-from tools.commands.story import Commands, story
-from tools.commands.synthesize import demo, synthesize
 
 __all__ = ["main"]
 
-PROGRAM = "python -m tools"
-COMMANDS: dict[str, Callable | Mapping[str, Callable]] = {
-    "synthesize": synthesize,
-    "demo": demo,
+HELP = {"-h", "--help"}
+COMMANDS: Commands = {
+    "synthesize": synthesize.synthesize,
+    "demo": synthesize.demo,
     "prepare": {
-        "crops": prepare_crops,
-        "ct": prepare_ct,
-        "emidec": prepare_emidec,
-        "lidc": prepare_lidc,
-        "masks": prepare_masks,
-        "phantom": prepare_phantom,
+        "crops": prepare.prepare_crops,
+        "ct": prepare.prepare_ct,
+        "emidec": prepare.prepare_emidec,
+        "lidc": prepare.prepare_lidc,
+        "masks": prepare.prepare_masks,
+        "phantom": prepare.prepare_phantom,
     },
-    "cluster": cluster,
-    "subtypes": subtypes,
-    "fetch": fetch,
+    "cluster": presets.cluster,
+    "subtypes": presets.subtypes,
+    "fetch": models.fetch,
     "convert": {
-        "lefusion": convert_lefusion,
-        "maisi": convert_maisi,
-        "monai_generative": convert_monai_generative,
+        "lefusion": models.convert_lefusion,
+        "maisi": models.convert_maisi,
+        "monai_generative": models.convert_monai_generative,
     },
-    "evaluate": evaluate,
-    "export": {"auto3dseg": export_auto3dseg, "nnunet": export_nnunet},
-    "benchmark": {"network": benchmark_network, "synthesis": benchmark_synthesis},
-    "pack": pack,
-    "check": check,
-    "release": release,
+    "evaluate": models.evaluate,
+    "export": {"auto3dseg": export.export_auto3dseg, "nnunet": export.export_nnunet},
+    "benchmark": {
+        "network": benchmark.benchmark_network,
+        "synthesis": benchmark.benchmark_synthesis,
+    },
+    "pack": release.pack,
+    "check": release.check,
+    "release": release.release,
+    "completion": completion,
 }
 
 
-COMMANDS["completion"] = completion_command(COMMANDS)
-
-
-class _Planned:
-    """A command with its arguments, to be run once the whole command line was understood."""
-
-    def __init__(self, run: Callable[[], Result]) -> None:
-        self._run = run
-
-
-class _UsageError(Exception):
-    """Words that name no command, no option, or not all that is needed."""
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code, see :mod:`tools.commands.story`.
-
-    Args:
-        arguments: words of the command line; None takes the process's own.
-    """
+    """Run a command, of the process's own words if none are given, and return its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     _quieten_libraries()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(story(COMMANDS))
-        return 0
-    asked_for_help = "-h" in words or "--help" in words
-    if asked_for_help and (page := manual(COMMANDS, words, PROGRAM)):
-        print(page)
-        return 0
     as_json = "--json" in words
-    words = [word for word in words if word != "--json"]
     try:
         # a program that reads stdout finds the result there and nothing else
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            result = _run(words)
-    except (ValueError, OSError, _UsageError) as error:
+            result = _run([word for word in words if word != "--json"])
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         if as_json:
             print(json.dumps({"ok": False, "error": str(error)}))
-        return 2 if isinstance(error, _UsageError) else 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -122,6 +73,21 @@ def main(arguments: list[str] | None = None) -> int:
     elif result.text:
         print(result.text)
     return result.exit_code
+
+
+def _run(words: list[str]) -> Result:
+    """Understand all words before the command starts."""
+    path: list[str] = []
+    plain = [word for word in words if word not in HELP]
+    try:
+        wanted, path = find(COMMANDS, plain)
+        if isinstance(wanted, Mapping) or HELP & set(words):
+            page = manual(wanted, " ".join(path))
+            return Result(page, {"help": page})
+        run = understood(wanted, plain[len(path) :])
+    except UsageError as error:
+        raise UsageError(f"{error}; see {' '.join([PROGRAM, *path, '--help'])}") from None
+    return run()
 
 
 def _quieten_libraries() -> None:
@@ -135,53 +101,3 @@ def _quieten_libraries() -> None:
 
 def _says_more_than_no_log(record: logging.LogRecord) -> bool:
     return "skipping logging" not in record.getMessage()
-
-
-def _run(words: list[str]) -> Result:
-    """Let Fire read all words before the command starts: a misspelt option costs no time."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            planned = fire.Fire(_planning(COMMANDS), words, PROGRAM, serialize=lambda _: None)
-    except fire.core.FireExit as stopped:
-        if not stopped.code:  # what follows "--" is for Fire itself
-            print(said.getvalue(), file=sys.stderr)
-            raise
-        sentence = stopped.trace.elements[-1].ErrorAsStr()
-        raise _UsageError(f"{sentence}; see {PROGRAM} --help or COMMAND --help") from stopped
-    if not isinstance(planned, _Planned):  # a group without its command
-        page = manual(COMMANDS, words, PROGRAM) or ""
-        return Result(page, {"help": page})
-    return planned._run()
-
-
-def _planning(commands: Commands) -> dict[str, Any]:
-    """Return the table with functions that keep their arguments for later."""
-
-    def deferred(command: Callable) -> Callable:
-        @functools.wraps(command)
-        def plan(*args: Any, **kwargs: Any) -> _Planned:
-            return _Planned(functools.partial(command, *args, **kwargs))
-
-        return fire.decorators.SetParseFns(**_as_text(command))(plan)
-
-    return {
-        name: _planning(command) if isinstance(command, Mapping) else deferred(command)
-        for name, command in commands.items()
-    }
-
-
-def _as_text(command: Callable) -> dict[str, Callable[[str], str | None]]:
-    """Return how to read the arguments that are text: Fire takes 12 for a number, names or not."""
-    parameters = inspect.signature(command).parameters.values()
-    return {
-        each.name: functools.partial(_text, each.name, each.annotation == "str | None")
-        for each in parameters
-        if each.annotation in ("str", "str | None") and each.kind is not each.VAR_POSITIONAL
-    }
-
-
-def _text(name: str, optional: bool, word: str) -> str | None:
-    if word == "True":  # Fire's reading of an option without anything after it
-        raise ValueError(f"{name} must have a value, got none after --{name}")
-    return None if optional and word == "None" else word

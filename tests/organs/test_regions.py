@@ -1,27 +1,19 @@
 """Regions: read from the label maps that programs write, asked for by name, kept to by lesions."""
 
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
+from tests.synthesis.jobs import lung_job
 from tools.organs import load_organ
-from tools.organs.sources import make_organ_source
-from tools.shapes import EllipsoidShapes, MaskFileShape
 from tools.synthesis.cases import Case
-from tools.synthesis.lesion import WindowJob
-from tools.synthesis.records import BundleRecord, read_record
+from tools.synthesis.records import read_record
 from tools.synthesis.run import synthesize_scans
-from tools.synthesis.synthesizer import Synthesizer
-from tools.synthesis.textures import Textures
-from tools.synthesis.view import CubeView
 
 LUNG, HEART = load_organ("lung"), load_organ("heart")
 NUMBERS = {name: number for number, name in enumerate(LUNG.structures, 1)}
-PRESETS = {"solid": {"histogram": [1 / 16] * 16, "weight": 1.0}}
 SHAPE, AFFINE = (84, 60, 60), np.diag([1.5, 1.5, 1.5, 1.0])
 
 
@@ -68,19 +60,6 @@ def test_regions_that_a_scan_lacks_are_named() -> None:
         LUNG.choose_regions(regions, ["right_upper"])
 
 
-class Raise:
-    """Raises every voxel of a window by 600."""
-
-    view, library, settings = CubeView((-1000.0, 400.0)), None, dict[str, Any]()
-    presets = PRESETS
-    record, device = BundleRecord("stub", "0.1.0"), torch.device("cpu")
-
-    def sample(self, jobs: list[WindowJob]) -> list[np.ndarray]:
-        return [job.image + 600 for job in jobs]
-
-    def batch_together(self) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def lobes() -> np.ndarray:
     """Two lungs of two lobes, the right one at low x (RAS), upper above."""
@@ -101,20 +80,9 @@ def write_case(folder: Path, lobes: np.ndarray, organ: np.ndarray | None) -> Cas
     return Case("scan", folder / "scan.nii.gz", folder / "lobes.nii.gz")
 
 
-def make(out: Path, case: Case, region: Any, shapes: Any = None, **options: Any) -> np.ndarray:
+def make(out: Path, case: Case, region: str, **options: object) -> np.ndarray:
     """Return the label that a run writes."""
-    job = Synthesizer(
-        organ=LUNG,
-        texturer=Raise(),
-        shapes=shapes or EllipsoidShapes(),
-        textures=Textures("solid", PRESETS, LUNG),
-        organs=make_organ_source(LUNG, "recipe"),
-        diameter_mm=8,
-        attempts=1,
-        region=region,
-        **options,
-    )
-    synthesize_scans([case], out, job)
+    synthesize_scans([case], out, lung_job(diameter_mm=8, region=region, **options))
     return np.asarray(nib.load(out / "scan" / "label.nii.gz").dataobj)
 
 
@@ -160,11 +128,3 @@ def test_sources_and_masks_without_regions_are_one_sentence(
         with pytest.raises(ValueError, match=message):
             make(tmp_path / "out", write_case(tmp_path, lobes, organ), "right_upper")
     assert not (tmp_path / "out" / "scan" / "image.nii.gz").exists()
-
-
-def test_regions_do_not_go_with_a_mask_that_has_its_place(
-    tmp_path: Path, lobes: np.ndarray
-) -> None:
-    mine = MaskFileShape("lesion.nii.gz", (np.ones((3, 3, 3)), np.eye(4)))
-    with pytest.raises(ValueError, match="lobe does not go with a mask file as shape"):
-        make(tmp_path / "out", write_case(tmp_path, lobes, lobes), "left_upper", mine)

@@ -186,7 +186,7 @@ def test_examples_go_from_the_nearest_to_the_farthest() -> None:
     [
         (["--clusters", "1"], "clusters must be a whole number from 2 to"),
         (["--clusters", "13"], "different histograms (12), got 13"),
-        (["--clusters", "2.5"], "got 2.5"),
+        (["--clusters", "2.5"], "clusters must be a whole number, got '2.5'"),
         (["--space", "hyper"], "space must be one of ['histogram', 'sqrt', 'cumulative']"),
         (["--preset", "mode"], "preset must be one of ['mean', 'medoid'], got 'mode'"),
         (["--section", "testing"], "section must be a non-empty list of"),

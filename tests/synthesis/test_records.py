@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tools.bundle import sha256_file
 from tools.synthesis.datalist import write_datalist
 from tools.synthesis.records import (
     BundleRecord,
     LesionRecord,
     ScanRecord,
     read_record,
-    sha256_file,
     write_record,
 )
 
@@ -51,7 +51,7 @@ def scan(*lesions: LesionRecord) -> ScanRecord:
 def test_file_has_the_agreed_keys(tmp_path: Path) -> None:
     path = write_record(tmp_path / "case" / "lesions.json", scan(lesion()))
     content = json.loads(path.read_text())
-    assert content["schema_version"] == "1.0"
+    assert content["schema_version"] == "1.1"
     assert content["synthetic"] is True
     assert content["scan"] == {
         "name": "scan",

@@ -14,37 +14,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.synthesis.jobs import lung_job
 from tools.files import MARK, mark_folder
+from tools.report.page import PageReport
+from tools.shapes import EllipsoidShapes
 from tools.synthesis import run
 from tools.synthesis.cases import Case, find_cases
-from tools.synthesis.generator import WindowJob
-from tools.synthesis.job import Job
-from tools.synthesis.plan import Request, TextureChoice
 from tools.synthesis.ranks import Rank
-from tools.synthesis.records import BundleRecord, read_record
+from tools.synthesis.records import read_record
 from tools.synthesis.run import synthesize_scans
 from tools.synthesis.scan import Scan
-from tools.synthesis.shapes import EllipsoidShapes
+from tools.synthesis.synthesizer import Synthesizer
 
 NAMES = ("a", "b", "c")
 SHAPE = (44, 44, 36)
-
-
-class NoiseGenerator:
-    """Stands for a bundle: fills lesions with noise of their seed, in no time."""
-
-    window, latent = (-1000.0, 400.0), None
-    record = BundleRecord("noise", "0.1.0")
-
-    def __init__(self) -> None:
-        self.presets = {"solid": {"histogram": [1 / 16] * 16, "weight": 1.0}}
-        self.settings = {"num_inference_steps": 1}
-        self.sampled = 0
-
-    def sample(self, jobs: Sequence[WindowJob]) -> list[np.ndarray]:
-        self.sampled += len(jobs)
-        draws = [np.random.default_rng(job.seed).normal(0, 200, job.image.shape) for job in jobs]
-        return [draw.astype(np.float32) for draw in draws]
 
 
 def write_scans(folder: Path, names: Sequence[str] = NAMES) -> Path:
@@ -65,11 +48,8 @@ def cases(tmp_path: Path) -> list[Case]:
 
 
 @pytest.fixture
-def job() -> Job:
-    generator = NoiseGenerator()
-    textures = TextureChoice("solid", generator.presets)
-    request = Request(1, (6.0, 8.0))
-    return Job(generator, request, EllipsoidShapes(), textures, max_attempts=1)
+def job() -> Synthesizer:
+    return lung_job()
 
 
 def contents(out: Path) -> dict[str, Any]:
@@ -87,7 +67,9 @@ def contents(out: Path) -> dict[str, Any]:
     return found
 
 
-def test_run_writes_every_case_and_says_how(tmp_path: Path, cases: list[Case], job: Job) -> None:
+def test_run_writes_every_case_and_says_how(
+    tmp_path: Path, cases: list[Case], job: Synthesizer
+) -> None:
     made = synthesize_scans(cases, tmp_path / "out", job, Rank())
     assert [entry["name"] for entry in made] == list(NAMES)
     listed = json.loads((tmp_path / "out" / "datalist.json").read_text())
@@ -103,7 +85,7 @@ def test_run_writes_every_case_and_says_how(tmp_path: Path, cases: list[Case], j
 def test_interrupted_run_goes_on_without_repeat_or_loss(
     tmp_path: Path,
     cases: list[Case],
-    job: Job,
+    job: Synthesizer,
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
 ) -> None:
@@ -126,25 +108,25 @@ def test_interrupted_run_goes_on_without_repeat_or_loss(
     mark_folder(out / "b", ["image.nii.gz"])
     (out / "b" / "image.nii.gz").write_bytes(b"half")
     stamp = (out / "a" / "image.nii.gz").stat().st_mtime_ns
-    job.generator.sampled = 0
+    job.texturer.jobs.clear()
     assert len(synthesize_scans(cases, out, job, Rank())) == 3
-    assert job.generator.sampled == 2
+    assert job.texturer.sampled == 2
     assert (out / "a" / "image.nii.gz").stat().st_mtime_ns == stamp
     assert contents(out) == contents(whole)
 
 
-CHANGES: dict[str, Callable[[Job], Job]] = {
+CHANGES: dict[str, Callable[[Synthesizer], Synthesizer]] = {
     "seed": lambda job: replace(job, seed=1),
-    "count": lambda job: replace(job, request=Request(2, (6.0, 8.0))),
-    "diameter_mm": lambda job: replace(job, request=Request(1, (6.0, 9.0))),
-    "texture": lambda job: replace(job, textures=TextureChoice("none", job.generator.presets)),
+    "count": lambda job: replace(job, count=2),
+    "diameter_mm": lambda job: replace(job, diameter_mm=(6.0, 9.0)),
+    "texture": lambda job: lung_job(texture="none"),
     "shape": lambda job: replace(job, shapes=EllipsoidShapes(0.0)),
-    "attempts": lambda job: replace(job, max_attempts=2),
+    "attempts": lambda job: replace(job, attempts=2),
 }
 
 
 def test_changed_request_is_refused_before_any_work(
-    tmp_path: Path, cases: list[Case], job: Job
+    tmp_path: Path, cases: list[Case], job: Synthesizer
 ) -> None:
     out = tmp_path / "out"
     synthesize_scans(cases[1:], out, job, Rank())
@@ -157,7 +139,9 @@ def test_changed_request_is_refused_before_any_work(
     assert len(synthesize_scans(cases, out, job, Rank())) == 3
 
 
-def test_a_case_does_not_depend_on_its_company(tmp_path: Path, cases: list[Case], job: Job) -> None:
+def test_a_case_does_not_depend_on_its_company(
+    tmp_path: Path, cases: list[Case], job: Synthesizer
+) -> None:
     synthesize_scans(cases, tmp_path / "all", job, Rank())
     synthesize_scans([cases[2], cases[0]], tmp_path / "two", job, Rank())
     together, alone = contents(tmp_path / "all"), contents(tmp_path / "two")
@@ -166,23 +150,56 @@ def test_a_case_does_not_depend_on_its_company(tmp_path: Path, cases: list[Case]
 
 
 def test_ranks_together_write_what_one_process_writes(
-    tmp_path: Path, cases: list[Case], job: Job
+    tmp_path: Path, cases: list[Case], job: Synthesizer
 ) -> None:
     synthesize_scans(cases, tmp_path / "one", job, Rank())
     out = tmp_path / "two"
     assert synthesize_scans(cases, out, job, Rank(1, 2)) == []
-    assert sorted(path.name for path in out.iterdir()) == [
-        MARK,
-        "b",
-        "datalist.json",
-        "report.html",
-    ]
+    assert sorted(path.name for path in out.iterdir()) == [MARK, "b", "datalist.json"]
     assert len(synthesize_scans(cases, out, job, Rank(0, 2))) == 3  # the last one, whichever it is
     assert contents(out) == contents(tmp_path / "one")
 
 
+def test_a_folder_grows_and_lists_all_that_is_there(
+    tmp_path: Path, cases: list[Case], job: Synthesizer
+) -> None:
+    out, report = tmp_path / "out", PageReport((-1000, 400))
+    synthesize_scans(cases[:1], out, job, Rank(), report=report)
+    synthesize_scans(cases[1:], out, replace(job, seed=5), Rank(), report=report)
+    listed = json.loads((out / "datalist.json").read_text())["training"]
+    assert [entry["image"] for entry in listed] == [f"{name}/image.nii.gz" for name in NAMES]
+    page = (out / "report.html").read_text()
+    assert page.count('<section class="scan"') == 3
+    with pytest.raises(ValueError, match="made with seed=0 where 5 is asked for"):
+        synthesize_scans(cases[:1], out, replace(job, seed=5), Rank(), report=report)
+
+
+@pytest.mark.parametrize("choice", [None, "error", "fewer", "skip"])
+def test_a_scan_without_room_does_as_was_asked(
+    tmp_path: Path, cases: list[Case], job: Synthesizer, choice: str | None
+) -> None:
+    organ = np.zeros(SHAPE, np.uint8)
+    organ[20:24, 20:24, 16:20] = 1
+    nib.save(nib.Nifti1Image(organ, np.eye(4)), tmp_path / "scans" / "b_lung.nii.gz")
+    out, run_job = tmp_path / "out", replace(job, if_impossible=choice)
+    if choice == "error":
+        with pytest.raises(
+            ValueError, match=r"1 of 3 that are not .* b: organ_mask must have room"
+        ):
+            synthesize_scans(cases, out, run_job, Rank())
+    else:
+        synthesize_scans(cases, out, run_job, Rank())
+    listed = json.loads((out / "datalist.json").read_text())["training"]
+    fewer = choice in (None, "fewer")  # the default where there are several scans
+    assert len(listed) == (3 if fewer else 2)
+    if fewer:
+        record = read_record(out / "b" / "lesions.json")
+        assert record.lesions == ()
+        assert record.notes == ("1 of 1 lesions found no room in the organ",)
+
+
 def test_dicom_series_runs_like_a_file_and_resumes(
-    tmp_path: Path, job: Job, write_series: Callable[..., None]
+    tmp_path: Path, job: Synthesizer, write_series: Callable[..., None]
 ) -> None:
     scans = tmp_path / "scans"
     write_scans(scans, ("a",))
@@ -199,7 +216,7 @@ def test_dicom_series_runs_like_a_file_and_resumes(
     job = replace(job, organs=Everywhere())
     cases, out = find_cases(scans), tmp_path / "out"
     assert [case.name for case in cases] == ["a", "series"]
-    synthesize_scans(cases, out, job, Rank())
+    synthesize_scans(cases, out, job, Rank(), report=PageReport((-1000, 400)))
     before, after = Scan(cases[1].path), Scan(out / "series" / "image.nii.gz")
     label = Scan(out / "series" / "label.nii.gz").stored
     assert after.nifti.get_data_dtype() == np.int16
@@ -210,13 +227,13 @@ def test_dicom_series_runs_like_a_file_and_resumes(
     assert (record.name, record.sha256) == ("series", before.sha256)
     assert record.organ_mask == {"source": "test"}
     assert "0 voxels" in (out / "report.html").read_text()
-    job.generator.sampled = 0
+    job.texturer.jobs.clear()
     assert len(synthesize_scans(cases, out, job, Rank())) == 2
-    assert job.generator.sampled == 0
+    assert job.texturer.sampled == 0
 
 
 def test_unfit_scan_is_named_and_keeps_no_other_from_being_done(
-    tmp_path: Path, cases: list[Case], job: Job
+    tmp_path: Path, cases: list[Case], job: Synthesizer
 ) -> None:
     image = nib.Nifti1Image(np.zeros((5, 5, 5), np.uint8), np.eye(4))
     nib.save(image, tmp_path / "scans" / "b_lung.nii.gz")

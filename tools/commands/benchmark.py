@@ -36,7 +36,7 @@ def benchmark_synthesis(
         count: lesions per scan.
         threads: processor threads.
         repeats: runs per size; medians are printed.
-        steps: of the sampler; None is the bundle's own number.
+        steps: of the sampler; default: the bundle's own number.
         device: auto, cpu or cuda.
     """
     from tools.benchmark.synthesis import benchmark_synthesis as run

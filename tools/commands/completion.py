@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-import fire.completion
-
+from tools.commands.arguments import ALWAYS, Commands, arguments_of
 from tools.commands.result import Result
-from tools.commands.story import Commands
 
-__all__ = ["PROGRAM", "completion_command"]
+__all__ = ["INSTALLED", "completion"]
 
-PROGRAM = "synthetic-lesions"  # what pyproject.toml installs
-SHELLS = ("bash", "fish", "zsh")
-ALWAYS = ("--help", "--json")
-# Fire's own script for bash forgets the command at the first value and completes no files
+INSTALLED = "synthetic-lesions"  # what pyproject.toml installs
 BASH = """\
 # completion of {program} for bash
 _synthetic_lesions() {{
@@ -30,46 +24,44 @@ _synthetic_lesions() {{
 complete -o default -F _synthetic_lesions {program}
 """
 ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"  # zsh reads bash's
+FISH = """\
+# completion of {program} for fish
+function __synthetic_lesions
+  set -l given (commandline -opc)
+  # a value is wanted: fish's own completion of files takes over
+  string match -q -- '--*' $given[-1]; and not string match -q -- '-*' (commandline -ct); and return
+  switch "$given[2..-1] "
+{cases}
+  end
+end
+complete -c {program} -a "(__synthetic_lesions)"
+"""
 
 
-def completion_command(commands: Commands) -> Callable[[str], Result]:
-    """Return the command that prints a completion script for a table of commands.
+def completion(shell: str = "bash") -> Result:
+    """Print a script that lets a shell complete the command synthetic-lesions.
+
+    "pip install -e ." installs synthetic-lesions: python -m tools under a name that shells can
+    complete.
+
+    Example: source <(synthetic-lesions completion bash)
 
     Args:
-        commands: functions, or groups of them, by name.
+        shell: bash, fish or zsh.
     """
+    from tools.cli import COMMANDS
 
-    def completion(shell: str = "bash") -> Result:
-        """Print a script that lets a shell complete the command synthetic-lesions.
-
-        "pip install -e ." installs synthetic-lesions: python -m tools under a name that shells can
-        complete.
-
-        Example: source <(synthetic-lesions completion bash)
-
-        Args:
-            shell: bash, fish or zsh.
-        """
-        if shell not in SHELLS:
-            raise ValueError(f"shell must be one of {', '.join(SHELLS)}, got {shell!r}")
-        if shell == "fish":
-            script = fire.completion.Script(PROGRAM, dict(commands), set(ALWAYS), "fish")
-        else:
-            script = bash_script(commands)
-        script = ZSH + script if shell == "zsh" else script
-        return Result(script, {"shell": shell, "script": script})
-
-    return completion
-
-
-def bash_script(commands: Commands) -> str:
-    """Return the script for bash: after a command its options, before it the commands."""
+    if shell not in ("bash", "fish", "zsh"):
+        raise ValueError(f"shell must be one of bash, fish, zsh, got {shell!r}")
     # a group's commands come before the group: the first pattern that fits is taken
-    cases = [
-        f'    "{name} "*) words="{" ".join(words)}" ;;' for name, words in _words("", commands)
-    ]
-    cases.append(f'    *) words="{" ".join([*commands, "--help"])}" ;;')
-    return BASH.format(program=PROGRAM, cases="\n".join(cases))
+    cases = [*_words("", COMMANDS), ("", [*COMMANDS, "--help"])]
+    if shell == "fish":
+        rows = [f"    case '{name}*'\n      printf '%s\\n' {' '.join(ws)}" for name, ws in cases]
+    else:
+        rows = [f'    "{name}"*) words="{" ".join(words)}" ;;' for name, words in cases]
+    script = (FISH if shell == "fish" else BASH).format(program=INSTALLED, cases="\n".join(rows))
+    script = ZSH + script if shell == "zsh" else script
+    return Result(script, {"shell": shell, "script": script})
 
 
 def _words(prefix: str, commands: Commands) -> Iterator[tuple[str, list[str]]]:
@@ -77,9 +69,7 @@ def _words(prefix: str, commands: Commands) -> Iterator[tuple[str, list[str]]]:
     for name, command in commands.items():
         if isinstance(command, Mapping):
             yield from _words(f"{prefix}{name} ", command)
-            yield f"{prefix}{name}", list(command)
+            yield f"{prefix}{name} ", list(command)
         else:
-            kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-            parameters = inspect.signature(command).parameters.values()
-            options = [f"--{p.name}" for p in parameters if p.kind not in kinds]
-            yield f"{prefix}{name}", [*options, *ALWAYS]
+            options, _ = arguments_of(command)
+            yield f"{prefix}{name} ", [*(f"--{option}" for option in options), *ALWAYS]

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 from tools.commands.result import Result
-
-if TYPE_CHECKING:
-    from tools.export.dataset import ExportChoice
 
 __all__ = ["export_auto3dseg", "export_nnunet"]
 
@@ -23,7 +17,7 @@ def export_auto3dseg(
     overwrite: bool = False,
     dataset_dir: str | None = None,
     rename: str | None = None,
-    classes: str | Sequence[str] = "",
+    classes: str = "",
     modality: str | None = None,
     seed: int = 0,
     allow_synthetic_validation: bool = False,
@@ -57,13 +51,14 @@ def export_auto3dseg(
     """
     from tools.export.auto3dseg import INPUT_FILE
     from tools.export.auto3dseg import export_auto3dseg as run
+    from tools.export.dataset import ExportChoice
     from tools.export.summary import describe
 
-    choice = _choice(
-        *(dataset_dir, rename, classes, modality, folds, seed),
+    choice = ExportChoice(
+        *(dataset_dir, rename, _names(classes), modality, folds, seed),
         *(keep_derived, allow_synthetic_validation),
     )
-    facts = run(str(synthetic), real, str(out), choice, copy, overwrite)
+    facts = run(synthetic, real, out, choice, copy, overwrite)
     next_step = (
         "next: python -m monai.apps.auto3dseg AutoRunner run "
         f"--input={facts['out']}/{INPUT_FILE} --work_dir=WORK --algos=segresnet"
@@ -84,7 +79,7 @@ def export_nnunet(
     overwrite: bool = False,
     dataset_dir: str | None = None,
     rename: str | None = None,
-    classes: str | Sequence[str] = "",
+    classes: str = "",
     modality: str | None = None,
     seed: int = 0,
     allow_synthetic_validation: bool = False,
@@ -119,15 +114,16 @@ def export_nnunet(
         seed: of the folds.
         allow_synthetic_validation: validate on synthetic cases if there are no real ones.
     """
+    from tools.export.dataset import ExportChoice
     from tools.export.nnunet import export_nnunet as run
     from tools.export.summary import describe
 
-    choice = _choice(
-        *(dataset_dir, rename, classes, modality, folds, seed),
+    choice = ExportChoice(
+        *(dataset_dir, rename, _names(classes), modality, folds, seed),
         *(keep_derived, allow_synthetic_validation),
     )
     facts = run(
-        *(str(synthetic), real, str(out), dataset_id, str(name), preprocessed),
+        *(synthetic, real, out, dataset_id, name, preprocessed),
         *(choice, copy, overwrite),
     )
     number = f"{dataset_id:03d}"
@@ -146,27 +142,5 @@ def export_nnunet(
     return Result("\n".join(lines), facts)
 
 
-def _choice(
-    dataset_dir: str | None,
-    rename: str | None,
-    classes: str | Sequence[str],
-    modality: str | None,
-    folds: int,
-    seed: int,
-    keep_derived: bool,
-    allow_synthetic_validation: bool,
-) -> ExportChoice:
-    from tools.export.dataset import ExportChoice
-
-    # Fire reads "a,b" as a sequence, and 5 as a number
-    words = classes if isinstance(classes, list | tuple) else str(classes).split(",")
-    return ExportChoice(
-        dataset_dir=dataset_dir,
-        rename=rename,
-        classes=tuple(str(word).strip() for word in words if str(word).strip()),
-        modality=modality,
-        folds=folds,
-        seed=seed,
-        keep_derived=keep_derived,
-        allow_synthetic_validation=allow_synthetic_validation,
-    )
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, text.split(","))))

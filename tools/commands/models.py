@@ -84,7 +84,7 @@ def fetch(
     bundle: str,
     out: str | None = None,
     url: str | None = None,
-    convert: str | bool | None = "auto",
+    convert: str = "auto",
     sphere_outside: float | str | None = None,
 ) -> Result:
     """Download the published weights of a bundle and convert them to what its configs load.
@@ -101,7 +101,7 @@ def fetch(
     """
     from tools.convert.fetch import fetch as fetch_files
 
-    kind = None if convert in (None, False, "none") else str(convert)
+    kind = None if convert == "none" else convert
     paths = [str(path) for path in fetch_files(bundle, out, url, kind, sphere_outside)]
     return Result("\n".join(f"wrote {path}" for path in paths), {"written": paths})
 
@@ -117,7 +117,7 @@ def evaluate(
     repaint_weights: str | None = None,
     samples: int = 2,
     weights: str | None = None,
-    variants: str | list[str] = "",
+    variants: str = "",
     stage: str = "",
     overlay: str | None = None,
 ) -> Result:
@@ -164,8 +164,8 @@ def evaluate(
         overlay: config of the bundle with another autoencoder, such as
             published_autoencoder.json; of the stage autoencoder only.
     """
+    from tools.bundle import find_bundle
     from tools.files import claimed
-    from tools.synthesis.bundles import find_bundle
 
     with claimed(out, ("results.json", "results.md", "results.png", "shapes.png")):
         if stage not in ("", "autoencoder"):

@@ -137,8 +137,7 @@ def prepare_lidc(
     from tools.prepare.lidc import prepare_lidc as run
     from tools.prepare.lidc_rois import RoiSettings
 
-    voxels: tuple = tuple(size) if isinstance(size, tuple | list) else (size,)  # checked by run
-    settings = RoiSettings(min_readers, agreement, voxels, 1.0, normal_rois, seed)
+    settings = RoiSettings(min_readers, agreement, size, 1.0, normal_rois, seed)
     return _made(run(dicom, out, settings, workers, validation_fraction), out, "patients")
 
 

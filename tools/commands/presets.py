@@ -87,8 +87,7 @@ def subtypes(
 ) -> Result:
     """Collect sizes and histograms of training lesions by subtype, for bundles to draw from.
 
-    Example: python -m tools subtypes --dataset_dir work/rois --out bundles/hr_ldm/configs/
-        subtypes.json
+    Example: python -m tools subtypes --dataset_dir work/rois --out subtypes.json
 
     Args:
         dataset_dir: folder with datalist.json, as prepare crops --ratings or prepare lidc makes it.

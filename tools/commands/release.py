@@ -29,7 +29,7 @@ def check(*bundles: str, fix: bool = False, schema: str | None = None) -> Result
         bundles: folders; none means all in bundles/.
         fix: copy shared settings from train.json to the other configs, and write them in the house
             form.
-        schema: local copy of the metadata schema; None looks in ../shared/reference, and where
+        schema: local copy of the metadata schema; default: the one in ../shared/reference; where
             there is none the schema is not checked.
     """
     from tools.release.check import check_bundles, find_bundles
@@ -56,8 +56,8 @@ def release(
     Args:
         bundles: folders; none means all in bundles/.
         out: folder to write NAME_vVERSION.zip and model_info.json to.
-        base_url: address of the folder that the zips will be served from; None takes that of OUT
-            on this machine.
+        base_url: address of the folder that the zips will be served from; default: that of OUT on
+            this machine.
         schema: local copy of the metadata schema, as for check.
     """
     from tools.release.check import find_bundles

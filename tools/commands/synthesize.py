@@ -16,16 +16,16 @@ def synthesize(
     out: str,
     bundle: str = "lefusion_lidc",
     count: int | None = None,
-    texture: str | Sequence[str] | None = None,
-    diameter_mm: float | Sequence[float] | None = None,
+    texture: str | None = None,
+    diameter_mm: float | tuple[float, float] | None = None,
     shape: str | None = None,
     spiculation: float | None = None,
     lobulation: float | None = None,
-    no_reflow_share: float | Sequence[float] | None = None,
-    site: Sequence[float] | None = None,
+    no_reflow_share: float | tuple[float, float] | None = None,
+    site: tuple[float, float, float] | None = None,
     placement: str | None = None,
     erosion_mm: float | None = None,
-    lobe: str | Sequence[str] | None = None,
+    lobe: str | None = None,
     organ_mask: str | None = None,
     organ_source: str | None = None,
     organ_bundle: str | None = None,
@@ -135,7 +135,7 @@ def synthesize(
 
     options = {
         "count": count,
-        "texture": texture if texture is None or isinstance(texture, str) else ",".join(texture),
+        "texture": texture,
         "diameter_mm": diameter_mm,
         "shape": shape,
         "spiculation": spiculation,
@@ -155,8 +155,8 @@ def synthesize(
         "if_impossible": if_impossible,
     }
     rank = Rank.from_environment()
-    found = find_cases(str(scan), dataset_dir, series_uid, section)
-    require_apart(out, input_folders(str(scan), found))
+    found = find_cases(scan, dataset_dir, series_uid, section)
+    require_apart(out, input_folders(scan, found))
     cases = with_masks(found, organ_mask, lesion_mask)
     opened = open_synthesizer(bundle, rank.device(device), weights, options)
     job = opened.get("synthesizer")

@@ -9,10 +9,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tools.bundle import sha256_file
 from tools.export.listing import entry_path, read_datalist, section
 from tools.synthesis.cases import find_cases
 from tools.synthesis.datalist import DATALIST_FILE
-from tools.bundle import sha256_file
 from tools.synthesis.records import RECORD_FILE, ScanRecord, read_record
 
 __all__ = ["RealEntry", "SyntheticEntry", "read_real", "read_synthetic"]

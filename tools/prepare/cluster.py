@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
+from tools.bundle import find_bundle
 from tools.files import claimed, write_json
 from tools.phantoms.datasets import lesion_datalist
 from tools.prepare.cluster_figure import write_cluster_figure
@@ -22,7 +23,6 @@ from tools.prepare.cluster_textures import (
     lesion_name,
     measure_textures,
 )
-from tools.synthesis.bundles import find_bundle
 
 __all__ = ["PRESETS", "check_config_preset", "cluster_lesions", "cluster_names", "write_json"]
 

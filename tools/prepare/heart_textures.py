@@ -12,6 +12,7 @@ import torch
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
+from tools.bundle import find_bundle
 from tools.files import claimed, write_json
 from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
 from tools.phantoms.heart_datasets import heart_datalist
@@ -24,7 +25,6 @@ from tools.prepare.cluster_textures import (
     lesion_name,
 )
 from tools.prepare.heart_textures_figure import write_heart_figure
-from tools.synthesis.bundles import find_bundle
 from tools.synthesis.generator import SliceSettings, scaled
 from tools.synthesis.hearts.pipeline import HeartWindow
 from tools.synthesis.scan import Scan

@@ -15,6 +15,7 @@ from nibabel.affines import apply_affine
 
 from tools.dicom.series import DicomSeries, read_series
 from tools.files import new_folder
+from tools.organs.lung_recipe import lung_mask
 from tools.prepare.lidc_consensus import (
     ReadingMask,
     consensus,
@@ -22,7 +23,6 @@ from tools.prepare.lidc_consensus import (
     scan_nodules,
 )
 from tools.prepare.lidc_xml import Outline, ReadMessage, is_read_message, parse_read_message
-from tools.synthesis.lung_mask import lung_mask
 from tools.transforms.window import WindowGrid, cut_window
 
 __all__ = ["RoiSettings", "ScanFiles", "read_marks", "write_patient"]
