@@ -67,9 +67,7 @@ def make_shape_source(
         >>> type(make_shape_source(load_organ("lung"), "ellipsoid")).__name__
         'EllipsoidShapes'
     """
-    for key, value in (("spiculation", spiculation), ("lobulation", lobulation)):
-        if value is not None and not (isinstance(value, int | float) and 1 <= value <= 5):
-            raise ValueError(f"{key} must be a score from 1 to 5, got {value!r}")
+    _check_scores(spiculation=spiculation, lobulation=lobulation)
     word, _, path = _known(name, organ).partition(":")
     box = organ.chart == "box"
     if word == "diffmask" and box:
@@ -87,6 +85,12 @@ def make_shape_source(
         return EllipsoidShapes()
     words = BOX_WORDS if box else WALL_WORDS
     raise ValueError(f"shape must be one of {words}, or a NIfTI mask (.nii, .nii.gz), got {name!r}")
+
+
+def _check_scores(**scores: float | None) -> None:
+    for key, value in scores.items():
+        if value is not None and not (isinstance(value, int | float) and 1 <= value <= 5):
+            raise ValueError(f"{key} must be a score from 1 to 5, got {value!r}")
 
 
 def _known(name: str | Path, organ: Organ) -> str:
