@@ -218,7 +218,6 @@ def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> N
         (["--scan", "{scan}", "--bundle", "none"], "bundle must be a bundle folder or one of"),
         (["--scan", "{scan}", "--texture", "granite"], "texture must be one of"),
         (["--scan", "{scan}", "--shape", "cube"], "shape must be one of"),
-        (["--scan", "{scan}", "--bundle", "diffmask"], "bundle must have window_hu"),
         (
             ["--scan", "{scan}", "--bundle", "hr_ldm", "--steps", "4"],
             "error: num_inference_steps must be at least 50 for ddim",

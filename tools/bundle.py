@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "Bundle",
+    "bundle_folders",
     "choose_device",
     "find_bundle",
     "load_weights",
@@ -44,17 +45,23 @@ def choose_device(name: str | torch.device) -> torch.device:
     return device
 
 
+def bundle_folders() -> list[Path]:
+    """Return where bundles lie: ``./bundles``, in an installed package, beside ``tools``."""
+    tools = Path(__file__).resolve().parent
+    return [Path("bundles"), tools / "_bundles", tools.parent / "bundles"]
+
+
 def find_bundle(name_or_path: str | Path) -> Path:
-    """Return the folder of a bundle: a path, or the name of one that lies beside ``tools``.
+    """Return the folder of a bundle: a path, or the name of one in :func:`bundle_folders`.
 
     Raises:
         FileNotFoundError: if there is none; the message lists those there are.
     """
-    beside = Path(__file__).resolve().parents[1] / "bundles"
-    for folder in (Path(name_or_path), beside / name_or_path):
-        if (folder / "configs" / INFERENCE).is_file():
-            return folder
-    known = sorted(path.name for path in beside.glob("*") if (path / "configs").is_dir())
+    for folder in (Path(), *bundle_folders()):
+        if (folder / name_or_path / "configs" / INFERENCE).is_file():
+            return folder / name_or_path
+    found = [path for folder in bundle_folders() for path in folder.glob("*/configs")]
+    known = sorted({path.parent.name for path in found})
     raise FileNotFoundError(
         f"bundle must be a bundle folder or one of {known}, got {str(name_or_path)!r}"
     )

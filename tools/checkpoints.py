@@ -16,7 +16,7 @@ from monai.handlers import CheckpointSaver
 
 from tools.files import claim, new_file
 
-__all__ = ["WholeCheckpointSaver", "start_point"]
+__all__ = ["WholeCheckpointSaver", "saved_checkpoints", "start_point"]
 
 CHECKPOINT = re.compile(r"checkpoint_epoch=(\d+)\.pt")
 PATTERN = "checkpoint_epoch=*.pt"
@@ -66,7 +66,7 @@ class WholeCheckpointSaver(CheckpointSaver):
     def _recall(self) -> None:
         regular = self._interval_checkpoint
         if regular is not None and not regular._saved:
-            found, handler = _checkpoints(self._folder), regular.save_handler
+            found, handler = saved_checkpoints(self._folder), regular.save_handler
             assert isinstance(handler, _WholeFiles)
             regular._saved = [Checkpoint.Item(epoch, path.name) for epoch, path in found]
             while not regular._check_lt_n_saved(or_equal=True):  # killed before it was removed
@@ -139,7 +139,7 @@ def start_point(
         ValueError: if ``ckpt_dir`` holds a training that is not at its end, or files of others.
     """
     folder = Path(ckpt_dir)
-    found = _checkpoints(folder)
+    found = saved_checkpoints(folder)
     if resume_from not in (None, "auto"):
         if not Path(str(resume_from)).is_file():
             raise FileNotFoundError(
@@ -165,8 +165,8 @@ def start_point(
     return point
 
 
-def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Return epochs and files, the newest last."""
+def saved_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Return the epoch and file of each checkpoint in a folder, the newest last."""
     found = ((CHECKPOINT.fullmatch(path.name), path) for path in folder.glob(PATTERN))
     return sorted((int(match[1]), path) for match, path in found if match)
 
@@ -184,7 +184,7 @@ def _move_aside(folder: Path, best_file: str) -> None:
     number = 1 + sum(1 for _ in folder.glob("earlier_*"))
     aside = folder / f"earlier_{number}"
     aside.mkdir()
-    for path in [*(path for _, path in _checkpoints(folder)), folder / best_file]:
+    for path in [*(path for _, path in saved_checkpoints(folder)), folder / best_file]:
         if path.is_file():
             os.replace(path, aside / path.name)
     logger.warning("the training before is kept in %s", aside)

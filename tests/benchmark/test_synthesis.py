@@ -4,14 +4,14 @@ import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-
 from tests.synthesis.latent_stub import row
 from tests.synthesis.test_latent_generator import CONFIG
+
 from tools.benchmark import synthesis
-from tools.benchmark.random_weights import with_weights
-from tools.benchmark.synthesis import benchmark_synthesis
+from tools.benchmark.synthesis import PeakMemory, benchmark_synthesis, with_weights
 from tools.cli import main
 from tools.phantoms.chest_ct import chest_ct
 
@@ -79,3 +79,22 @@ def test_time_and_memory_by_size(
 def test_bad_input_is_one_sentence(capsys: pytest.CaptureFixture[str], option: str) -> None:
     assert main(["benchmark", "synthesis", f"--{option}", "0"]) == 1
     assert f"error: {option} must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_rise_is_that_of_the_block() -> None:
+    held = np.ones(100 * 2**17)  # 100 MiB before the block do not count
+    for size in (100, 20):  # a peak of before does not count either
+        with PeakMemory() as peak:
+            block = np.ones(size * 2**17)
+            del block  # freed before the block ends, and still its peak
+        if peak.mb is None:
+            pytest.skip("the system does not tell the peak of a process")
+        assert peak.mb == pytest.approx(size, abs=5)
+    assert held.sum() == held.size
+
+
+def test_a_system_that_does_not_tell_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.benchmark.synthesis.CLEAR_REFS", Path("/nowhere/clear_refs"))
+    with PeakMemory() as peak:
+        pass
+    assert peak.mb is None

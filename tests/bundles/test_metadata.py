@@ -1,4 +1,4 @@
-"""What the model zoo asks of a bundle besides its configs: metadata, licences, weights."""
+"""Our bundles keep the rules of the house and of the model zoo; versions and presets are right."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from tools.release.layout import find_schema, layout_faults, metadata_faults, schema_faults
+from tools.release.check import check_bundles, find_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = [
@@ -28,13 +28,9 @@ def requirements() -> dict[str, Requirement]:
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
-def test_files_and_sizes(bundle: Path) -> None:
-    assert layout_faults(bundle) == []
-
-
-@pytest.mark.parametrize("bundle", BUNDLES)
-def test_metadata_is_complete(bundle: Path) -> None:
-    assert metadata_faults(metadata(bundle)) == []
+def test_nothing_is_found(bundle: Path) -> None:
+    """Layout, metadata and their schema, rules for configs; building them is a slow test."""
+    assert check_bundles([bundle], instantiate=False) == []
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
@@ -60,10 +56,8 @@ def test_stated_versions_are_those_we_test(bundle: Path) -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize("bundle", BUNDLES)
-def test_metadata_follows_the_schema(bundle: Path, shared_dir: Path) -> None:
-    schema = find_schema(metadata(bundle))
-    assert schema is not None
-    assert schema_faults(bundle / "configs" / "metadata.json", schema) == []
+def test_schema_is_there_to_be_followed(bundle: Path, shared_dir: Path) -> None:
+    assert find_schema(metadata(bundle)) is not None
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("bundles/*/configs/histograms.json")), ids=str)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from monai.bundle import download
 
-from tools.release.layout import find_schema
+from tools.release.check import find_schema
 from tools.release.pack import pack_bundle
 
 NAMES = ["lefusion_lidc", "lefusion_emidec", "diffmask", "hr_ldm"]

@@ -81,12 +81,12 @@ BIAS = "decoder.blocks.0.conv.conv.bias"
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (lambda s: broken(s, BIAS, None), f"autoencoder, missing 1: {BIAS}"),
-        (lambda s: broken(s, "extra", torch.ones(1)), "autoencoder's, unknown 1: extra"),
+        (lambda s: broken(s, BIAS, None), f"network, missing 1: {BIAS}"),
+        (lambda s: broken(s, "extra", torch.ones(1)), "network only, unknown 1: extra"),
         (lambda s: broken(s, BIAS, torch.ones(3)), rf"{BIAS} must have shape \(16,\), got \(3,\)"),
         (lambda s: broken(s, BIAS, torch.full((16,), torch.nan)), f"got others in 1: {BIAS}"),
-        (lambda s: {"controlnet_state_dict": s}, "got keys .'controlnet_state_dict'. in"),
-        (lambda s: {}, "autoencoder, missing"),
+        (lambda s: {"controlnet_state_dict": s}, "got keys .'controlnet_state_dict'"),
+        (lambda s: {}, "network, missing"),
         (lambda s: [1], "must hold a dict, got list"),
     ],
 )

@@ -157,18 +157,18 @@ def test_parameter_without_weights_is_refused() -> None:
     old = old_names(seeded(denoiser()))
     del old["conv_in.conv.bias"]
     denoiser().load_old_state_dict(dict(old))
-    with pytest.raises(ValueError, match=r"parameters without weights: conv_in\.conv\.bias$"):
+    with pytest.raises(ValueError, match=r"parameters without weights, 1: conv_in\.conv\.bias$"):
         load_old_weights(denoiser(), old)
     new = seeded(denoiser()).state_dict()  # names agree, one is missing
     del new["conv_in.conv.bias"]
-    with pytest.raises(ValueError, match=r"missing conv_in\.conv\.bias$"):
+    with pytest.raises(ValueError, match=r"missing 1: conv_in\.conv\.bias$"):
         load_old_weights(denoiser(), new)
 
 
 def test_weights_without_a_place_are_refused() -> None:
     old = {**old_names(seeded(denoiser())), "class_embedding.weight": torch.ones(3, 32)}
     denoiser().load_old_state_dict(dict(old))
-    with pytest.raises(ValueError, match=r"without a place: class_embedding\.weight$"):
+    with pytest.raises(ValueError, match=r"without a place, 1: class_embedding\.weight$"):
         load_old_weights(denoiser(), old)
 
 
@@ -187,14 +187,14 @@ def test_other_shapes_are_refused() -> None:
 def test_values_that_are_no_numbers_are_refused() -> None:
     old = old_names(seeded(denoiser()))
     old["conv_in.conv.bias"][0] = torch.nan
-    with pytest.raises(ValueError, match=r"finite numbers, got others in conv_in\.conv\.bias"):
+    with pytest.raises(ValueError, match=r"finite numbers, got others in 1: conv_in\.conv\.bias"):
         load_old_weights(denoiser(), old)
 
 
 @pytest.mark.parametrize(
     ("state", "options", "sentence"),
     [
-        ({"unet": {"a": torch.ones(1)}}, [], "state dict (else give key_in_ckpt), got ['unet']"),
+        ({"unet": {"a": torch.ones(1)}}, [], "(else give key_in_ckpt), got keys ['unet']"),
         ({"a": torch.ones(1)}, ["--key_in_ckpt", "b"], "key_in_ckpt must be a key of"),
         ({}, [], "checkpoint must hold tensors, got none"),
         ({"a": torch.ones(1)}, ["--config", "absent.json"], "config must be an existing file"),

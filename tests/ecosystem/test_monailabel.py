@@ -168,17 +168,3 @@ def test_options_and_command_line_both_reach_the_sampler(
         assert parsed(key, {}) is None
         assert parsed(key, {"centre_mm": [1, 2, 3]}) == [1, 2, 3]
         assert parsed(key, {"displayable_configs#centre_mm": "4 5 6"}) == "4 5 6"
-
-
-@pytest.mark.parametrize("bundle", sorted(set(MODELS.values()) | {"lefusion_emidec"}))
-@pytest.mark.parametrize(("epochs", "wanted"), [(1, 1), (1000, None)])
-def test_trainings_shorter_than_the_interval_are_validated(
-    repository: Path, bundle: str, epochs: int, wanted: int | None
-) -> None:
-    parser = ConfigParser()
-    parser.read_config(repository / "bundles" / bundle / "configs" / "train.json")
-    parser["train#trainer#max_epochs"] = epochs
-    targets = [handler.get("_target_") for handler in parser["train#handlers"]]
-    number = targets.index("ValidationHandler")
-    interval = parser.get_parsed_content(f"train#handlers#{number}#interval")
-    assert interval == (wanted or parser["val_interval"])

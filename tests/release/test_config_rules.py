@@ -4,54 +4,61 @@ import json
 
 import pytest
 
-from tools.release.config_format import LINE_LENGTH, house_json
 from tools.release.config_rules import (
-    dangling_references,
-    dead_keys,
-    early_tools_faults,
-    expression_faults,
-    file_macro_faults,
-    training_faults,
+    LINE_LENGTH,
+    config_faults,
+    differences,
+    house_json,
+    with_shared_settings,
 )
-from tools.release.config_targets import target_faults
-from tools.release.sameness import differences, with_shared_settings
+
+
+def faults(**entries: object) -> list[str]:
+    """Findings on a config that stands alone; what it holds under ``run`` is read."""
+    return config_faults({"inference.json": {"bundle_root": ".", **entries}}, "inference.json")
 
 
 def test_expression_faults_are_found() -> None:
-    good = {"a": "$@b#0.c", "b": "$import os", "c": ["plain lambda text"]}
-    assert expression_faults(good) == []
-    for bad in ("$[x for x in @a]", "$lambda x: x", "$import tools", "$(", "$" + "a" * 80):
-        assert len(expression_faults({"deep": [{"x": bad}]})) == 1
+    assert faults(b=[0], run=["$@b#0.c", "$import os", "plain lambda text", "@bundle_root"]) == []
+    for bad in ("$[x for x in @b]", "$lambda x: x", "$import tools", "$(", "$" + "a" * 80):
+        assert len(faults(b=[], run=["@b", {"x": bad}])) == 1
 
 
 def test_tools_before_the_path_is_set_is_found() -> None:
-    assert len(early_tools_faults({"initialize": ["$tools.f()"]})) == 1
-    assert len(early_tools_faults({"+imports": [{"_target_": "tools.f"}]})) == 1
-    assert early_tools_faults({"network_def": {"_target_": "tools.networks.X"}}) == []
+    (found,) = faults(**{"+imports": [{"_target_": "tools.losses.LesionNoiseLoss"}]})
+    assert found.startswith("tools is not importable yet in imports and initialize")
+    assert len(faults(initialize=["$tools.f()"])) == 2  # and an expression names it
+    assert faults(network_def={"_target_": "tools.losses.LesionNoiseLoss"}) == []
 
 
 def test_file_macro_is_found() -> None:
-    assert len(file_macro_faults({"run": "%training", "x": "%train.json#a"})) == 1
+    (found,) = faults(run=["%training", "%train.json#a"], training=[], train={})
+    assert found == "macro names a file, which depends on the working directory: %train.json#a"
 
 
 def test_dead_keys_are_found() -> None:
-    config = {"bundle_root": ".", "used": 1, "dead": 2, "run": "$@used", "train": {"x": 1}}
-    assert dead_keys(config, []) == ["dead", "train#x"]
+    found = faults(used=1, dead=2, run="$@used", train={"x": 1})
+    assert found == ["dead is read by nothing", "train#x is read by nothing"]
 
 
 def test_overlay_may_change_what_another_file_has() -> None:
     base = {"bundle_root": ".", "width": 32, "run": "$@width"}
-    assert dead_keys({"width": 64, "network_def#base": 64}, [base]) == []
-    assert dead_keys({"breadth": 64}, [base]) == ["breadth"]
+    for overlay, found in (
+        ({"width": 64, "network_def#base": 64}, []),
+        ({"breadth": 64}, ["breadth is read by nothing"]),
+    ):
+        assert config_faults({"wide.json": overlay, "inference.json": base}, "wide.json") == found
 
 
 def test_dangling_reference_is_found() -> None:
-    assert dangling_references({"bundle_root": ".", "run": "$@b#0 + @bundle_root"}) == {"b"}
+    assert faults(run="$@b#0 + @bundle_root") == ["@b has no key"]
 
 
 def test_training_must_run_by_both_names() -> None:
-    assert training_faults({"training": [], "run": "%training"}) == []
-    assert len(training_faults({"run": "%train"})) == 2
+    train = {"bundle_root": ".", "training": ["@bundle_root"], "run": "%training"}
+    assert config_faults({"train.json": train}, "train.json") == []
+    train = {"bundle_root": ".", "train": [], "run": "%train"}
+    assert len(config_faults({"train.json": train}, "train.json")) == 2
 
 
 @pytest.mark.parametrize(
@@ -67,9 +74,9 @@ def test_training_must_run_by_both_names() -> None:
     ],
 )
 def test_targets_are_looked_up(component: dict, message: str | None) -> None:
-    faults = target_faults({"deep": [component]})
-    assert len(faults) == (message is not None)
-    assert message is None or message in faults[0]
+    found = faults(run=[component])
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]
 
 
 def test_shared_settings_are_copied_from_training_and_nothing_else() -> None:

@@ -183,9 +183,7 @@ def test_a_scan_without_room_does_as_was_asked(
     nib.save(nib.Nifti1Image(organ, np.eye(4)), tmp_path / "scans" / "b_lung.nii.gz")
     out, run_job = tmp_path / "out", replace(job, if_impossible=choice)
     if choice == "error":
-        with pytest.raises(
-            ValueError, match=r"1 of 3 that are not .* b: organ_mask must have room"
-        ):
+        with pytest.raises(ValueError, match=r"1 of 3 that .* b: organ_mask must have room"):
             synthesize_scans(cases, out, run_job, Rank())
     else:
         synthesize_scans(cases, out, run_job, Rank())

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
+import logging
+import os
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 
-from tools.benchmark.memory import PeakMemory
-from tools.benchmark.random_weights import with_weights
 from tools.bundle import find_bundle
 from tools.organs.lung_recipe import lung_mask
 from tools.phantoms.chest_ct import chest_ct
@@ -25,9 +30,15 @@ from tools.synthesis.lesion import SynthesisResult
 from tools.synthesis.scan import Scan
 from tools.synthesis.synthesizer import Plan, Synthesizer
 
-__all__ = ["benchmark_synthesis"]
+__all__ = ["PeakMemory", "benchmark_synthesis", "with_weights"]
 
 STAGES = ("read", "lungs", "plan", "synthesis", "write")
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET_PEAK = "5"  # see proc(5)
+# key of the file in inference.json -> key of the network it holds
+NETWORKS = {"ckpt_path": "network_def", "autoencoder_path": "autoencoder_def"}
+
+logger = logging.getLogger(__name__)
 
 
 def benchmark_synthesis(
@@ -163,3 +174,88 @@ def _synthesize(job: Synthesizer, plan: Plan) -> tuple[SynthesisResult, dict[str
 
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class PeakMemory:
+    """Measure by how much the memory of this process rises at most inside a ``with`` block.
+
+    The kernel keeps the highest resident memory of a process and lets it be reset, so nothing is
+    missed between samples. Memory that was freed but not given back is returned first, or the work
+    would fill it without any rise. After the block, ``mb`` is the rise in MiB; None where the
+    system does not tell (Linux does).
+    """
+
+    mb: float | None = None
+
+    def __enter__(self) -> PeakMemory:
+        gc.collect()
+        _give_back()
+        self._before: float | None = None
+        try:
+            CLEAR_REFS.write_text(RESET_PEAK)
+            self._before = _status_mb("VmRSS")
+        except OSError:
+            pass
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._before is not None:
+            self.mb = max(0.0, _status_mb("VmHWM") - self._before)
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, where the C library can."""
+    if os.name == "posix":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def _status_mb(name: str) -> float:
+    for line in STATUS.read_text(encoding="utf-8").splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return int(value.split()[0]) / 1024
+    raise OSError(f"{STATUS} must have {name}, got none")
+
+
+def with_weights(bundle: Path, folder: Path) -> Path:
+    """Return the bundle, or where weights are missing a copy of it in a folder with random ones.
+
+    Raises:
+        FileNotFoundError: if the bundle has no ``inference.json``.
+    """
+    path = bundle / "configs" / "inference.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"bundle must have configs/inference.json, got none in {bundle}")
+    if not _missing(bundle):
+        return bundle
+    copy = folder / bundle.resolve().name
+    for name in ("configs", "models"):
+        if (bundle / name).is_dir():
+            shutil.copytree(bundle / name, copy / name)
+    for key in _missing(copy):
+        parser = _parser(copy)
+        target = Path(parser.get_parsed_content(key))
+        logger.warning("%s is not there: random weights are measured", target.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(parser.get_parsed_content(NETWORKS[key]).state_dict(), target)
+    return copy
+
+
+def _parser(bundle: Path) -> ConfigParser:
+    parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "inference.json"))
+    parser["bundle_root"] = str(bundle)
+    return parser
+
+
+def _missing(bundle: Path) -> list[str]:
+    """Return the keys of the weights that are not there."""
+    parser = _parser(bundle)
+    keys = [key for key in NETWORKS if parser.get(key)]
+    return [key for key in keys if not Path(parser.get_parsed_content(key)).is_file()]

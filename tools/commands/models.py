@@ -109,7 +109,7 @@ def fetch(
 def evaluate(
     dataset_dir: str,
     out: str = "out/evaluate",
-    bundle: str = "bundles/lefusion_lidc",
+    bundle: str = "lefusion_lidc",
     steps: int = 50,
     limit: int | None = None,
     seed: int = 0,

@@ -12,7 +12,7 @@ __all__ = ["cluster", "subtypes"]
 
 def cluster(
     dataset_dir: str,
-    bundle: str = "bundles/lefusion_lidc",
+    bundle: str = "lefusion_lidc",
     clusters: int = 3,
     out: str = "out/cluster",
     write: bool = False,

@@ -30,17 +30,11 @@ AUTO = "auto"
 
 
 class Converter(NamedTuple):
-    """How published weights become what a config of the bundle loads.
+    """How published weights become what a config of the bundle loads."""
 
-    Attributes:
-        run: called with source, target and keywords; returns the arguments of the network.
-        config: file of the bundle that loads the result.
-        key: entry of it that names the result.
-    """
-
-    run: Callable[..., dict[str, Any]]
-    config: str
-    key: str
+    run: Callable[..., dict[str, Any]]  # source, target, keywords -> arguments of the network
+    config: str  # that loads the result
+    key: str  # of it that names the result
 
 
 CONVERTERS = {
@@ -50,14 +44,7 @@ CONVERTERS = {
 
 
 class LargeFile(NamedTuple):
-    """One entry of ``large_files``.
-
-    Attributes:
-        path: where the file goes, below the root.
-        url: where it comes from.
-        hash_val: its checksum, or None where none is known.
-        hash_type: what the checksum was made with.
-    """
+    """One entry of ``large_files``: its place below the root, and a checksum where one is known."""
 
     path: Path
     url: str
@@ -120,7 +107,8 @@ def fetch(
     if converter is not None and target is not None:
         options = {} if sphere_outside is None else {"sphere_outside": sphere_outside}
         definition = converter.run(str(files[0].path), str(target), **options)
-        _compare_encoding(folder, definition)
+        if "sphere_outside" in definition:
+            _compare_encoding(folder, definition["sphere_outside"])
         written.append(target)
     return written
 
@@ -178,11 +166,8 @@ def _converted_path(folder: Path, root: Path, converter: Converter) -> Path:
     return Path(parser.get_parsed_content(key))
 
 
-def _compare_encoding(folder: Path, definition: dict[str, Any]) -> None:
+def _compare_encoding(folder: Path, found: float) -> None:
     """Print the option to run a bundle with if its config names another sphere encoding."""
-    found = definition.get("sphere_outside")
-    if found is None:
-        return
     config = ConfigParser.load_config_file(folder / "configs" / "published.json")
     network = config.get("network_def")
     expected = network.get("sphere_outside", 255.0) if isinstance(network, dict) else 255.0
@@ -199,7 +184,8 @@ def _download(file: LargeFile) -> None:
         # a record without its file speaks of a download that is gone
         _record_of(file.path).unlink(missing_ok=True)
     if file.path.exists():
-        _check(file, file.path)
+        if file.hash_val is not None and _digest(file.path, file.hash_type) != file.hash_val:
+            raise _wrong_hash(file, str(file.path))
     else:
         try:
             with new_file(file.path) as partial:
@@ -214,12 +200,6 @@ def _download(file: LargeFile) -> None:
             ) from error
     if file.hash_val is None:
         _record(file.path)
-
-
-def _check(file: LargeFile, path: Path) -> None:
-    """Raise ValueError unless a file that is there already is the listed one."""
-    if file.hash_val is not None and _digest(path, file.hash_type) != file.hash_val:
-        raise _wrong_hash(file, str(path))
 
 
 def _wrong_hash(file: LargeFile, source: str) -> ValueError:

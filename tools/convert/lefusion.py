@@ -11,19 +11,17 @@ encoded the sphere is not in the file, so it is an argument, kept in ``network_d
 
 from __future__ import annotations
 
-import pickle
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tools.convert.sphere_encoding import choose_sphere_outside
-from tools.files import new_file
+from tools.convert.weights import read_checkpoint, require_weights_of, write_converted
 from tools.networks.factorised_unet import FactorisedUNet
 from tools.networks.sphere_encoded_unet import SphereEncodedUNet
 
-__all__ = ["convert", "load_network", "read_checkpoint"]
+__all__ = ["convert", "load_network"]
 
 PREFIXES = ("denoise_fn.module.", "denoise_fn.")
 ROTARY = ".rotary_emb.freqs"
@@ -76,13 +74,10 @@ def convert(
 
     Raises:
         FileNotFoundError: if there is no file at ``src``.
-        ValueError: if the file is no such checkpoint, a tensor is missing, unknown or misshapen, or
-            ``sphere_outside`` does not fit.
+        ValueError: see :func:`load_network`.
     """
     definition, network = _load(src, weights, sphere_outside)
-    target = Path(dst)
-    with new_file(target) as partial:
-        torch.save({"network_def": definition, "model": network.state_dict()}, partial)
+    write_converted(dst, definition, network.state_dict())
     return definition
 
 
@@ -103,21 +98,15 @@ def _load(
         if (betas := content[weights].get("betas")) is not None:
             num_train_timesteps = len(betas)
     _encode(definition, sphere_outside)
-    network = _build(definition)
-    _check_match(state, network.state_dict())
+    build = SphereEncodedUNet if "sphere_outside" in definition else FactorisedUNet
+    network = build(**definition)
+    require_weights_of(network.state_dict(), state)
     network.load_state_dict(state)
     network.eval()
     if sphere_outside == AUTO and isinstance(network, SphereEncodedUNet):
         chosen = choose_sphere_outside(network, num_train_timesteps)
         definition["sphere_outside"] = network.sphere_outside = chosen
     return definition, network
-
-
-def _build(definition: dict[str, Any]) -> FactorisedUNet:
-    """Return the network of a definition, with weights yet to be loaded."""
-    if "sphere_outside" in definition:
-        return SphereEncodedUNet(**definition)
-    return FactorisedUNet(**definition)
 
 
 def _encode(definition: dict[str, Any], sphere_outside: float | str | None) -> None:
@@ -132,34 +121,6 @@ def _encode(definition: dict[str, Any], sphere_outside: float | str | None) -> N
     if isinstance(sphere_outside, bool) or not isinstance(sphere_outside, int | float):
         raise ValueError(f'sphere_outside must be a number or "auto", got {sphere_outside!r}')
     definition["sphere_outside"] = float(sphere_outside)
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Return the dictionary in a file; nothing but plain tensors and containers is unpickled.
-
-    Args:
-        path: file that ``torch.save`` wrote.
-
-    Raises:
-        FileNotFoundError: if there is no file at ``path``.
-        ValueError: if the file holds anything else.
-
-    Example:
-        >>> read_checkpoint("absent.pt")
-        Traceback (most recent call last):
-        FileNotFoundError: checkpoint must be an existing file, got absent.pt
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"checkpoint must be an existing file, got {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, UnicodeDecodeError, KeyError) as error:
-        raise ValueError(
-            f"checkpoint must be a PyTorch file of plain tensors, got {path}"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"checkpoint must hold a dict, got {type(content).__name__} in {path}")
-    return content
 
 
 def _network_state(content: dict[str, Any], weights: str, path: str) -> dict[str, Tensor]:
@@ -208,18 +169,3 @@ def _definition(state: dict[str, Tensor]) -> dict[str, Any]:
         del definition["condition_size"]
         definition.update(SPHERE)
     return definition
-
-
-def _check_match(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Raise ValueError unless both have the same names and shapes."""
-    for label, names in (
-        ("have every tensor, missing", expected.keys() - state.keys()),
-        ("have known tensors only, unknown", state.keys() - expected.keys()),
-    ):
-        if names:
-            shown = ", ".join(sorted(names)[:3])
-            raise ValueError(f"checkpoint must {label} {len(names)}: {shown}")
-    for name, tensor in expected.items():
-        got = tuple(getattr(state[name], "shape", ()))
-        if got != tuple(tensor.shape):
-            raise ValueError(f"{name} must have shape {tuple(tensor.shape)}, got {got}")

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
-from torch import Tensor
 
-from tools.convert.lefusion import read_checkpoint
-from tools.files import new_file
+from tools.convert.weights import (
+    plain_state_dict,
+    read_checkpoint,
+    require_finite,
+    require_weights_of,
+    write_converted,
+)
 
 __all__ = ["MAISI_AUTOENCODER", "convert"]
 
@@ -40,8 +43,6 @@ MAISI_AUTOENCODER: dict[str, Any] = {
     "use_convtranspose": False,
 }
 WRAPPER = "unet_state_dict"
-PARALLEL = "module."
-SHOWN = 3
 
 
 def convert(
@@ -69,46 +70,13 @@ def convert(
         Traceback (most recent call last):
         FileNotFoundError: checkpoint must be an existing file, got absent.pt
     """
-    state = _state(read_checkpoint(str(src)), src)
+    content = read_checkpoint(src)
+    state = plain_state_dict(content.get(WRAPPER, content), f"(bare or under {WRAPPER!r}) in {src}")
     with torch.device("meta"):  # names and shapes are all that is needed
         expected = AutoencoderKlMaisi(
             **definition, norm_float16=False, num_splits=1, save_mem=False
         ).state_dict()
-    _check(state, expected)
-    target, arguments = Path(dst), dict(definition)
-    with new_file(target) as partial:
-        torch.save({"network_def": arguments, "model": state}, partial)
-    return arguments
-
-
-def _state(content: dict[str, Any], src: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return the state dict in a file, without wrapper and prefix of parallel training."""
-    state = content.get(WRAPPER, content)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        keys = sorted(map(str, content))[:SHOWN]
-        raise ValueError(
-            f"checkpoint must be a state dict, bare or under {WRAPPER!r}, got keys {keys} in {src}"
-        )
-    if state and all(name.startswith(PARALLEL) for name in state):
-        return {name.removeprefix(PARALLEL): value for name, value in state.items()}
-    return dict(state)
-
-
-def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless the weights are those of the network, every one, and finite."""
-    for rule, names in (
-        ("have every tensor of the autoencoder, missing", expected.keys() - state.keys()),
-        ("have no other tensors than the autoencoder's, unknown", state.keys() - expected.keys()),
-        ("hold finite numbers, got others in", _not_finite(state)),
-    ):
-        if names:
-            shown = ", ".join(sorted(names)[:SHOWN])
-            raise ValueError(f"checkpoint must {rule} {len(names)}: {shown}")
-    for name, tensor in expected.items():
-        if state[name].shape != tensor.shape:
-            wanted, got = tuple(tensor.shape), tuple(state[name].shape)
-            raise ValueError(f"{name} must have shape {wanted}, got {got}")
-
-
-def _not_finite(state: Mapping[str, Tensor]) -> set[str]:
-    return {name for name, value in state.items() if not bool(value.isfinite().all())}
+    require_weights_of(expected, state)
+    require_finite(state)
+    write_converted(dst, definition, state)
+    return dict(definition)

@@ -7,7 +7,6 @@ proved to come from the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from monai.networks.nets import (
 )
 from torch import Tensor, nn
 
-from tools.convert.lefusion import read_checkpoint
+from tools.convert.weights import named, plain_state_dict, read_checkpoint, require_finite
 from tools.files import new_file
 
 __all__ = ["convert", "load_old_weights"]
@@ -29,7 +28,6 @@ __all__ = ["convert", "load_old_weights"]
 NETWORKS = (AutoencoderKL, ControlNet, DecoderOnlyTransformer, DiffusionModelUNet)
 # the old package made this layer in self-attention and never called it
 NEVER_APPLIED = (".proj_attn.weight", ".proj_attn.bias")
-SHOWN = 3
 
 
 def convert(
@@ -54,8 +52,7 @@ def convert(
     """
     network = _network(config, net_id)
     load_old_weights(network, _state(src, key_in_ckpt))
-    target = Path(dst)
-    with new_file(target) as partial:
+    with new_file(Path(dst)) as partial:
         torch.save(network.state_dict(), partial)
 
 
@@ -83,10 +80,10 @@ def load_old_weights(network: nn.Module, state: dict[str, Tensor]) -> None:
     same_names = state.keys() <= expected.keys()
     if same_names and (missing := expected.keys() - state.keys()):
         raise ValueError(
-            f"checkpoint must have every tensor of the network, missing {_some(missing)}"
+            f"checkpoint must have every tensor of the network, missing {named(missing)}"
         )
     _check_arguments(state, expected)
-    _check_finite(state)
+    require_finite(state)
     # a value that no checkpoint holds shows afterwards which parameters were never written
     for tensor in expected.values():
         if tensor.is_floating_point():
@@ -143,7 +140,7 @@ def _check_upsampling_is_stated(network: nn.Module, definition: dict[str, Any]) 
 
 
 def _state(src: str, key_in_ckpt: str) -> dict[str, Tensor]:
-    """Return the state dict in a file, without the prefix of parallel training."""
+    """Return the state dict in a file."""
     content: Any = read_checkpoint(src)
     if key_in_ckpt:
         if key_in_ckpt not in content:
@@ -152,14 +149,9 @@ def _state(src: str, key_in_ckpt: str) -> dict[str, Tensor]:
                 f"key_in_ckpt must be a key of the checkpoint {keys}, got {key_in_ckpt}"
             )
         content = content[key_in_ckpt]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        keys = sorted(map(str, content))[:6] if isinstance(content, dict) else content
-        raise ValueError(f"checkpoint must be a state dict (else give key_in_ckpt), got {keys}")
-    if not content:
+    if content == {}:
         raise ValueError(f"checkpoint must hold tensors, got none in {src}")
-    if all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): value for name, value in content.items()}
-    return content
+    return plain_state_dict(content, "(else give key_in_ckpt)")
 
 
 def _check_arguments(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -186,27 +178,16 @@ def _check_arguments(state: dict[str, Tensor], expected: dict[str, Tensor]) -> N
         )
 
 
-def _check_finite(state: dict[str, Tensor]) -> None:
-    broken = sorted(name for name, value in state.items() if not value.isfinite().all())
-    if broken:
-        raise ValueError(f"checkpoint must hold finite numbers, got others in {_some(broken)}")
-
-
 def _check_complete(network: nn.Module, unused: set[str]) -> None:
     """Raise ValueError if a parameter was never written or a tensor of the file never read."""
     random = {name for name, value in network.state_dict().items() if value.isnan().any()}
     if random:
         raise ValueError(
-            "config must describe the network of the checkpoint, got parameters without weights: "
-            f"{_some(random)}"
+            "config must describe the network of the checkpoint, got parameters without weights, "
+            f"{named(random)}"
         )
     if unused:
         raise ValueError(
-            "config must describe the network of the checkpoint, got weights without a place: "
-            f"{_some(unused)}"
+            "config must describe the network of the checkpoint, got weights without a place, "
+            f"{named(unused)}"
         )
-
-
-def _some(names: Iterable[str]) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" * (len(shown) > SHOWN))

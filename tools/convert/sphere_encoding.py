@@ -32,10 +32,7 @@ def choose_sphere_outside(
 ) -> float:
     """Return the encoding under which a network denoises better, and print both losses.
 
-    Args:
-        network: with its weights; left as it was.
-        num_train_timesteps: length of the cosine schedule it was trained with.
-        window_size: window it was trained on, voxels.
+    Arguments as for :func:`sphere_encoding_losses`.
 
     Raises:
         ValueError: if the network denoises under neither encoding: the comparison would be chance.

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from tools.bundle import bundle_folders
 from tools.organs.organ import Organ
 from tools.synthesis.scan import Scan
 
@@ -140,7 +141,7 @@ def find_organ_bundle(folder: str | Path | None = None) -> Path | None:
                 f"organ_bundle must hold configs/inference.json and metadata.json, got {named}"
             )
         return Path(named)
-    known = (Path(__file__).resolve().parents[2] / "bundles", Path(torch.hub.get_dir()) / "bundle")
+    known = (*bundle_folders(), Path(torch.hub.get_dir()) / "bundle")
     return next((path / BUNDLE_NAME for path in known if _is_bundle(path / BUNDLE_NAME)), None)
 
 

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import logging
 import os
+import shutil
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigWorkflow, verify_metadata
+
 from tools.files import new_file
-from tools.release.config_format import house_json
-from tools.release.config_rules import Config, rule_faults, training_faults
-from tools.release.config_targets import target_faults
-from tools.release.layout import find_schema, layout_faults, metadata_faults, schema_faults
-from tools.release.pack import load_json
-from tools.release.sameness import bundle_differences, differences, with_shared_settings
+from tools.release.config_rules import (
+    Config,
+    bundle_differences,
+    config_faults,
+    differences,
+    house_json,
+    with_shared_settings,
+)
+from tools.release.pack import LARGEST_FILE_MB, listed_weights, load_json, ships
 
-__all__ = ["check_bundles", "find_bundles", "read_configs"]
+__all__ = ["check_bundles", "find_bundles", "find_schema", "read_configs"]
 
+REQUIRED_FILES: tuple[str, ...] = ("LICENSE", "configs/inference.json", "configs/logging.conf")
+REQUIRED_FILES += ("configs/metadata.json", "configs/train.json", "docs/README.md")
+REQUIRED_FILES += ("docs/data_license.txt", "models/model.pt")
+REQUIRED_KEYS: tuple[str, ...] = ("schema", "version", "changelog", "monai_version", "authors")
+REQUIRED_KEYS += ("pytorch_version", "numpy_version", "required_packages_version", "task")
+REQUIRED_KEYS += ("description", "copyright", "network_data_format")
+NOT_SHIPPED = {"output", "eval"}
 DATA_FILES = {"histograms.json", "metadata.json", "published_histograms.json", "subtypes.json"}
 WORKFLOWS = (
     ("train", ("train.json",)),
@@ -28,6 +46,7 @@ WORKFLOWS = (
     ("inference", ("inference.json", "cardiac_inference.json")),
     ("train", ("train.json", "cardiac.json", "cardiac_evaluate.json")),
 )
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def find_bundles(
@@ -35,34 +54,21 @@ def find_bundles(
 ) -> list[Path]:
     """Return the named bundles, or all in a folder if none is named.
 
-    Args:
-        bundles: folders.
-        root: folder of bundles.
-
     Raises:
         FileNotFoundError: if none is named and ``root`` holds none.
     """
-    folders = [Path(bundle) for bundle in bundles]
-    folders = folders or [path.parents[1] for path in Path(root).glob("*/configs/metadata.json")]
+    if bundles:
+        return [Path(bundle) for bundle in bundles]
+    folders = sorted(path.parents[1] for path in Path(root).glob("*/configs/metadata.json"))
     if not folders:
         raise FileNotFoundError(f"bundles must be named, or lie in {root}/, got none")
-    return sorted(folders) if not bundles else folders
+    return folders
 
 
 def read_configs(bundle: Path) -> dict[str, Config]:
-    """Return the parsed configs of a bundle by file name, metadata and presets left out.
-
-    Args:
-        bundle: folder of the bundle.
-
-    Raises:
-        ValueError: if a file is not a JSON object.
-    """
-    configs = {}
-    for path in sorted(bundle.glob("configs/*.json")):
-        if path.name not in DATA_FILES:
-            configs[path.name] = _read(path)
-    return configs
+    """Return the parsed configs of a bundle by file name, metadata and presets left out."""
+    paths = sorted(bundle.glob("configs/*.json"))
+    return {path.name: load_json(path) for path in paths if path.name not in DATA_FILES}
 
 
 def check_bundles(
@@ -102,17 +108,18 @@ def check_bundles(
     for folder in folders:
         try:
             configs = read_configs(folder)
-            metadata = _read(folder / "configs" / "metadata.json")
+            metadata = _read_metadata(folder)
         except (ValueError, FileNotFoundError) as error:
             findings.append(f"{folder.name}: {error}")
             continue
         if fix:
             configs = _fix(folder, configs)
         trains[folder] = configs.get("train.json", {})
-        found = [*layout_faults(folder), *_metadata(folder, metadata, schema)]
-        found += _configs(folder, configs)
+        about = [*_metadata_faults(metadata), *_schema_faults(folder, metadata, schema)]
+        found = _layout_faults(folder) + [f"configs/metadata.json: {text}" for text in about]
+        found += _config_findings(folder, configs)
         if instantiate and not found:  # a broken file fails here too, with less to say
-            found = _properties(folder)
+            found = _workflow_findings(folder, configs)
         findings += [f"{folder.name}: {text}" for text in found]
     for folder in list(trains)[1:]:
         first = next(iter(trains))
@@ -121,7 +128,97 @@ def check_bundles(
     return findings
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _layout_faults(bundle: Path) -> list[str]:
+    """Find files that are missing, empty, too large, or Python.
+
+    Folders ``output/`` and ``eval/`` and weights that a user fetched never ship, and are left out.
+    """
+    faults = [f"{name} is missing" for name in REQUIRED_FILES if not (bundle / name).is_file()]
+    others = listed_weights(bundle)
+    for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
+        name = path.relative_to(bundle)
+        if NOT_SHIPPED & set(name.parts) or not ships(name) or name.as_posix() in others:
+            continue
+        size = path.stat().st_size
+        if size > LARGEST_FILE_MB * 10**6:
+            faults.append(
+                f"{name.as_posix()} has {size / 1e6:.1f} MB, at most {LARGEST_FILE_MB} are allowed"
+            )
+        if size == 0 and name.as_posix() in REQUIRED_FILES:
+            faults.append(f"{name.as_posix()} is empty")
+        if path.suffix == ".py":
+            faults.append(f"{name.as_posix()} is Python, which belongs in tools/")
+    return faults
+
+
+def _metadata_faults(metadata: Mapping[str, Any]) -> list[str]:
+    """Find missing keys, a version without changelog entry, and tensors under other names."""
+    faults = [f"{key} is missing" for key in REQUIRED_KEYS if key not in metadata]
+    version, changelog = metadata.get("version"), metadata.get("changelog")
+    if not isinstance(changelog, dict) or not changelog.get(str(version)):
+        faults.append(f"changelog has no entry for version {version}")
+    data_format = metadata.get("network_data_format")
+    for side, name in (("inputs", "image"), ("outputs", "pred")):
+        tensors = data_format.get(side) if isinstance(data_format, dict) else None
+        # viewers take the first input as reference image
+        if not isinstance(tensors, dict) or next(iter(tensors), None) != name:
+            faults.append(f"network_data_format: the first of {side} must be {name}")
+    return faults
+
+
+def find_schema(
+    metadata: Mapping[str, Any], schema: str | os.PathLike[str] | None = None
+) -> Path | None:
+    """Return a local copy of the schema that the metadata name, None if there is none.
+
+    Args:
+        metadata: whose ``schema`` is the address that ends in the file's name.
+        schema: the copy; None looks in ``../shared/reference`` beside the checkout.
+
+    Raises:
+        FileNotFoundError: if ``schema`` is given and is no file.
+    """
+    if schema is not None:
+        if not Path(schema).is_file():
+            raise FileNotFoundError(f"schema must be an existing JSON file, got {schema}")
+        return Path(schema)
+    name = str(metadata.get("schema", "")).rsplit("/", 1)[-1]
+    path = REPOSITORY.parent / "shared" / "reference" / name
+    return path if name and path.is_file() else None
+
+
+def _schema_faults(folder: Path, metadata: Mapping[str, Any], schema: Any) -> list[str]:
+    """Find what MONAI's ``verify_metadata`` objects to, where there is a copy of the schema."""
+    source = find_schema(metadata, schema)
+    if source is None:
+        return []
+    with tempfile.TemporaryDirectory() as work, _silence():
+        # MONAI downloads the schema unless the file is there already
+        copy = shutil.copy(source, Path(work) / "schema.json")
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                verify_metadata(str(folder / "configs" / "metadata.json"), filepath=copy)
+        except (ValueError, json.JSONDecodeError) as error:
+            cause = error.__cause__ or error
+            return [f"schema: {getattr(cause, 'message', None) or str(cause).splitlines()[0]}"]
+    return []
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what is logged while something is only looked at, such as which data it would read."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    path = folder / "configs" / "metadata.json"
     if not path.is_file():
         raise FileNotFoundError(f"configs/{path.name} is missing")
     return load_json(path)
@@ -138,43 +235,30 @@ def _fix(folder: Path, configs: dict[str, Config]) -> dict[str, Config]:
     return mended
 
 
-def _metadata(folder: Path, metadata: dict[str, Any], schema: Any) -> list[str]:
-    copy = find_schema(metadata, schema)
-    path = folder / "configs" / "metadata.json"
-    found = [*metadata_faults(metadata), *(schema_faults(path, copy) if copy else ())]
-    return [f"configs/metadata.json: {text}" for text in found]
-
-
-def _configs(folder: Path, configs: dict[str, Config]) -> list[str]:
+def _config_findings(folder: Path, configs: dict[str, Config]) -> list[str]:
     """Return the findings on each config and between them."""
     found = [f"configs: {text}" for text in differences(configs)]
     for name, config in configs.items():
-        others = [other for key, other in configs.items() if key != name]
-        faults = [*rule_faults(config, others), *target_faults(config)]
-        if name == "train.json":
-            faults += training_faults(config)
+        faults = config_faults(configs, name)
         if (folder / "configs" / name).read_text(encoding="utf-8") != house_json(config):
             faults.append("is not in the house form, which --fix writes")
         found += [f"configs/{name}: {text}" for text in faults]
     return found
 
 
-def _properties(folder: Path) -> list[str]:
+def _workflow_findings(folder: Path, configs: dict[str, Config]) -> list[str]:
     """Build the workflows as MONAI does and return the properties that they lack."""
-    from monai.bundle import ConfigWorkflow
-
     found = []
     for kind, names in WORKFLOWS:
-        paths = [folder / "configs" / name for name in names]
-        if not all(path.is_file() for path in paths):
+        if not configs.keys() >= set(names):
             continue
         label = " + ".join(names)
-        with tempfile.TemporaryDirectory() as output_dir:
+        with tempfile.TemporaryDirectory() as output_dir, _silence():
             options: dict[str, Any] = {"bundle_root": str(folder), "output_dir": output_dir}
-            options |= _uncached(paths[0])
+            options |= _uncached(configs[names[0]])
             try:
                 workflow = ConfigWorkflow(
-                    config_file=[str(path) for path in paths],
+                    config_file=[str(folder / "configs" / name) for name in names],
                     workflow_type=kind,
                     logging_file=False,
                     **options,
@@ -188,9 +272,8 @@ def _properties(folder: Path) -> list[str]:
     return found
 
 
-def _uncached(path: Path) -> dict[str, int]:
+def _uncached(config: Config) -> dict[str, int]:
     """Return what keeps a workflow from loading all its data to be looked at."""
-    config = _read(path)
     datasets = {part: config.get(part, {}).get("dataset", {}) for part in ("train", "validate")}
     return {
         f"{part}#dataset#cache_num": 0

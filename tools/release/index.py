@@ -30,14 +30,7 @@ Index = dict[str, dict[str, str]]
 
 
 class Release(NamedTuple):
-    """What :func:`release_bundles` wrote.
-
-    Attributes:
-        zips: paths of the zips.
-        index_file: path of the index.
-        entries: all it holds, earlier versions included.
-        notes: sentences on what a reader of the index may not expect.
-    """
+    """What :func:`release_bundles` wrote; the notes say what a reader may not expect."""
 
     zips: list[Path]
     index_file: Path

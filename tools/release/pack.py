@@ -19,8 +19,14 @@ __all__ = ["LARGEST_FILE_MB", "listed_weights", "load_json", "pack_bundle", "shi
 
 RUNTIME = (
     "__init__.py",
+    "bundle.py",
+    "organs",
+    "shapes",
+    "synthesis",
+    "dicom",
     "checkpoints.py",
     "files.py",
+    "handlers.py",
     "losses",
     "packed_code.py",
     "prepare_batch.py",
@@ -32,18 +38,9 @@ RUNTIME = (
     "transforms",
 )
 # Named one by one, so that output/, eval/ and what people leave lying about never travel.
-PARTS = (
-    "LICENSE",
-    "configs",
-    "docs",
-    "large_files.json",
-    "large_files.yaml",
-    "large_files.yml",
-    "models",
-    "published_weights.json",
-    "published_weights.yaml",
-    "published_weights.yml",
-)
+LISTS = [f"published_weights.{suffix}" for suffix in ("json", "yaml", "yml")]
+PARTS = ("LICENSE", "configs", "docs", "models", *LISTS)
+PARTS += tuple(f"large_files.{suffix}" for suffix in ("json", "yaml", "yml"))
 REQUIRED = ("configs/metadata.json", "LICENSE", "models/model.pt")
 LARGEST_FILE_MB = 25  # the model zoo's limit; anything larger belongs in large_files.yml
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that the zip format knows
@@ -58,11 +55,10 @@ BUNDLE_ROOT = re.compile(r'^([ \t]*"bundle_root"[ \t]*:[ \t]*)"[^"\r\n]*"', re.M
 def pack_bundle(bundle: str | os.PathLike[str], out: str | os.PathLike[str] = "dist") -> Path:
     """Write ``<name>_v<version>.zip``: the bundle and the whole runtime part of ``tools``.
 
-    The zip has one base folder ``<name>/`` and nothing in it differs from the repository but
-    ``bundle_root``, which is "." in every config that has it. Unpacked, it runs from any folder
-    with ``--bundle_root FOLDER`` and nothing on PYTHONPATH. Same input, same bytes: names are
-    sorted, times and permissions fixed, and the content is stored uncompressed, since compressed
-    bytes depend on the version of zlib (and weights hardly shrink).
+    Nothing in it differs from the repository but ``bundle_root``, which is "." in every config that
+    has it. Unpacked, it runs from any folder with ``--bundle_root FOLDER`` and nothing on
+    PYTHONPATH. Same input, same bytes: names are sorted, times and permissions fixed, and nothing
+    is compressed, since that depends on the version of zlib (and weights hardly shrink).
 
     Args:
         bundle: folder of the bundle; its name is the name in the zip.
@@ -116,11 +112,7 @@ def _version(folder: Path) -> str:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Raises:
-        ValueError: if it holds none.
-    """
+    """Return the JSON object in a file, or raise ValueError."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
@@ -157,21 +149,14 @@ def ships(name: Path) -> bool:
 
 
 def listed_weights(folder: Path) -> set[str]:
-    """Return the files of others that a bundle offers to fetch, which never travel.
-
-    Args:
-        folder: the bundle, whose ``published_weights.yml`` (or .yaml, .json) is the list.
-
-    Raises:
-        ValueError: if that file cannot be read, or is no such list.
+    """Return the files of others that ``published_weights.yml`` offers, which never travel.
 
     Example:
         >>> listed_weights(Path("bundles/hr_ldm"))
         {'models/autoencoder_epoch273.pt'}
     """
     names = set()
-    lists = [folder / part for part in PARTS if part.startswith("published_weights.")]
-    for path in filter(Path.is_file, lists):
+    for path in filter(Path.is_file, (folder / name for name in LISTS)):
         try:
             entries = ConfigParser.load_config_file(path)["large_files"]
             # "./models/x.pt" is models/x.pt
@@ -209,10 +194,7 @@ def _packed(path: Path) -> bytes:
 
 
 def _with_local_root(path: Path, content: bytes) -> bytes:
-    """Return a config with ``bundle_root`` set to ".", all other lines byte for byte as they were.
-
-    The text is edited, not the parsed JSON, so that the layout people wrote is kept.
-    """
+    """Return a config with ``bundle_root`` set to ".", other lines byte for byte as they were."""
     config = load_json(path)
     if "bundle_root" not in config:
         return content

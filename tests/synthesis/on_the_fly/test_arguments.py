@@ -8,8 +8,7 @@ import torch
 
 from tests.synthesis.on_the_fly.sample import sample, transform
 from tools.synthesis.on_the_fly import SynthesizeLesiond
-from tools.synthesis.plan import Request
-from tools.synthesis.size_mix import size_mix
+from tools.synthesis.sizes import draw_range, size_mix
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +35,9 @@ def synthesize() -> SynthesizeLesiond:
         ({"placement": "anywhere"}, "placement must be one of"),
         ({"texture": "granite"}, "texture must be one of"),
         ({"if_impossible": "cry"}, "if_impossible must be skip or raise"),
-        ({"bundle": "diffmask"}, "bundle must have window_hu or slice_window"),
         (
             {"bundle": "lefusion_emidec", "shape": "diffmask", "count": 2},
-            "count must be 1 for a heart",
+            "count must be 1 in a heart, got 2",
         ),
     ],
 )
@@ -117,8 +115,9 @@ def test_missing_image() -> None:
 
 
 def test_size_mix_is_drawn_by_weight() -> None:
-    request = Request(3000, sizes=size_mix([(4, 8), (10, 20)], [3, 1]))
-    drawn = np.array(request.draw_diameters(np.random.default_rng(0)))
+    mix, rng = size_mix([(4, 8), (10, 20)], [3, 1]), np.random.default_rng(0)
+    assert mix is not None
+    drawn = np.array([rng.uniform(*draw_range(mix, rng)) for _ in range(3000)])
     small, large = drawn[drawn <= 8], drawn[drawn >= 10]
     assert len(small) + len(large) == 3000
     assert 0.71 < len(small) / 3000 < 0.79

@@ -13,7 +13,6 @@ from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor
 
 from tests.synthesis.on_the_fly.sample import AFFINE, SIZE, sample, transform
 from tools.phantoms.heart_mr import heart_mr
-from tools.synthesis.generator import LesionGenerator
 from tools.synthesis.on_the_fly import LesionCollate, OrganMaskd, SynthesizeLesiond
 
 
@@ -117,9 +116,9 @@ def test_batches_reach_the_network(
     one = transform(one_by_one=one_by_one, diameter_mm=(8, 8))
     assert one._job is not None
     sizes: list[int] = []
-    forward = one._job.generator.network.forward
+    forward = one._job.texturer.network.forward
     monkeypatch.setattr(
-        one._job.generator.network,
+        one._job.texturer.network,
         "forward",
         lambda x, *rest: sizes.append(len(x)) or forward(x, *rest),
     )
@@ -157,13 +156,13 @@ def test_forked_process_does_not_touch_the_gpu(synthesize: SynthesizeLesiond) ->
     one = transform()
     one._pid -= 1  # as in a fork
     assert one._job is not None
-    one._job.generator.device = torch.device("cuda")
+    one._job.texturer.device = torch.device("cuda")
     one.device = "cuda"
     with pytest.raises(ValueError, match="device must be cpu or auto in forked worker processes"):
         one(sample())
     one.device = "auto"
     assert one(sample())["label"].any()
-    assert one._job.generator.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert one._job.texturer.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_organ_mask_is_a_key_of_the_sample() -> None:
