@@ -175,7 +175,9 @@ def test_every_tensor_must_fit(tmp_path: Path, other: dict[str, Any], message: s
     assert values(network.state_dict()) == {1.0}
 
 
-def test_a_bundle_is_a_folder_or_a_name(bundle: Path, repository: Path) -> None:
+def test_a_bundle_is_a_folder_or_a_name(
+    bundle: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert find_bundle(bundle) == bundle
     assert find_bundle("diffmask").samefile(repository / "bundles" / "diffmask")
     for wrong in ("nowhere", bundle / "configs"):
@@ -184,6 +186,10 @@ def test_a_bundle_is_a_folder_or_a_name(bundle: Path, repository: Path) -> None:
             match=r"bundle must be a bundle folder or one of \[.*'diffmask'.* got",
         ):
             find_bundle(wrong)
+    (tmp_path / "bundles").mkdir()
+    bundle.rename(tmp_path / "bundles" / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert find_bundle("mine").samefile(tmp_path / "bundles" / "mine")
 
 
 def test_later_configs_change_earlier_ones(bundle: Path, tmp_path: Path) -> None:
