@@ -69,22 +69,30 @@ def make_shape_source(
     """
     _check_scores(spiculation=spiculation, lobulation=lobulation)
     word, _, path = _known(name, organ).partition(":")
-    box = organ.chart == "box"
-    if word == "diffmask" and box:
+    if word == "diffmask" and organ.chart == "box":
         generator = ShapeGenerator(path or word, device)
         return DiffMaskShapes(generator, spiculation, lobulation)
     if (spiculation, lobulation) != (None, None):
         raise ValueError(f"spiculation and lobulation need shape diffmask, got shape {name!r}")
     if word == "diffmask":
         return DiffMaskWallShapes(path or word, device=device)
-    if str(name).endswith((".nii", ".nii.gz")):
+    found = _found(str(name), word, path, organ, seed)
+    if found is None:
+        words = BOX_WORDS if organ.chart == "box" else WALL_WORDS
+        raise ValueError(
+            f"shape must be one of {words}, or a NIfTI mask (.nii, .nii.gz), got {name!r}"
+        )
+    return found
+
+
+def _found(name: str, word: str, path: str, organ: Organ, seed: int) -> ShapeSource | None:
+    """Return a source that nothing was learnt for; None if the word is unknown."""
+    box = organ.chart == "box"
+    if name.endswith((".nii", ".nii.gz")):
         return MaskFileShape(name) if box else MaskFileWallShape(name, organ)
     if word == "library" and (path or box):
         return LibraryShapes(path or None, seed) if box else WallLibrary(path, organ)
-    if word == "ellipsoid" and not path and box:
-        return EllipsoidShapes()
-    words = BOX_WORDS if box else WALL_WORDS
-    raise ValueError(f"shape must be one of {words}, or a NIfTI mask (.nii, .nii.gz), got {name!r}")
+    return EllipsoidShapes() if box and (word, path) == ("ellipsoid", "") else None
 
 
 def _check_scores(**scores: float | None) -> None:

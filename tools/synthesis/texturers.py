@@ -114,7 +114,8 @@ class DiffusionTexturer:
 
         Rounding then depends on what is sampled beside a lesion, and its voxels with it.
         """
-        getattr(self.inferer, "sampler", self.inferer).one_by_one = False
+        sampler = self.inferer.sampler if isinstance(self.view, CropView) else self.inferer
+        sampler.one_by_one = False
 
     def sample(self, jobs: Sequence[WindowJob]) -> list[np.ndarray]:
         """Return one synthetic window per job, in the scan's units; equal sizes are one batch."""

@@ -85,13 +85,13 @@ def test_batch_equals_samples_and_seed_repeats() -> None:
 
 def test_batch_is_one_call_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    original = LesionGenerator.sample
+    original = DiffusionTexturer.sample
 
-    def counted(self: LesionGenerator, jobs: Any) -> list[np.ndarray]:
+    def counted(self: DiffusionTexturer, jobs: Any) -> list[np.ndarray]:
         calls.append(len(jobs))
         return original(self, jobs)
 
-    monkeypatch.setattr(LesionGenerator, "sample", counted)
+    monkeypatch.setattr(DiffusionTexturer, "sample", counted)
     scaled: list[float] = []
 
     def after(each: dict[str, Any]) -> dict[str, Any]:
