@@ -193,7 +193,7 @@ def write_label(path: Path, mask: np.ndarray, affine: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), path)
 
 
-def test_library_reads_folder_datalist_and_packed_masks(tmp_path: Path) -> None:
+def test_library_reads_folder_and_datalist(tmp_path: Path) -> None:
     mask = lobed_mask(5)
     volume = float(mask.sum())
     two = np.zeros((60, 60, 60), bool)
@@ -213,10 +213,6 @@ def test_library_reads_folder_datalist_and_packed_masks(tmp_path: Path) -> None:
     (tmp_path / "datalist.json").write_text(json.dumps(cases))
     assert len(LibraryShapes(tmp_path / "datalist.json").items) == 1
     assert len(LibraryShapes(tmp_path).items) == 1
-
-    packed = np.stack([np.packbits(m.ravel()) for m in (mask, lobed_mask(8))])
-    np.savez(tmp_path / "m.npz", masks_packed=packed, mask_shape=mask.shape, split=["train", "val"])
-    assert np.allclose(LibraryShapes(tmp_path / "m.npz").diameters_mm, wanted[:1])
 
 
 def test_mask_file_is_used_voxel_by_voxel_where_it_lies(tmp_path: Path) -> None:
@@ -253,8 +249,10 @@ def test_radiologists_contours_are_the_default_library(monkeypatch: pytest.Monke
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="library must be a folder"):
-        LibraryShapes(tmp_path / "absent")
+    np.savez(tmp_path / "masks.npz", masks=np.ones((1, 3, 3, 3)))
+    for wrong in ("absent", "masks.npz"):
+        with pytest.raises(ValueError, match=r"library must be a folder or a datalist\.json, got"):
+            LibraryShapes(tmp_path / wrong)
     with pytest.raises(ValueError, match="library must hold at least one lesion"):
         LibraryShapes(tmp_path)
     with pytest.raises(ValueError, match="path must be an existing NIfTI file"):

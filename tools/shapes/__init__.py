@@ -67,7 +67,9 @@ def make_shape_source(
         >>> type(make_shape_source(load_organ("lung"), "ellipsoid")).__name__
         'EllipsoidShapes'
     """
-    _check_scores(spiculation=spiculation, lobulation=lobulation)
+    for key, value in (("spiculation", spiculation), ("lobulation", lobulation)):
+        if value is not None and not (isinstance(value, int | float) and 1 <= value <= 5):
+            raise ValueError(f"{key} must be a score from 1 to 5, got {value!r}")
     word, _, path = _known(name, organ).partition(":")
     if word == "diffmask" and organ.chart == "box":
         generator = ShapeGenerator(path or word, device)
@@ -93,12 +95,6 @@ def _found(name: str, word: str, path: str, organ: Organ, seed: int) -> ShapeSou
     if word == "library" and (path or box):
         return LibraryShapes(path or None, seed) if box else WallLibrary(path, organ)
     return EllipsoidShapes() if box and (word, path) == ("ellipsoid", "") else None
-
-
-def _check_scores(**scores: float | None) -> None:
-    for key, value in scores.items():
-        if value is not None and not (isinstance(value, int | float) and 1 <= value <= 5):
-            raise ValueError(f"{key} must be a score from 1 to 5, got {value!r}")
 
 
 def _known(name: str | Path, organ: Organ) -> str:

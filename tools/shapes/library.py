@@ -1,4 +1,4 @@
-"""Reading collections of lesion masks: label NIfTIs, datalists, packed arrays, contours."""
+"""Reading collections of lesion masks: label NIfTIs, datalists, contours."""
 
 import json
 from pathlib import Path
@@ -67,9 +67,7 @@ def read_library(path: Path) -> list[Item]:
         cases = json.loads(path.read_text(encoding="utf-8")).get("training", [])
         files = [path.parent / case["label"] for case in cases if "label" in case]
     else:
-        raise ValueError(
-            f"library must be a folder, a datalist.json or an .npz with masks, got {path}"
-        )
+        raise ValueError(f"library must be a folder or a datalist.json, got {path}")
     items = [item for file in files for item in _lesions_of(file)]
     if not items:
         raise ValueError(f"library must hold at least one lesion, got none in {path}")
