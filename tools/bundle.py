@@ -114,7 +114,8 @@ def read_weights(path: str | os.PathLike[str], device: str | torch.device = "cpu
     if isinstance(content, Mapping):
         found = (content.get(key) for key in WEIGHTS_KEYS)
         state = next((part for part in found if isinstance(part, Mapping)), content)
-    if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
+    tensors = list(state.values()) if isinstance(state, Mapping) else []
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors):
         held = list(content)[:5] if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"weights must hold the tensors of a network, got {held} in {path}")
     return {str(name).removeprefix("module."): value for name, value in state.items()}

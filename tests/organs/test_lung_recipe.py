@@ -1,10 +1,12 @@
+"""Both lungs by thresholds: whatever the grid, the crop and what lies round the body."""
+
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from tools.synthesis.coarse_grid import block_factors, block_mean, dilate, erode, expand_mask
 
+from tools.organs.coarse_grid import block_factors, block_mean, dilate, erode, expand_mask
 from tools.organs.lung_recipe import lung_mask
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])

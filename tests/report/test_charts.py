@@ -1,8 +1,8 @@
 """The histogram drawn has the heights of the fractions recorded."""
 
 import pytest
-from tools.synthesis.report.charts import CHART_HEIGHT, CHART_WIDTH, histogram_chart, number_text
 
+from tools.report.charts import CHART_HEIGHT, CHART_WIDTH, histogram_chart, number_text
 from tools.synthesis.records import LesionRecord
 
 

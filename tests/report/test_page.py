@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from tools.synthesis.report.page import write_report
 
+from tools.report.page import PageReport, write_report, write_section
 from tools.synthesis.records import BundleRecord, LesionRecord, ScanRecord, write_record
 
 AFFINE = np.array([[-0.8, 0, 0, 20.0], [0, -0.8, 0, 20.0], [0, 0, 2.5, -30.0], [0, 0, 0, 1]])
@@ -60,7 +60,11 @@ def ball(centre: tuple[int, int, int], radius_mm: float) -> np.ndarray:
 
 
 def make_case(
-    folder: Path, centres: list[tuple[int, int, int]], phantom: bool = False, name: str = "a"
+    folder: Path,
+    centres: list[tuple[int, int, int]],
+    phantom: bool = False,
+    name: str = "a",
+    notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     before = rng.integers(-900, -800, SHAPE).astype(np.int16)
@@ -72,8 +76,8 @@ def make_case(
         got = [0.0] * 11 + [1.0] + [0.0] * 4
         lesions.append(
             LesionRecord(
-                *(1, "lung_nodule", site, 10.2, 555.0, "part_solid", "ellipsoid", seed, 10.0),
-                *([1 / 16] * 16, got, 0.5, {"steps": 50}, 2, 1.5),
+                *(1, "lung_nodule", site, 10.2, 555.0, "part_solid", "ellipsoid", seed),
+                *("equal_volume_sphere", 10.0, [1 / 16] * 16, got, 0.5, {"steps": 50}, 2, 1.5),
             )
         )
     folder.mkdir(parents=True)
@@ -81,7 +85,8 @@ def make_case(
         nib.save(nib.Nifti1Image(array, AFFINE), folder / f"{path}.nii.gz")
     bundle = BundleRecord("some_bundle", "0.3.0", "c0ffee" * 10 + "abcd")
     organ = {"source": "bundle", "name": "some_segmentation", "version": "0.2.5"}
-    record = ScanRecord(name, "d" * 64, (0.8, 0.8, 2.5), SHAPE, bundle, lesions, phantom, organ)
+    scan = (name, "d" * 64, (0.8, 0.8, 2.5), SHAPE)
+    record = ScanRecord(*scan, bundle, lesions, phantom, organ, notes=notes)
     write_record(folder / "lesions.json", record)
     return {"name": name, "original": folder / "original.nii.gz", "folder": folder}
 
@@ -90,7 +95,7 @@ def test_page_is_whole_offline_and_complete(tmp_path: Path) -> None:
     cases = [
         make_case(tmp_path / "one", [(15, 15, 8), (35, 30, 15)], name="first <scan>"),
         make_case(tmp_path / "two", [(25, 25, 12)], phantom=True),
-        make_case(tmp_path / "three", []),
+        make_case(tmp_path / "three", [], notes=("1 of 1 lesions found no room in <it>",)),
     ]
     path = write_report(tmp_path, cases)
     source = path.read_text(encoding="utf-8")
@@ -102,6 +107,7 @@ def test_page_is_whole_offline_and_complete(tmp_path: Path) -> None:
     assert "Synthetic lesions: not for diagnostic use" in page.text
     assert "first <scan>" in page.text
     assert "This scan holds no synthetic lesion." in page.text
+    assert "1 of 1 lesions found no room in <it>" in page.text
     assert page.text.count("phantom") == 2  # in the index and at the scan, of that scan only
     for text in ("some_bundle 0.3.0", "c0ffeec0ffee", "41, 42", "0 voxels", "10 →", "10.2 mm"):
         assert text in page.text
@@ -143,6 +149,45 @@ def test_image_in_memory_may_be_the_original(tmp_path: Path) -> None:
     assert write_report(tmp_path, [case]).read_bytes() == from_file
 
 
+@pytest.mark.parametrize("window", [(-1000.0, 400.0), None], ids=["CT", "MRI"])
+def test_a_page_of_fragments_is_the_one_made_from_the_originals(
+    tmp_path: Path, window: tuple[float, float] | None
+) -> None:
+    names = ("first <scan> & more", "b", "c")
+    cases = [
+        make_case(tmp_path / str(n), [(15, 15, 8), (35, 30, 15)][:n], n == 1, name, ("a note",) * n)
+        for n, name in enumerate(names)
+    ]
+    whole = write_report(tmp_path, cases, window).read_bytes()
+    report = PageReport(window)
+    for case in cases:
+        report.add(case["folder"], case["name"], nib.load(case["original"]))
+        case["original"].unlink()
+    left = [{"name": case["name"], "folder": case["folder"]} for case in cases]
+    report.write(tmp_path, left)
+    assert (tmp_path / "report.html").read_bytes() == whole
+    # a case keeps what was written of it, wherever it stands in the page and whatever is beside it
+    alone = Page(write_report(tmp_path, left[:1], window).read_text(encoding="utf-8"))
+    assert [attrs["id"] for attrs in alone.having("scan")] == [f"scan-{names[0]}"]
+
+
+def test_fragments_and_originals_go_together(tmp_path: Path) -> None:
+    cases = [
+        make_case(tmp_path / name, [(25, 25, 12)], name=f"<{name}>") for name in ("a", "b", "c")
+    ]
+    write_section(cases[0]["folder"], "<a>", cases[0]["original"], (-1000.0, 400.0))
+    for n in (0, 2):
+        del cases[n]["original"]
+    page = Page(write_report(tmp_path, cases).read_text(encoding="utf-8"))
+    assert len(page.having("lesion")) == 2
+    # of the last there is neither: its name and what its record says is left
+    assert [attrs["id"] for attrs in page.having("scan")] == ["scan-<a>", "scan-<b>", "scan-<c>"]
+    assert page.text.count("<c>") == 3  # in the bar, the index and at the scan
+    targets = {attrs["href"] for _, attrs in page.elements if attrs.get("href")}
+    assert {f"#scan-<{name}>" for name in "abc"} <= targets
+    assert "Lesions3" in page.text
+
+
 def test_other_grid_and_empty_window_are_refused(tmp_path: Path) -> None:
     case = make_case(tmp_path / "one", [(25, 25, 12)])
     moved = AFFINE.copy()
@@ -150,6 +195,9 @@ def test_other_grid_and_empty_window_are_refused(tmp_path: Path) -> None:
     case["original"] = nib.Nifti1Image(np.zeros(SHAPE, np.int16), moved)
     with pytest.raises(ValueError, match=r"image\.nii\.gz of a must lie on the grid"):
         write_report(tmp_path, [case])
+    with pytest.raises(ValueError, match=r"image\.nii\.gz of a must lie on the grid"):
+        write_section(case["folder"], "a", case["original"], None)
+    assert not (case["folder"] / ".report.html").exists()
     with pytest.raises(ValueError, match=r"window must be .* got \(400, -1000\)"):
         write_report(tmp_path, [case], window=(400, -1000))
     assert not (tmp_path / "report.html").exists()

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
-from tools.synthesis.report.slices import (
+
+from tools.report.slices import (
     AXIAL,
     CORONAL,
     PLANES,

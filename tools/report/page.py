@@ -135,7 +135,8 @@ def _entry(case: Mapping[str, Any], window: tuple[float, float] | None) -> dict[
     elif section.is_file():
         text = section.read_text(encoding="utf-8")
     else:
-        text = f'<section class="scan" id="{_anchor(name)}"><h2>{escape(name)}</h2></section>'
+        shown = escape(name)
+        text = f'<section class="scan" id="{_anchor(shown)}"><h2>{shown}</h2></section>'
     record = read_record(folder / RECORD_FILE)
     return {
         "anchor": _anchor(name),
@@ -147,7 +148,7 @@ def _entry(case: Mapping[str, Any], window: tuple[float, float] | None) -> dict[
 
 
 def _anchor(name: str) -> str:
-    return f"scan-{escape(name)}"
+    return f"scan-{name}"
 
 
 def _render(template: str, **content: Any) -> str:

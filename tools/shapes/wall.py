@@ -28,9 +28,15 @@ def coordinates(place: Place) -> WallCoordinates:
 
 
 def size_range(diameter_mm: float | Sequence[float]) -> tuple[float, float]:
-    """Return a size given as one number or two."""
-    low, high = np.broadcast_to(np.asarray(diameter_mm, float), 2).tolist()
-    return low, high
+    """Return a size given as one number or two.
+
+    Raises:
+        ValueError: if it is neither, or no range of sizes.
+    """
+    numbers = np.ravel(np.asarray(diameter_mm, float)).tolist()
+    if len(numbers) not in (1, 2) or not 0 < numbers[0] <= numbers[-1] < np.inf:
+        raise ValueError(f"diameter_mm must be one number or two, 0 < low <= high, got {numbers}")
+    return numbers[0], numbers[-1]
 
 
 def site_in_wall(place: Place, wall: WallCoordinates) -> Point:

@@ -1,0 +1,306 @@
+"""Lesions for a given wall: in it, nested, of the size and at the site asked for."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nibabel.affines import apply_affine
+from torch import Tensor
+
+from tests.shapes.walls import AFFINE, HEART, core_share, phantom, save
+from tools.shapes import (
+    DiffMaskWallShapes,
+    LabelShape,
+    MaskFileWallShape,
+    Place,
+    WallLibrary,
+    make_shape_source,
+)
+from tools.transforms.sphere import Sphere, enclosing_sphere, sphere_mask
+from tools.transforms.wall import WallCoordinates, wall_coordinates
+from tools.transforms.wall_target import wall_condition
+
+ANY = (1.0, 500.0)
+
+
+def coordinates(place: Place) -> WallCoordinates:
+    return wall_coordinates(place.organ_mask, place.affine, place.cavity)  # type: ignore[arg-type]
+
+
+def at(place: Place, n: int) -> Place:
+    """The place with the n-th voxel of its wall as site."""
+    x, y, z = (float(value) for value in apply_affine(place.affine, coordinates(place).voxels[n]))
+    return place._replace(point_mm=(x, y, z))
+
+
+def check(shape: LabelShape, place: Place) -> None:
+    assert shape.label.dtype == np.uint8
+    assert shape.label.any()
+    assert set(np.unique(shape.label).tolist()) <= {0, 3, 4}
+    assert not shape.label[~place.organ_mask].any()
+    diameter = 2 * enclosing_sphere(shape.label, place.affine).radius_mm
+    assert shape.diameter_mm == pytest.approx(diameter)
+
+
+def angle_of(place: Place, label: np.ndarray) -> float:
+    wall = coordinates(place)
+    return float(np.angle(np.exp(1j * wall.angle[label[tuple(wall.voxels.T)] > 0]).mean()))
+
+
+def apart(a: float, b: float) -> float:
+    return float(np.degrees(abs(np.angle(np.exp(1j * (a - b))))))
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hearts")
+    for seed in (1, 2, 3):
+        place, label = phantom(seed, infarct=seed < 3, slices=4 + seed)
+        save(folder / f"case{seed}_label.nii.gz", label, place.affine)
+    save(folder / "case1_image.nii.gz", np.ones((3, 3, 3)), AFFINE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def healthy() -> Place:
+    return phantom(7, infarct=False, slices=5)[0]
+
+
+@pytest.fixture(scope="module")
+def learned(make_wall_bundle: Callable[[float], Path]) -> DiffMaskWallShapes:
+    source = make_shape_source(HEART, f"diffmask:{make_wall_bundle(0.6)}", device="cpu")
+    assert isinstance(source, DiffMaskWallShapes)
+    return source
+
+
+def test_learned_shapes_keep_wall_sphere_and_share(
+    learned: DiffMaskWallShapes, healthy: Place
+) -> None:
+    place = at(healthy, 900)._replace(inner_share=(0.2, 0.2))
+    shape = learned.draw((40.0, 50.0), np.random.default_rng(0), place)
+    check(shape, place)
+    assert shape.source == "diffmask"
+    assert shape.asked_mm is not None
+    assert 40 <= shape.asked_mm <= 50
+    assert shape.diameter_mm <= shape.asked_mm
+    voxels = int((shape.label > 0).sum())
+    assert int((shape.label == 4).sum()) == round(0.2 * voxels)
+    # 0.57 of the way from the axis at 44 mm or so: round the site, but reaching inward
+    assert apart(angle_of(place, shape.label), float(coordinates(place).angle[900])) < 25
+
+
+@pytest.fixture
+def told(learned: DiffMaskWallShapes, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """What a model that fills whatever it may is told; it takes the place of the learned one."""
+    conditions: list[Tensor] = []
+
+    def fill(inputs: Tensor, network: object, condition: Tensor, seeds: object) -> Tensor:
+        conditions.append(condition[0])
+        return torch.ones((1, 2, *inputs.shape[2:]))
+
+    monkeypatch.setattr(learned, "inferer", fill)
+    return conditions
+
+
+def flat_ring(inner_share: tuple[float, float] | None) -> Place:
+    """A wall 20 to 30 mm from an axis at (40, 40), with a site 24 mm from it."""
+    index = np.stack(np.meshgrid(*map(np.arange, (41, 41, 3)), indexing="ij"), -1)
+    radius = np.linalg.norm((index[..., :2] - 20) * 2.0, axis=-1)
+    wall, affine = (radius >= 20) & (radius < 30), np.diag([2.0, 2.0, 10.0, 1.0])
+    return Place((64.0, 40.0, 10.0), affine, wall, radius < 20, HEART.values, inner_share)
+
+
+@pytest.mark.usefixtures("told")
+def test_the_sphere_of_a_large_lesion_lies_inward_of_its_site(learned: DiffMaskWallShapes) -> None:
+    place = flat_ring((0.0, 0.0))
+    wall = np.asarray(place.organ_mask)
+    for diameter, part in ((23.5, 0.77), (47, 0.54), (68, 0.39), (103, 0.16), (200, 0.16)):
+        shape = learned.draw(diameter, np.random.default_rng(0), place)
+        sphere = Sphere((40 + 24 * part, 40.0, 10.0), diameter / 2)
+        inside = wall & sphere_mask(sphere, place.affine, wall.shape)
+        assert np.array_equal(shape.label > 0, inside)
+
+
+class Fixed(np.random.Generator):
+    """Chance whose numbers from 0 to 1 are given."""
+
+    def __init__(self, *numbers: float) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.numbers = np.array(numbers)
+
+    def random(self, *_: object, **__: object) -> np.ndarray:  # type: ignore[override]
+        return self.numbers
+
+
+@pytest.mark.parametrize(
+    ("present", "rank", "share"),
+    [
+        (22 / 37 - 1e-6, 0.5, 0.11),  # 22 of 37 patients have some: the median
+        (22 / 37 + 1e-6, 0.5, 0.0),
+        (0.0, 0.0, 0.015),  # the least, the most, and between the two smallest of nine quantiles
+        (0.0, 1.0, 0.35),
+        (0.0, 1 / 16, 0.0175),
+    ],
+)
+def test_shares_are_those_of_patients(
+    learned: DiffMaskWallShapes, told: list[Tensor], present: float, rank: float, share: float
+) -> None:
+    shape = learned.draw(60.0, Fixed(present, rank), flat_ring(None))
+    # but for whole voxels, and pieces that have no lesion round them
+    assert core_share(shape) == pytest.approx(share, abs=0.004)
+    assert np.allclose(told, wall_condition(60.0, share, learned.range_mm))
+
+
+@pytest.mark.usefixtures("told")
+def test_shares_asked_for_are_met(learned: DiffMaskWallShapes) -> None:
+    rng, place = np.random.default_rng(0), flat_ring((0.1, 0.2))
+    drawn = [core_share(learned.draw(60.0, rng, place)) for _ in range(40)]
+    assert 0.098 < min(drawn) < 0.12
+    assert 0.18 < max(drawn) < 0.202
+
+
+def test_learned_shapes_repeat_with_the_seed(learned: DiffMaskWallShapes, healthy: Place) -> None:
+    labels = [
+        learned.draw((45.0, 105.0), np.random.default_rng(seed), healthy).label
+        for seed in (3, 3, 4)
+    ]
+    assert np.array_equal(labels[0], labels[1])
+    assert not np.array_equal(labels[0], labels[2])
+
+
+def test_empty_predictions_end_in_an_error(
+    make_wall_bundle: Callable[[float], Path], healthy: Place
+) -> None:
+    source = DiffMaskWallShapes(str(make_wall_bundle(-5.0)), device="cpu")
+    with pytest.raises(ValueError, match=r"diameter_mm must leave room for a lesion, got .* in 5"):
+        source.draw((45.0, 105.0), np.random.default_rng(0), healthy)
+
+
+def test_library_shapes_lie_in_the_wall_and_differ(library: Path, healthy: Place) -> None:
+    source = make_shape_source(HEART, f"library:{library}")
+    assert isinstance(source, WallLibrary)
+    assert sorted(item.name for item in source.lesions) == ["case1", "case2"]
+    shapes = [source.draw(ANY, np.random.default_rng(n), healthy) for n in (0, 0, 1, 2, 3)]
+    for shape in shapes:
+        check(shape, healthy)
+        assert shape.source.startswith("library:case")
+        assert shape.asked_mm is None
+    assert np.array_equal(shapes[0].label, shapes[1].label)
+    assert len({shape.label.tobytes() for shape in shapes}) >= 4
+
+
+def test_library_chooses_by_size_and_else_the_nearest(library: Path, healthy: Place) -> None:
+    source = WallLibrary(library, HEART, turn_degrees=0)
+    found = {
+        draw.source.split()[0]: draw.diameter_mm
+        for draw in (source.draw(ANY, np.random.default_rng(n), healthy) for n in range(12))
+    }
+    assert len(found) == 2
+    for name, diameter in found.items():
+        narrow = (diameter - 0.5, diameter + 0.5)
+        for seed in range(4):
+            shape = source.draw(narrow, np.random.default_rng(seed), healthy)
+            assert shape.source.split()[0] == name
+    largest = max(found, key=lambda name: found[name])
+    shape = source.draw(900.0, np.random.default_rng(0), healthy)
+    assert shape.source.split()[0] == largest
+
+
+def test_a_datalist_is_a_library_of_its_training_section(library: Path, tmp_path: Path) -> None:
+    entries = [{"label": str(library / "case1_label.nii.gz")}, {"image": "only.nii.gz"}]
+    path = tmp_path / "datalist.json"
+    path.write_text(json.dumps({"training": entries, "test": [{"label": "no.nii.gz"}]}))
+    for place in (path, tmp_path):
+        assert [item.name for item in WallLibrary(place, HEART).lesions] == ["case1"]
+
+
+def test_a_share_asked_of_the_library_is_met(library: Path, healthy: Place) -> None:
+    source = WallLibrary(library, HEART)
+    for low, high in ((0.0, 0.0), (0.3, 0.3), (0.6, 0.7)):
+        place = healthy._replace(inner_share=(low, high))
+        shape = source.draw(ANY, np.random.default_rng(0), place)
+        check(shape, healthy)
+        assert low - 0.01 <= core_share(shape) <= high + 0.01
+
+
+def test_the_site_is_the_middle_of_a_moved_lesion(library: Path, healthy: Place) -> None:
+    source = WallLibrary(library, HEART)
+    for n in (100, 2000):
+        shape = source.draw(ANY, np.random.default_rng(0), at(healthy, n))
+        assert apart(angle_of(healthy, shape.label), float(coordinates(healthy).angle[n])) < 12
+
+
+def test_a_mask_in_the_wall_is_used_voxel_by_voxel(tmp_path: Path) -> None:
+    place, label = phantom(1, slices=5)
+    lesions = np.where(label > 2, label, 0)
+    for name, values in (("alone", lesions), ("with_heart", label)):
+        path = save(tmp_path / f"{name}.nii.gz", values, place.affine)
+        source = make_shape_source(HEART, str(path))
+        assert isinstance(source, MaskFileWallShape)
+        shape = source.draw((900.0, 901.0), np.random.default_rng(0), place)
+        check(shape, place)
+        assert np.array_equal(shape.label, lesions)
+        assert shape.source == f"mask:{name}.nii.gz"
+        path.unlink()
+        in_memory = MaskFileWallShape(path, HEART, (values, place.affine))
+        assert np.array_equal(in_memory.draw(None, None, place).label, lesions)
+
+
+def test_a_mask_of_another_wall_is_moved(tmp_path: Path, healthy: Place) -> None:
+    other, label = phantom(1, slices=7)
+    path = save(tmp_path / "other.nii.gz", label, other.affine)
+    source = MaskFileWallShape(path, HEART)
+    shape = source.draw(ANY, np.random.default_rng(0), healthy)
+    check(shape, healthy)
+    assert shape.source == "mask:other.nii.gz turned 0 degrees"
+    assert apart(angle_of(healthy, shape.label), angle_of(other, label > 2)) < 10
+    again = source.draw(ANY, np.random.default_rng(1), healthy)
+    assert np.array_equal(shape.label, again.label)
+
+
+def test_wrong_sizes_and_far_sites_are_named(
+    learned: DiffMaskWallShapes, library: Path, healthy: Place
+) -> None:
+    rng, far = np.random.default_rng(0), healthy._replace(point_mm=(900.0, 0.0, 0.0))
+    for source in (learned, WallLibrary(library, HEART)):
+        for wrong in ((50.0, 40.0), (0.0, 40.0), (40.0, float("nan")), (1.0, 2.0, 3.0), -3.0, ()):
+            with pytest.raises(ValueError, match="diameter_mm must be one number or two, 0 < low"):
+                source.draw(wrong, rng, healthy)
+        with pytest.raises(ValueError, match="site must lie within 20 mm of the wall, got"):
+            source.draw(40.0, rng, far)
+
+
+def test_masks_that_fit_nowhere_are_named(tmp_path: Path, healthy: Place) -> None:
+    rng, wall = np.random.default_rng(0), np.asarray(healthy.organ_mask)
+    lesion = np.zeros(wall.shape, np.uint8)
+    lesion[0, 0, 0] = 3
+    for name, affine, message in (
+        ("stray", healthy.affine, "partly outside the wall"),
+        ("shifted", healthy.affine + 1, "on another grid"),
+    ):
+        path = save(tmp_path / f"{name}.nii.gz", lesion, affine)
+        with pytest.raises(ValueError, match=rf"shape must lie in the wall .* {message}"):
+            MaskFileWallShape(path, HEART).draw(ANY, rng, healthy)
+    path = save(tmp_path / "healthy.nii.gz", wall * 2, healthy.affine)
+    with pytest.raises(ValueError, match=r"shape must hold 3 \(infarct\) .* got labels \[0, 2\]"):
+        MaskFileWallShape(path, HEART)
+    with pytest.raises(ValueError, match="shape must name label maps"):
+        MaskFileWallShape(tmp_path / "absent.nii.gz", HEART)
+
+
+def test_libraries_that_cannot_be_are_named(tmp_path: Path) -> None:
+    lesion = np.zeros((4, 4, 3), np.uint8)
+    save(tmp_path / "x_label.nii.gz", lesion, AFFINE)
+    with pytest.raises(ValueError, match="shape must name a library with lesions, got none"):
+        WallLibrary(tmp_path, HEART)
+    lesion[0, 0, 0] = 3
+    save(tmp_path / "x_label.nii.gz", lesion, AFFINE)
+    with pytest.raises(ValueError, match=r"shape must name label maps with 1 .* got \[0, 3\]"):
+        WallLibrary(tmp_path, HEART)
+    with pytest.raises(ValueError, match="shape library:PATH must name a folder"):
+        WallLibrary(tmp_path / "absent", HEART)
+    with pytest.raises(ValueError, match="turn_degrees must be >= 0, got -1"):
+        WallLibrary(tmp_path, HEART, -1)
