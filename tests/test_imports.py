@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"files", "checkpoints", "losses", "schedules", "networks", "transforms", "metrics"}
-LEAVES |= {"phantoms"}
+LEAVES |= {"phantoms", "histograms", "intensity", "windows"}
 RUNTIME = LEAVES | {"packed_code", "prepare_batch", "inferers"}
 WORKSHOP = {
     "synthesis",

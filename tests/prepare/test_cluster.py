@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tools.cli import main
+from tools.histograms import load_presets
 from tools.prepare import cluster_figure
 from tools.prepare.cluster import cluster_lesions
 from tools.prepare.cluster_textures import (
@@ -17,7 +18,6 @@ from tools.prepare.cluster_textures import (
     compare_cluster_numbers,
     measure_textures,
 )
-from tools.transforms.histogram import load_presets
 
 KINDS = {"dark": -650, "middle": -300, "bright": 50}
 WINDOW = (-1000, 400)

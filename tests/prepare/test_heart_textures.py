@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tools.cli import main
+from tools.histograms import load_presets
 from tools.prepare.cluster_textures import Clustering
 from tools.prepare.heart_textures import (
     _presets,
@@ -18,7 +19,6 @@ from tools.prepare.heart_textures import (
 )
 from tools.synthesis.generator import SliceSettings
 from tools.synthesis.hearts.textures import HeartTextures
-from tools.transforms.histogram import load_presets
 
 # intensity of the infarct where myocardium is 0.3, blood 0.5, air 0 and fat 1
 KINDS = {"pale": 0.4, "middle": 0.6, "light": 0.85}

@@ -14,8 +14,7 @@ from tools.synthesis.diffmask_shapes import DiffMaskShapes
 from tools.synthesis.level_set import Place
 from tools.synthesis.shape_generator import ShapeGenerator
 from tools.synthesis.shapes import EllipsoidShapes, LibraryShapes, ShapeSource
-from tools.transforms.shape_grid import ShapeWindow
-from tools.transforms.sphere import Sphere
+from tools.transforms.spheres import ShapeWindow, Sphere
 
 SHAPE, MIDDLE = (44, 40, 30), (21.3, 19.0, 14.2)
 GRIDS = {

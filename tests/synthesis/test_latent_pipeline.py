@@ -9,7 +9,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
 from tests.synthesis.latent_stub import RISE, LatentStub, row
-from tools.synthesis.latent_pipeline import BlendZone, crop_grid, synthesize_latent
+from tools.synthesis.latent_pipeline import crop_grid, synthesize_latent
 from tools.synthesis.latent_settings import LatentSettings
 from tools.synthesis.level_set import Place
 from tools.synthesis.pipeline import synthesize_lesions
@@ -17,7 +17,7 @@ from tools.synthesis.placement import Site
 from tools.synthesis.plan import LesionPlan
 from tools.synthesis.scan import Scan
 from tools.synthesis.shapes import EllipsoidShapes
-from tools.transforms.window import cut_window
+from tools.windows import BlendZone, cut_window
 
 MARGIN = 3.0
 

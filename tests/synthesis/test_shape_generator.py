@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine
 from torch import Tensor
 
 from tools.synthesis.shape_generator import MAX_ATTEMPTS, ShapeGenerator
-from tools.transforms.sphere import Sphere, attribute_condition, sphere_mask
+from tools.transforms.spheres import Sphere, attribute_condition, sphere_mask
 
 SHAPE, MIDDLE = (44, 40, 30), (21.0, 19.0, 14.0)
 GRIDS = {

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tools.metrics import intensity_histogram
-from tools.transforms.window import window_size
+from tools.histograms import intensity_histogram
+from tools.windows import window_size
 
 __all__ = ["ValidationLesion", "load_lesions", "mean_hu", "scale_window", "window_box"]
 
@@ -70,7 +70,7 @@ def window_box(
     if len(voxels) == 0:
         raise ValueError("lesion_mask must hold a lesion, got an empty mask")
     low, high = voxels.min(0), voxels.max(0) + 1
-    side = window_size(float((high - low).max()), 1.0, margin_mm, step=step)
+    side = window_size(float((high - low).max()), 1.0, margin_mm, multiple=step)
     side = min(side, min(lesion_mask.shape) // step * step)
     if side < (high - low).max():
         raise ValueError(

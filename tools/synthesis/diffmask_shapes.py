@@ -11,8 +11,7 @@ from scipy import ndimage
 from tools.synthesis.level_set import Place, Shape, shape_from_mask
 from tools.synthesis.records import sha256_file
 from tools.synthesis.shape_generator import ShapeGenerator
-from tools.transforms.shape_grid import half_voxel_mm
-from tools.transforms.sphere import Sphere
+from tools.transforms.spheres import Sphere, half_voxel_mm
 
 __all__ = ["DiffMaskShapes"]
 

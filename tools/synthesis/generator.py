@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 
+from tools.histograms import load_presets
+from tools.intensity import HuWindow
 from tools.synthesis.bundles import (
     choose_device,
     find_bundle,
@@ -24,7 +26,6 @@ from tools.synthesis.bundles import (
 from tools.synthesis.latent_settings import LatentSettings
 from tools.synthesis.records import BundleRecord, sha256_file
 from tools.synthesis.subtypes import SUBTYPES_FILE, read_subtypes
-from tools.transforms.histogram import load_presets
 
 __all__ = [
     "SEED_STEP",
@@ -223,11 +224,9 @@ class LesionGenerator:
 
 def scaled(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """Return intensities clipped to a window and mapped to [-1, 1]."""
-    low, high = window
-    return (np.clip(image, low, high) - low) * (2 / (high - low)) - 1
+    return HuWindow(*window).scaled(image)
 
 
 def unscaled(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """Return values in [-1, 1] in the scan's units."""
-    low, high = window
-    return (values + 1) * ((high - low) / 2) + low
+    return HuWindow(*window).unscaled(values)

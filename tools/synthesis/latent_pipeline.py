@@ -8,11 +8,9 @@ whole in the lesion, fading out over a few millimetres round it, and nothing bey
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
-from scipy import ndimage
+from nibabel.affines import apply_affine
 
 from tools.synthesis.generator import LesionGenerator, WindowJob
 from tools.synthesis.latent_settings import LatentSettings
@@ -25,65 +23,9 @@ from tools.synthesis.pipeline import (
 from tools.synthesis.plan import LesionPlan
 from tools.synthesis.sampling import TOLERANCE, ScanWork, SynthesisResult, sample_scans
 from tools.synthesis.scan import Scan
-from tools.transforms.window import WindowGrid, cut_window, paste_window
+from tools.windows import BlendZone, WindowGrid, cut_window, paste_window
 
-__all__ = ["BlendZone", "crop_grid", "plan_crops", "synthesize_latent"]
-
-Box = tuple[slice, slice, slice]
-
-
-class BlendZone(NamedTuple):
-    """The voxels of a scan that a lesion changes.
-
-    Attributes:
-        box: where they lie in the scan.
-        inside: True where a voxel changes, within ``box``.
-        weight: share of the difference that each of them gets, in C order, above 0 and up to 1.
-        lesion: True for those of them that are of the lesion's label, in C order.
-    """
-
-    box: Box
-    inside: np.ndarray
-    weight: np.ndarray
-    lesion: np.ndarray
-
-    @classmethod
-    def around(
-        cls, label: np.ndarray, box: Box, affine: np.ndarray, shape: Sequence[int], margin_mm: float
-    ) -> BlendZone:
-        """Return the zone round a lesion: 1 in it, a raised cosine of the distance round it.
-
-        Args:
-            label: True inside the lesion, within ``box``.
-            box: where ``label`` lies in the scan.
-            affine: voxel index of the scan to RAS mm.
-            shape: of the scan.
-            margin_mm: a voxel whose distance to the nearest voxel of the lesion, from middle to
-                middle, is this or more is not in the zone; 0: the lesion alone.
-
-        Example:
-            >>> lesion = (slice(4, 5),) * 3
-            >>> label = np.ones((1, 1, 1), bool)
-            >>> zone = BlendZone.around(label, lesion, np.eye(4), (9, 9, 9), margin_mm=2.0)
-            >>> float(zone.weight.max()), int(zone.inside.sum()), zone.inside.shape
-            (1.0, 27, (5, 5, 5))
-        """
-        spacing = voxel_sizes(affine)
-        reach = np.ceil(margin_mm / spacing).astype(int)
-        starts = np.array([part.start for part in box])
-        low = np.maximum(0, starts - reach)
-        high = np.minimum(shape, [part.stop for part in box] + reach)
-        wide = np.zeros(high - low, bool)
-        inner = tuple(
-            slice(s, s + n) for s, n in zip(starts - low, np.asarray(label).shape, strict=True)
-        )
-        wide[inner] = label
-        distance = ndimage.distance_transform_edt(~wide, sampling=spacing)
-        inside = wide | (distance < margin_mm)
-        share = distance[inside] / margin_mm if margin_mm > 0 else distance[inside]
-        weight = 0.5 * (1 + np.cos(np.pi * share))
-        outer: Box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))  # type: ignore[assignment]
-        return cls(outer, inside, weight, wide[inside])
+__all__ = ["crop_grid", "plan_crops", "synthesize_latent"]
 
 
 def crop_grid(

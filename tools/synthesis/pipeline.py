@@ -10,13 +10,13 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
+from tools.histograms import intensity_histogram, jensen_shannon_divergence
 from tools.synthesis.generator import LesionGenerator, WindowJob, scaled
 from tools.synthesis.plan import LesionPlan
 from tools.synthesis.records import LesionRecord
 from tools.synthesis.sampling import TOLERANCE, ScanWork, SynthesisResult, sample_scans
 from tools.synthesis.scan import Scan
-from tools.transforms.window import WindowGrid, cut_window, paste_window, window_size
+from tools.windows import WindowGrid, cut_window, paste_window, window_size
 
 __all__ = [
     "PlannedLesion",

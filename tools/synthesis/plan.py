@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from tools.histograms import choose_preset, perturb_histogram
 from tools.synthesis.level_set import Place, Shape
 from tools.synthesis.placement import MODES, Site, choose_sites
 from tools.synthesis.shapes import MaskFileShape, ShapeSource
 from tools.synthesis.size_mix import SizeMix, draw_range
 from tools.synthesis.textures import LIKE, lesion_preset, read_textures
-from tools.transforms.histogram import choose_preset, perturb_histogram
 
 __all__ = ["LesionPlan", "Request", "TextureChoice", "plan_lesions"]
 

@@ -9,9 +9,14 @@ import torch
 
 from tools.synthesis.bundles import choose_device, load_network, read_bundle, resolved
 from tools.synthesis.generator import SEED_STEP
-from tools.transforms.shape_grid import ShapeWindow, fit_grid, shape_on_scan
-from tools.transforms.smooth_mask import clean_level
-from tools.transforms.sphere import Sphere, attribute_condition
+from tools.transforms.cleaning import clean_level
+from tools.transforms.spheres import (
+    ShapeWindow,
+    Sphere,
+    attribute_condition,
+    fit_grid,
+    shape_on_scan,
+)
 
 __all__ = ["ShapeGenerator"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tools.histograms import normalize_blocks
 from tools.synthesis.plan import TextureChoice
-from tools.transforms.histogram import normalize_blocks
 
 __all__ = [
     "SUBTYPES_FILE",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tools.metrics.histogram import intensity_histogram
+from tools.histograms import intensity_histogram
 from tools.synthesis.scan import Scan
 
 __all__ = ["LIKE", "lesion_preset", "like_paths", "read_textures"]
@@ -35,7 +35,7 @@ def read_textures(path: str | Path, bins: int, window_hu: Sequence[float] | None
     Returns:
         ``{name: {"histogram": numbers that sum to 1, "weight": w}}``, with ``"tissue"`` (two
         levels) where an entry states it, and then with the ``"gain"`` of the file if there is one,
-        see :func:`tools.transforms.tissue.adapt_histogram`.
+        see :func:`tools.histograms.adapt_histogram`.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -22,7 +22,7 @@ from tools.synthesis.hearts.shapes import (
     MaskFileHeartShape,
     make_heart_shape_source,
 )
-from tools.transforms.sphere import enclosing_sphere
+from tools.transforms.spheres import enclosing_sphere
 
 AFFINE = np.diag([-1.5, -1.5, 10.0, 1.0])
 

@@ -20,9 +20,8 @@ from tools.synthesis.hearts.request import (
     site_in_wall,
 )
 from tools.synthesis.records import sha256_file
-from tools.transforms.sphere import Sphere
-from tools.transforms.wall_request import WallRegion, lesions_in_wall, wall_region
-from tools.transforms.wall_target import wall_condition
+from tools.transforms.spheres import Sphere
+from tools.transforms.wall import WallRegion, lesions_in_wall, wall_condition, wall_region
 
 __all__ = ["DiffMaskHeartShapes"]
 

@@ -22,7 +22,7 @@ from tools.synthesis.hearts.textures import HeartTextures
 from tools.synthesis.job import mask_hashes
 from tools.synthesis.sampling import ScanWork
 from tools.synthesis.scan import Scan
-from tools.transforms.heart_region import HEART_CLASSES
+from tools.transforms.wall import HEART_CLASSES
 
 __all__ = ["HeartJob"]
 

@@ -10,15 +10,14 @@ import numpy as np
 import torch
 from nibabel.affines import apply_affine, voxel_sizes
 
-from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
+from tools.histograms import intensity_histogram, jensen_shannon_divergence
+from tools.intensity import Percentiles, tissue_levels
 from tools.synthesis.generator import LesionGenerator, SliceSettings, WindowJob, scaled
 from tools.synthesis.records import LesionRecord
 from tools.synthesis.sampling import ScanWork, SynthesisResult
 from tools.synthesis.scan import Scan
-from tools.transforms.heart_region import HEART_CLASSES
-from tools.transforms.slice_window import percentile_range, slice_grid
-from tools.transforms.tissue import tissue_levels
-from tools.transforms.window import WindowGrid, cut_window, paste_window
+from tools.transforms.wall import HEART_CLASSES
+from tools.windows import Window, WindowGrid, cut_window, paste_window
 
 __all__ = ["HeartLesion", "HeartPlan", "HeartWindow", "plan_heart"]
 
@@ -73,15 +72,10 @@ class HeartWindow(NamedTuple):
         order = (*(n for n in range(3) if n != axis), axis)
         affine = scan.affine[:, [*order, 3]]
         organ = np.transpose(organ, order)
-        grid = slice_grid(
-            np.isin(organ, settings.organ),
-            affine,
-            settings.size,
-            settings.spacing_mm,
-            centre_mm=centre_mm,
-        )
+        rule = Window(settings.size, settings.spacing_mm, multiple=4)
+        grid = rule.on_slices(np.isin(organ, settings.organ), affine, centre_mm)
         image = cut_window(np.transpose(scan.image, order), affine, grid)
-        window = percentile_range(image, settings.percentiles, settings.empty_value)
+        window = Percentiles(settings.percentiles, settings.empty_value).of(image)
         labels = cut_window(organ, affine, grid, order=0, beyond=0.0).astype(np.uint8)
         tissue = None
         if np.isin(labels, CAVITY).any() and (labels == WALL[0]).any():
@@ -124,6 +118,7 @@ class HeartLesion:
         job: what the generator is asked for.
         classes: labels of the lesion classes that the plan holds.
         blocks: requested bins of each of them, or None for no control.
+        bins: of the histogram of each.
         values: of the best attempt, by class, in the scan's units.
         achieved: bins of their histograms.
         divergences: from the ones requested.
@@ -138,6 +133,7 @@ class HeartLesion:
     job: WindowJob
     classes: list[int]
     blocks: list[list[float]] | None
+    bins: int
     values: list[np.ndarray] = field(default_factory=list)
     achieved: list[list[float]] = field(default_factory=list)
     divergences: list[float] = field(default_factory=list)
@@ -157,7 +153,7 @@ class HeartLesion:
         for number, value in enumerate(self.classes):
             inside = paste_window(label, self.window.affine, window, grid, label == value, whole)  # type: ignore[arg-type]
             row = torch.as_tensor(scaled(inside, self.window.range))[None]
-            bins = intensity_histogram(row, torch.ones_like(row))[0]
+            bins = intensity_histogram(row, torch.ones_like(row), self.bins)[0]
             values.append(inside)
             achieved.append(bins.tolist())
             divergences.append(
@@ -199,7 +195,8 @@ def plan_heart(
     if plan.histogram is not None:
         rows = np.reshape(plan.histogram, (len(settings.classes), -1)).tolist()
         blocks = [rows[settings.classes.index(value)] for value in classes]
-    lesion = HeartLesion(window, plan, job, classes, blocks)
+    bins = len(next(iter(generator.presets.values()))["histogram"]) // len(settings.classes)
+    lesion = HeartLesion(window, plan, job, classes, blocks, bins)
 
     def finish() -> SynthesisResult:
         stored, label = scan.stored.copy(), window.organ.astype(np.uint8)

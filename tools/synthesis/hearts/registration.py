@@ -10,9 +10,8 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from tools.synthesis.hearts.request import INFARCT, NO_REFLOW, Heart
-from tools.transforms.sphere import enclosing_sphere
-from tools.transforms.wall import WallCoordinates, wall_points
-from tools.transforms.wall_request import surest
+from tools.transforms.spheres import enclosing_sphere
+from tools.transforms.wall import WallCoordinates, surest, wall_points
 
 __all__ = ["HeartLesion", "move_lesion"]
 

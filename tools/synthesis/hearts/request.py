@@ -10,7 +10,7 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from tools.transforms.sphere import enclosing_sphere
+from tools.transforms.spheres import enclosing_sphere
 from tools.transforms.wall import WallCoordinates, wall_coordinates
 
 __all__ = [

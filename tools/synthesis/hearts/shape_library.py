@@ -21,7 +21,7 @@ from tools.synthesis.hearts.request import (
     site_in_wall,
 )
 from tools.synthesis.shape_library import read_label
-from tools.transforms.sphere import enclosing_sphere
+from tools.transforms.spheres import enclosing_sphere
 from tools.transforms.wall import middle_angle
 
 __all__ = ["LibraryHeartShapes", "MaskFileHeartShape"]

@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from tools.metrics.histogram import intensity_histogram
+from tools.histograms import (
+    adapt_histogram,
+    choose_preset,
+    intensity_histogram,
+    normalize_blocks,
+    perturb_histogram,
+)
 from tools.synthesis.generator import SliceSettings, scaled
 from tools.synthesis.hearts.pipeline import HeartWindow
 from tools.synthesis.plan import TextureChoice
 from tools.synthesis.scan import Scan
 from tools.synthesis.textures import like_paths
-from tools.transforms.histogram import choose_preset, normalize_blocks, perturb_histogram
-from tools.transforms.tissue import adapt_histogram
 
 __all__ = ["HEART_LIKE", "HeartTextures", "heart_preset"]
 
@@ -36,7 +40,7 @@ class HeartTextures(TextureChoice):
             ``like:IMAGE.nii.gz:LABEL.nii.gz`` (a real heart, see :func:`heart_preset`); a JSON
             file in the form of the bundle's ``histograms.json``, or a bare list of numbers, several
             histograms in it drawn by their weights; ``FILE.json:NAME`` for one of them.
-        presets: the bundle's presets, see :func:`tools.transforms.histogram.load_presets`.
+        presets: the bundle's presets, see :func:`tools.histograms.load_presets`.
         fluctuation: relative change of each bin, see :func:`perturb_histogram`.
         slices: how the model cuts and scales its window; ``like:`` needs it.
         classes: number of lesion classes, read where ``slices`` does not say it.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tools.transforms.smooth_mask import CleanLevelsd, SmoothMaskd, clean_level, smooth_mask
+from tools.transforms.cleaning import CleanLevelsd, SmoothMaskd, clean_level, smooth_mask
 
 
 def ball(radius: float, size: int = 40) -> np.ndarray:
