@@ -77,15 +77,9 @@ def test_a_ball_comes_back_with_the_diameter_asked_for(name: str, diameter_mm: f
 def test_a_prediction_that_misses_its_sphere_is_fitted_to_it() -> None:
     sample = ShapeRequestd("image", 16.0)(scan())
     sample["pred"] = ball_in(sample, 0.75).roll(2, dims=1)
-    diameters, centres = [], []
-    for fit in (True, False):
-        label = ShapeToScand("pred", fit=fit)(sample)["pred"]
-        found = enclosing_sphere(np.asarray(label[0]), np.eye(4))
-        diameters.append(2 * found.radius_mm + 1)
-        centres.append(found.centre_mm[0] - float(sample["control"]["centre_mm"][0]))
-    assert diameters[0] == pytest.approx(16, abs=0.8)
-    assert diameters[1] < 14
-    assert abs(centres[0]) < 0.5 < abs(centres[1])
+    found = enclosing_sphere(np.asarray(ShapeToScand("pred")(sample)["pred"][0]), np.eye(4))
+    assert 2 * found.radius_mm + 1 == pytest.approx(16, abs=0.8)
+    assert abs(found.centre_mm[0] - float(sample["control"]["centre_mm"][0])) < 0.5
 
 
 def test_fitted_classes_stay_nested_and_a_cut_sphere_is_left_alone() -> None:
@@ -105,9 +99,8 @@ def test_fitted_classes_stay_nested_and_a_cut_sphere_is_left_alone() -> None:
     middle = sample["control"]["centre_mm"].tolist()
     cut = ShapeRequestd("image", 20.0, middle)(scan() | {"boundary": mask_of(organ)})
     cut["pred"] = outer
-    fitted, plain = (ShapeToScand("pred", fit=fit)(cut)["pred"] for fit in (True, False))
-    assert torch.equal(fitted, plain)
-    assert plain.sum() < whole.sum()
+    found = enclosing_sphere(np.asarray(ShapeToScand("pred")(cut)["pred"][0]), np.eye(4))
+    assert 2 * found.radius_mm + 1 < 0.9 * 20
 
 
 def test_centre_is_the_point_the_click_the_deepest_voxel_or_the_middle() -> None:
@@ -254,20 +247,6 @@ def test_a_full_answer_is_the_sphere_on_the_grid(spacing: tuple[float, float, fl
     diameter = 2 * sphere.radius_mm + np.prod(spacing) ** (1 / 3)
     expected = attribute_condition(diameter, spiculation=4.0)
     assert sample["condition"].numpy() == pytest.approx(expected, abs=1e-4)
-
-
-def test_classes_and_organ_come_from_the_label_map() -> None:
-    label = nodule((1.4, 1.4, 10.0))
-    label[0, 2:12, 3:14, :] += 2  # wall 2, infarct 3
-    label[0, 5:7, 6:8, 6] = 4
-    request = MaskRequestd("label", [[3, 4], [4]], [2, 3, 4], 16, range_mm=(10, 120))
-    sample = request({"label": label})
-    assert sample["image"].shape == (2, 16, 16, 16)
-    assert sample["label"].shape == (1, 16, 16, 16)
-    assert int(sample["target"].sum()) == 5 * 6 * 2
-    assert torch.equal(sample["boundary"] > 0, label >= 2)
-    outside = (sample["boundary"] == 0) & (sample["sphere_region"] > 0)
-    assert not outside.any()
 
 
 def test_a_single_voxel_is_a_request() -> None:

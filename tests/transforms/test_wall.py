@@ -270,7 +270,7 @@ def polar(
 ) -> np.ndarray:
     """Angle and radius in mm of each voxel round the middle, in RAS axes."""
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-    x, y = np.moveaxis((index[..., :2] - MIDDLE) @ affine[:2, :2].T, -1, 0)
+    x, y = np.moveaxis((index[..., :2] - MIDDLE) @ RING_AFFINE[:2, :2].T, -1, 0)
     return np.stack([np.arctan2(y, x), np.hypot(x, y)])
 
 
