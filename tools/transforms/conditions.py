@@ -45,11 +45,10 @@ class LesionHistogramd(EachKey):
     """Add the intensity histogram inside the lesion mask, one block of bins per lesion class.
 
     Args:
-        keys: the image, channels first, scaled so that the intensity window spans ``value_range``.
+        keys: the image, channels first, scaled so that the intensity window became [-1, 1].
         bins: bins per class.
         mask_key: lesion mask of one channel per class, 1 inside.
         histogram_key: where the histogram goes, ``(classes * bins,)``; an absent class has zeros.
-        value_range: outer edges of the bins.
     """
 
     def __init__(
@@ -58,17 +57,14 @@ class LesionHistogramd(EachKey):
         bins: int,
         mask_key: str = "label",
         histogram_key: str = "histogram",
-        value_range: Sequence[float] = (-1.0, 1.0),
     ) -> None:
         super().__init__(keys)
-        self.mask_key, self.histogram_key = mask_key, histogram_key
-        self.bins, self.value_range = bins, (float(value_range[0]), float(value_range[1]))
+        self.bins, self.mask_key, self.histogram_key = bins, mask_key, histogram_key
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         mask = convert_to_tensor(sample[self.mask_key])
         image = convert_to_tensor(sample[key]).expand(mask.shape)
-        blocks = intensity_histogram(image, mask, self.bins, self.value_range)
-        sample[self.histogram_key] = blocks.flatten()
+        sample[self.histogram_key] = intensity_histogram(image, mask, self.bins).flatten()
 
 
 class RandHistogramTransferd(RandomizableTransform, MapTransform):
@@ -79,14 +75,13 @@ class RandHistogramTransferd(RandomizableTransform, MapTransform):
     context. The transform remembers the histograms of the last ``pool_size`` lesions it has seen.
 
     Args:
-        keys: the image, channels first, scaled to ``value_range``.
+        keys: the image, channels first, in [-1, 1].
         mask_key: lesion mask with one channel, or one per class for an image of one channel; each
             class remembers histograms of its own.
         prob: probability of a transfer.
         pool_size: number of histograms remembered.
         bins: bins of the remembered histograms; many, so that the shape of a peak survives. It is
             not the number of bins of the condition.
-        value_range: outer edges of the bins.
     """
 
     def __init__(
@@ -96,12 +91,10 @@ class RandHistogramTransferd(RandomizableTransform, MapTransform):
         prob: float = 0.25,
         pool_size: int = 256,
         bins: int = 64,
-        value_range: Sequence[float] = (-1.0, 1.0),
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
         self.mask_key, self.bins, self.pool_size = mask_key, bins, pool_size
-        self.value_range = (float(value_range[0]), float(value_range[1]))
         self.pools: dict[int, list[Tensor]] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -122,18 +115,18 @@ class RandHistogramTransferd(RandomizableTransform, MapTransform):
         """Return the values of a lesion, re-mapped or not, and remember its histogram."""
         pool = self.pools.setdefault(number, [])
         values = image[inside]
-        own = intensity_histogram(image, inside, self.bins, self.value_range)[0]
+        own = intensity_histogram(image, inside, self.bins)[0]
         if self._do_transform and pool:
-            values = match_histogram(values, pool[self.R.randint(len(pool))], self.value_range)
+            values = match_histogram(values, pool[self.R.randint(len(pool))])
         self.pools[number] = [*pool, own][-self.pool_size :]
         return values
 
 
 class TissueHistogramd(EachKey):
-    """Add the histogram of a preset as it would look in this scan; absent classes have zeros.
+    """Add ``histogram``, that of a preset as it would look in this scan, ``(classes * bins,)``.
 
-    For images without units. Without wall or cavity in the label map there is nothing to adapt to:
-    the preset is taken as it stands in the file.
+    For images without units; absent classes have zeros. Without wall or cavity in the label map
+    there is nothing to adapt to: the preset is taken as it stands in the file.
 
     Args:
         keys: image ``(C, ...)``, scaled to the range of the presets; its first channel is measured.
@@ -145,7 +138,6 @@ class TissueHistogramd(EachKey):
         wall: labels of healthy wall.
         cavity: labels of the blood pool.
         classes: label of each lesion class, in the order of the blocks.
-        histogram_key: where the histogram goes, ``(classes * bins,)``.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -162,7 +154,6 @@ class TissueHistogramd(EachKey):
         wall: Sequence[int] = (2,),
         cavity: Sequence[int] = (1,),
         classes: Sequence[int] = (3, 4),
-        histogram_key: str = "histogram",
     ) -> None:
         super().__init__(keys)
         presets = load_presets(path)
@@ -175,13 +166,13 @@ class TissueHistogramd(EachKey):
                 f"each of {list(classes)}"
             )
         self.preset = None if name in ("none", None) else presets[str(name)]
-        self.label_key, self.histogram_key = label_key, histogram_key
+        self.label_key = label_key
         self.wall, self.cavity, self.classes = list(wall), list(cavity), list(classes)
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         label = convert_to_tensor(sample[self.label_key]).cpu().numpy()[0]
         image = convert_to_tensor(sample[key]).float().cpu().numpy()[0]
-        sample[self.histogram_key] = self._histogram(image, label)
+        sample["histogram"] = self._histogram(image, label)
 
     def _histogram(self, image: np.ndarray, label: np.ndarray) -> Tensor:
         if self.preset is None:
@@ -262,11 +253,12 @@ def join_condition(
 class SubtypeConditiond(EachKey):
     """Add histogram and condition of a lesion: its bins, then the number of its subtype.
 
+    The lesion is ``label``, 1 inside, all channels put together; ``texture`` is a rating or a name,
+    see :func:`lesion_subtype`; absent: unknown.
+
     Args:
         keys: the image, channels first.
         bins: of the histogram.
-        mask_key: lesion mask, 1 inside, of the image's size; its channels are put together.
-        texture_key: entry with a rating or a name, see :func:`lesion_subtype`; absent: unknown.
         histogram_key: where the histogram goes, ``(bins,)``; all 0 for an empty mask.
         condition_key: where the condition goes, ``(bins + 1,)``; no histogram for an empty mask.
         value_range: outer edges of the bins, in the image's scale: [0, 0.7] is [-1000, 400] HU
@@ -283,21 +275,18 @@ class SubtypeConditiond(EachKey):
         self,
         keys: KeysCollection,
         bins: int,
-        mask_key: str = "label",
-        texture_key: str = "texture",
         histogram_key: str = "histogram",
         condition_key: str = "condition",
         value_range: Sequence[float] = (0.0, 0.7),
     ) -> None:
         super().__init__(keys)
-        self.mask_key, self.texture_key = mask_key, texture_key
         self.histogram_key, self.condition_key = histogram_key, condition_key
         self.bins, self.value_range = bins, (float(value_range[0]), float(value_range[1]))
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
-        subtype = lesion_subtype(sample.get(self.texture_key))
+        subtype = lesion_subtype(sample.get("texture"))
         image = convert_to_tensor(sample[key])[:1]
-        mask = (convert_to_tensor(sample[self.mask_key]) > 0).any(0, keepdim=True)
+        mask = (convert_to_tensor(sample["label"]) > 0).any(0, keepdim=True)
         histogram = intensity_histogram(image, mask, self.bins, self.value_range)[0]
         sample[self.histogram_key] = histogram
         asked = histogram if mask.any() else None

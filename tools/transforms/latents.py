@@ -89,19 +89,14 @@ def latent_mask_channels(detail: str = "max", classes: int = 1, factor: int = 4)
 def repeat_cases(
     files: Sequence[Mapping[str, Any]],
     variants: int | Sequence[int] = 1,
-    key: str = "variant",
-    texture_key: str = "texture",
 ) -> list[dict[str, Any]]:
-    """Return every case ``variants`` times, with a number for :class:`VariantCropd`.
+    """Return every case ``variants`` times, with the number of its ``variant``.
 
     Args:
         files: cases.
         variants: how often, one number or one for each subtype, solid first: where nine lesions in
             ten are of one subtype, the rest would else hardly be seen. Cases of unknown subtype
-            take the first.
-        key: entry for the number of the variant.
-        texture_key: entry with a rating or a name, see
-            :func:`tools.transforms.conditions.lesion_subtype`.
+            take the first. See ``texture`` of :func:`tools.transforms.conditions.lesion_subtype`.
 
     Raises:
         ValueError: if ``variants`` is below 1, or there is not one for each subtype.
@@ -118,9 +113,9 @@ def repeat_cases(
             f"variants must be at least 1, one number or {len(SUBTYPES)}, got {variants}"
         )
     # -1, the unknown, is the first as well
-    subtypes = [max(lesion_subtype(case.get(texture_key)), 0) for case in files]
+    subtypes = [max(lesion_subtype(case.get("texture")), 0) for case in files]
     return [
-        {**case, key: number}
+        {**case, "variant": number}
         for case, subtype in zip(files, subtypes, strict=True)
         for number in range(counts[subtype])
     ]
@@ -131,16 +126,15 @@ class VariantCropd(MapTransform):
 
     An autoencoder does not commute with flips and shifts, so augmentation must come before it. A
     random transform could not be cached; this one gives the same crop for the same case and
-    number, so encoded latents can. Variant 0 is centred and not flipped. Beyond the border the
-    image is continued by its mirror image, masks by 0.
+    number, so encoded latents can. Variant 0 is centred and not flipped; without ``name`` the
+    mask's own voxels tell cases apart. Beyond the border the image is continued by its mirror
+    image, masks by 0.
 
     Args:
         keys: images and masks, channels first; become plain tensors.
         mask_key: one of the keys, with the lesion; an empty one is cut in the middle.
         size: voxels of the cube, a number or one for each axis.
         shift: voxels by which the lesion may lie off the middle along each axis, at most.
-        variant_key: entry with the number; absent: 0.
-        name_key: entry that tells cases apart; absent: the mask's own voxels do.
 
     Raises:
         ValueError: if ``shift`` is negative.
@@ -159,22 +153,19 @@ class VariantCropd(MapTransform):
         mask_key: str = "label",
         size: int | Sequence[int] = 64,
         shift: int = 8,
-        variant_key: str = "variant",
-        name_key: str = "name",
     ) -> None:
         super().__init__(keys)
         if shift < 0:
             raise ValueError(f"shift must be at least 0, got {shift}")
         self.mask_key, self.shift = mask_key, shift
         self.size = np.broadcast_to(np.asarray(size), 3)
-        self.variant_key, self.name_key = variant_key, name_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with its cubes."""
         sample = dict(data)
         inside = (convert_to_tensor(sample[self.mask_key]) > 0).any(0).numpy()
-        name = str(sample[self.name_key]).encode() if self.name_key in sample else inside.tobytes()
-        variant = int(sample.get(self.variant_key, 0))
+        name = str(sample["name"]).encode() if "name" in sample else inside.tobytes()
+        variant = int(sample.get("variant", 0))
         rng = np.random.default_rng([zlib.crc32(name), variant])
         found = np.argwhere(inside)
         middle = (
@@ -208,7 +199,7 @@ def _cut(values: np.ndarray, start: np.ndarray, size: np.ndarray, mode: str) -> 
 
 
 class EncodeLatentsd(EachKey):
-    """Replace an image by its latents, the mean of what the frozen encoder gives.
+    """Replace an image by ``latents`` ``(C, H / 4, ...)``, the mean of what the encoder gives.
 
     It holds no chance, so that MONAI's caching data sets keep the latents and the encoder runs
     once for each case.
@@ -216,7 +207,6 @@ class EncodeLatentsd(EachKey):
     Args:
         keys: the image, ``(1, H, W, D)``, in [0, 1].
         autoencoder: frozen; runs where its weights are, the latents come to the CPU.
-        latents_key: where the latents go, ``(C, H / 4, ...)``.
         scale_factor: latents are multiplied by it.
     """
 
@@ -224,16 +214,14 @@ class EncodeLatentsd(EachKey):
         self,
         keys: KeysCollection,
         autoencoder: nn.Module,
-        latents_key: str = "latents",
         scale_factor: float = 1.0,
     ) -> None:
         super().__init__(keys)
-        self.autoencoder, self.latents_key = autoencoder, latents_key
-        self.scale_factor = scale_factor
+        self.autoencoder, self.scale_factor = autoencoder, scale_factor
 
     @torch.no_grad()
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         device = next(self.autoencoder.parameters()).device
         image = convert_to_tensor(sample.pop(key))[None].to(device, torch.float32)
         latents = encode_latents(self.autoencoder, image, self.scale_factor)
-        sample[self.latents_key] = latents[0].cpu()
+        sample["latents"] = latents[0].cpu()

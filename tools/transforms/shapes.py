@@ -68,9 +68,7 @@ class ShapeWindowd(EachKey):
     Args:
         keys: masks, channel first with an affine (MetaTensor); become ``(1, N, N, N)``,
             soft: 0 far outside, the outline at 0.5, 1 and more inside.
-        size: see :func:`tools.transforms.spheres.shape_grid`.
-        fill: likewise.
-        spacing_mm: likewise.
+        size, fill, spacing_mm: see :func:`tools.transforms.spheres.shape_grid`.
 
     Raises:
         ValueError: if a mask is empty.
@@ -228,7 +226,8 @@ class ShapeRequestd(EachKey):
     """Turn a scan into the window in which a lesion shape shall be generated.
 
     Only the grid of the scan is used. The centre is ``centre_mm``, else the sample's last click,
-    else the voxel deepest inside the boundary, else the middle voxel of the scan.
+    else the voxel deepest inside the boundary, else the middle voxel of the scan. Sphere and window
+    are left under ``control`` for :class:`ShapeToScand`.
 
     Args:
         keys: scan, channel first with an affine (MetaTensor); becomes the sampler's input
@@ -237,13 +236,8 @@ class ShapeRequestd(EachKey):
         centre_mm: RAS mm, or None, see :func:`tools.transforms.windows.parse_point`.
         boundary_key: mask of where the lesion may lie, on the scan's grid; where it is missing a
             mask of ones is written.
-        click_key: entry with a list of voxel indices.
-        size: see :func:`tools.transforms.spheres.shape_grid`.
-        fill: likewise.
-        spacing_mm: likewise.
+        size, fill, spacing_mm: see :func:`tools.transforms.spheres.shape_grid`.
         channels: lesion classes K.
-        control_key: where to leave ``centre_mm``, ``radius_mm`` and ``window_affine`` for
-            :class:`ShapeToScand`.
 
     Raises:
         ValueError: if diameter or centre are not usable, or the sphere holds no voxel in which the
@@ -256,19 +250,17 @@ class ShapeRequestd(EachKey):
         diameter_mm: float,
         centre_mm: Sequence[float] | str | None = None,
         boundary_key: str = "boundary",
-        click_key: str = "foreground",
         size: int | Sequence[int] = 24,
         fill: float = FILL,
         spacing_mm: float | None = None,
         channels: int = 1,
-        control_key: str = "control",
     ) -> None:
         super().__init__(keys)
         if not (np.isfinite(diameter_mm) and diameter_mm > 0):
             raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
         self.diameter_mm, self.centre_mm = float(diameter_mm), parse_point(centre_mm)
-        self.boundary_key, self.click_key, self.control_key = boundary_key, click_key, control_key
-        self.window, self.channels = (size, fill, spacing_mm), channels
+        self.boundary_key, self.channels = boundary_key, channels
+        self.window = (size, fill, spacing_mm)
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         scan = sample[key]
@@ -291,7 +283,7 @@ class ShapeRequestd(EachKey):
             )
         allowed = np.ones(shape, bool) if boundary is None else boundary
         sample[self.boundary_key] = _mask(allowed, scan)
-        sample[self.control_key] = {
+        sample["control"] = {
             "centre_mm": torch.tensor(sphere.centre_mm, dtype=torch.float64),
             "radius_mm": torch.tensor(sphere.radius_mm, dtype=torch.float64),
             "window_affine": torch.from_numpy(window.grid.affine),
@@ -316,7 +308,7 @@ class ShapeRequestd(EachKey):
         affine: np.ndarray,
         shape: Sequence[int],
     ) -> tuple[float, float, float]:
-        point = asked_point(sample, self.click_key, affine, self.centre_mm)
+        point = asked_point(sample, affine, self.centre_mm)
         if point is None:
             middle = np.asarray(shape) // 2
             if boundary is not None:
@@ -359,9 +351,7 @@ class MaskRequestd(EachKey):
 
     Args:
         keys: label maps ``(1, H, W, D)`` with an affine (MetaTensor), above 0 in the lesion.
-        size: see :func:`tools.transforms.spheres.shape_grid`.
-        fill: likewise.
-        spacing_mm: likewise.
+        size, fill, spacing_mm: see :func:`tools.transforms.spheres.shape_grid`.
 
     Raises:
         ValueError: if a label map holds no lesion.
@@ -411,7 +401,6 @@ class ShapeToScand(EachKey):
     Args:
         keys: predictions ``(K, N, N, N)``, above 0 inside; become ``(1, H, W, D)``, uint8 labels.
         boundary_key: where a lesion may lie, on the scan's grid; :class:`ShapeRequestd` left it.
-        control_key: sphere and window, likewise.
         labels: label of each class; None: 1..K.
         allow_empty: give an empty label map where there is no lesion, for counting such cases.
 
@@ -423,16 +412,14 @@ class ShapeToScand(EachKey):
         self,
         keys: KeysCollection,
         boundary_key: str = "boundary",
-        control_key: str = "control",
         labels: Sequence[int] | None = None,
         allow_empty: bool = False,
     ) -> None:
         super().__init__(keys)
-        self.boundary_key, self.control_key = boundary_key, control_key
-        self.labels, self.allow_empty = labels, allow_empty
+        self.boundary_key, self.labels, self.allow_empty = boundary_key, labels, allow_empty
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
-        boundary, control = sample[self.boundary_key], sample[self.control_key]
+        boundary, control = sample[self.boundary_key], sample["control"]
         allowed, affine = np.asarray(boundary[0]), np.asarray(boundary.affine, float)
         x, y, z = (float(value) for value in control["centre_mm"])
         sphere = Sphere((x, y, z), float(control["radius_mm"]))

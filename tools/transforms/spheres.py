@@ -264,13 +264,8 @@ class ShapeWindow(NamedTuple):
     ) -> ShapeWindow:
         """Return the window for a sphere round the centres of the voxels of a lesion.
 
-        Args:
-            sphere: RAS mm.
-            affine: voxel index of the scan to RAS mm.
-            boundary: above 0 where a lesion may lie, on the scan's grid; None: everywhere.
-            size: see :func:`shape_grid`.
-            fill: likewise.
-            spacing_mm: likewise.
+        The boundary is above 0 where a lesion may lie, on the scan's grid; None: everywhere. For
+        size, fill and spacing see :func:`shape_grid`.
 
         Raises:
             ValueError: if the boundary leaves nothing of the sphere.

@@ -346,8 +346,9 @@ class WallTargetd(EachKey):
     """Turn a label map into the target of a shape model, its region and its condition.
 
     The region is the wall within the smallest sphere round the outermost class, as seen on the grid
-    of the wall, whose first axis is centred on the lesion. Without a lesion the region is empty and
-    nothing is learned from the sample.
+    of the wall, whose first axis is centred on the lesion; it is left under ``label``, 1 inside,
+    the condition under ``condition``, see :func:`wall_condition`. Without a lesion the region is
+    empty and nothing is learned from the sample.
 
     Args:
         keys: label maps ``(1, H, W, D)`` with an affine, slices along the last axis; become targets
@@ -360,8 +361,6 @@ class WallTargetd(EachKey):
         slices: of the grid, so that samples make a batch.
         band: the target is the distance to the outline within the slice in cells, divided by this
             and clipped.
-        region_key: where to write the region, 1 inside.
-        condition_key: where to write the condition, see :func:`wall_condition`.
         range_mm: smallest and largest diameter that the model tells apart.
 
     Raises:
@@ -377,8 +376,6 @@ class WallTargetd(EachKey):
         size: Sequence[int] = (64, 8),
         slices: int = 12,
         band: float = 2.0,
-        region_key: str = "label",
-        condition_key: str = "condition",
         range_mm: Sequence[float] = RANGE_MM,
     ) -> None:
         super().__init__(keys)
@@ -387,7 +384,6 @@ class WallTargetd(EachKey):
                 raise ValueError(f"classes must be nested within wall, got {classes} in {wall}")
         self.classes, self.wall, self.cavity = classes, list(wall), list(cavity)
         self.size, self.slices, self.band = (int(size[0]), int(size[1])), slices, band
-        self.region_key, self.condition_key = region_key, condition_key
         self.range_mm = (float(range_mm[0]), float(range_mm[1]))
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
@@ -411,13 +407,15 @@ class WallTargetd(EachKey):
         levels = [wall_level(mask, self.band) for mask in masks]
         target = np.where(inside, np.stack(levels), -1.0).astype(np.float32)
         sample[key] = torch.from_numpy(target)
-        sample[self.region_key] = torch.from_numpy(inside).float()[None]
+        sample["label"] = torch.from_numpy(inside).float()[None]
         condition = wall_condition(diameter, share if len(lesions) > 1 else None, self.range_mm)
-        sample[self.condition_key] = torch.from_numpy(condition)
+        sample["condition"] = torch.from_numpy(condition)
 
 
 class WallRequestd(EachKey):
     """Turn a labelled organ into the region of the wall in which lesions shall be generated.
+
+    The label map is left under ``organ``, the sphere under ``control``, for :class:`WallToScand`.
 
     Args:
         keys: label maps ``(1, H, W, D)`` with an affine, slices along the last axis; become the
@@ -429,9 +427,6 @@ class WallRequestd(EachKey):
         cavity: labels of the cavity.
         size: cells round the organ and through its wall.
         channels: lesion classes K.
-        click_key: entry with a list of voxel indices.
-        organ_key: where to leave the label map for :class:`WallToScand`.
-        control_key: where to leave ``centre_mm`` and ``radius_mm``, likewise.
         seed: of the choice of a voxel.
 
     Raises:
@@ -447,9 +442,6 @@ class WallRequestd(EachKey):
         cavity: Sequence[int] = (1,),
         size: Sequence[int] = (64, 8),
         channels: int = 2,
-        click_key: str = "foreground",
-        organ_key: str = "organ",
-        control_key: str = "control",
         seed: int = 0,
     ) -> None:
         super().__init__(keys)
@@ -459,21 +451,20 @@ class WallRequestd(EachKey):
         self.centre_mm = parse_point(centre_mm)
         self.wall, self.cavity = list(wall), list(cavity)
         self.size, self.channels = (int(size[0]), int(size[1])), channels
-        self.click_key, self.organ_key, self.control_key = click_key, organ_key, control_key
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         organ = sample[key]
         affine, label = np.asarray(organ.affine, float), np.asarray(organ[0])
         place = wall_coordinates(np.isin(label, self.wall), affine, np.isin(label, self.cavity))
-        point = asked_point(sample, self.click_key, affine, self.centre_mm)
+        point = asked_point(sample, affine, self.centre_mm)
         if point is None:
             number = np.random.default_rng(self.seed).integers(len(place.voxels))
             point = apply_affine(affine, place.voxels[number])
         x, y, z = (float(value) for value in point)
         sphere = Sphere((x, y, z), self.diameter_mm / 2)
         region = wall_region(place, affine, sphere)
-        sample[self.organ_key] = organ
-        sample[self.control_key] = {
+        sample["organ"] = organ
+        sample["control"] = {
             "centre_mm": torch.tensor(sphere.centre_mm, dtype=torch.float64),
             "radius_mm": torch.tensor(sphere.radius_mm, dtype=torch.float64),
         }
@@ -488,8 +479,6 @@ class WallToScand(EachKey):
         labels: label of each class, outermost first; each lies inside the one before.
         wall: labels of all that is wall; nothing else is changed.
         cavity: labels of the cavity.
-        organ_key: label map that :class:`WallRequestd` left.
-        control_key: sphere, likewise.
         keep_organ: lesions are drawn into the label map; False: into an empty one.
         inner_share: see :func:`lesions_in_wall`; small lesions rarely get any without it.
 
@@ -504,19 +493,16 @@ class WallToScand(EachKey):
         labels: Sequence[int] = (3, 4),
         wall: Sequence[int] = (2, 3, 4),
         cavity: Sequence[int] = (1,),
-        organ_key: str = "organ",
-        control_key: str = "control",
         keep_organ: bool = True,
         inner_share: float | None = None,
     ) -> None:
         super().__init__(keys)
         _check_share(inner_share)
         self.labels, self.wall, self.cavity = list(labels), list(wall), list(cavity)
-        self.organ_key, self.control_key, self.keep_organ = organ_key, control_key, keep_organ
-        self.inner_share = inner_share
+        self.keep_organ, self.inner_share = keep_organ, inner_share
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
-        organ, control = sample[self.organ_key], sample[self.control_key]
+        organ, control = sample["organ"], sample["control"]
         affine, label = np.asarray(organ.affine, float), np.asarray(organ[0])
         place = wall_coordinates(np.isin(label, self.wall), affine, np.isin(label, self.cavity))
         x, y, z = (float(value) for value in control["centre_mm"])

@@ -55,16 +55,13 @@ def parse_point(
 
 
 def asked_point(
-    sample: Mapping[Hashable, Any],
-    click_key: str,
-    affine: np.ndarray,
-    centre_mm: Sequence[float] | None = None,
+    sample: Mapping[Hashable, Any], affine: np.ndarray, centre_mm: Sequence[float] | None = None
 ) -> np.ndarray | None:
     """Return ``centre_mm``, else the last of the sample's clicks in RAS mm, else None.
 
-    MONAI Label sends all clicks so far, as voxel indices.
+    Clicks are voxel indices under ``foreground``, where MONAI Label sends all of them so far.
     """
-    clicks = sample.get(click_key)
+    clicks = sample.get("foreground")
     if centre_mm is not None:
         return np.asarray(centre_mm, float)
     if clicks is None or not len(clicks):
@@ -75,18 +72,16 @@ def asked_point(
 class SliceWindowd(MapTransform):
     """Cut scans of thick slices to one window round an organ, see :meth:`Window.on_slices`.
 
-    Beyond the scan its mirror image continues it, and label maps are 0.
+    Beyond the scan its mirror image continues it, and the label map is 0. Where the label map holds
+    no organ, the last click is the middle of the window, see :func:`asked_point`.
 
     Args:
-        keys: images or label maps ``(1, H, W, D)`` with an affine, all on one grid; become
+        keys: images and the label map ``(1, H, W, D)`` with an affine, all on one grid; become
             ``(1, N, M, S)``.
-        organ: labels of all that is organ, in ``organ_key``.
-        organ_key: label map that says where the organ lies.
+        organ: labels of all that is organ.
+        label_key: the label map, cut by the nearest neighbour.
         size: voxels of the window within the slice.
         spacing_mm: voxel size within the slice; None keeps that of the scan.
-        label_keys: those of ``keys`` that are label maps: nearest neighbour.
-        click_key: entry with voxel indices; the last is the middle of the window where the label
-            map holds no organ.
         step: what the number of slices becomes a multiple of.
 
     Raises:
@@ -97,26 +92,23 @@ class SliceWindowd(MapTransform):
         self,
         keys: KeysCollection,
         organ: Sequence[int],
-        organ_key: str = "label",
+        label_key: str = "label",
         size: Sequence[int] = (72, 72),
         spacing_mm: float | None = 1.5,
-        label_keys: Sequence[str] = ("label",),
-        click_key: str = "foreground",
         step: int = 4,
     ) -> None:
         super().__init__(keys)
-        self.organ, self.organ_key, self.label_keys = list(organ), organ_key, tuple(label_keys)
-        self.click_key = click_key
+        self.organ, self.label_key = list(organ), label_key
         self.window = Window(tuple(size), spacing_mm, multiple=step)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with windows in place of scans."""
         sample = dict(data)
-        organ = np.isin(np.asarray(sample[self.organ_key][0]), self.organ)
-        affine = np.asarray(sample[self.organ_key].affine, float)
-        grid = self.window.on_slices(organ, affine, asked_point(sample, self.click_key, affine))
+        label = sample[self.label_key]
+        organ, affine = np.isin(np.asarray(label[0]), self.organ), np.asarray(label.affine, float)
+        grid = self.window.on_slices(organ, affine, asked_point(sample, affine))
         for key in self.key_iterator(sample):
-            scan, flat = np.asarray(sample[key][0]), key in self.label_keys
+            scan, flat = np.asarray(sample[key][0]), key == self.label_key
             window = cut_window(scan, affine, grid, 0 if flat else 1, 0.0 if flat else None)
             sample[key] = MetaTensor(
                 torch.from_numpy(window)[None], affine=torch.from_numpy(grid.affine)
@@ -248,14 +240,14 @@ def _as_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:
 class PasteChanged(EachKey):
     """Add to the scan what a synthetic image changed, and leave every other voxel as it was.
 
-    For models that change more than the mask, such as a margin round it. The difference is added,
-    so that intensities beyond the scaled range keep theirs.
+    It was made from the first channels of ``image``, of the same scale. For models that change more
+    than the mask, such as a margin round it. The difference is added, so that intensities beyond
+    the scaled range keep theirs.
 
     Args:
         keys: the synthetic image, channels first.
         scan_key: the scan before scaling; voxels that did not change are copied from it bit for
             bit.
-        image_key: what the synthetic image was made from, same scale; its first channels count.
         scale: units of the scan per unit of the image.
 
     Example:
@@ -269,16 +261,15 @@ class PasteChanged(EachKey):
         self,
         keys: KeysCollection,
         scan_key: str = "scan",
-        image_key: str = "image",
         scale: float = 2000.0,
     ) -> None:
         super().__init__(keys)
-        self.scan_key, self.image_key, self.scale = scan_key, image_key, float(scale)
+        self.scan_key, self.scale = scan_key, float(scale)
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         scan = sample[self.scan_key]
         values = convert_to_tensor(sample[key]).to(scan.device)
-        image = convert_to_tensor(sample[self.image_key]).to(scan.device)
+        image = convert_to_tensor(sample["image"]).to(scan.device)
         change = (values - image[: len(values)]) * self.scale
         moved = change != 0
         composite = scan.clone()
