@@ -38,16 +38,8 @@ def intensity_histogram(
 
     Bins are of equal width; values beyond ``value_range`` count in the outermost bins, as they do
     after an intensity window is applied. An empty mask gives a row of zeros (LeFusion, section 3.2:
-    an absent lesion class has no histogram).
-
-    Args:
-        image: intensities, shape ``(B, ...)``.
-        lesion_mask: 1 inside the lesion, same shape as ``image``.
-        bins: number of bins.
-        value_range: lower edge of the first and upper edge of the last bin.
-
-    Returns:
-        Histogram of shape ``(B, bins)``; each row sums to 1, or to 0 for an empty mask.
+    an absent lesion class has no histogram). Image and mask are ``(B, ...)``, the result
+    ``(B, bins)``.
 
     Raises:
         ValueError: if the shapes differ.
@@ -75,14 +67,8 @@ def jensen_shannon_divergence(p: Tensor, q: Tensor) -> Tensor:
     r"""Return the Jensen-Shannon divergence of two histograms, in nats.
 
     :math:`D(p, q) = \tfrac12 KL(p \| m) + \tfrac12 KL(q \| m)` with :math:`m = (p + q) / 2`; it
-    lies in :math:`[0, \ln 2]` (Lin, IEEE Trans. Inf. Theory 1991). Rows are normalised first.
-
-    Args:
-        p: non-negative weights, shape ``(..., bins)``.
-        q: non-negative weights, shape ``(..., bins)``.
-
-    Returns:
-        Divergence of shape ``(...)``; NaN where a row has no weight at all.
+    lies in :math:`[0, \ln 2]` (Lin, IEEE Trans. Inf. Theory 1991). Rows ``(..., bins)`` of
+    non-negative weights are normalised first; one without any weight gives NaN.
 
     Example:
         >>> jensen_shannon_divergence(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
@@ -162,14 +148,7 @@ def soft_divergence(p: Tensor, q: Tensor) -> Tensor:
     r"""Return :func:`jensen_shannon_divergence` with finite gradients (HR-LDM Eq. 8).
 
     **Of two histograms that share no bin the gradient is 0**: bins must be wide enough for
-    prediction and target to meet.
-
-    Args:
-        p: shape ``(..., bins)``, rows sum to 1.
-        q: likewise.
-
-    Returns:
-        Divergence in nats, shape ``(...)``; 0 where both rows are empty.
+    prediction and target to meet. Rows ``(..., bins)`` sum to 1; two empty ones give 0.
 
     Example:
         >>> soft_divergence(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
@@ -285,12 +264,7 @@ def match_histogram(
 
     Exact histogram specification: the value of rank r of n becomes the quantile (r + 1/2) / n of
     the piecewise uniform distribution that ``histogram`` describes, so the order of the voxels, and
-    with it the spatial pattern, stays.
-
-    Args:
-        values: intensities of one lesion, shape ``(n,)``; n may be 0.
-        histogram: non-negative weights, shape ``(bins,)``.
-        value_range: outer edges of the bins.
+    with it the spatial pattern, stays. Values are ``(n,)``, n may be 0, weights ``(bins,)``.
 
     Example:
         >>> match_histogram(torch.tensor([0.3, 0.1]), torch.tensor([0.5, 0.5]))

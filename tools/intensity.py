@@ -20,8 +20,8 @@ class HuWindow(NamedTuple):
     low: float
     high: float
 
-    def scaled(self, values: Values, clip: bool = True) -> Values:
-        """Return intensities mapped to [-1, 1].
+    def scaled(self, values: Values) -> Values:
+        """Return intensities mapped to [-1, 1]; what lies beyond is clipped.
 
         Example:
             >>> HuWindow(-1000, 400).scaled(np.array([-300.0, 4000.0])).tolist()
@@ -29,7 +29,7 @@ class HuWindow(NamedTuple):
         """
         low, high = self
         result: Any = (values - low) * (2 / (high - low)) - 1
-        return result.clip(-1, 1) if clip else result
+        return result.clip(-1, 1)
 
     def unscaled(self, values: Values) -> Values:
         """Return values in [-1, 1] in the scan's units."""
@@ -93,11 +93,8 @@ def tissue_levels(
     Medians of whole masks: without their outermost voxels they differ by 0.02 to 0.03 of the range
     [-1, 1] only, on both sides of a comparison, and small masks have nothing but outermost voxels.
 
-    Args:
-        image: intensities, any unit, any shape.
-        label: integer label map of the same shape.
-        wall: labels of the healthy wall; voxels of lesions must not be among them.
-        cavity: labels of the blood pool; papillary muscles in it do not move a median.
+    Voxels of lesions must not be among the labels of the wall; papillary muscles in the cavity do
+    not move a median.
 
     Raises:
         ValueError: if the shapes differ, or the label map holds no wall or no cavity.

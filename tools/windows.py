@@ -207,16 +207,8 @@ def paste_window(
 ) -> np.ndarray:
     """Return the values of the window at the label's voxels on the scan's own grid.
 
-    Args:
-        image: scan; only its shape is used.
-        affine: voxel index of the scan to RAS mm.
-        window: values on the window's grid.
-        grid: the window.
-        label: boolean lesion mask inside ``box``.
-        box: where ``label`` lies in the scan.
-
-    Returns:
-        One float32 value for each True of ``label``, in C order.
+    Of the image only the shape is used; ``label`` is a boolean mask of the part ``box`` of it.
+    There is one float32 value for each True of the label, in C order.
 
     Raises:
         ValueError: if ``box`` does not fit the scan, or the label reaches beyond the window.
@@ -257,13 +249,8 @@ def blend_weight(
 ) -> np.ndarray:
     """Return how much of a new lesion each voxel takes: 1 inside, 0 from the margin on.
 
-    Args:
-        lesion_mask: True inside, 3-D; an empty one gives 0 everywhere.
-        margin_mm: distance, from middle to middle of voxels, at which the weight reaches 0.
-        spacing_mm: voxel size.
-
-    Returns:
-        Raised cosine of the distance to the mask, float64.
+    A raised cosine of the distance to the mask, from middle to middle of voxels, float64; with a
+    margin of 0 the mask itself, and 0 everywhere round an empty one.
 
     Example:
         >>> mask = np.arange(5).reshape(1, 1, 5) == 0
@@ -297,14 +284,7 @@ class BlendZone(NamedTuple):
     def around(
         cls, label: np.ndarray, box: Box, affine: np.ndarray, shape: Sequence[int], margin_mm: float
     ) -> BlendZone:
-        """Return the zone round a lesion, see :func:`blend_weight`.
-
-        Args:
-            label: True inside the lesion, within ``box``.
-            box: where ``label`` lies in the scan.
-            affine: voxel index of the scan to RAS mm.
-            shape: of the scan.
-            margin_mm: where nothing changes any more; 0: the lesion alone changes.
+        """Return the zone round a lesion, True in ``label`` within ``box``: :func:`blend_weight`.
 
         Example:
             >>> lesion = (slice(4, 5),) * 3

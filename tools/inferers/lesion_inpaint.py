@@ -335,15 +335,9 @@ def clean_image(x_t: Tensor, predicted: Tensor, alpha_bar: float, prediction_typ
 def denoise(
     x_t: Tensor, x_0: Tensor, now: float, then: float, noise: Tensor | None, last: bool = False
 ) -> Tensor:
-    """Take one step down; DDPM's posterior is DDIM's step with eta = 1.
+    """Take one step down from alpha_bar ``now`` to ``then``, at ``last`` to the clean image.
 
-    Args:
-        x_t: noised image.
-        x_0: its clean estimate.
-        now: alpha_bar of ``x_t``.
-        then: alpha_bar of the result.
-        noise: fresh noise for DDPM; None takes the step of DDIM (eta = 0).
-        last: whether the result is the clean image.
+    DDPM's posterior, with fresh noise, is DDIM's step with eta = 1; noise of None is eta = 0.
     """
     variance = 0.0 if noise is None else (1 - then) / (1 - now) * (1 - now / then)
     # noise that x_0 (clamped) implies; at the clean image its weight is 0
@@ -356,11 +350,8 @@ def denoise(
 def combine_classes(x: Tensor, mask: Tensor) -> Tensor:
     r"""Return :math:`\sum_i M^{(i)} x^{(i)}` in all channels, unchanged outside the masks.
 
-    LeFusion, section 3.2: each class is drawn in a channel of its own, and put together by masks.
-
-    Args:
-        x: one channel per class, shape ``(B, K, H, W, D)``.
-        mask: 0 or 1, same shape; the classes do not overlap, and one may be absent.
+    LeFusion, section 3.2: each class is drawn in a channel of its own, ``(B, K, H, W, D)``, and
+    put together by masks of 0 or 1 of the same shape; a class may be absent.
 
     Raises:
         ValueError: if the shapes differ or two classes overlap.

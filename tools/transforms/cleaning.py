@@ -71,10 +71,7 @@ def clean_level(level: np.ndarray) -> np.ndarray:
     """Return a level with holes filled and specks removed; the outline stays as it is.
 
     For models whose output is smooth already (a clipped distance), where :func:`smooth_mask` would
-    thicken small lesions by a voxel and more.
-
-    Args:
-        level: above 0 inside the lesion, 3-D; may hold no lesion.
+    thicken small lesions by a voxel and more. The level may hold no lesion.
 
     Example:
         >>> level = np.full((9, 9, 9), -1.0)

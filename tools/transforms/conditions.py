@@ -39,6 +39,7 @@ __all__ = [
 
 # the order is that of the numbers 0, 1, 2 (HR-LDM, section 5)
 SUBTYPES = ("solid", "part_solid", "ground_glass")
+REMEMBERED = 256
 
 
 class LesionHistogramd(EachKey):
@@ -72,14 +73,13 @@ class RandHistogramTransferd(RandomizableTransform, MapTransform):
 
     Own training augmentation (not in the paper): it breaks the link between surroundings and
     lesion intensity, so that the network learns to obey the histogram instead of guessing it from
-    context. The transform remembers the histograms of the last ``pool_size`` lesions it has seen.
+    context. The transform remembers the histograms of the last 256 lesions it has seen.
 
     Args:
         keys: the image, channels first, in [-1, 1].
         mask_key: lesion mask with one channel, or one per class for an image of one channel; each
             class remembers histograms of its own.
         prob: probability of a transfer.
-        pool_size: number of histograms remembered.
         bins: bins of the remembered histograms; many, so that the shape of a peak survives. It is
             not the number of bins of the condition.
     """
@@ -89,12 +89,11 @@ class RandHistogramTransferd(RandomizableTransform, MapTransform):
         keys: KeysCollection,
         mask_key: str = "label",
         prob: float = 0.25,
-        pool_size: int = 256,
         bins: int = 64,
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
-        self.mask_key, self.bins, self.pool_size = mask_key, bins, pool_size
+        self.mask_key, self.bins = mask_key, bins
         self.pools: dict[int, list[Tensor]] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -118,7 +117,7 @@ class RandHistogramTransferd(RandomizableTransform, MapTransform):
         own = intensity_histogram(image, inside, self.bins)[0]
         if self._do_transform and pool:
             values = match_histogram(values, pool[self.R.randint(len(pool))])
-        self.pools[number] = [*pool, own][-self.pool_size :]
+        self.pools[number] = [*pool, own][-REMEMBERED:]
         return values
 
 
@@ -227,10 +226,7 @@ def join_condition(
 ) -> list[float]:
     """Return the condition of one lesion: ``bins`` numbers, then the subtype.
 
-    Args:
-        histogram: ``bins`` numbers; None: no histogram, all -1.
-        subtype: name or number; None, ``"none"`` or -1: no subtype.
-        bins: of the histogram.
+    Without a histogram they are -1, and so is no subtype, which is None or "none".
 
     Raises:
         ValueError: if the histogram has another length or the subtype is unknown.
@@ -315,14 +311,7 @@ def with_other_case(
     every_nth: int = 1,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Give each case of a datalist the files of another one, drawn at random.
-
-    Args:
-        files: at least 2 cases after thinning.
-        keys: entries to take over from the other case.
-        prefix: in front of their names.
-        every_nth: 1 keeps all cases, 2 every second one.
-        seed: of the choice.
+    """Give every nth case of a datalist the files of another one, drawn at random.
 
     Example:
         >>> with_other_case([{"image": "a"}, {"image": "b"}], keys=["image"])

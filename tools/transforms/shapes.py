@@ -173,18 +173,17 @@ class RandDropScoresd(Randomizable, EachKey):
 class RandBoundaryd(Randomizable, EachKey):
     """Cut the region by a plane that spares the lesion, as the pleura would.
 
-    Trained so, a model keeps within what is left of the sphere and shapes the lesion to it. A
-    sample without a lesion is left as it is.
+    Trained so, a model keeps within what is left of the sphere and shapes the lesion to it: the
+    target, under ``image``, becomes -1 elsewhere. A sample without a lesion is left as it is.
 
     Args:
         keys: regions ``(1, N, N, N)``.
-        target_key: the target, positive inside the lesion; becomes -1 outside what is left.
         prob: probability of a cut.
     """
 
-    def __init__(self, keys: KeysCollection, target_key: str = "image", prob: float = 0.5) -> None:
+    def __init__(self, keys: KeysCollection, prob: float = 0.5) -> None:
         MapTransform.__init__(self, keys)
-        self.target_key, self.prob = target_key, prob
+        self.prob = prob
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         if self.R.random() >= self.prob:
@@ -194,13 +193,13 @@ class RandBoundaryd(Randomizable, EachKey):
         axes = [torch.arange(n, dtype=torch.float32) for n in sample[key].shape[1:]]
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
         heights = grid @ torch.as_tensor(normal, dtype=torch.float32)
-        target = sample[self.target_key]
+        target = sample["image"]
         if not (target[0] > 0).any():
             return
         top = heights[target[0] > 0].max()
         kept = heights <= top + float(self.R.exponential(1.0))
         sample[key] = sample[key] * kept
-        sample[self.target_key] = torch.where(kept, target, -1.0)
+        sample["image"] = torch.where(kept, target, -1.0)
 
 
 class LoadMaskd(EachKey):

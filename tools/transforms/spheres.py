@@ -55,10 +55,6 @@ def enclosing_sphere(mask: np.ndarray, affine: np.ndarray) -> Sphere:
     References:
         Welzl, Smallest enclosing disks (balls and ellipsoids), 1991.
 
-    Args:
-        mask: 3-D; values above 0 are lesion.
-        affine: voxel index to RAS mm, 4x4.
-
     Raises:
         ValueError: if the mask is empty: there is no sphere round nothing.
 
@@ -137,12 +133,9 @@ def signed_distance(
 ) -> np.ndarray:
     """Return the distance to the surface, positive inside, slightly blurred.
 
-    Centres lie half a voxel from the faces; the blur takes the staircase of the grid away.
-
-    Args:
-        mask: True inside, 3-D; neither empty nor full.
-        spacing: voxel size along the axes; the result has its unit.
-        blur: standard deviation in voxels, one number or one per axis.
+    Centres lie half a voxel from the faces; the blur, a standard deviation in voxels, takes the
+    staircase of the grid away. The result has the unit of the spacing; the mask is neither empty
+    nor full.
 
     Example:
         >>> mask = np.zeros((8, 5, 5), bool)
@@ -222,13 +215,8 @@ def shape_grid(
 ) -> WindowGrid:
     """Return the window of a shape: its sphere fills the same part of it whatever its size.
 
-    Args:
-        centre_mm: of the control sphere, RAS mm.
-        radius_mm: of the control sphere.
-        size: voxels per side, one number or one per axis.
-        fill: diameter of the sphere over the (first) side of the window.
-        spacing_mm: voxel size instead of one that follows from ``fill``, for models that were
-            trained at a fixed size.
+    ``fill`` is the diameter of the sphere over the (first) side of the window; ``spacing_mm`` is a
+    voxel size instead of one that follows from it, for models that were trained at a fixed size.
     """
     sides = (size,) * 3 if isinstance(size, int) else tuple(size)
     if spacing_mm is None:
@@ -311,14 +299,7 @@ def fit_grid(
 
     A model fills its sphere to about a tenth; this makes size and place exact. Where the boundary
     or the border of the scan cuts the sphere the lesion cannot reach all of it, and the window
-    stays as it is.
-
-    Args:
-        level: above 0 inside the lesion, on the grid of the window.
-        grid: of the window, isotropic.
-        sphere: wanted round the centres of the lesion's voxels on the scan.
-        affine: voxel index of the scan to RAS mm.
-        boundary: above 0 where a lesion may lie, on the scan's grid; None: everywhere.
+    stays as it is. Arguments are those of :func:`shape_on_scan`.
     """
     if not (level > 0).any():
         return grid

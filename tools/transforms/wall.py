@@ -76,10 +76,7 @@ def wall_coordinates(
     wall itself where it encloses nothing; it is smoothed along the slices. Angles are those of the
     scan's RAS axes within the slice, so that two scans of the same orientation agree.
 
-    Args:
-        wall: above 0 in the wall, slices along the last axis.
-        affine: voxel index to RAS mm.
-        cavity: above 0 in the cavity; None: what the wall encloses.
+    Slices lie along the last axis; a cavity of None is what the wall encloses.
 
     Raises:
         ValueError: if the wall is empty.
@@ -144,14 +141,9 @@ def to_wall(
 ) -> np.ndarray:
     """Return a scan's values on a grid of angle, depth and slice; cells without wall are NaN.
 
-    Each cell takes the nearest voxel of the wall in its slice.
-
-    Args:
-        values: on the scan's grid.
-        place: coordinates of the wall.
-        size: cells round the organ, and through its wall.
-        slices: of the grid; those that the scan lacks are NaN.
-        middle_angle: angle in the middle of the grid's first axis; the seam lies opposite.
+    Each cell takes the nearest voxel of the wall in its slice; slices that the scan lacks are NaN.
+    ``size`` is cells round the organ and through its wall, ``middle_angle`` lies in the middle of
+    the grid's first axis, opposite to the seam.
     """
     angles = ((np.arange(size[0]) + 0.5) / size[0] * 2 - 1) * np.pi
     depths = (np.arange(size[1]) + 0.5) / size[1]
@@ -184,11 +176,8 @@ def from_wall(level: np.ndarray, place: WallCoordinates, middle_angle: float = 0
 def wall_level(mask: np.ndarray, band: float = 2.0) -> np.ndarray:
     """Return the distance to the outline within each slice, positive inside, over a band, clipped.
 
-    The first axis is closed to a ring; at the surfaces of the wall a lesion has no outline.
-
-    Args:
-        mask: True inside, on the grid of :func:`to_wall`; an empty one gives -1 everywhere.
-        band: in cells.
+    On the grid of :func:`to_wall`, the band in cells. The first axis is closed to a ring; at the
+    surfaces of the wall a lesion has no outline. An empty mask gives -1 everywhere.
     """
     if not mask.any():
         return np.full(mask.shape, -1.0)
@@ -212,13 +201,7 @@ def middle_angle(
 
 
 def wall_points(angle: np.ndarray, depth: np.ndarray, size: tuple[float, float]) -> np.ndarray:
-    """Return points ``(..., 3)`` whose distances are in cells, without a jump at the seam.
-
-    Args:
-        angle: radians.
-        depth: 0..1, same shape.
-        size: cells round the organ and through its wall.
-    """
+    """Return points ``(..., 3)`` whose distances are in cells, without a jump at the seam."""
     radius = size[0] / (2 * np.pi)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle), depth * size[1]], -1)
 
@@ -237,15 +220,7 @@ class WallRegion(NamedTuple):
     middle: float
 
     def inputs(self, size: tuple[int, int], channels: int = 2) -> np.ndarray:
-        """Return a sampler's input: -1 per lesion class, then the region, on the grid of the wall.
-
-        Args:
-            size: cells round the organ and through its wall.
-            channels: lesion classes K.
-
-        Returns:
-            float32, shape ``(K + 1, angles, depths, slices)``.
-        """
+        """Return a sampler's input ``(K + 1, angles, depths, slices)``: -1s, then the region."""
         # at least one empty slice behind the last, as in training: the border of the grid is no end
         slices = SLICE_STEP * (self.place.shape[2] // SLICE_STEP + 1)
         inside = np.nan_to_num(to_wall(self.within, self.place, size, slices, self.middle))
@@ -519,15 +494,8 @@ class WallToScand(EachKey):
 def measure_heart(label: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
     """Return what a datalist says of a heart, so that transforms can cut a window round it.
 
-    Args:
-        label: ``(I, J, K)``, slices along the last axis; 0 and the values of ``HEART_CLASSES``.
-        affine: ``(4, 4)``, voxel indices to RAS mm.
-
-    Returns:
-        ``heart_mm`` (RAS), the middle of the box round all classes: a window of that size round it
-        holds the whole ventricle; ``heart_extent_mm`` and ``heart_extent_voxels``, the sides of
-        the box in the slice; ``pathological``, ``has_no_reflow``; ``volumes_ml`` by class;
-        ``spacing_mm``; ``slices``.
+    ``heart_mm`` (RAS) is the middle of the box round all ``HEART_CLASSES``, ``heart_extent_mm`` and
+    ``heart_extent_voxels`` its sides in the slice, which lie along the last axis of the label map.
 
     Raises:
         ValueError: if the label is empty.

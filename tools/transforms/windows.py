@@ -117,14 +117,12 @@ class SliceWindowd(MapTransform):
 
 
 class PercentileScaled(EachKey):
-    """Scale an image so that two of its percentiles become -1 and 1, and keep the scale.
+    """Scale an image so that two of its percentiles become -1 and 1, left as ``intensity_range``.
 
     Args:
         keys: images, channel first.
         percentiles: see :class:`tools.intensity.Percentiles`.
-        clip: hold the result to [-1, 1].
         empty_value: likewise.
-        range_key: where to write the intensities that -1 and 1 stand for, a tensor of two.
 
     Example:
         >>> sample = PercentileScaled("image", (0, 100))({"image": torch.tensor([[2.0, 4.0, 6.0]])})
@@ -136,22 +134,19 @@ class PercentileScaled(EachKey):
         self,
         keys: KeysCollection,
         percentiles: Sequence[float] = (0.5, 99.5),
-        clip: bool = True,
         empty_value: float | None = None,
-        range_key: str = "intensity_range",
     ) -> None:
         super().__init__(keys)
-        self.scale, self.clip = Percentiles(tuple(percentiles), empty_value), clip
-        self.range_key = range_key
+        self.scale = Percentiles(tuple(percentiles), empty_value)
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         image = sample[key]
         values = convert_to_tensor(image).float()
         scale = self.scale.of(values.numpy())
         result = image.clone() if image.is_floating_point() else image.float()
-        result[:] = scale.scaled(values, self.clip)
+        result[:] = scale.scaled(values)
         sample[key] = result
-        sample[self.range_key] = torch.tensor(scale, dtype=torch.float64)
+        sample["intensity_range"] = torch.tensor(scale, dtype=torch.float64)
 
 
 class PasteLesiond(EachKey):
