@@ -137,7 +137,7 @@ def test_write_replaces_the_presets_of_the_bundle(
 def test_a_heart_is_measured_as_the_model_sees_it(dataset: Path) -> None:
     entry = json.loads((dataset / "datalist.json").read_text())["training"][2]
     files = [{key: str(dataset / entry[key]) for key in ("image", "label")}]
-    found = measure_hearts(files, SETTINGS)
+    found = measure_hearts(files, SETTINGS, 16)
     assert found.histograms.shape == (1, 2, 256)
     assert found.histograms.sum(-1) == pytest.approx(1)
     assert found.contrast[0] == pytest.approx((0.85 - 0.3) / 0.2, abs=0.05)

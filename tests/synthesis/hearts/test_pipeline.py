@@ -1,6 +1,7 @@
 """One heart through the pipeline: only lesions change, records say what was done."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -22,6 +23,7 @@ class LevelGenerator:
 
     window = None
     slices = SETTINGS
+    presets: ClassVar[dict] = {"flat": {"histogram": [1 / 32] * 32}}
     record = BundleRecord("level", "0.1.0")
 
     def __init__(self, levels: Sequence[float] = (0.5,)) -> None:
