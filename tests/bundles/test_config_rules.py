@@ -1,5 +1,6 @@
 """The configs of the bundles keep the rules; the rules themselves are in ``tools.release``."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,21 @@ def test_training_and_use_agree(configs: dict[str, Config]) -> None:
 @each_bundle
 def test_training_runs_by_both_names(configs: dict[str, Config]) -> None:
     assert training_faults(configs["train.json"]) == []
+
+
+def parts(config: object) -> Iterator[dict]:
+    """All objects of a config, at any depth."""
+    if isinstance(config, dict):
+        yield config
+    for value in config.values() if isinstance(config, dict) else config:
+        if isinstance(value, dict | list):
+            yield from parts(value)
+
+
+@each_bundle
+def test_bins_of_histograms_are_one_key(configs: dict[str, Config]) -> None:
+    makers = ("LesionHistogramd", "TissueHistogramd", "SubtypeConditiond", "join_condition")
+    for config in configs.values():
+        for part in parts(config):
+            if str(part.get("_target_", "")).endswith(makers):
+                assert part["bins"] == "@histogram_bins"
