@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tools.losses import LatentTarget, NoiseTarget
 from tools.networks.frozen_autoencoder import encode_latents
-from tools.transforms.latent_mask import latent_mask
+from tools.transforms.latents import latent_mask
 
 __all__ = ["LatentPrepareBatch", "LesionPrepareBatch", "SynthesisPrepareBatch"]
 
@@ -85,7 +85,7 @@ class LatentPrepareBatch(DiffusionPrepareBatch):
         num_train_timesteps: T; timesteps are drawn uniformly from 0..T-1.
         autoencoder: frozen; None where every batch holds latents.
         scale_factor: latents are multiplied by it; those of a batch are taken to be already.
-        mask_detail: see :func:`tools.transforms.latent_mask.latent_mask`.
+        mask_detail: see :func:`tools.transforms.latents.latent_mask`.
         condition_name: batch key of the condition ``(B, bins + 1)``: histogram, then subtype; None
             trains without.
         latents_name: batch key of latents ``(B, C, h, w, d)``.

@@ -20,8 +20,8 @@ from tools.evaluation.control import (
     synthesize_lesions,
 )
 from tools.evaluation.lesions import ValidationLesion, mean_hu, scale_window, window_box
+from tools.histograms import intensity_histogram
 from tools.inferers import LesionInpaintInferer
-from tools.metrics import intensity_histogram
 from tools.schedules import cosine_scheduler
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tools.evaluation.shape_sizes import size_sweep, size_table
-from tools.transforms.sphere import Sphere, sphere_mask
+from tools.transforms.spheres import Sphere, sphere_mask
 
 
 def ball(sphere: Sphere, affine: np.ndarray, shape: list[int], seed: int) -> np.ndarray:

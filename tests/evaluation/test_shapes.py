@@ -20,7 +20,7 @@ from tools.evaluation.shape_sources import (
     nearest_shapes,
 )
 from tools.evaluation.shapes import draw_all, evaluate_shapes
-from tools.transforms.sphere import Sphere, enclosing_sphere, sphere_mask
+from tools.transforms.spheres import Sphere, enclosing_sphere, sphere_mask
 
 
 def ball(

@@ -6,9 +6,14 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from tools.inferers import LesionInpaintInferer, LesionWindowInferer
-from tools.inferers.latent_inpaint import blend_weight
+from tools.inferers import LesionInpaintInferer, LesionRequestsInferer, LesionWindowInferer
 from tools.schedules import cosine_scheduler
+from tools.windows import blend_weight
+
+
+def weight_of(mask: Tensor, margin_mm: float, spacing: tuple = (1.0, 1.0, 1.0)) -> Tensor:
+    parts = [torch.from_numpy(blend_weight(m[0].numpy() > 0, margin_mm, spacing)) for m in mask]
+    return torch.stack(parts)[:, None].float()
 
 
 def network(x: Tensor, timesteps: Tensor, condition: Tensor | None) -> Tensor:
@@ -131,13 +136,13 @@ def test_a_latent_change_fades_once_on_the_grid_of_the_scan() -> None:
         mask_channels, seed, margin_mm = 1, 0, 3.0
 
         def __call__(self, windows: Tensor, *rest: object, **options: object) -> Tensor:
-            return windows[:, :1] + blend_weight(windows[:, 1:], self.margin_mm)
+            return windows[:, :1] + weight_of(windows[:, 1:], self.margin_mm)
 
     spacing = (0.7, 0.7, 1.25)
     inputs, inside = scan(spacing, (slice(18, 30), slice(20, 30), slice(10, 16)))
     plain = inputs.as_subclass(Tensor)[:, :1]
     output = LesionWindowInferer(Brighter(), spacing_mm=1.0)(inputs, nn.Identity())
-    weight = blend_weight(inside.float(), 3.0, spacing)
+    weight = weight_of(inside, 3.0, spacing)
     assert weight.unique().numel() > 5
     torch.testing.assert_close(output, (plain + weight).clamp(0, 1), rtol=0, atol=1e-5)
     assert torch.equal(output[weight == 0], plain[weight == 0])
@@ -176,3 +181,33 @@ def test_a_batch_of_scans_equals_its_samples() -> None:
 def test_spacing_must_be_positive(inferer: LesionWindowInferer) -> None:
     with pytest.raises(ValueError, match="spacing_mm must be above 0, got 0"):
         LesionWindowInferer(inferer.inferer, spacing_mm=0)
+
+
+def by_request(x: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+    return x[:, :1] * condition.mean(1).reshape(-1, 1, 1, 1, 1)
+
+
+def test_each_channel_is_the_answer_to_its_request() -> None:
+    sampler = LesionInpaintInferer(cosine_scheduler(4), seed=5)
+    inputs = torch.zeros(2, 2, 8, 8, 8)
+    inputs[:, 1, 2:5, 2:5, 2:5] = 1
+    requests = torch.rand(2, 3, 16, generator=torch.Generator().manual_seed(0))
+    answers = LesionRequestsInferer(sampler)(inputs, by_request, requests)
+    assert answers.shape == (2, 3, 8, 8, 8)
+    for r in range(3):
+        assert torch.equal(answers[:, r : r + 1], sampler(inputs, by_request, requests[:, r]))
+    assert not torch.equal(answers[:, 0], answers[:, 1])
+    assert bool((answers[(inputs[:, 1:] == 0).expand_as(answers)] == 0).all())
+
+
+def test_same_request_gets_the_same_answer() -> None:
+    inferer = LesionRequestsInferer(LesionInpaintInferer(cosine_scheduler(4)))
+    inputs = torch.ones(1, 2, 8, 8, 8)
+    answers = inferer(inputs, by_request, torch.full((1, 2, 16), 0.1))
+    assert torch.equal(answers[:, 0], answers[:, 1])
+
+
+def test_requests_need_an_axis_of_their_own() -> None:
+    inferer = LesionRequestsInferer(LesionInpaintInferer(cosine_scheduler(4)))
+    with pytest.raises(ValueError, match=r"condition must be \(B, requests, bins\), got \(1, 16\)"):
+        inferer(torch.zeros(1, 2, 8, 8, 8), by_request, torch.zeros(1, 16))

@@ -11,7 +11,7 @@ from tools.losses import HistogramRegularizedLoss, LatentTarget, LesionNoiseLoss
 from tools.networks.lesion_features import LesionFeatures, feature_ranges, lesion_boxes
 from tools.networks.truncated_decoder import TruncatedDecoder
 from tools.schedules import scaled_linear_scheduler
-from tools.transforms.latent_mask import latent_mask
+from tools.transforms.latents import latent_mask
 
 SCHEDULER = scaled_linear_scheduler()
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from tools.transforms.smooth_mask import smooth_mask
-from tools.transforms.sphere import enclosing_sphere, sphere_mask
+from tools.transforms.cleaning import smooth_mask
+from tools.transforms.spheres import enclosing_sphere, sphere_mask
 
 pytestmark = [pytest.mark.real, pytest.mark.parity]
 RELEASED_ZOOM = 1.5

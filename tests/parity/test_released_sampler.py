@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tools.convert.lefusion import load_network
+from tools.histograms import intensity_histogram
 from tools.inferers import LesionInpaintInferer, lesion_inpaint
 from tools.losses import LesionNoiseLoss, NoiseTarget
-from tools.metrics import intensity_histogram
 from tools.networks.factorised_unet import FactorisedUNet
 from tools.schedules import cosine_scheduler, repaint_timesteps
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tools.cli import main
+from tools.histograms import load_presets
 from tools.prepare import cluster_figure
 from tools.prepare.cluster import cluster_lesions
 from tools.prepare.cluster_textures import (
@@ -17,7 +18,6 @@ from tools.prepare.cluster_textures import (
     compare_cluster_numbers,
     measure_textures,
 )
-from tools.transforms.histogram import load_presets
 
 KINDS = {"dark": -650, "middle": -300, "bright": 50}
 WINDOW = (-1000, 400)
@@ -113,7 +113,7 @@ def test_a_medoid_is_the_histogram_of_one_lesion(dataset: Path, tmp_path: Path) 
     for group in results["clusters"]:
         entry = next(e for e in entries if e["name"] == group["medoid"])
         files = [{key: str(dataset / entry[key]) for key in ("image", "label")}]
-        own = measure_textures(files, WINDOW).histograms[0]
+        own = measure_textures(files, WINDOW, 16).histograms[0]
         assert group["histogram"] == pytest.approx(own.tolist(), abs=1e-6)
     assert [group["name"] for group in results["clusters"]] == ["cluster_1", "cluster_2"]
 
@@ -132,7 +132,7 @@ def test_a_histogram_counts_the_lesion_only_and_clips_to_the_window(tmp_path: Pa
     assert found.voxels.tolist() == [3]
     nib.save(nib.Nifti1Image(label, np.diag([2, 1, 1, 1])), files["label"])
     with pytest.raises(ValueError, match="label must lie on the grid of its image"):
-        measure_textures([files], WINDOW)
+        measure_textures([files], WINDOW, 16)
 
 
 def rows_of(histograms: list[list[float]]) -> LesionTextures:

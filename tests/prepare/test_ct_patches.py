@@ -11,7 +11,7 @@ from tools.cli import main
 from tools.prepare import ct_patches
 from tools.prepare.ct_patches import find_scans, prepare_ct
 from tools.prepare.lidc_split import lidc_split
-from tools.transforms.window import WindowGrid
+from tools.windows import WindowGrid
 
 # what the rule of the split says of them
 TRAIN, VALIDATE, TEST = "LIDC-IDRI-0001", "LIDC-IDRI-0007", "LIDC-IDRI-0002"

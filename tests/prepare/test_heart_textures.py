@@ -7,8 +7,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from tools.synthesis.generator import SliceSettings
+from tools.synthesis.hearts.textures import HeartTextures
 
 from tools.cli import main
+from tools.histograms import load_presets
 from tools.prepare.cluster_textures import Clustering
 from tools.prepare.heart_textures import (
     _presets,
@@ -16,9 +19,6 @@ from tools.prepare.heart_textures import (
     has_slices,
     measure_hearts,
 )
-from tools.synthesis.generator import SliceSettings
-from tools.synthesis.hearts.textures import HeartTextures
-from tools.transforms.histogram import load_presets
 
 # intensity of the infarct where myocardium is 0.3, blood 0.5, air 0 and fat 1
 KINDS = {"pale": 0.4, "middle": 0.6, "light": 0.85}
@@ -137,7 +137,7 @@ def test_write_replaces_the_presets_of_the_bundle(
 def test_a_heart_is_measured_as_the_model_sees_it(dataset: Path) -> None:
     entry = json.loads((dataset / "datalist.json").read_text())["training"][2]
     files = [{key: str(dataset / entry[key]) for key in ("image", "label")}]
-    found = measure_hearts(files, SETTINGS)
+    found = measure_hearts(files, SETTINGS, 16)
     assert found.histograms.shape == (1, 2, 256)
     assert found.histograms.sum(-1) == pytest.approx(1)
     assert found.contrast[0] == pytest.approx((0.85 - 0.3) / 0.2, abs=0.05)

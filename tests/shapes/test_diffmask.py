@@ -22,8 +22,7 @@ from tools.shapes import (
 )
 from tools.shapes.diffmask import MAX_ATTEMPTS
 from tools.synthesis.case_folder import describe_source
-from tools.transforms.shape_grid import ShapeWindow
-from tools.transforms.sphere import Sphere, attribute_condition, sphere_mask
+from tools.transforms.spheres import ShapeWindow, Sphere, attribute_condition, sphere_mask
 
 SHAPE, MIDDLE = (44, 40, 30), (21.3, 19.0, 14.2)
 GRIDS = {

@@ -16,7 +16,7 @@ from tools.shapes import (
     make_shape_source,
 )
 from tools.shapes.shape import shape_from_mask
-from tools.transforms.signed_distance import signed_distance
+from tools.transforms.spheres import signed_distance
 
 DIAMETERS = [6.0, 10.0, 20.0, 30.0]
 THICK = np.diag([0.7, 0.7, 2.5, 1.0])

@@ -19,9 +19,8 @@ from tools.shapes import (
     WallLibrary,
     make_shape_source,
 )
-from tools.transforms.sphere import Sphere, enclosing_sphere, sphere_mask
-from tools.transforms.wall import WallCoordinates, wall_coordinates
-from tools.transforms.wall_target import wall_condition
+from tools.transforms.spheres import Sphere, enclosing_sphere, sphere_mask
+from tools.transforms.wall import WallCoordinates, wall_condition, wall_coordinates
 
 ANY = (1.0, 500.0)
 

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from tools.intensity import HuWindow
 from tools.organs import load_organ
 from tools.organs.sources import make_organ_source
 from tools.phantoms.heart_mr import heart_mr
@@ -18,7 +19,7 @@ from tools.synthesis.records import BundleRecord
 from tools.synthesis.scan import Scan
 from tools.synthesis.synthesizer import Synthesizer
 from tools.synthesis.textures import Textures
-from tools.synthesis.view import CropView, CubeView, HuWindow, SlicesView, View
+from tools.synthesis.view import CropView, CubeView, SlicesView, View
 
 WINDOW = (-1000.0, 400.0)
 RISE = 300.0

@@ -28,7 +28,8 @@ from tools.synthesis.cases import Case
 from tools.synthesis.lesion import SynthesisResult
 from tools.synthesis.scan import Scan
 from tools.synthesis.synthesizer import Plan, Synthesizer
-from tools.synthesis.view import BlendZone, CropView
+from tools.synthesis.view import CropView
+from tools.windows import BlendZone
 
 SHAPE = (60, 56, 40)
 

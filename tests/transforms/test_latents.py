@@ -9,8 +9,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from tools.networks.frozen_autoencoder import frozen_autoencoder
-from tools.transforms.latent_mask import latent_mask
-from tools.transforms.latents import EncodeLatentsd, VariantCropd, repeat_cases
+from tools.transforms.latents import EncodeLatentsd, VariantCropd, latent_mask, repeat_cases
 
 
 class Averages(nn.Module):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tools.evaluation.lesions import ValidationLesion, mean_hu
-from tools.metrics import intensity_histogram, jensen_shannon_divergence
-from tools.transforms.requests import derangement
+from tools.histograms import intensity_histogram, jensen_shannon_divergence
+from tools.transforms.conditions import derangement
 
 __all__ = [
     "InfererFactory",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tools.evaluation.lesions import ValidationLesion, mean_hu
 from tools.files import new_file
+from tools.intensity import HuWindow
 
 __all__ = ["example_lesions", "write_figure"]
 
@@ -105,10 +106,9 @@ def _draw_slice(
     outline: bool,
 ) -> None:
     """Draw the axial slice with most of the lesion; patient's right on the left, front on top."""
-    low, high = window_hu
     mask = lesion.lesion_mask[0].numpy()
     k = int(mask.sum((0, 1)).argmax())
-    hu = low + (image[0, :, :, k].float().numpy() + 1) * ((high - low) / 2)
+    hu = HuWindow(*window_hu).unscaled(image[0, :, :, k].float().numpy())
     shown = hu[::-1, ::-1].T
     vmin, vmax = LUNG_WINDOW_HU
     axes.imshow(shown, cmap="gray", vmin=vmin, vmax=vmax, interpolation="nearest")

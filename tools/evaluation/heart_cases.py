@@ -13,10 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tools.evaluation.control import derangement
-from tools.metrics import intensity_histogram
-from tools.transforms.slice_paste import PasteSlicesd
-from tools.transforms.slice_window import PercentileScaled, slice_grid
-from tools.transforms.window import WindowGrid, cut_window
+from tools.histograms import intensity_histogram
+from tools.transforms.windows import PasteLesiond, PercentileScaled
+from tools.windows import Window, WindowGrid, cut_window
 
 __all__ = [
     "CLASS_NAMES",
@@ -134,9 +133,8 @@ def _load(entry: Mapping[str, Any], window: HeartWindow) -> HeartCase:
     label = np.asarray(nib.Nifti1Image.from_filename(entry["label"]).dataobj)
     affine = np.asarray(header.affine, float)
     organ = np.isin(label, window.organ)
-    grid = slice_grid(
-        organ, affine, window.window_size, window.window_spacing_mm, window.slice_step
-    )
+    rule = Window(tuple(window.window_size), window.window_spacing_mm, multiple=window.slice_step)
+    grid = rule.on_slices(organ, affine)
     scaled = PercentileScaled("image", window.percentiles, empty_value=window.empty_value)(
         {"image": torch.from_numpy(cut_window(scan, affine, grid))[None]}
     )
@@ -184,7 +182,7 @@ def paste_lesion(case: HeartCase, image: Tensor, classes: Sequence[int] = (3, 4)
         classes: labels inside which the scan changes.
 
     Returns:
-        The scan's shape and dtype, see :class:`tools.transforms.slice_paste.PasteSlicesd`.
+        The scan's shape and dtype, see :class:`tools.transforms.windows.PasteLesiond`.
     """
     scan = torch.from_numpy(np.ascontiguousarray(case.scan))[None]
     sample: dict[Hashable, Any] = {
@@ -194,5 +192,6 @@ def paste_lesion(case: HeartCase, image: Tensor, classes: Sequence[int] = (3, 4)
         "window": MetaTensor(image, affine=torch.from_numpy(case.grid.affine)),
         "intensity_range": case.intensity_range,
     }
-    composite = PasteSlicesd("pred", classes)(sample)["pred"]
+    paste = PasteLesiond("pred", mask_key="scan_label", classes=classes, window_key="window")
+    composite = paste(sample)["pred"]
     return composite[0].as_subclass(Tensor).numpy()

@@ -17,7 +17,7 @@ from tools.evaluation.control import summarize
 from tools.evaluation.heart_cases import CLASS_NAMES, HeartCase, class_histograms, paste_lesion
 from tools.evaluation.heart_contrast import border_jump, compare_values, heart_contrasts
 from tools.evaluation.heart_models import HeartModel
-from tools.metrics import jensen_shannon_divergence
+from tools.histograms import jensen_shannon_divergence
 
 __all__ = [
     "CONTRASTS",

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tools.metrics import intensity_histogram
-from tools.transforms.window import window_size
+from tools.histograms import intensity_histogram
+from tools.intensity import HuWindow
+from tools.windows import window_size
 
 __all__ = ["ValidationLesion", "load_lesions", "mean_hu", "scale_window", "window_box"]
 
@@ -37,14 +38,12 @@ class ValidationLesion(NamedTuple):
 
 def scale_window(image: np.ndarray, window_hu: Sequence[float]) -> np.ndarray:
     """Return HU clipped to the window and mapped to [-1, 1]."""
-    low, high = window_hu
-    return (np.clip(image.astype(np.float32), low, high) - low) * (2 / (high - low)) - 1
+    return HuWindow(*window_hu).scaled(image.astype(np.float32))
 
 
 def mean_hu(image: Tensor, lesion_mask: Tensor, window_hu: Sequence[float]) -> float:
     """Return the mean HU inside the lesion of an image scaled to [-1, 1]."""
-    low, high = window_hu
-    return float(low + (image[lesion_mask > 0].double().mean() + 1) * ((high - low) / 2))
+    return float(HuWindow(*window_hu).unscaled(image[lesion_mask > 0].double().mean()))
 
 
 def window_box(
@@ -70,7 +69,7 @@ def window_box(
     if len(voxels) == 0:
         raise ValueError("lesion_mask must hold a lesion, got an empty mask")
     low, high = voxels.min(0), voxels.max(0) + 1
-    side = window_size(float((high - low).max()), 1.0, margin_mm, step=step)
+    side = window_size(float((high - low).max()), 1.0, margin_mm, multiple=step)
     side = min(side, min(lesion_mask.shape) // step * step)
     if side < (high - low).max():
         raise ValueError(

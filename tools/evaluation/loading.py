@@ -13,8 +13,8 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from tools.evaluation.control import SamplingOptions
+from tools.histograms import load_presets
 from tools.inferers import LesionInpaintInferer
-from tools.transforms.histogram import load_presets
 
 __all__ = ["BundleUnderTest", "load_bundle"]
 

@@ -16,8 +16,8 @@ from scipy.ndimage import gaussian_filter
 from tools.evaluation.shape_sources import PlacedMask, RealShape
 from tools.files import new_file
 from tools.metrics.shape import SMOOTHING_VOXELS, surface_mesh
-from tools.transforms.shape_window import shape_grid
-from tools.transforms.window import cut_window
+from tools.transforms.spheres import shape_grid
+from tools.windows import cut_window
 
 __all__ = ["example_shapes", "write_gallery"]
 

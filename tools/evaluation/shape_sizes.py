@@ -9,8 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.evaluation.shape_sources import DrawShape
-from tools.transforms.shape_grid import half_voxel_mm
-from tools.transforms.sphere import Sphere, enclosing_sphere
+from tools.transforms.spheres import Sphere, enclosing_sphere, half_voxel_mm
 
 __all__ = ["size_sweep", "size_table"]
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tools.phantoms.datasets import lesion_datalist
 from tools.synthesis.shapes import EllipsoidShapes
-from tools.transforms.sphere import Sphere, enclosing_sphere, sphere_mask
+from tools.transforms.spheres import Sphere, enclosing_sphere, sphere_mask
 
 __all__ = [
     "DrawShape",

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from tools.evaluation.discriminator import discriminate, patient_folds
 from tools.evaluation.shape_sources import PlacedMask
-from tools.transforms.shape_window import shape_grid
-from tools.transforms.sphere import enclosing_sphere
-from tools.transforms.window import cut_window
+from tools.transforms.spheres import enclosing_sphere, shape_grid
+from tools.windows import cut_window
 
 __all__ = ["forest_test", "shape_windows", "two_sample_tests"]
 

@@ -36,7 +36,7 @@ from tools.evaluation.shape_tests import two_sample_tests
 from tools.metrics import ShapeFeatures, shape_features
 from tools.synthesis.bundles import choose_device
 from tools.synthesis.records import sha256_file
-from tools.transforms.sphere import enclosing_sphere, sphere_mask
+from tools.transforms.spheres import enclosing_sphere, sphere_mask
 
 __all__ = ["evaluate_shapes"]
 

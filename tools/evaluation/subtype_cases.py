@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tools.metrics import intensity_histogram
+from tools.histograms import intensity_histogram
 from tools.synthesis.latent_settings import LatentSettings
-from tools.transforms.subtype import SUBTYPES, lesion_subtype
+from tools.transforms.conditions import SUBTYPES, lesion_subtype
 
 __all__ = ["SubtypeCase", "histogram_hu", "load_subtype_cases", "rebin"]
 
@@ -25,7 +25,7 @@ class SubtypeCase(NamedTuple):
         patient: who has it.
         image: HU, ``(H, W, D)``, float32.
         lesion_mask: True inside, same shape.
-        subtype: its number, see :data:`tools.transforms.subtype.SUBTYPES`.
+        subtype: its number, see :data:`tools.transforms.conditions.SUBTYPES`.
         diameter_mm: of the sphere of its volume.
         histogram: of the real HU inside the mask, ``(bins,)``.
     """

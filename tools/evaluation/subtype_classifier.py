@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from tools.evaluation.subtype_cases import SubtypeCase, histogram_hu
-from tools.transforms.subtype import SUBTYPES
+from tools.transforms.conditions import SUBTYPES
 
 __all__ = ["SubtypeClassifier", "lesion_features"]
 

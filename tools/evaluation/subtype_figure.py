@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tools.evaluation.subtype_cases import SubtypeCase
 from tools.files import new_file
-from tools.transforms.subtype import SUBTYPES
+from tools.transforms.conditions import SUBTYPES
 
 __all__ = ["write_subtype_figure"]
 

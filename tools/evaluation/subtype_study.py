@@ -25,12 +25,12 @@ from tools.evaluation.subtype_models import (
     own_requests,
 )
 from tools.evaluation.subtype_tables import subtype_page
-from tools.metrics import jensen_shannon_divergence
+from tools.histograms import jensen_shannon_divergence
 from tools.metrics.lesion_edit import wasserstein_distance_hu
 from tools.phantoms.datasets import lesion_datalist
 from tools.synthesis.bundles import choose_device, find_bundle
 from tools.synthesis.subtypes import SubtypeLibrary
-from tools.transforms.subtype import SUBTYPES
+from tools.transforms.conditions import SUBTYPES
 
 __all__ = ["evaluate_subtypes", "measure_drawn"]
 

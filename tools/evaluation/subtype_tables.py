@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tools.transforms.subtype import SUBTYPES
+from tools.transforms.conditions import SUBTYPES
 
 __all__ = ["subtype_page"]
 

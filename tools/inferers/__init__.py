@@ -3,8 +3,7 @@
 from .autoencoder import AutoencoderInferer
 from .latent_inpaint import LatentInpaintInferer
 from .lesion_inpaint import LesionInpaintInferer
-from .lesion_requests import LesionRequestsInferer
-from .lesion_windows import LesionWindowInferer
+from .lesion_windows import LesionRequestsInferer, LesionWindowInferer
 
 __all__ = [
     "AutoencoderInferer",

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from monai.inferers import Inferer
-from scipy import ndimage
 from torch import Tensor, nn
 
 from tools.inferers.lesion_inpaint import LesionInpaintInferer
 from tools.networks.frozen_autoencoder import decode_latents, encode_latents
-from tools.transforms.latent_mask import latent_mask, latent_mask_channels
+from tools.transforms.latents import latent_mask, latent_mask_channels
+from tools.windows import blend_weight
 
-__all__ = ["LatentInpaintInferer", "blend_weight"]
+__all__ = ["LatentInpaintInferer"]
 
 FEWEST_STEPS = {"ddpm": 100, "ddim": 50}
 
@@ -42,7 +42,7 @@ class LatentInpaintInferer(Inferer):
         sampler: with ``mask_input`` and as many mask channels as ``mask_detail`` makes; its
             scheduler should not clip.
         scale_factor: latents were multiplied by it in training.
-        mask_detail: see :func:`tools.transforms.latent_mask.latent_mask`.
+        mask_detail: see :func:`tools.transforms.latents.latent_mask`.
         mask_channels: lesion classes K.
         margin_mm: width of the blend round the lesion; 0 writes in the mask only.
         spacing_mm: voxel size, a number or one for each axis.
@@ -139,7 +139,9 @@ class LatentInpaintInferer(Inferer):
         known = self._each(encode_latents, image.float())
         new = self.sampler(torch.cat([known, coarse], 1), network, condition, seeds=seeds)
         change = self._each(decode_latents, new) - self._each(decode_latents, known)
-        weight = blend_weight(mask, self.margin_mm, self.spacing_mm)
+        inside = (mask > 0).any(1).cpu().numpy()
+        weights = [blend_weight(lesion, self.margin_mm, self.spacing_mm) for lesion in inside]
+        weight = torch.from_numpy(np.stack(weights))[:, None].float().to(mask.device)
         result = image.float() + weight * change
         # an input beyond the range is not clipped where nothing was drawn
         drawn = (weight > 0) & (change != 0)
@@ -149,36 +151,3 @@ class LatentInpaintInferer(Inferer):
         """Run one sample at a time: less memory, and the same bits in any batch."""
         parts = [coder(self.autoencoder, x, self.scale_factor) for x in batch.split(1)]  # type: ignore[operator]
         return torch.cat(parts)
-
-
-def blend_weight(
-    lesion_mask: Tensor, margin_mm: float = 3.0, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)
-) -> Tensor:
-    """Return how much of a new lesion each voxel takes: 1 inside, 0 from the margin on.
-
-    Args:
-        lesion_mask: 1 inside, shape ``(B, K, H, W, D)``; an empty one gives 0 everywhere.
-        margin_mm: where the weight reaches 0, at least 0.
-        spacing_mm: voxel size.
-
-    Returns:
-        Raised cosine of the distance to the mask, float ``(B, 1, H, W, D)``.
-
-    Example:
-        >>> mask = torch.zeros(1, 1, 1, 1, 5)
-        >>> mask[..., 0] = 1
-        >>> [round(w, 2) for w in blend_weight(mask, margin_mm=3).flatten().tolist()]
-        [1.0, 0.75, 0.25, 0.0, 0.0]
-    """
-    inside = (lesion_mask > 0).any(1).cpu().numpy()
-    weights = []
-    for mask in inside:
-        weight = mask.astype(np.float32)
-        if mask.any() and margin_mm > 0:
-            distance = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
-            weight = (0.5 + 0.5 * np.cos(np.pi * np.minimum(distance / margin_mm, 1))).astype(
-                np.float32
-            )
-            weight[distance >= margin_mm] = 0  # the cosine leaves 1e-17
-        weights.append(torch.from_numpy(weight))
-    return torch.stack(weights)[:, None].to(lesion_mask.device)

@@ -10,12 +10,10 @@ from monai.networks.schedulers import Scheduler
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tools.inferers.diffusion_steps import clean_image, combine_classes, denoise, mix
-from tools.inferers.noise import SeededNoise
+from tools.histograms import match_histogram
 from tools.schedules import repaint_timesteps
-from tools.transforms.histogram import match_histogram
 
-__all__ = ["LesionInpaintInferer"]
+__all__ = ["LesionInpaintInferer", "clean_image", "combine_classes", "denoise", "mix"]
 
 
 class LesionInpaintInferer(Inferer):
@@ -288,3 +286,88 @@ class LesionInpaintInferer(Inferer):
 def _check_choice(name: str, value: str | None, choices: tuple) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+class SeededNoise:
+    """Gaussian noise of a batch; that of a sample depends on its own seed only.
+
+    It is drawn into one buffer that the next draw overwrites; the stream differs between device
+    types.
+
+    Raises:
+        ValueError: if there is not one seed per sample of ``shape``, ``(B, C, H, W, D)``.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: torch.Size, device: torch.device) -> None:
+        if len(seeds) != shape[0]:
+            raise ValueError(f"seeds must hold one seed per sample ({shape[0]}), got {len(seeds)}")
+        self.generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+        self.buffer = torch.empty(shape, device=device)
+
+    def draw(self) -> Tensor:
+        """Return the next noise of all samples."""
+        for sample, generator in zip(self.buffer, self.generators, strict=True):
+            torch.randn(sample.shape, generator=generator, out=sample)
+        return self.buffer
+
+
+def mix(x_0: Tensor, noise: Tensor, alpha_bar: float) -> Tensor:
+    """Return a noised image: sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise.
+
+    Here and below alpha_bar is the product of 1 - beta up to a step.
+    """
+    return (x_0 * alpha_bar**0.5).add_(noise, alpha=(1 - alpha_bar) ** 0.5)
+
+
+def clean_image(x_t: Tensor, predicted: Tensor, alpha_bar: float, prediction_type: str) -> Tensor:
+    """Return the clean image that a prediction about a noised one implies.
+
+    ``prediction_type`` is ``"epsilon"``, ``"sample"`` or ``"v_prediction"``, as MONAI names them.
+    """
+    if prediction_type == "sample":
+        return predicted
+    signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+    if prediction_type == "v_prediction":
+        return (x_t * signal).sub_(predicted, alpha=noise)
+    return x_t.sub(predicted, alpha=noise).div_(signal)
+
+
+def denoise(
+    x_t: Tensor, x_0: Tensor, now: float, then: float, noise: Tensor | None, last: bool = False
+) -> Tensor:
+    """Take one step down from alpha_bar ``now`` to ``then``, at ``last`` to the clean image.
+
+    DDPM's posterior, with fresh noise, is DDIM's step with eta = 1; noise of None is eta = 0.
+    """
+    variance = 0.0 if noise is None else (1 - then) / (1 - now) * (1 - now / then)
+    # noise that x_0 (clamped) implies; at the clean image its weight is 0
+    implied = 0.0 if last else ((1 - then - variance) / (1 - now)) ** 0.5
+    result = x_0 * (then**0.5 - implied * now**0.5)
+    result.add_(x_t, alpha=implied)
+    return result if noise is None or variance <= 0 else result.add_(noise, alpha=variance**0.5)
+
+
+def combine_classes(x: Tensor, mask: Tensor) -> Tensor:
+    r"""Return :math:`\sum_i M^{(i)} x^{(i)}` in all channels, unchanged outside the masks.
+
+    LeFusion, section 3.2: each class is drawn in a channel of its own, ``(B, K, H, W, D)``, and
+    put together by masks of 0 or 1 of the same shape; a class may be absent.
+
+    Raises:
+        ValueError: if the shapes differ or two classes overlap.
+
+    Example:
+        >>> x = torch.tensor([[[5.0, 6.0, 7.0]], [[1.0, 2.0, 3.0]]])[None]
+        >>> mask = torch.tensor([[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]])[None]
+        >>> combine_classes(x, mask)[0].squeeze(1).tolist()
+        [[5.0, 2.0, 7.0], [5.0, 2.0, 3.0]]
+    """
+    if mask.shape != x.shape:
+        raise ValueError(
+            f"mask must have one channel per class as the image has, got {tuple(mask.shape)} "
+            f"and {tuple(x.shape)}"
+        )
+    covered = mask.sum(1, keepdim=True)
+    if bool((covered > 1).any()):
+        raise ValueError("classes must not overlap, got voxels in several masks")
+    return torch.where(covered > 0, (x * mask).sum(1, keepdim=True), x)

@@ -1,4 +1,4 @@
-"""Apply a window sampler to each lesion of a volume of any size."""
+"""Apply a window sampler to each lesion of a volume of any size, and to several requests."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from monai.inferers import Inferer
-from nibabel.affines import voxel_sizes
+from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 from torch import Tensor, nn
 
 from tools.inferers.latent_inpaint import LatentInpaintInferer
 from tools.inferers.lesion_inpaint import LesionInpaintInferer
-from tools.inferers.lesion_places import BoxPlace, GridPlace, WindowRule
+from tools.windows import Box, Window, WindowGrid, blend_weight, cut_window, grown, paste_window
 
-__all__ = ["LesionWindowInferer"]
+__all__ = ["LesionRequestsInferer", "LesionWindowInferer"]
 
 SAME_SIZE = 0.01  # voxels that differ by less than this share are taken as they are
 
@@ -61,8 +62,8 @@ class LesionWindowInferer(Inferer):
         super().__init__()
         if spacing_mm is not None and not spacing_mm > 0:
             raise ValueError(f"spacing_mm must be above 0, got {spacing_mm}")
-        self.inferer, self.spacing_mm = inferer, spacing_mm
-        self.rule = WindowRule(margin_voxels, tuple(smallest), step)
+        self.inferer = inferer
+        self.window = Window(tuple(smallest), spacing_mm, margin_voxels, step)
 
     def __call__(  # type: ignore[override]
         self,
@@ -85,18 +86,18 @@ class LesionWindowInferer(Inferer):
         affines = _affines(inputs)
         inputs = torch.as_tensor(inputs).as_subclass(Tensor)
         # resampling is done by the CPU
-        volumes = inputs if affines is None or self.spacing_mm is None else inputs.cpu()
+        volumes = inputs if affines is None or self.window.spacing_mm is None else inputs.cpu()
         masks = self.inferer.mask_channels
         output = volumes[:, :-masks].clone()
         seeds = [self.inferer.seed + i for i in range(len(inputs))] if seeds is None else seeds
-        jobs: dict[tuple, list[tuple[int, BoxPlace | GridPlace, int]]] = defaultdict(list)
+        jobs: dict[tuple, list[tuple[int, Place, int]]] = defaultdict(list)
         for i, sample in enumerate(volumes):
             affine = None if affines is None else affines[i]
             for j, place in enumerate(self._places(sample[-masks:].cpu().numpy(), affine)):
                 jobs[(type(place), *place.size)].append((i, place, seeds[i] + j))
         for kind, batch in jobs.items():
             windows = torch.stack([place.cut(volumes[i], masks) for i, place, _ in batch])
-            rows = None if condition is None else torch.stack([condition[i] for i, _, _ in batch])
+            rows = None if condition is None else torch.stack([condition[i] for i, *_ in batch])
             sampler = self._sampler(resampled=kind[0] is GridPlace)
             drawn = sampler(
                 windows.to(inputs.device), network, rows, seeds=[seed for *_, seed in batch]
@@ -113,35 +114,26 @@ class LesionWindowInferer(Inferer):
         sampler.margin_mm = math.inf
         return sampler
 
-    def _places(
-        self, masks: np.ndarray, affine: np.ndarray | None
-    ) -> Sequence[BoxPlace | GridPlace]:
+    def _places(self, masks: np.ndarray, affine: np.ndarray | None) -> Sequence[Place]:
         """Return the place of each lesion of one sample."""
         components, _ = ndimage.label(masks.max(0) > 0, structure=np.ones((3, 3, 3)))
-        boxes = ndimage.find_objects(components)
-        wanted = self.spacing_mm
+        boxes = list(enumerate(ndimage.find_objects(components), 1))
+        wanted, shape = self.window.spacing_mm, components.shape
         if (
             wanted is None
             or affine is None
             or np.allclose(voxel_sizes(affine), wanted, SAME_SIZE, 0)
         ):
-            return [
-                BoxPlace.around(components, number, box, self.rule)
-                for number, box in enumerate(boxes, 1)
-            ]
+            parts = [(number, self.window.in_volume(found, shape)) for number, found in boxes]
+            return [VoxelPlace(box, components[box], number) for number, box in parts]
         margin_mm = getattr(self.inferer, "margin_mm", None)
-        return [
-            GridPlace.around(
-                (masks[(slice(None), *box)] > 0) & (components[box] == number),
-                box,
-                components.shape,
-                affine,
-                wanted,
-                self.rule,
-                margin_mm,
-            )
-            for number, box in enumerate(boxes, 1)
-        ]
+        places = []
+        for number, found in boxes:
+            lesion = (masks[(slice(None), *found)] > 0) & (components[found] == number)
+            grid = self.window.round_box(found, affine)
+            lesion, box = grown(lesion, found, shape, affine, margin_mm or 0.0)
+            places.append(GridPlace(box, lesion, grid, affine, margin_mm))
+        return places
 
 
 def _affines(inputs: Tensor) -> list[np.ndarray] | None:
@@ -151,3 +143,128 @@ def _affines(inputs: Tensor) -> list[np.ndarray] | None:
         return None
     # a batch made by hand (inputs[None]) has the affine of its one sample
     return list(np.broadcast_to(np.asarray(affine, float), (len(inputs), 4, 4)))
+
+
+class VoxelPlace(NamedTuple):
+    """A lesion in a part of the volume, whose voxels the model takes as they are.
+
+    Other lesions in it (``components`` that are not ``number``) have windows of their own.
+    """
+
+    box: Box
+    components: np.ndarray
+    number: int
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Voxels of the window."""
+        return self.components.shape
+
+    def _others(self) -> Tensor:
+        return torch.from_numpy((self.components > 0) & (self.components != self.number))
+
+    def cut(self, sample: Tensor, mask_channels: int) -> Tensor:
+        """Return the window, all channels of the sample; other lesions are none in it."""
+        window = sample[(slice(None), *self.box)].clone()
+        window[-mask_channels:, self._others().to(window.device)] = 0
+        return window
+
+    def paste(self, output: Tensor, window: Tensor, result: Tensor) -> None:
+        """Write what the model changed into a volume, in place."""
+        # latents change a margin round the mask too
+        changed = (result != window[: len(result)]) & ~self._others().to(window.device)
+        output[(slice(None), *self.box)][changed] = result[changed]
+
+
+class GridPlace(NamedTuple):
+    """A lesion of a scan in a window of the model's own voxels, along the patient's axes.
+
+    Attributes:
+        box: part of the scan that may change: the lesion and ``margin_mm`` round it.
+        masks: True inside the lesion, one mask per class, within ``box``.
+        grid: the window.
+        affine: voxel index of the scan to RAS mm.
+        margin_mm: the change fades to nothing over this; None: the lesion is replaced, nothing
+            else.
+    """
+
+    box: Box
+    masks: np.ndarray
+    grid: WindowGrid
+    affine: np.ndarray
+    margin_mm: float | None
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Voxels of the window."""
+        return self.grid.size
+
+    def cut(self, sample: Tensor, mask_channels: int) -> Tensor:
+        """Return the window: image channels interpolated, masks by the nearest voxel."""
+        scan = sample[:-mask_channels].numpy()
+        images = [cut_window(image, self.affine, self.grid) for image in scan]
+        affine = self.affine.copy()
+        # a rim, since half of the outermost voxels would count as beyond
+        affine[:3, 3] = apply_affine(self.affine, [part.start - 1 for part in self.box])
+        padded = np.pad(self.masks, [(0, 0), *[(1, 1)] * 3])
+        masks = [cut_window(mask, affine, self.grid, order=0, beyond=0.0) for mask in padded]
+        if not np.any(masks):
+            # smaller than the model's voxels: the one in the middle stands for it
+            middle = tuple(n // 2 for n in self.grid.size)
+            for there, mask in zip(self.masks, masks, strict=True):
+                mask[middle] = there.any()
+        return torch.from_numpy(np.stack([*images, *masks]))
+
+    def paste(self, output: Tensor, window: Tensor, result: Tensor) -> None:
+        """Write what the model changed into the scan, in place."""
+        inside = np.asarray(self.masks.any(0))
+        weight = blend_weight(inside, self.margin_mm or 0.0, voxel_sizes(self.affine))
+        where = weight > 0
+        share = torch.from_numpy(weight[where]).float()
+        scan = output[0].numpy()
+        for channel, before, after in zip(output, window, result, strict=False):
+            part = channel[self.box]
+            new = (after if self.margin_mm is None else after - before).numpy()
+            values = paste_window(scan, self.affine, new, self.grid, where, self.box)
+            drawn = torch.from_numpy(values).to(part.dtype)
+            if self.margin_mm is not None:
+                # images of latent models lie in [0, 1]
+                drawn = (part[where] + share * drawn).clamp(0, 1)
+            part[where] = drawn
+
+
+Place = VoxelPlace | GridPlace
+
+
+class LesionRequestsInferer(Inferer):
+    """Answer R requests for one window with the same noise: what differs is the request's doing.
+
+    Args:
+        inferer: samples one batch of windows.
+
+    Example:
+        >>> from tools.schedules import cosine_scheduler
+        >>> inferer = LesionRequestsInferer(LesionInpaintInferer(cosine_scheduler(2)))
+        >>> inputs, requests = torch.zeros(1, 2, 8, 8, 8), torch.rand(1, 3, 16)
+        >>> inferer(inputs, lambda x, t, c: x, requests).shape
+        torch.Size([1, 3, 8, 8, 8])
+    """
+
+    def __init__(self, inferer: LesionInpaintInferer) -> None:
+        super().__init__()
+        self.inferer = inferer
+
+    def __call__(self, inputs: Tensor, network: nn.Module, condition: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the answers side by side as channels, ``(B, R * C, H, W, D)``.
+
+        Args:
+            inputs: image channels C, then lesion-mask channels, shape ``(B, C + K, H, W, D)``.
+            network: called ``network(x, timesteps, condition)``.
+            condition: requests ``(B, R, bins)``; a row of -1 means no control.
+
+        Raises:
+            ValueError: if ``condition`` does not have three axes.
+        """
+        if condition.ndim != 3:
+            raise ValueError(f"condition must be (B, requests, bins), got {tuple(condition.shape)}")
+        return torch.cat([self.inferer(inputs, network, row) for row in condition.unbind(1)], 1)

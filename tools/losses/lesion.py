@@ -9,7 +9,7 @@ import torch
 from monai.networks.schedulers import Scheduler
 from torch import Tensor, nn
 
-from tools.metrics.soft_histogram import soft_divergence, soft_histogram
+from tools.histograms import soft_divergence, soft_histogram
 from tools.networks.lesion_features import LesionFeatures
 
 __all__ = ["HistogramRegularizedLoss", "LatentTarget", "LesionNoiseLoss", "NoiseTarget"]
@@ -150,7 +150,7 @@ class HistogramRegularizedLoss(nn.Module):
         last_timestep: samples noisier than this have no histogram term; None: all have.
         weight_by_signal: multiply each sample's histogram term by its alpha_bar.
         norm: ``"l1"`` (paper) or ``"l2"`` for the noise.
-        dense: see :func:`tools.metrics.soft_histogram.soft_histogram`.
+        dense: see :func:`tools.histograms.soft_histogram`.
         one_by_one: decode each lesion in a box of its own size: less work, and the same number in
             any batch; False: one batch of boxes as large as the largest, for a GPU.
 

@@ -1,6 +1,6 @@
 """Measures of what was synthesised: pure functions, with MONAI adapters beside them."""
 
-from .histogram import HistogramDivergence, intensity_histogram, jensen_shannon_divergence
+from .histogram import HistogramDivergence
 from .lesion_mean import LesionMean, RisingMeans
 from .shape import ShapeDistance, ShapeFeatures, shape_features
 from .sphere import InsideShare, SphereError
@@ -13,7 +13,5 @@ __all__ = [
     "ShapeDistance",
     "ShapeFeatures",
     "SphereError",
-    "intensity_histogram",
-    "jensen_shannon_divergence",
     "shape_features",
 ]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from monai.metrics import CumulativeIterationMetric
 from torch import Tensor
 
+from tools.intensity import HuWindow
+
 __all__ = ["LesionMean", "RisingMeans", "lesion_means"]
 
 
@@ -45,12 +47,12 @@ class LesionMean(CumulativeIterationMetric):
 
     def __init__(self, window_hu: Sequence[float]) -> None:
         super().__init__()
-        self.low, self.high = float(window_hu[0]), float(window_hu[1])
+        self.scale = HuWindow(float(window_hu[0]), float(window_hu[1]))
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **_: object) -> Tensor:
         if y is None:
             raise ValueError("y must hold the lesion masks, got None")
-        return (lesion_means(y_pred, y) + 1) * ((self.high - self.low) / 2) + self.low
+        return self.scale.unscaled(lesion_means(y_pred, y))
 
     def aggregate(self) -> Tensor:
         """Return one number over all samples seen since ``reset``."""

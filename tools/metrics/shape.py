@@ -15,7 +15,7 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from tools.metrics.sphere import mask_affine
-from tools.transforms.sphere import enclosing_sphere
+from tools.transforms.spheres import enclosing_sphere
 
 # MONAI's own way to the package: who computes no shapes does without it
 marching_cubes, _ = optional_import("skimage.measure", name="marching_cubes")
@@ -91,7 +91,7 @@ def shape_features(mask: np.ndarray, affine: np.ndarray) -> ShapeFeatures:
       looks more obvious, grows with the number of voxels: small lesions seem smooth because
       their grid is coarse.
     * ``filling``: volume over that of the sphere about the surface whose centre is that of
-      :func:`tools.transforms.sphere.enclosing_sphere`; at most 1, a ball.
+      :func:`tools.transforms.spheres.enclosing_sphere`; at most 1, a ball.
     * ``elongation``: longest over shortest principal axis, at least 1.
 
     Args:

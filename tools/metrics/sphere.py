@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.metrics import CumulativeIterationMetric
 from torch import Tensor
 
-from tools.transforms.sphere import enclosing_sphere
+from tools.transforms.spheres import enclosing_sphere
 
 __all__ = ["InsideShare", "SphereError", "mask_affine"]
 

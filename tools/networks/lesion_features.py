@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from tools.transforms.latent_mask import latent_mask
+from tools.transforms.latents import latent_mask
 
 __all__ = ["LesionFeatures", "feature_ranges", "lesion_boxes"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.transforms.sphere import enclosing_sphere
+from tools.transforms.spheres import enclosing_sphere
 
 __all__ = ["LesionClass", "Organ", "OrganMap", "load_organ"]
 

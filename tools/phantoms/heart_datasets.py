@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tools.phantoms.datalists import NOTICE, cached_phantom, read_section, save_json, save_volume
 from tools.phantoms.heart_mr import HeartPhantom, heart_mr
-from tools.transforms.heart_region import HEART_CLASSES, measure_heart
+from tools.transforms.wall import HEART_CLASSES, measure_heart
 
 __all__ = [
     "HEART_PHANTOM_VERSION",

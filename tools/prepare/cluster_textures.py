@@ -15,7 +15,7 @@ from sklearn.metrics import silhouette_score
 from tqdm import tqdm
 
 from tools.evaluation.lesions import scale_window
-from tools.metrics.histogram import intensity_histogram
+from tools.histograms import intensity_histogram
 
 __all__ = [
     "Clustering",
@@ -69,7 +69,7 @@ class Clustering:
 
 
 def measure_textures(
-    files: Sequence[Mapping[str, Any]], window_hu: Sequence[float], bins: int = 16
+    files: Sequence[Mapping[str, Any]], window_hu: Sequence[float], bins: int
 ) -> LesionTextures:
     """Return the histograms of the lesions of a datalist; entries without a lesion are left out.
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from tools.files import claimed, new_file, safe_names
 from tools.prepare.archive import SECTIONS, find_archive, write_datalist
 from tools.prepare.crop_ratings import NoduleRatings
-from tools.transforms.window import WindowGrid, cut_window, window_size
+from tools.windows import WindowGrid, cut_window, window_size
 
 __all__ = ["prepare_crops"]
 

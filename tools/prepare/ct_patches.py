@@ -20,7 +20,7 @@ from tools.phantoms.nodule_insertion import add_nodules
 from tools.prepare.archive import SECTIONS, write_datalist
 from tools.prepare.crops import prepare_crops
 from tools.prepare.lidc_split import lidc_split
-from tools.transforms.window import WindowGrid, cut_window
+from tools.windows import WindowGrid, cut_window
 
 __all__ = ["CtScan", "find_scans", "prepare_ct"]
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tools.files import claimed
 from tools.prepare.archive import write_datalist
 from tools.prepare.emidec_cases import CaseFiles, find_cases, write_case
-from tools.transforms.heart_region import HEART_CLASSES
+from tools.transforms.wall import HEART_CLASSES
 
 __all__ = ["TEST_CASES", "prepare_emidec", "section_of"]
 

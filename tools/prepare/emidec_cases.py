@@ -20,7 +20,7 @@ from nibabel.wrapstruct import WrapStructError
 from tqdm import tqdm
 
 from tools.files import new_file, write_json
-from tools.transforms.heart_region import HEART_CLASSES, measure_heart
+from tools.transforms.wall import HEART_CLASSES, measure_heart
 
 __all__ = ["CaseFiles", "StoredFile", "find_cases", "write_case"]
 

@@ -14,7 +14,12 @@ from tqdm import tqdm
 
 from tools.bundle import find_bundle
 from tools.files import claimed, write_json
-from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
+from tools.histograms import (
+    adapt_histogram,
+    intensity_histogram,
+    jensen_shannon_divergence,
+    load_presets,
+)
 from tools.phantoms.heart_datasets import heart_datalist
 from tools.prepare.cluster import CLUSTER_FILES, PRESETS, check_config_preset, cluster_names
 from tools.prepare.cluster_textures import (
@@ -28,8 +33,6 @@ from tools.prepare.heart_textures_figure import write_heart_figure
 from tools.synthesis.generator import SliceSettings, scaled
 from tools.synthesis.hearts.pipeline import HeartWindow
 from tools.synthesis.scan import Scan
-from tools.transforms.histogram import load_presets
-from tools.transforms.tissue import adapt_histogram
 
 __all__ = ["HeartLesions", "cluster_hearts", "has_slices", "measure_hearts"]
 
@@ -83,7 +86,7 @@ def has_slices(bundle: str) -> bool:
 
 
 def measure_hearts(
-    files: Sequence[Mapping[str, Any]], settings: SliceSettings, bins: int = 16
+    files: Sequence[Mapping[str, Any]], settings: SliceSettings, bins: int
 ) -> HeartLesions:
     """Return the lesions of hearts as the model sees them, in its window and its scale.
 

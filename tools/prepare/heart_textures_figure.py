@@ -16,7 +16,7 @@ from tools.prepare.cluster_textures import Clustering
 from tools.synthesis.generator import SliceSettings, scaled
 from tools.synthesis.hearts.pipeline import HeartWindow
 from tools.synthesis.scan import Scan
-from tools.transforms.heart_region import HEART_CLASSES
+from tools.transforms.wall import HEART_CLASSES
 
 if TYPE_CHECKING:
     from tools.prepare.heart_textures import HeartLesions

@@ -6,8 +6,8 @@ import numpy as np
 from monai.transforms.utils import get_largest_connected_component_mask
 from nibabel.affines import apply_affine, voxel_sizes
 
-from tools.transforms.signed_distance import signed_distance
-from tools.transforms.window import WindowGrid, cut_window
+from tools.transforms.spheres import signed_distance
+from tools.windows import WindowGrid, cut_window
 
 __all__ = ["isotropic_mask", "largest_piece"]
 

@@ -23,7 +23,7 @@ from tools.prepare.lidc_consensus import (
     scan_nodules,
 )
 from tools.prepare.lidc_xml import Outline, ReadMessage, is_read_message, parse_read_message
-from tools.transforms.window import WindowGrid, cut_window
+from tools.windows import WindowGrid, cut_window
 
 __all__ = ["RoiSettings", "ScanFiles", "read_marks", "write_patient"]
 

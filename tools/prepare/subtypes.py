@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist, squareform
 from tools.files import write_json
 from tools.phantoms.datasets import lesion_datalist
 from tools.prepare.cluster_textures import LesionTextures, lesion_name, measure_textures
-from tools.transforms.subtype import SUBTYPES, lesion_subtype
+from tools.transforms.conditions import SUBTYPES, lesion_subtype
 
 __all__ = ["collect_subtypes"]
 

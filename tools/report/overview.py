@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from tools.files import new_file
 from tools.synthesis.records import read_record
 from tools.synthesis.scan import Scan
-from tools.transforms.window import WindowGrid, cut_window
+from tools.windows import WindowGrid, cut_window
 
 __all__ = ["write_overview"]
 

@@ -13,11 +13,16 @@ from scipy import ndimage
 from tools.bundle import Bundle, sha256_file
 from tools.shapes.shape import LabelShape, Place, Shape, shape_from_mask
 from tools.shapes.wall import coordinates, label_shape, settle, site_in_wall, size_range
-from tools.transforms.shape_grid import ShapeWindow, fit_grid, half_voxel_mm, shape_on_scan
-from tools.transforms.smooth_mask import clean_level
-from tools.transforms.sphere import Sphere, attribute_condition
-from tools.transforms.wall_request import WallRegion, lesions_in_wall, wall_region
-from tools.transforms.wall_target import wall_condition
+from tools.transforms.cleaning import clean_level
+from tools.transforms.spheres import (
+    ShapeWindow,
+    Sphere,
+    attribute_condition,
+    fit_grid,
+    half_voxel_mm,
+    shape_on_scan,
+)
+from tools.transforms.wall import WallRegion, lesions_in_wall, wall_condition, wall_region
 
 __all__ = ["SEED_STEP", "DiffMaskShapes", "DiffMaskWallShapes", "ShapeGenerator"]
 

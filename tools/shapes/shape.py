@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from tools.transforms.signed_distance import signed_distance
-from tools.transforms.window import WindowGrid, cut_window
+from tools.transforms.spheres import signed_distance
+from tools.windows import WindowGrid, cut_window
 
 MARGIN_MM = 4.0  # of the window round the lesion
 MAX_SHIFT = 0.25  # in radii: how far a clipped shape may swell to keep its volume

@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from tools.shapes.shape import LabelShape, Place, Point
-from tools.transforms.sphere import enclosing_sphere
+from tools.transforms.spheres import enclosing_sphere
 from tools.transforms.wall import WallCoordinates, wall_coordinates
 
 __all__ = ["coordinates", "label_shape", "settle", "site_in_wall", "size_range"]

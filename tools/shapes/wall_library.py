@@ -17,9 +17,8 @@ from tools.organs.organ import Organ
 from tools.shapes.library import read_label
 from tools.shapes.shape import LabelShape, Place
 from tools.shapes.wall import coordinates, label_shape, settle, site_in_wall, size_range
-from tools.transforms.sphere import enclosing_sphere
-from tools.transforms.wall import WallCoordinates, middle_angle, wall_points
-from tools.transforms.wall_request import surest
+from tools.transforms.spheres import enclosing_sphere
+from tools.transforms.wall import WallCoordinates, middle_angle, surest, wall_points
 
 __all__ = ["MaskFileWallShape", "WallLesion", "WallLibrary", "move_lesion"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.transforms.histogram import normalize_blocks
+from tools.histograms import normalize_blocks
 
 __all__ = [
     "SUBTYPES_FILE",
@@ -136,7 +136,7 @@ def read_textures(path: str | Path, bins: int, window_hu: Sequence[float] | None
     Returns:
         ``{name: {"histogram": numbers that sum to 1, "weight": w}}``, with ``"tissue"`` (two
         levels) where an entry states it, and then with the ``"gain"`` of the file if there is one,
-        see :func:`tools.transforms.tissue.adapt_histogram`.
+        see :func:`tools.histograms.adapt_histogram`.
 
     Raises:
         FileNotFoundError: if there is no such file.

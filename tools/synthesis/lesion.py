@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from nibabel.affines import apply_affine
 
-from tools.metrics.histogram import intensity_histogram, jensen_shannon_divergence
+from tools.histograms import intensity_histogram, jensen_shannon_divergence
+from tools.intensity import HuWindow
 from tools.organs.organ import Organ
 from tools.synthesis.records import LesionRecord
 from tools.synthesis.textures import Texture
-from tools.synthesis.view import BlendZone, Canvas, CropView, HuWindow, View, Window
-from tools.transforms.window import paste_window
+from tools.synthesis.view import Canvas, CropView, LesionWindow, UnitWindow, View
+from tools.windows import BlendZone, Box, paste_window
+
+Limits = HuWindow | UnitWindow
 
 __all__ = ["Lesion", "SynthesisResult", "WindowJob", "composite"]
-
-Box = tuple[slice, slice, slice]
 
 
 class WindowJob(NamedTuple):
@@ -91,7 +92,7 @@ class Lesion:
     masks: np.ndarray
     box: Box
     texture: Texture
-    window: Window
+    window: LesionWindow
     view: View
     seed: int
     values: list[np.ndarray] = field(default_factory=list)
@@ -174,7 +175,7 @@ class Lesion:
         before = np.asarray(canvas.turned(canvas.scan.image)[zone.box][zone.inside], np.float64)
         return [difference], [_limited(before, difference, limits)[zone.lesion]]
 
-    def _limits(self) -> HuWindow:
+    def _limits(self) -> Limits:
         return self.view.range if isinstance(self.view, CropView) else self.window.scale
 
     def records(self, settings: Mapping[str, Any]) -> list[LesionRecord]:
@@ -293,7 +294,9 @@ def _blend(
     target[index] = canvas.scan.stored_values(_limited(before, difference, limits))
 
 
-def _limited(before: np.ndarray, difference: np.ndarray, limits: HuWindow) -> np.ndarray:
+def _limited(
+    before: np.ndarray, difference: np.ndarray, limits: HuWindow | UnitWindow
+) -> np.ndarray:
     """Return the sum, kept to the model's range; what lay beyond it may stay there."""
     low, high = limits.low, limits.high
     return np.clip(before + difference, np.minimum(before, low), np.maximum(before, high))

@@ -22,7 +22,7 @@ from tools.synthesis.sizes import SizeMix, draw_range
 from tools.synthesis.texturers import Texturer, sample
 from tools.synthesis.textures import Textures
 from tools.synthesis.view import Canvas
-from tools.transforms.window import WindowGrid, cut_window
+from tools.windows import WindowGrid, cut_window
 
 __all__ = ["IMPOSSIBLE", "Plan", "Synthesizer"]
 

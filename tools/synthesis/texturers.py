@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from tools.bundle import Bundle, bundle_record, choose_device, load_weights, sha256_file
+from tools.intensity import HuWindow
 from tools.synthesis.catalogue import SubtypeLibrary
 from tools.synthesis.lesion import Lesion, WindowJob
 from tools.synthesis.records import BundleRecord
 from tools.synthesis.textures import Presets, read_presets
-from tools.synthesis.view import CropView, HuWindow, View
+from tools.synthesis.view import CropView, UnitWindow, View
 
 __all__ = [
     "SEED_STEP",
@@ -129,7 +130,7 @@ class DiffusionTexturer:
                 results[i] = self._scale(jobs[i]).unscaled(output)
         return results
 
-    def _scale(self, job: WindowJob) -> HuWindow:
+    def _scale(self, job: WindowJob) -> HuWindow | UnitWindow:
         if isinstance(self.view, CropView):
             return self.view.range
         if job.window is not None:

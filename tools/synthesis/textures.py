@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from tools.metrics.histogram import intensity_histogram
-from tools.organs.organ import Organ
-from tools.synthesis.catalogue import SubtypeLibrary, read_subtypes, read_textures
-from tools.synthesis.scan import Scan
-from tools.synthesis.view import SlicesView
-from tools.transforms.histogram import (
+from tools.histograms import (
+    adapt_histogram,
     choose_preset,
+    intensity_histogram,
     load_presets,
     normalize_blocks,
     perturb_histogram,
 )
-from tools.transforms.tissue import adapt_histogram
+from tools.organs.organ import Organ
+from tools.synthesis.catalogue import SubtypeLibrary, read_subtypes, read_textures
+from tools.synthesis.scan import Scan
+from tools.synthesis.view import SlicesView
 
 __all__ = ["Presets", "Texture", "Textures", "read_presets"]
 

@@ -7,50 +7,39 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
-from scipy import ndimage
+from nibabel.affines import apply_affine
 
+from tools.intensity import HuWindow, Percentiles, tissue_levels
 from tools.organs.organ import Organ
 from tools.synthesis.scan import Scan
-from tools.transforms.slice_window import percentile_range, slice_grid
-from tools.transforms.tissue import tissue_levels
-from tools.transforms.window import WindowGrid, cut_window, window_size
+from tools.windows import Box, Window, WindowGrid, cut_window, window_size
 
 __all__ = [
-    "BlendZone",
     "Canvas",
     "CropView",
     "CubeView",
-    "HuWindow",
+    "LesionWindow",
     "SlicesView",
+    "UnitWindow",
     "View",
-    "Window",
 ]
 
-Box = tuple[slice, slice, slice]
 Draw = Callable[[WindowGrid], np.ndarray]
 
 
-class HuWindow(NamedTuple):
-    """Intensities of a scan, clipped to a window, as numbers from ``bottom`` to 1, and back."""
+class UnitWindow(NamedTuple):
+    """Intensities of a scan, clipped to a window, as numbers from 0 to 1: those of autoencoders."""
 
     low: float
     high: float
-    bottom: float = -1.0
 
     def scaled(self, image: np.ndarray) -> np.ndarray:
-        """Return intensities clipped to the window and mapped to [bottom, 1]."""
-        low, high, bottom = self
-        if bottom == -1.0:
-            return (np.clip(image, low, high) - low) * (2 / (high - low)) - 1
-        return (np.clip(image, low, high) - low) / (high - low)
+        """Return intensities clipped to the window and mapped to [0, 1]."""
+        return (np.clip(image, self.low, self.high) - self.low) / (self.high - self.low)
 
     def unscaled(self, values: np.ndarray) -> np.ndarray:
-        """Return values of the model's scale in the scan's units."""
-        low, high, bottom = self
-        if bottom == -1.0:
-            return (values + 1) * ((high - low) / 2) + low
-        return values * (high - low) + low
+        """Return values in [0, 1] in the scan's units."""
+        return values * (self.high - self.low) + self.low
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ class Canvas:
         return np.stack([parts == value for value in values])
 
 
-class Window(NamedTuple):
+class LesionWindow(NamedTuple):
     """What the model sees of one lesion.
 
     Attributes:
@@ -135,7 +124,7 @@ class View(Protocol):
 
     def window(
         self, canvas: Canvas, mask: np.ndarray, box: Box, point_mm: object, draw: Draw
-    ) -> Window:
+    ) -> LesionWindow:
         """Cut the window of a lesion.
 
         Args:
@@ -179,7 +168,7 @@ class CubeView:
 
     def window(
         self, canvas: Canvas, mask: np.ndarray, box: Box, point_mm: object, draw: Draw
-    ) -> Window:
+    ) -> LesionWindow:
         """Cut a cube round what the lesion covers of the model's grid."""
         reach = (np.array(mask.shape) + 1) * canvas.scan.spacing_mm
         probe = self._cube(point_mm, 2 * reach.max())
@@ -190,7 +179,7 @@ class CubeView:
         centre = apply_affine(probe.affine, (found.min(0) + found.max(0)) / 2)
         grid = self._cube(centre, extent)
         image = cut_window(canvas.scan.image, canvas.scan.affine, grid)
-        return Window(grid, image, draw(grid), self.scale)
+        return LesionWindow(grid, image, draw(grid), self.scale)
 
     def _cube(self, point_mm: object, extent_mm: float) -> WindowGrid:
         size = window_size(extent_mm, self.spacing_mm, self.context_mm, self.smallest, self.step)
@@ -243,7 +232,7 @@ class CropView:
                 f"intensity_range must be two HU, lowest first, got {list(intensity_range)}"
             )
         self.scale = HuWindow(float(window_hu[0]), float(window_hu[1]))
-        self.range = HuWindow(float(intensity_range[0]), float(intensity_range[1]), 0.0)
+        self.range = UnitWindow(float(intensity_range[0]), float(intensity_range[1]))
         self.step, self.context, self.smallest = step, context, smallest
         self.spacing_mm, self.margin_mm = spacing_mm, margin_mm
 
@@ -253,7 +242,7 @@ class CropView:
 
     def window(
         self, canvas: Canvas, mask: np.ndarray, box: Box, point_mm: object, draw: Draw
-    ) -> Window:
+    ) -> LesionWindow:
         """Cut a box with context, shifted inside the scan where that fits."""
         scan = canvas.scan
         voxels = apply_affine(scan.affine, np.argwhere(mask) + [part.start for part in box])
@@ -261,7 +250,7 @@ class CropView:
         masks = draw(grid)
         if not masks.any():
             raise _no_voxel(point_mm)
-        return Window(grid, cut_window(scan.image, scan.affine, grid), masks, self.scale)
+        return LesionWindow(grid, cut_window(scan.image, scan.affine, grid), masks, self.scale)
 
     def crop(self, low_mm: np.ndarray, high_mm: np.ndarray, scan: Scan) -> WindowGrid:
         """Return the crop for a lesion between two corners, RAS mm.
@@ -298,6 +287,7 @@ class SlicesView:
         spacing_mm: voxel size within the slice; slices are kept.
         percentiles: of the window, that become -1 and 1.
         empty_value: intensity that is no signal; None: there is none.
+        multiple: what the number of slices becomes a multiple of.
     """
 
     margin_mm = 0.0
@@ -310,10 +300,11 @@ class SlicesView:
         spacing_mm: float,
         percentiles: Sequence[float],
         empty_value: float | None = None,
+        multiple: int = 4,
     ) -> None:
-        self.organ, self.around, self.size = organ, tuple(around), tuple(size)
-        self.spacing_mm, self.empty_value = float(spacing_mm), empty_value
-        self.percentiles = (float(percentiles[0]), float(percentiles[1]))
+        self.organ, self.around = organ, tuple(around)
+        self.rule = Window(tuple(size), float(spacing_mm), multiple=multiple)
+        self.percentiles = Percentiles(tuple(percentiles), empty_value)
 
     def open(
         self,
@@ -339,9 +330,9 @@ class SlicesView:
         canvas = Canvas(scan, (*(n for n in range(3) if n != axis), axis))
         labels = canvas.turned(labels)
         around = np.isin(labels, self.around)
-        grid = slice_grid(around, canvas.affine, self.size, self.spacing_mm, centre_mm=centre_mm)
+        grid = self.rule.on_slices(around, canvas.affine, centre_mm)
         image = cut_window(canvas.turned(scan.image), canvas.affine, grid)
-        scale = HuWindow(*percentile_range(image, self.percentiles, self.empty_value))
+        scale = self.percentiles.of(image)
         there = cut_window(labels, canvas.affine, grid, order=0, beyond=0.0).astype(np.uint8)
         tissue, (healthy, *_) = None, self.organ.wall
         if np.isin(there, self.organ.cavity).any() and (there == healthy).any():
@@ -359,65 +350,11 @@ class SlicesView:
 
     def window(
         self, canvas: Canvas, mask: np.ndarray, box: Box, point_mm: object, draw: Draw
-    ) -> Window:
+    ) -> LesionWindow:
         """Return the one window."""
         assert canvas.grid is not None
         assert canvas.scale is not None
-        return Window(canvas.grid, canvas.image, draw(canvas.grid), canvas.scale)
-
-
-class BlendZone(NamedTuple):
-    """The voxels of a scan that a lesion changes.
-
-    Attributes:
-        box: where they lie in the scan.
-        inside: True where a voxel changes, within ``box``.
-        weight: share of the difference that each of them gets, in C order, above 0 and up to 1.
-        lesion: True for those of them that are of the lesion's label, in C order.
-    """
-
-    box: Box
-    inside: np.ndarray
-    weight: np.ndarray
-    lesion: np.ndarray
-
-    @classmethod
-    def around(
-        cls, label: np.ndarray, box: Box, affine: np.ndarray, shape: Sequence[int], margin_mm: float
-    ) -> BlendZone:
-        """Return the zone round a lesion: 1 in it, a raised cosine of the distance round it.
-
-        Args:
-            label: True inside the lesion, within ``box``.
-            box: where ``label`` lies in the scan.
-            affine: voxel index of the scan to RAS mm.
-            shape: of the scan.
-            margin_mm: a voxel whose distance to the nearest voxel of the lesion, from middle to
-                middle, is this or more is not in the zone; 0: the lesion alone.
-
-        Example:
-            >>> lesion = (slice(4, 5),) * 3
-            >>> label = np.ones((1, 1, 1), bool)
-            >>> zone = BlendZone.around(label, lesion, np.eye(4), (9, 9, 9), margin_mm=2.0)
-            >>> float(zone.weight.max()), int(zone.inside.sum()), zone.inside.shape
-            (1.0, 27, (5, 5, 5))
-        """
-        spacing = voxel_sizes(affine)
-        reach = np.ceil(margin_mm / spacing).astype(int)
-        starts = np.array([part.start for part in box])
-        low = np.maximum(0, starts - reach)
-        high = np.minimum(shape, [part.stop for part in box] + reach)
-        wide = np.zeros(high - low, bool)
-        inner = tuple(
-            slice(s, s + n) for s, n in zip(starts - low, np.asarray(label).shape, strict=True)
-        )
-        wide[inner] = label
-        distance = ndimage.distance_transform_edt(~wide, sampling=spacing)
-        inside = wide | (distance < margin_mm)
-        share = distance[inside] / margin_mm if margin_mm > 0 else distance[inside]
-        weight = 0.5 * (1 + np.cos(np.pi * share))
-        outer: Box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))  # type: ignore[assignment]
-        return cls(outer, inside, weight, wide[inside])
+        return LesionWindow(canvas.grid, canvas.image, draw(canvas.grid), canvas.scale)
 
 
 def _no_voxel(point_mm: object) -> ValueError:

@@ -1,25 +1,54 @@
-"""Coordinates in the wall of a hollow organ: angle round its axis, depth from inside to outside."""
+"""Lesions in the wall of a hollow organ, on a grid of angle, depth and slice.
+
+There all walls look alike: thin rings of any size become rectangles, and a model learns where
+lesions spread along and through a wall from a few dozen patients.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from nibabel.affines import apply_affine
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.utils import convert_to_tensor
+from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from tools.transforms import EachKey
+from tools.transforms.spheres import Sphere, enclosing_sphere, size_bins, soft_bins, sphere_mask
+from tools.transforms.windows import asked_point, parse_point
+
 __all__ = [
+    "HEART_CLASSES",
     "WallCoordinates",
+    "WallRegion",
+    "WallRequestd",
+    "WallTargetd",
+    "WallToScand",
     "from_wall",
+    "lesions_in_wall",
+    "measure_heart",
     "middle_angle",
+    "surest",
     "to_wall",
+    "wall_condition",
     "wall_coordinates",
     "wall_level",
     "wall_points",
+    "wall_region",
 ]
 
+HEART_CLASSES = {1: "cavity", 2: "myocardium", 3: "infarct", 4: "no_reflow"}
 ANGLE_BINS = 72
+SLICE_STEP = 4  # what the levels of the network divide
+BLUR = (1.0, 0.7, 0.4)  # cells of angle, depth, slice: no-reflow in as few pieces as patients have
+RANGE_MM = (10.0, 120.0)  # of spheres that a model tells apart
+LARGEST_SHARE = 0.5
+UNUSED_BINS = 4  # of the condition: the width that the shipped weights have
 
 
 class WallCoordinates(NamedTuple):
@@ -47,10 +76,7 @@ def wall_coordinates(
     wall itself where it encloses nothing; it is smoothed along the slices. Angles are those of the
     scan's RAS axes within the slice, so that two scans of the same orientation agree.
 
-    Args:
-        wall: above 0 in the wall, slices along the last axis.
-        affine: voxel index to RAS mm.
-        cavity: above 0 in the cavity; None: what the wall encloses.
+    Slices lie along the last axis; a cavity of None is what the wall encloses.
 
     Raises:
         ValueError: if the wall is empty.
@@ -115,18 +141,13 @@ def to_wall(
 ) -> np.ndarray:
     """Return a scan's values on a grid of angle, depth and slice; cells without wall are NaN.
 
-    Each cell takes the nearest voxel of the wall in its slice.
-
-    Args:
-        values: on the scan's grid.
-        place: coordinates of the wall.
-        size: cells round the organ, and through its wall.
-        slices: of the grid; those that the scan lacks are NaN.
-        middle_angle: angle in the middle of the grid's first axis; the seam lies opposite.
+    Each cell takes the nearest voxel of the wall in its slice; slices that the scan lacks are NaN.
+    ``size`` is cells round the organ and through its wall, ``middle_angle`` lies in the middle of
+    the grid's first axis, opposite to the seam.
     """
-    angles, depths = _cells(size)
-    angle, depth = np.meshgrid(angles, depths, indexing="ij")
-    points = wall_points(angle, depth, size)
+    angles = ((np.arange(size[0]) + 0.5) / size[0] * 2 - 1) * np.pi
+    depths = (np.arange(size[1]) + 0.5) / size[1]
+    points = wall_points(*np.meshgrid(angles, depths, indexing="ij"), size)
     result = np.full((*size, slices), np.nan, np.float32)
     for k in np.unique(place.voxels[:, 2]):
         here = place.voxels[:, 2] == k
@@ -141,13 +162,7 @@ def to_wall(
 
 
 def from_wall(level: np.ndarray, place: WallCoordinates, middle_angle: float = 0.0) -> np.ndarray:
-    """Return values of the grid of :func:`to_wall` at the voxels of a wall, -1 elsewhere.
-
-    Args:
-        level: shape ``(angles, depths, slices)``.
-        place: coordinates of the wall.
-        middle_angle: as given to :func:`to_wall`.
-    """
+    """Return values of the grid of :func:`to_wall` at the voxels of a wall, -1 elsewhere."""
     angles, depths = level.shape[:2]
     turned = np.mod(place.angle - middle_angle + np.pi, 2 * np.pi) / (2 * np.pi)
     wrapped = np.concatenate([level[-1:], level, level[:1]])  # the seam is no edge
@@ -161,11 +176,8 @@ def from_wall(level: np.ndarray, place: WallCoordinates, middle_angle: float = 0
 def wall_level(mask: np.ndarray, band: float = 2.0) -> np.ndarray:
     """Return the distance to the outline within each slice, positive inside, over a band, clipped.
 
-    The first axis is closed to a ring; at the surfaces of the wall a lesion has no outline.
-
-    Args:
-        mask: True inside, on the grid of :func:`to_wall`; an empty one gives -1 everywhere.
-        band: in cells.
+    On the grid of :func:`to_wall`, the band in cells. The first axis is closed to a ring; at the
+    surfaces of the wall a lesion has no outline. An empty mask gives -1 everywhere.
     """
     if not mask.any():
         return np.full(mask.shape, -1.0)
@@ -188,19 +200,328 @@ def middle_angle(
     return float(place.angle[np.linalg.norm(points - np.asarray(point_mm), axis=1).argmin()])
 
 
-def _cells(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return angles (-pi..pi) and depths (0..1) of the middles of the cells."""
-    angles = ((np.arange(size[0]) + 0.5) / size[0] * 2 - 1) * np.pi
-    return angles, (np.arange(size[1]) + 0.5) / size[1]
-
-
 def wall_points(angle: np.ndarray, depth: np.ndarray, size: tuple[float, float]) -> np.ndarray:
-    """Return points ``(..., 3)`` whose distances are in cells, without a jump at the seam.
-
-    Args:
-        angle: radians.
-        depth: 0..1, same shape.
-        size: cells round the organ and through its wall.
-    """
+    """Return points ``(..., 3)`` whose distances are in cells, without a jump at the seam."""
     radius = size[0] / (2 * np.pi)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle), depth * size[1]], -1)
+
+
+class WallRegion(NamedTuple):
+    """The part of a wall in which lesions may lie.
+
+    Attributes:
+        place: coordinates of the whole wall.
+        within: True in the wall and the sphere, on the scan's grid.
+        middle: angle in the middle of the grid of the wall.
+    """
+
+    place: WallCoordinates
+    within: np.ndarray
+    middle: float
+
+    def inputs(self, size: tuple[int, int], channels: int = 2) -> np.ndarray:
+        """Return a sampler's input ``(K + 1, angles, depths, slices)``: -1s, then the region."""
+        # at least one empty slice behind the last, as in training: the border of the grid is no end
+        slices = SLICE_STEP * (self.place.shape[2] // SLICE_STEP + 1)
+        inside = np.nan_to_num(to_wall(self.within, self.place, size, slices, self.middle))
+        empty = np.full((channels, *inside.shape), -1.0)
+        return np.concatenate([empty, inside[None] > 0]).astype(np.float32)
+
+
+def wall_region(place: WallCoordinates, affine: np.ndarray, sphere: Sphere) -> WallRegion:
+    """Return the part of a wall that lies in the sphere round the lesion that is asked for.
+
+    Raises:
+        ValueError: if the sphere holds nothing of the wall.
+    """
+    within = np.zeros(place.shape, bool)
+    within[tuple(place.voxels.T)] = True
+    within &= sphere_mask(sphere, affine, place.shape)
+    if not within.any():
+        raise ValueError(
+            f"centre_mm must lie near the wall, got {np.round(sphere.centre_mm, 1).tolist()} with "
+            f"diameter_mm {2 * sphere.radius_mm}"
+        )
+    return WallRegion(place, within, middle_angle(place, affine, sphere.centre_mm))
+
+
+def lesions_in_wall(
+    levels: np.ndarray,
+    region: WallRegion,
+    labels: Sequence[int] = (3, 4),
+    inner_share: float | None = None,
+) -> np.ndarray:
+    """Return the output of a shape model as a label map on the scan's grid, 0 outside the lesion.
+
+    Args:
+        levels: ``(K, angles, depths, slices)``, above 0 inside.
+        region: that the model was asked to fill.
+        labels: of each class, outermost first; each lies inside the one before.
+        inner_share: share of the lesion that becomes the innermost class, exactly: where the model
+            is surest of it. None: where the model says so.
+
+    Returns:
+        uint8, empty if nothing is above 0.
+    """
+    result, inside = np.zeros(region.within.shape, np.uint8), region.within
+    for number, (label, level) in enumerate(zip(labels, levels, strict=True)):
+        if 0 < number == len(levels) - 1 and inner_share is not None:
+            # round the ring there is no border; otherwise the surest voxels are scattered ones
+            smooth = ndimage.gaussian_filter(level, BLUR, mode=("wrap", "nearest", "nearest"))
+            values = from_wall(smooth, region.place, region.middle)
+            inside = surest(values, inside, inner_share)
+        else:
+            inside = inside & (from_wall(level, region.place, region.middle) > 0)
+        result[inside] = label
+    return result
+
+
+def surest(values: np.ndarray, outer: np.ndarray, share: float) -> np.ndarray:
+    """Return the given share of a mask, where values are highest; of equal ones the first."""
+    order = np.argsort(-values[outer], kind="stable")[: round(share * int(outer.sum()))]
+    inner = np.zeros(outer.shape, bool)
+    inner[tuple(np.argwhere(outer)[order].T)] = True
+    return inner
+
+
+def wall_condition(
+    diameter_mm: float,
+    inner_share: float | None = None,
+    range_mm: Sequence[float] = RANGE_MM,
+) -> np.ndarray:
+    """Return what a shape model of nested classes is told beside the region, shape ``(16,)``.
+
+    Eight soft bins hold the logarithm of the diameter, four the share of the innermost class.
+
+    Args:
+        diameter_mm: of the sphere.
+        inner_share: share of the lesion that is of the innermost class, 0..1 (half and more are
+            told alike); None leaves it to the model: zeros.
+        range_mm: smallest and largest diameter that the model tells apart.
+
+    Raises:
+        ValueError: if the diameter is not positive or the share is outside 0..1.
+
+    Example:
+        >>> wall_condition(10.0, inner_share=0.0)[8:12].tolist()
+        [1.0, 0.0, 0.0, 0.0]
+    """
+    _check_share(inner_share)
+    share = None if inner_share is None else inner_share / LARGEST_SHARE
+    unused = np.zeros(UNUSED_BINS, np.float32)
+    return np.concatenate([size_bins(diameter_mm, range_mm), soft_bins(share), unused])
+
+
+def _check_share(inner_share: float | None) -> None:
+    if inner_share is not None and not 0 <= inner_share <= 1:
+        raise ValueError(f"inner_share must be in 0..1, got {inner_share}")
+
+
+class WallTargetd(EachKey):
+    """Turn a label map into the target of a shape model, its region and its condition.
+
+    The region is the wall within the smallest sphere round the outermost class, as seen on the grid
+    of the wall, whose first axis is centred on the lesion; it is left under ``label``, 1 inside,
+    the condition under ``condition``, see :func:`wall_condition`. Without a lesion the region is
+    empty and nothing is learned from the sample.
+
+    Args:
+        keys: label maps ``(1, H, W, D)`` with an affine, slices along the last axis; become targets
+            ``(K, angles, depths, slices)`` in [-1, 1], positive inside the lesion.
+        classes: labels of each class. Nested: those of a class are among those of the one before,
+            as no-reflow lies inside an infarct.
+        wall: labels of all that is wall, lesions included.
+        cavity: labels of the cavity.
+        size: cells round the organ and through its wall.
+        slices: of the grid, so that samples make a batch.
+        band: the target is the distance to the outline within the slice in cells, divided by this
+            and clipped.
+        range_mm: smallest and largest diameter that the model tells apart.
+
+    Raises:
+        ValueError: if the classes are not nested, or a label map has no wall or too many slices.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        classes: Sequence[Sequence[int]],
+        wall: Sequence[int],
+        cavity: Sequence[int],
+        size: Sequence[int] = (64, 8),
+        slices: int = 12,
+        band: float = 2.0,
+        range_mm: Sequence[float] = RANGE_MM,
+    ) -> None:
+        super().__init__(keys)
+        for outer, inner in zip([wall, *classes], classes, strict=False):
+            if not set(inner) <= set(outer):
+                raise ValueError(f"classes must be nested within wall, got {classes} in {wall}")
+        self.classes, self.wall, self.cavity = classes, list(wall), list(cavity)
+        self.size, self.slices, self.band = (int(size[0]), int(size[1])), slices, band
+        self.range_mm = (float(range_mm[0]), float(range_mm[1]))
+
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
+        affine, label = np.asarray(sample[key].affine, float), np.asarray(sample[key][0])
+        if label.shape[2] > self.slices:
+            raise ValueError(f"slices must be {label.shape[2]} or more, got {self.slices}")
+        wall = np.isin(label, self.wall)
+        place = wall_coordinates(wall, affine, np.isin(label, self.cavity))
+        lesions = [np.isin(label, group) for group in self.classes]
+        region, middle, diameter, share = np.zeros_like(wall), 0.0, self.range_mm[0], 0.0
+        if lesions[0].any():
+            sphere = enclosing_sphere(lesions[0], affine)
+            region = wall & sphere_mask(sphere, affine, wall.shape)
+            angles = place.angle[lesions[0][tuple(place.voxels.T)]]
+            middle = float(np.angle(np.exp(1j * angles).mean()))
+            diameter = max(2 * sphere.radius_mm, 1.0)
+            share = float(lesions[-1].sum() / lesions[0].sum())
+        grid = place, self.size, self.slices, middle
+        inside = np.nan_to_num(to_wall(region, *grid)) > 0
+        masks = [np.nan_to_num(to_wall(mask, *grid)) > 0 for mask in lesions]
+        levels = [wall_level(mask, self.band) for mask in masks]
+        target = np.where(inside, np.stack(levels), -1.0).astype(np.float32)
+        sample[key] = torch.from_numpy(target)
+        sample["label"] = torch.from_numpy(inside).float()[None]
+        condition = wall_condition(diameter, share if len(lesions) > 1 else None, self.range_mm)
+        sample["condition"] = torch.from_numpy(condition)
+
+
+class WallRequestd(EachKey):
+    """Turn a labelled organ into the region of the wall in which lesions shall be generated.
+
+    The label map is left under ``organ``, the sphere under ``control``, for :class:`WallToScand`.
+
+    Args:
+        keys: label maps ``(1, H, W, D)`` with an affine, slices along the last axis; become the
+            sampler's input ``(K + 1, angles, depths, slices)``: -1 per class, then the region.
+        diameter_mm: of the sphere round the lesion.
+        centre_mm: RAS mm, near the wall; None: the sample's last click, else a voxel of the wall
+            that ``seed`` chooses. See :func:`tools.transforms.windows.parse_point`.
+        wall: labels of all that is wall.
+        cavity: labels of the cavity.
+        size: cells round the organ and through its wall.
+        channels: lesion classes K.
+        seed: of the choice of a voxel.
+
+    Raises:
+        ValueError: if the diameter is not positive, or the sphere holds nothing of the wall.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        diameter_mm: float,
+        centre_mm: Sequence[float] | str | None = None,
+        wall: Sequence[int] = (2, 3, 4),
+        cavity: Sequence[int] = (1,),
+        size: Sequence[int] = (64, 8),
+        channels: int = 2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(keys)
+        if not (np.isfinite(diameter_mm) and diameter_mm > 0):
+            raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
+        self.diameter_mm, self.seed = float(diameter_mm), seed
+        self.centre_mm = parse_point(centre_mm)
+        self.wall, self.cavity = list(wall), list(cavity)
+        self.size, self.channels = (int(size[0]), int(size[1])), channels
+
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
+        organ = sample[key]
+        affine, label = np.asarray(organ.affine, float), np.asarray(organ[0])
+        place = wall_coordinates(np.isin(label, self.wall), affine, np.isin(label, self.cavity))
+        point = asked_point(sample, affine, self.centre_mm)
+        if point is None:
+            number = np.random.default_rng(self.seed).integers(len(place.voxels))
+            point = apply_affine(affine, place.voxels[number])
+        x, y, z = (float(value) for value in point)
+        sphere = Sphere((x, y, z), self.diameter_mm / 2)
+        region = wall_region(place, affine, sphere)
+        sample["organ"] = organ
+        sample["control"] = {
+            "centre_mm": torch.tensor(sphere.centre_mm, dtype=torch.float64),
+            "radius_mm": torch.tensor(sphere.radius_mm, dtype=torch.float64),
+        }
+        sample[key] = torch.from_numpy(region.inputs(self.size, self.channels))
+
+
+class WallToScand(EachKey):
+    """Turn the output of a shape model into lesions of a label map on the scan's grid.
+
+    Args:
+        keys: predictions ``(K, angles, depths, slices)``, above 0 inside; become ``(1, H, W, D)``.
+        labels: label of each class, outermost first; each lies inside the one before.
+        wall: labels of all that is wall; nothing else is changed.
+        cavity: labels of the cavity.
+        keep_organ: lesions are drawn into the label map; False: into an empty one.
+        inner_share: see :func:`lesions_in_wall`; small lesions rarely get any without it.
+
+    Raises:
+        ValueError: if the prediction holds no lesion: draw again, with another seed; or if
+            ``inner_share`` is outside 0..1.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        labels: Sequence[int] = (3, 4),
+        wall: Sequence[int] = (2, 3, 4),
+        cavity: Sequence[int] = (1,),
+        keep_organ: bool = True,
+        inner_share: float | None = None,
+    ) -> None:
+        super().__init__(keys)
+        _check_share(inner_share)
+        self.labels, self.wall, self.cavity = list(labels), list(wall), list(cavity)
+        self.keep_organ, self.inner_share = keep_organ, inner_share
+
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
+        organ, control = sample["organ"], sample["control"]
+        affine, label = np.asarray(organ.affine, float), np.asarray(organ[0])
+        place = wall_coordinates(np.isin(label, self.wall), affine, np.isin(label, self.cavity))
+        x, y, z = (float(value) for value in control["centre_mm"])
+        region = wall_region(place, affine, Sphere((x, y, z), float(control["radius_mm"])))
+        levels = convert_to_tensor(sample[key]).float().cpu().numpy()
+        lesions = lesions_in_wall(levels, region, self.labels, self.inner_share)
+        if not lesions.any():
+            raise ValueError(f"{key} must hold a lesion, got an empty prediction")
+        kept = label.astype(np.uint8) if self.keep_organ else np.zeros(label.shape, np.uint8)
+        result = np.where(lesions > 0, lesions, kept)
+        sample[key] = MetaTensor(torch.from_numpy(result)[None], meta=organ.meta)
+
+
+def measure_heart(label: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
+    """Return what a datalist says of a heart, so that transforms can cut a window round it.
+
+    ``heart_mm`` (RAS) is the middle of the box round all ``HEART_CLASSES``, ``heart_extent_mm`` and
+    ``heart_extent_voxels`` its sides in the slice, which lie along the last axis of the label map.
+
+    Raises:
+        ValueError: if the label is empty.
+
+    Example:
+        >>> label = np.zeros((8, 8, 3), np.uint8)
+        >>> label[2:6, 1:4, 1] = 3
+        >>> heart = measure_heart(label, np.diag([2.0, 2.0, 10.0, 1.0]))
+        >>> heart["heart_mm"], heart["heart_extent_mm"], heart["volumes_ml"]["infarct"]
+        ([7.0, 4.0, 10.0], [8.0, 6.0], 0.48)
+    """
+    voxels = np.argwhere(label > 0)
+    if not len(voxels):
+        raise ValueError("label must mark a heart, got 0 only")
+    spacing = voxel_sizes(affine)
+    lowest, highest = voxels.min(0), voxels.max(0)
+    extent = (highest - lowest + 1)[:2]
+    counts = np.bincount(label.ravel(), minlength=len(HEART_CLASSES) + 1)
+    millilitres = counts * spacing.prod() / 1000
+    return {
+        "heart_mm": [round(float(v), 2) for v in apply_affine(affine, (lowest + highest) / 2)],
+        "heart_extent_mm": [round(float(v), 1) for v in extent * spacing[:2]],
+        "heart_extent_voxels": [int(n) for n in extent],
+        "pathological": bool(counts[3] + counts[4]),
+        "has_no_reflow": bool(counts[4]),
+        "volumes_ml": {n: round(float(millilitres[v]), 3) for v, n in HEART_CLASSES.items()},
+        "spacing_mm": [round(float(v), 5) for v in spacing],
+        "slices": int(label.shape[2]),
+    }

@@ -1,4 +1,4 @@
-"""From a request to a window and back: the diameter asked for, on any grid, through a loader."""
+"""Shapes: what a model is trained on, and from a request to a window and back, on any grid."""
 
 from pathlib import Path
 
@@ -10,9 +10,16 @@ from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, EnsureTyped
 from nibabel.affines import apply_affine
 
-from tools.transforms.shape_grid import half_voxel_mm
-from tools.transforms.shape_request import LoadMaskd, ShapeRequestd, ShapeToScand
-from tools.transforms.sphere import enclosing_sphere
+from tools.transforms.shapes import (
+    ControlSphered,
+    LoadMaskd,
+    MaskRequestd,
+    RandBoundaryd,
+    ShapeRequestd,
+    ShapeToScand,
+    ShapeWindowd,
+)
+from tools.transforms.spheres import attribute_condition, enclosing_sphere, half_voxel_mm
 
 GRIDS = {
     "1mm": (np.eye(4), (40, 44, 48)),
@@ -23,6 +30,7 @@ GRIDS = {
     ),
 }
 grids = pytest.mark.parametrize("name", GRIDS)
+SPACINGS = [(1.0, 1.0, 1.0), (0.7, 0.7, 1.5)]
 
 
 def scan(name: str = "1mm") -> dict:
@@ -69,15 +77,9 @@ def test_a_ball_comes_back_with_the_diameter_asked_for(name: str, diameter_mm: f
 def test_a_prediction_that_misses_its_sphere_is_fitted_to_it() -> None:
     sample = ShapeRequestd("image", 16.0)(scan())
     sample["pred"] = ball_in(sample, 0.75).roll(2, dims=1)
-    diameters, centres = [], []
-    for fit in (True, False):
-        label = ShapeToScand("pred", fit=fit)(sample)["pred"]
-        found = enclosing_sphere(np.asarray(label[0]), np.eye(4))
-        diameters.append(2 * found.radius_mm + 1)
-        centres.append(found.centre_mm[0] - float(sample["control"]["centre_mm"][0]))
-    assert diameters[0] == pytest.approx(16, abs=0.8)
-    assert diameters[1] < 14
-    assert abs(centres[0]) < 0.5 < abs(centres[1])
+    found = enclosing_sphere(np.asarray(ShapeToScand("pred")(sample)["pred"][0]), np.eye(4))
+    assert 2 * found.radius_mm + 1 == pytest.approx(16, abs=0.8)
+    assert abs(found.centre_mm[0] - float(sample["control"]["centre_mm"][0])) < 0.5
 
 
 def test_fitted_classes_stay_nested_and_a_cut_sphere_is_left_alone() -> None:
@@ -97,9 +99,8 @@ def test_fitted_classes_stay_nested_and_a_cut_sphere_is_left_alone() -> None:
     middle = sample["control"]["centre_mm"].tolist()
     cut = ShapeRequestd("image", 20.0, middle)(scan() | {"boundary": mask_of(organ)})
     cut["pred"] = outer
-    fitted, plain = (ShapeToScand("pred", fit=fit)(cut)["pred"] for fit in (True, False))
-    assert torch.equal(fitted, plain)
-    assert plain.sum() < whole.sum()
+    found = enclosing_sphere(np.asarray(ShapeToScand("pred")(cut)["pred"][0]), np.eye(4))
+    assert 2 * found.radius_mm + 1 < 0.9 * 20
 
 
 def test_centre_is_the_point_the_click_the_deepest_voxel_or_the_middle() -> None:
@@ -221,3 +222,168 @@ def test_a_mask_is_loaded_where_there_is_one(tmp_path: Path) -> None:
         assert load({"boundary": mask})["boundary"] is mask
     assert load({"image": 1}) == {"image": 1}
     assert load({"boundary": None}) == {"boundary": None}
+
+
+def nodule(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> MetaTensor:
+    mask = torch.zeros(1, 20, 20, 20)
+    mask[0, 4:9, 5:11, 6:8] = 1
+    affine = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
+    affine[:3, 3] = torch.tensor([-30.0, 12.0, 5.0])
+    return MetaTensor(mask, affine=affine)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 2.5)])
+def test_a_full_answer_is_the_sphere_on_the_grid(spacing: tuple[float, float, float]) -> None:
+    sample = MaskRequestd("label", size=16)({"label": nodule(spacing), "spiculation": 4.0})
+    assert set(sample["image"].unique().tolist()) == {-1.0}
+    assert set(sample["label"].unique().tolist()) == {0.0, 1.0}
+    sphere = enclosing_sphere(nodule(spacing)[0].numpy(), nodule(spacing).affine.numpy())
+    assert sample["control"]["centre_mm"].tolist() == pytest.approx(sphere.centre_mm)
+    answer = ShapeToScand("pred")(sample | {"pred": 2 * sample["label"] - 1})["pred"]
+    assert torch.equal(answer.affine, nodule(spacing).affine)
+    assert np.array_equal(answer.numpy(), sample["sphere_region"].numpy())
+    assert bool((sample["sphere_region"] >= sample["target"]).all())
+    assert torch.equal(sample["target"].float(), nodule(spacing))
+    diameter = 2 * sphere.radius_mm + np.prod(spacing) ** (1 / 3)
+    expected = attribute_condition(diameter, spiculation=4.0)
+    assert sample["condition"].numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_single_voxel_is_a_request() -> None:
+    mask = torch.zeros(1, 9, 9, 9)
+    mask[0, 4, 4, 4] = 1
+    assert MaskRequestd("label", size=8)({"label": MetaTensor(mask)})["label"].any()
+
+
+def test_an_empty_mask_asks_for_nothing() -> None:
+    with pytest.raises(ValueError, match="mask must hold a lesion"):
+        MaskRequestd("label")({"label": MetaTensor(torch.zeros(1, 9, 9, 9))})
+
+
+def ball(radius_mm: float, spacing: tuple[float, float, float]) -> dict:
+    """A ball in the middle of a grid of 60 mm."""
+    shape = [int(60 / s) for s in spacing]
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    mask = (x**2 + y**2 + z**2 <= radius_mm**2).astype(np.float32)
+    return {"label": MetaTensor(mask[None], affine=torch.diag(torch.tensor([*spacing, 1.0])))}
+
+
+def windows(sample: dict, band: float | None = None, **arguments: object) -> dict:
+    steps = [ShapeWindowd("label", **arguments), ControlSphered("label", band, "sphere")]
+    return Compose(steps)(sample)
+
+
+@pytest.mark.parametrize("radius_mm", [3.0, 6.0, 14.0])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_ball_fills_its_sphere_whatever_its_size(
+    radius_mm: float, spacing: tuple[float, float, float]
+) -> None:
+    sample = windows(ball(radius_mm, spacing))
+    inside, sphere = sample["label"] > 0, sample["sphere"] > 0
+    assert sample["label"].shape == (1, 24, 24, 24)
+    assert set(sample["label"].unique().tolist()) == {-1.0, 1.0}
+    assert not (inside & ~sphere).any()
+    # 0.8 of the window, and a voxel of margin round it
+    assert sample["sphere_radius"] == pytest.approx(0.8 * 24 / 2)
+    assert sphere.any((0, 2, 3)).sum().item() == pytest.approx(0.8 * 24 + 2, abs=1)
+    within = (inside.sum() * 6 / np.pi) ** (1 / 3) / (2 * sample["sphere_radius"])
+    # small balls of voxels are rough: their sphere holds more than they do
+    assert (0.83 if radius_mm < 6 else 0.9) < within < 1.02
+
+
+def test_voxel_size_of_the_window_can_be_fixed() -> None:
+    small, large = (windows(ball(r, (1.0,) * 3), size=32, spacing_mm=1.5) for r in (4.0, 9.0))
+    assert small["label"].shape == (1, 32, 32, 32)
+    for sample, radius in ((small, 4.5), (large, 9.5)):
+        assert sample["sphere_radius"] == pytest.approx(radius / 1.5, abs=0.15)
+    voxels = [int((sample["label"] > 0).sum()) for sample in (small, large)]
+    assert voxels[1] / voxels[0] == pytest.approx((9 / 4) ** 3, rel=0.25)
+
+
+def test_the_fill_is_as_asked() -> None:
+    sample = windows(ball(6.0, (1.0,) * 3), size=30, fill=0.5)
+    assert sample["sphere_radius"] == pytest.approx(0.5 * 30 / 2)
+
+
+def test_target_is_the_clipped_distance_to_the_outline() -> None:
+    sample = windows(ball(10.0, (1.0,) * 3), band=3.0)
+    target, region = sample["label"][0], sample["sphere"][0] > 0
+    assert (target.min(), target.max()) == (-1, 1)
+    assert (target[~region] == -1).all()
+    hard = windows(ball(10.0, (1.0,) * 3))["label"][0]
+    assert torch.equal(target > 0, hard > 0)
+    # along an axis it falls by a third per voxel, up to the rim of the region
+    line = target[:, 12, 12]
+    steps = line.diff()[(line[1:].abs() < 0.9) & (line[:-1].abs() < 0.9) & (line[1:] > -0.3)]
+    assert len(steps) >= 2
+    assert torch.allclose(steps.abs(), torch.tensor(1 / 3), atol=0.1)
+
+
+def test_condition_tells_the_size_and_the_scores() -> None:
+    sample = ShapeWindowd("label")({**ball(6.0, (1.0, 1.0, 1.0)), "spiculation": 4.0})
+    expected = attribute_condition(13.0, spiculation=4.0)
+    assert np.abs(sample["condition"].numpy() - expected).max() < 0.15
+    assert not sample["condition"][12:].any()
+
+
+def test_the_smallest_lesion_survives() -> None:
+    mask = np.zeros((1, 20, 20, 20), np.float32)
+    mask[0, 10, 10, 10] = 1
+    sample = windows({"label": MetaTensor(mask, affine=torch.eye(4))})
+    # half a voxel of the scan, in voxels of a window that no lesion makes smaller than 3 mm
+    assert sample["sphere_radius"] == pytest.approx(0.8 * 24 / 2)
+    assert (sample["label"] > 0).sum() > 8
+    assert half_voxel_mm(np.eye(4)) == 0.5
+
+
+def test_the_place_of_the_lesion_does_not_matter() -> None:
+    mask = np.zeros((1, 30, 30, 30), np.float32)
+    mask[0, 2:9, 3:8, 1:6] = 1
+    turned = np.array([[0, -1.0, 0, 5], [1, 0, 0, -9], [0, 0, 1, 40], [0, 0, 0, 1]])
+    moved = np.roll(mask, (15, 11, 17), (1, 2, 3))
+    first, second = (
+        windows({"label": MetaTensor(m, affine=torch.from_numpy(turned))}, band=3.0)
+        for m in (mask, moved)
+    )
+    assert torch.allclose(first["label"], second["label"], atol=1e-3)
+    assert torch.equal(first["condition"], second["condition"])
+
+
+def test_wrong_input_is_an_error() -> None:
+    empty = MetaTensor(torch.zeros(1, 8, 8, 8), affine=torch.eye(4))
+    with pytest.raises(ValueError, match="mask must hold a lesion"):
+        ShapeWindowd("label")({"label": empty})
+    with pytest.raises(ValueError, match=r"label must hold a lesion, got none above 0.5"):
+        ControlSphered("label")({"label": empty, "sphere_radius": 3.0})
+    with pytest.raises(ValueError, match="band must be > 0 voxels, got 0"):
+        ControlSphered("label", band=0)
+
+
+def test_boundaries_cut_the_sphere_and_spare_the_lesion() -> None:
+    target = torch.full((1, 16, 16, 16), -0.5)
+    target[0, 7:10, 7:10, 6:9] = 1
+    sphere = torch.ones(1, 16, 16, 16)
+    cut = RandBoundaryd("label", prob=1.0)
+    cut.set_random_state(seed=0)
+    kept = []
+    for _ in range(8):
+        sample = cut({"label": sphere, "image": target})
+        part, cut_target = sample["label"], sample["image"]
+        assert (part[target > 0] == 1).all()
+        assert 0 < part.sum() < sphere.sum()
+        assert torch.equal(cut_target[part > 0], target[part > 0])
+        assert (cut_target[part == 0] == -1).all()
+        kept.append(int(part.sum()))
+    assert len(set(kept)) > 4
+    # the sample that came in is as it was
+    assert sphere.all()
+    assert target.min() == -0.5
+
+
+def test_no_boundary_at_probability_zero_or_without_a_lesion() -> None:
+    sphere = torch.ones(1, 4, 4, 4)
+    sample = RandBoundaryd("label", prob=0.0)({"label": sphere, "image": sphere})
+    assert torch.equal(sample["label"], sphere)
+    sample = RandBoundaryd("label", prob=1.0)({"label": sphere, "image": -sphere})
+    assert torch.equal(sample["label"], sphere)

@@ -1,0 +1,272 @@
+"""Between a scan and a window: cut and scaled for a model, and what it drew pasted back."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
+from nibabel.affines import apply_affine
+from torch import Tensor
+
+from tools.intensity import HuWindow, Percentiles
+from tools.transforms import EachKey
+from tools.windows import Window, WindowGrid, cut_window, paste_window
+
+__all__ = [
+    "PasteChanged",
+    "PasteLesiond",
+    "PercentileScaled",
+    "SliceWindowd",
+    "asked_point",
+    "parse_point",
+]
+
+
+def parse_point(
+    centre_mm: Sequence[float] | str | None, name: str = "centre_mm"
+) -> tuple[float, float, float] | None:
+    """Return a point from three numbers (RAS mm), or from their text as a form sends it.
+
+    Raises:
+        ValueError: if it is anything else than three finite numbers, None or an empty text.
+
+    Example:
+        >>> parse_point("62.5, -20, 140"), parse_point([1, 2, 3]), parse_point("")
+        ((62.5, -20.0, 140.0), (1.0, 2.0, 3.0), None)
+    """
+    if centre_mm is None:
+        return None
+    words = centre_mm.replace(",", " ").split() if isinstance(centre_mm, str) else centre_mm
+    if isinstance(centre_mm, str) and not words:
+        return None
+    try:
+        x, y, z = (float(word) for word in words)
+    except (TypeError, ValueError):
+        x = y = z = np.nan
+    if not np.isfinite([x, y, z]).all():
+        raise ValueError(f"{name} must be three numbers (RAS mm), got {centre_mm!r}")
+    return x, y, z
+
+
+def asked_point(
+    sample: Mapping[Hashable, Any], affine: np.ndarray, centre_mm: Sequence[float] | None = None
+) -> np.ndarray | None:
+    """Return ``centre_mm``, else the last of the sample's clicks in RAS mm, else None.
+
+    Clicks are voxel indices under ``foreground``, where MONAI Label sends all of them so far.
+    """
+    clicks = sample.get("foreground")
+    if centre_mm is not None:
+        return np.asarray(centre_mm, float)
+    if clicks is None or not len(clicks):
+        return None
+    return apply_affine(affine, np.asarray(clicks, float).reshape(-1, 3)[-1])
+
+
+class SliceWindowd(MapTransform):
+    """Cut scans of thick slices to one window round an organ, see :meth:`Window.on_slices`.
+
+    Beyond the scan its mirror image continues it, and the label map is 0. Where the label map holds
+    no organ, the last click is the middle of the window, see :func:`asked_point`.
+
+    Args:
+        keys: images and the label map ``(1, H, W, D)`` with an affine, all on one grid; become
+            ``(1, N, M, S)``.
+        organ: labels of all that is organ.
+        label_key: the label map, cut by the nearest neighbour.
+        size: voxels of the window within the slice.
+        spacing_mm: voxel size within the slice; None keeps that of the scan.
+        step: what the number of slices becomes a multiple of.
+
+    Raises:
+        ValueError: if the label map holds no organ and there is no click.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        organ: Sequence[int],
+        label_key: str = "label",
+        size: Sequence[int] = (72, 72),
+        spacing_mm: float | None = 1.5,
+        step: int = 4,
+    ) -> None:
+        super().__init__(keys)
+        self.organ, self.label_key = list(organ), label_key
+        self.window = Window(tuple(size), spacing_mm, multiple=step)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with windows in place of scans."""
+        sample = dict(data)
+        label = sample[self.label_key]
+        organ, affine = np.isin(np.asarray(label[0]), self.organ), np.asarray(label.affine, float)
+        grid = self.window.on_slices(organ, affine, asked_point(sample, affine))
+        for key in self.key_iterator(sample):
+            scan, flat = np.asarray(sample[key][0]), key == self.label_key
+            window = cut_window(scan, affine, grid, 0 if flat else 1, 0.0 if flat else None)
+            sample[key] = MetaTensor(
+                torch.from_numpy(window)[None], affine=torch.from_numpy(grid.affine)
+            )
+        return sample
+
+
+class PercentileScaled(EachKey):
+    """Scale an image so that two of its percentiles become -1 and 1, left as ``intensity_range``.
+
+    Args:
+        keys: images, channel first.
+        percentiles: see :class:`tools.intensity.Percentiles`.
+        empty_value: likewise.
+
+    Example:
+        >>> sample = PercentileScaled("image", (0, 100))({"image": torch.tensor([[2.0, 4.0, 6.0]])})
+        >>> sample["image"].tolist(), sample["intensity_range"].tolist()
+        ([[-1.0, 0.0, 1.0]], [2.0, 6.0])
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        percentiles: Sequence[float] = (0.5, 99.5),
+        empty_value: float | None = None,
+    ) -> None:
+        super().__init__(keys)
+        self.scale = Percentiles(tuple(percentiles), empty_value)
+
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
+        image = sample[key]
+        values = convert_to_tensor(image).float()
+        scale = self.scale.of(values.numpy())
+        result = image.clone() if image.is_floating_point() else image.float()
+        result[:] = scale.scaled(values)
+        sample[key] = result
+        sample["intensity_range"] = torch.tensor(scale, dtype=torch.float64)
+
+
+class PasteLesiond(EachKey):
+    """Put a synthetic image in [-1, 1] into the scan, in its units, inside the lesion only.
+
+    Args:
+        keys: synthetic images, channels first: on the scan's grid, or with ``window_key`` on that
+            of a window, of which the first channel is taken (a sampler that combines lesion classes
+            puts them into every channel). They become the composite, with the scan's dtype and
+            metadata; integers are rounded and kept within their type.
+        scan_key: the scan before it was cut and scaled. Every voxel outside the lesion is copied
+            from it bit for bit.
+        mask_key: label map on the scan's grid, same shape.
+        classes: its labels that are lesion; None: all above 0.
+        window: the intensities that -1 and 1 stand for, or the sample's entry with them.
+        window_key: an image with the window's affine, which engines drop.
+
+    Raises:
+        ValueError: if the label map has another shape than the scan, or a lesion reaches beyond the
+            window.
+
+    Example:
+        >>> paste = PasteLesiond("pred", window=(-1000, 400))
+        >>> sample = {"pred": torch.zeros(1, 2), "scan": torch.tensor([[7.0, 7.0]])}
+        >>> paste({**sample, "label": torch.tensor([[1, 0]])})["pred"]
+        tensor([[-300.,    7.]])
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        scan_key: str = "scan",
+        mask_key: str = "label",
+        classes: Sequence[int] | None = None,
+        window: Sequence[float] | str = "intensity_range",
+        window_key: str | None = None,
+    ) -> None:
+        super().__init__(keys)
+        self.scan_key, self.mask_key, self.classes = scan_key, mask_key, classes
+        self.window, self.window_key = window, window_key
+
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
+        scan, label = sample[self.scan_key], convert_to_tensor(sample[self.mask_key]).cpu().numpy()
+        if label.shape != tuple(scan.shape):
+            raise ValueError(
+                f"{self.mask_key} must have the shape of {self.scan_key}, got {label.shape} "
+                f"and {tuple(scan.shape)}"
+            )
+        inside = label > 0 if self.classes is None else np.isin(label, list(self.classes))
+        low, high = sample[self.window] if isinstance(self.window, str) else self.window
+        scale, where = HuWindow(float(low), float(high)), torch.from_numpy(inside).to(scan.device)
+        drawn = convert_to_tensor(sample[key]).detach()
+        if self.window_key is None:
+            values = scale.unscaled(drawn.to(scan.device)[where])
+        else:
+            grid = sample[self.window_key].affine
+            values = torch.from_numpy(scale.unscaled(_at(drawn[0], grid, scan, inside[0])))
+        composite = scan.clone()
+        composite[where] = _as_dtype(values, scan.dtype).to(scan.device)
+        sample[key] = composite
+
+
+def _at(window: Tensor, affine: Tensor, scan: MetaTensor, inside: np.ndarray) -> np.ndarray:
+    """Return the values of a window at the voxels of a scan's lesion, float64."""
+    x, y, z = window.shape
+    grid = WindowGrid(convert_to_tensor(affine).cpu().numpy().astype(float), (x, y, z))
+    values = paste_window(
+        inside,
+        convert_to_tensor(scan.affine).cpu().numpy().astype(float),
+        window.float().cpu().numpy(),
+        grid,
+        inside,
+        (slice(0, inside.shape[0]), slice(0, inside.shape[1]), slice(0, inside.shape[2])),
+    )
+    return values.astype(np.float64)
+
+
+def _as_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return intensities in the scan's type; integers must not wrap round at its ends."""
+    if not dtype.is_floating_point:
+        limits = torch.iinfo(dtype)
+        values = values.double().round().clamp(limits.min, limits.max)
+    return values.to(dtype)
+
+
+class PasteChanged(EachKey):
+    """Add to the scan what a synthetic image changed, and leave every other voxel as it was.
+
+    It was made from the first channels of ``image``, of the same scale. For models that change more
+    than the mask, such as a margin round it. The difference is added, so that intensities beyond
+    the scaled range keep theirs.
+
+    Args:
+        keys: the synthetic image, channels first.
+        scan_key: the scan before scaling; voxels that did not change are copied from it bit for
+            bit.
+        scale: units of the scan per unit of the image.
+
+    Example:
+        >>> paste = PasteChanged("pred", scale=2000)
+        >>> sample = {"pred": torch.tensor([[0.5, 0.25]]), "image": torch.tensor([[0.5, 0.5]])}
+        >>> paste({**sample, "scan": torch.tensor([[7, 0]])})["pred"]
+        tensor([[   7, -500]])
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        scan_key: str = "scan",
+        scale: float = 2000.0,
+    ) -> None:
+        super().__init__(keys)
+        self.scan_key, self.scale = scan_key, float(scale)
+
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
+        scan = sample[self.scan_key]
+        values = convert_to_tensor(sample[key]).to(scan.device)
+        image = convert_to_tensor(sample["image"]).to(scan.device)
+        change = (values - image[: len(values)]) * self.scale
+        moved = change != 0
+        composite = scan.clone()
+        composite[moved] = _as_dtype((convert_to_tensor(scan) + change)[moved], scan.dtype)
+        sample[key] = composite
