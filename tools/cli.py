@@ -29,12 +29,10 @@ from tools.commands.models import (
     fetch,
 )
 from tools.commands.prepare import (
-    prepare_crops,
-    prepare_ct,
     prepare_emidec,
     prepare_lidc,
-    prepare_masks,
     prepare_phantom,
+    prepare_scans,
 )
 from tools.commands.presets import cluster, subtypes
 from tools.commands.release import check, pack, release
@@ -49,12 +47,10 @@ COMMANDS: dict[str, Callable | Mapping[str, Callable]] = {
     "synthesize": synthesize,
     "demo": demo,
     "prepare": {
-        "crops": prepare_crops,
-        "ct": prepare_ct,
         "emidec": prepare_emidec,
         "lidc": prepare_lidc,
-        "masks": prepare_masks,
         "phantom": prepare_phantom,
+        "scans": prepare_scans,
     },
     "cluster": cluster,
     "subtypes": subtypes,

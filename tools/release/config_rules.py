@@ -39,7 +39,7 @@ PROPERTIES = {
     for properties in (TrainProperties, InferProperties)
     for item in properties.values()
 }
-# entries that MONAI, MONAI Label, `synthesize` or the person at the command line reads by name
+# entries that MONAI, MONAI Label, our commands or the person at the command line reads by name
 ENTRIES = {
     "imports",
     "initialize",
@@ -52,6 +52,8 @@ ENTRIES = {
     "network",
     "displayable_configs",
     "window_hu",
+    "prepare",
+    "textures",
 }
 BLOCKS = ("train", "validate")
 
