@@ -183,7 +183,7 @@ def write_label(path: Path, mask: np.ndarray, affine: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), path)
 
 
-def test_library_reads_folder_datalist_and_packed_masks(tmp_path: Path) -> None:
+def test_library_reads_folder_and_datalist(tmp_path: Path) -> None:
     mask = lobed_mask(5)
     volume = float(mask.sum())
     two = np.zeros((60, 60, 60), bool)
@@ -203,10 +203,6 @@ def test_library_reads_folder_datalist_and_packed_masks(tmp_path: Path) -> None:
     (tmp_path / "datalist.json").write_text(json.dumps(cases))
     assert len(LibraryShapes(tmp_path / "datalist.json").items) == 1
     assert len(LibraryShapes(tmp_path).items) == 1
-
-    packed = np.stack([np.packbits(m.ravel()) for m in (mask, lobed_mask(8))])
-    np.savez(tmp_path / "m.npz", masks_packed=packed, mask_shape=mask.shape, split=["train", "val"])
-    assert np.allclose(LibraryShapes(tmp_path / "m.npz").diameters_mm, wanted[:1])
 
 
 def test_mask_file_is_used_voxel_by_voxel_where_it_lies(tmp_path: Path) -> None:
@@ -270,7 +266,7 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_library_of_real_nodules(shared_dir: Path) -> None:
-    library = LibraryShapes(shared_dir / "data" / "lidc_masks" / "lidc_nodule_masks.npz")
+    library = LibraryShapes(shared_dir / "data" / "lidc_masks" / "datalist.json")
     assert len(library.items) > 500
     shape = library.draw(9.0, np.random.default_rng(0))
     assert shape.mask.sum() == round(np.pi / 6 * 9**3)

@@ -1,4 +1,4 @@
-"""Reading collections of lesion masks: label NIfTIs, datalists, packed arrays, contours."""
+"""Reading collections of lesion masks: label NIfTIs, datalists, contours."""
 
 import json
 from pathlib import Path
@@ -48,12 +48,13 @@ def read_label(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_library(path: Path) -> list[Item]:
-    """Read all lesions of a folder of label NIfTIs, a datalist.json or an .npz of packed masks.
+    """Read all lesions of a folder of label NIfTIs, or of the training section of a datalist.json.
 
     Args:
         path: a folder with a datalist.json is read through it; in other folders every NIfTI
             whose name does not contain "image" has to be a label map. Every connected lesion of
-            14 cubic millimetres or more becomes one shape.
+            14 cubic millimetres or more becomes one shape; entries that say ``truncated`` are left
+            out.
 
     Raises:
         ValueError: if nothing of that kind lies there or no lesion is found.
@@ -62,15 +63,15 @@ def read_library(path: Path) -> list[Item]:
         if (path / "datalist.json").is_file():
             return read_library(path / "datalist.json")
         files = sorted(f for f in path.rglob("*.nii*") if "image" not in f.name)
-    elif path.suffix == ".npz" and path.is_file():
-        return _packed_items(path)
     elif path.suffix == ".json" and path.is_file():
         cases = json.loads(path.read_text(encoding="utf-8")).get("training", [])
-        files = [path.parent / case["label"] for case in cases if "label" in case]
+        files = [
+            path.parent / case["label"]
+            for case in cases
+            if "label" in case and not case.get("truncated")
+        ]
     else:
-        raise ValueError(
-            f"library must be a folder, a datalist.json or an .npz with masks, got {path}"
-        )
+        raise ValueError(f"library must be a folder or a datalist.json, got {path}")
     items = [item for file in files for item in _lesions_of(file)]
     if not items:
         raise ValueError(f"library must hold at least one lesion, got none in {path}")
@@ -108,31 +109,4 @@ def _lesions_of(file: Path) -> list[Item]:
         mask = parts[box] == number
         if mask.sum() * voxel_mm3 >= MIN_VOLUME_MM3:
             items.append((mask, linear, f"{file.name.split('.nii')[0]} {number}"))
-    return items
-
-
-def _packed_items(path: Path) -> list[Item]:
-    """Unpack ``masks_packed`` (n, bytes) of shape ``mask_shape``, 1 mm isotropic.
-
-    Rows of another split than "train" and rows marked ``truncated`` are left out.
-    """
-    with np.load(path, allow_pickle=False) as data:
-        if "masks_packed" not in data or "mask_shape" not in data:
-            raise ValueError(
-                f"library .npz must hold masks_packed and mask_shape, got {sorted(data)} in {path}"
-            )
-        packed, shape = data["masks_packed"], tuple(int(n) for n in data["mask_shape"])
-        keep = np.ones(len(packed), bool)
-        if "split" in data:
-            keep &= data["split"] == "train"
-        if "truncated" in data:
-            keep &= ~data["truncated"]
-    # Image columns run to the left and rows to the back: both are reversed in RAS.
-    linear = np.diag([-1.0, -1.0, 1.0, 1.0])
-    items = []
-    for row in np.flatnonzero(keep):
-        mask = np.unpackbits(packed[row], count=int(np.prod(shape))).reshape(shape).astype(bool)
-        box = ndimage.find_objects(mask.astype(np.uint8))
-        if box:
-            items.append((mask[box[0]].copy(), linear, f"{path.stem} {row}"))
     return items

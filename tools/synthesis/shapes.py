@@ -106,9 +106,8 @@ class LibraryShapes:
     One of the 16 shapes nearest in size is taken, so that its roughness is that of the size.
 
     Args:
-        source: folder of label NIfTIs, datalist.json (its "training" labels), .npz with packed
-            masks (``masks_packed``, ``mask_shape``; only ``split == "train"`` if it has one), or a
-            list of masks at 1 mm isotropic. None: nodules outlined by radiologists, from the
+        source: folder of label NIfTIs, datalist.json (its "training" labels), or a list of masks
+            at 1 mm isotropic. None: nodules outlined by radiologists, from the
             optional contour package.
         seed: chooses among the radiologists' nodules.
 
