@@ -147,8 +147,8 @@ def test_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ([""], {"synthesize", "prepare", "--help"}),
         (["syn"], {"synthesize"}),
-        (["prepare", ""], {"crops", "ct"}),
-        (["prepare", "ct", "--pat"], {"--patch_size"}),
+        (["prepare", ""], {"scans", "lidc"}),
+        (["prepare", "scans", "--dat"], {"--datalist"}),
         (["synthesize", "--scan", "a.nii.gz", "--dia"], {"--diameter_mm"}),
         (["pack", "bundles/diffmask", "--js"], {"--json"}),
         (["check", "--f"], {"--fix"}),

@@ -78,22 +78,9 @@ def cluster_lesions(
     are those of the same lesions; where fewer than five of them have the class, of the five whose
     first class is most like the group's.
 
-    Args:
-        dataset_dir: folder with ``datalist.json`` as ``prepare`` writes it; "" is the embedded
-            phantom.
-        bundle: its ``inference.json`` has the window and the lesion classes, its
-            ``histograms.json``, if there is one, bins and gain; else the section ``textures`` of
-            its ``train.json`` has.
-        clusters: number of groups, from 2 to the number of different histograms.
-        out: folder for ``cluster.json``, ``cluster.png`` and ``histograms.json``.
-        write: replace the bundle's ``configs/histograms.json`` instead of writing
-            ``OUT/histograms.json``.
-        seed: of the restarts.
-        section: of the datalist; presets belong to training data only.
-        space: see :func:`cluster_histograms`.
-        preset: "mean", the mean histogram of a group, broader than that of a lesion because
-            it holds the differences between lesions too; or "medoid", the histogram of the lesion
-            nearest to the centre, narrow and noisy as a real one is.
+    Options are those of the command. A preset is "mean", the mean histogram of a group, broader
+    than that of a lesion because it holds the differences between lesions too; or "medoid", the
+    histogram of the lesion nearest to the centre, narrow and noisy as a real one is.
 
     Returns:
         The content of ``cluster.json``; ``fit`` is the median divergence (nats) of the lesions from

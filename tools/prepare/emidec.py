@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -24,7 +24,7 @@ from tools.files import claimed, safe_names
 from tools.prepare.scans import Cases, Record, run_cases, volume, write_sections
 from tools.transforms.heart_region import HEART_CLASSES, measure_heart
 
-__all__ = ["TEST_CASES", "CaseFiles", "StoredFile", "find_cases", "prepare_emidec", "section_of"]
+__all__ = ["TEST_CASES", "CaseFiles", "find_cases", "prepare_emidec", "section_of"]
 
 # the ten cases on which published results of lesion synthesis were measured
 TEST_CASES = frozenset(
@@ -38,6 +38,7 @@ _FLAT = re.compile(
     r"^(.*/)?(?P<source>emidec8bit_Case|native)_(?P<case>[^/]+)_(?P<kind>image|label)\.nii(\.gz)?$"
 )
 _KINDS = {"Images": "image", "Contours": "label"}
+StoredFile: TypeAlias = Path | zipfile.Path  # members of an archive are read where they lie
 
 
 def prepare_emidec(source: str | Path, out: str | Path) -> dict[str, Any]:
@@ -47,12 +48,6 @@ def prepare_emidec(source: str | Path, out: str | Path) -> dict[str, Any]:
     middle (RAS) of the box round cavity and myocardium, ``heart_extent_mm`` the in-plane sides of
     that box. Label values: 1 cavity, 2 myocardium, 3 infarct, 4 no-reflow. A case that cannot be
     prepared is named in the result and tried again by the next run.
-
-    Args:
-        source: folder of the download, or a .zip archive, or a folder with archives: pairs
-            ``Images/Case_X.nii.gz`` and ``Contours/Case_X.nii.gz`` at any depth.
-        out: folder for ``cases/X/*.nii.gz`` and ``datalist.json`` with the sections training,
-            validation and test (pathological, see :func:`section_of`) and normal.
 
     Returns:
         Cases by section; ``unlabelled``: cases of the challenge's test set, which has no contours;
@@ -115,50 +110,8 @@ def section_of(patient: str, pathological: bool = True) -> str:
     return "validation" if share < VALIDATION_SHARE else "training"
 
 
-class StoredFile(NamedTuple):
-    """A file on disk, or a member of a .zip archive, which is read where it lies.
-
-    Attributes:
-        path: the file or the archive.
-        member: name in the archive; empty for a file on disk.
-    """
-
-    path: Path
-    member: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.member}" if self.member else str(self.path)
-
-    @property
-    def name(self) -> str:
-        """Name of the file, or of the member with its folders."""
-        return self.member or self.path.name
-
-    def read(self) -> bytes:
-        """Return the content, decompressed if it is gzip.
-
-        Raises:
-            ValueError: if it cannot be read.
-        """
-        try:
-            if self.member:
-                with zipfile.ZipFile(self.path) as archive:
-                    content = archive.read(self.member)
-            else:
-                content = self.path.read_bytes()
-            return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"file must be readable, got {self}: {error}") from error
-
-
 class CaseFiles(NamedTuple):
-    """What a download holds of one case; several files of a kind are a fault named later.
-
-    Attributes:
-        name: such as P001 (pathological) or N006 (normal).
-        image: the candidates.
-        label: the candidates.
-    """
+    """What a download holds of one case; several files of a kind are a fault named later."""
 
     name: str
     image: list[StoredFile]
@@ -212,22 +165,21 @@ def _files(root: Path) -> Iterator[tuple[str, StoredFile]]:
             if name.lower().endswith(".zip"):
                 yield from _members(path)
             else:
-                yield path.as_posix(), StoredFile(path)
+                yield path.as_posix(), path
 
 
 def _members(path: Path) -> Iterator[tuple[str, StoredFile]]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        archive = zipfile.Path(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"archive must be a readable .zip file, got {path}: {error}") from error
-    for name in names:
+    for name in archive.root.namelist():
         parts = PurePosixPath(name.replace("\\", "/"))
         # Members are read in place, but an archive that tries to escape is not to be trusted.
         if parts.is_absolute() or ".." in parts.parts or re.match(r"^[A-Za-z]:", name):
             raise ValueError(f"members of {path} must stay inside its folder, got {name!r}")
         if "__MACOSX" not in parts.parts:
-            yield parts.as_posix(), StoredFile(path, name)
+            yield parts.as_posix(), archive / name
 
 
 def _write_case(name: str, case: CaseFiles, folder: Path) -> dict[str, Any]:
@@ -244,7 +196,9 @@ def _write_case(name: str, case: CaseFiles, folder: Path) -> dict[str, Any]:
     facts |= {"spacing_is_nominal": stored.dtype.itemsize == 1, "affine_rebuilt": rebuilt}
     record = Record(name, case.name, folder)
     files = {"image": image, "label": volume(classes, affine)}
-    record.add(case.name, files, facts | {"source": case.image[0].name})
+    record.add(
+        case.name, files, facts | {"source": getattr(case.image[0], "at", case.image[0].name)}
+    )
     return record.content()
 
 
@@ -257,9 +211,14 @@ def _only(case: CaseFiles, kind: str) -> StoredFile:
 
 
 def _load(file: StoredFile) -> nib.Nifti1Image:
+    """Return an image, its values read, so that a file cut short is named."""
     try:
-        image = nib.Nifti1Image.from_bytes(file.read())
-        # the values are read here, so that a file cut short is named
+        content = file.read_bytes()
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"file must be readable, got {file}: {error}") from error
+    try:
+        image = nib.Nifti1Image.from_bytes(content)
         np.asanyarray(image.dataobj)
     except (ImageFileError, HeaderDataError, WrapStructError, OSError) as error:
         raise ValueError(f"file must be a whole NIfTI image, got {file}: {error}") from error

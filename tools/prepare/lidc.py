@@ -142,18 +142,7 @@ def prepare_lidc(
     it hold it. ``scans.json`` lists the series with their label maps; it goes through
     :func:`tools.prepare.scans.prepare_scans`, and may again, for another bundle.
 
-    Args:
-        dicom: the download, patient/study/series: DICOM files, and the XML beside them or anywhere
-            else below. Series other than CT are ignored.
-        out: folder for ``scans/NAME/*.nii.gz``, ``scans.json``, ``cases`` and ``datalist.json``.
-        rule: what the bundle wants.
-        min_readers: nodules marked by fewer readers are left out.
-        agreement: share of those readers that must hold a voxel.
-        workers: processes; the result does not depend on it.
-        validation_fraction: share of patients for validation, by a hash of the name.
-
-    Returns:
-        As :func:`prepare_scans` does.
+    Options are those of the command; the result is that of :func:`prepare_scans`.
 
     Raises:
         FileNotFoundError: if ``dicom`` is no folder, or has no CT series.
@@ -199,9 +188,6 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
 
     Patients' names are made safe. One file per folder is opened. XML files beside the slices are
     taken; a series without any gets those elsewhere below ``dicom`` whose header names it.
-
-    Args:
-        dicom: folder of a download.
 
     Raises:
         FileNotFoundError: if it is no folder, or has no CT series.

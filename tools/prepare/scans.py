@@ -71,18 +71,7 @@ def prepare_scans(
     A scan is done when its folder under ``cases`` is there; it is then not touched again. One that
     cannot be prepared is named in the result, and tried again by the next run.
 
-    Args:
-        datalist: in Decathlon form. An entry has ``label`` (NIfTI, above 0 in lesions), ``image``
-            (NIfTI, or the folder of a DICOM series; not needed for masks), where known ``patient``,
-            ``ratings`` (of its one lesion) or ``lesions`` (a list with the ``value`` of each and
-            what is known of it), ``organ_mask`` or ``lung``, and ``marks`` (where no healthy
-            window may lie). Whatever else it says is kept.
-        out: folder for ``cases/NAME/*.nii.gz`` and ``datalist.json``.
-        rule: what the bundle wants, see :func:`bundle_rule`.
-        workers: processes; the result does not depend on it.
-        validation_fraction: share of the patients of ``training`` that become ``validation``, by a
-            hash of the name, where the datalist has neither that section nor folds.
-        fold: which fold of the datalist validates.
+    Options are those of the command, the form of the datalist too.
 
     Returns:
         Number of entries by section; ``left_out``: lesions and scans, by reason; ``broken``: a

@@ -40,18 +40,7 @@ def collect_subtypes(
     into as many equal parts, one lesion of each part by chance: so sizes, and the histograms that
     go with them, stay as frequent as they are. The frequency counts all lesions.
 
-    Args:
-        dataset_dir: folder with ``datalist.json``, windows with one lesion each, whose entries have
-            ``texture``, as ``prepare`` writes them of scans with ratings.
-        out: file to write.
-        bins: of the histograms.
-        window_hu: outer edges of the bins.
-        solid: from this rating on a lesion is solid.
-        part_solid: from this rating on it is part-solid; below it is ground-glass.
-        library: lesions kept of a subtype, at most.
-        min_voxels: smaller lesions say too little about a histogram; they count for frequency.
-        section: of the datalist; the library belongs to training data only.
-        seed: of the choice.
+    Options are those of the command.
 
     Returns:
         The content of the file.
