@@ -177,6 +177,24 @@ def prepare_phantom(out: str, seed: int = 0, kind: str = "chest") -> Result:
         kind: chest (a scan with its lung mask), lesion_rois (training windows of nodules), heart
             (a healthy heart, and training stacks with infarct and no-reflow), or all.
     """
-    from tools.prepare.phantom import prepare_phantom as run
+    from tools.files import claimed
+    from tools.phantoms import datasets, heart_datasets
 
-    return _made(run(out, kind, seed), out)
+    kinds = ("chest", "lesion_rois", "heart")
+    if kind not in (*kinds, "all"):
+        raise ValueError(f"kind must be one of {[*kinds, 'all']}, got {kind!r}")
+    chosen = kinds if kind == "all" else (kind,)
+    hearts = Path(out) / "heart" if kind == "all" else Path(out)
+    paths: dict[str, Any] = {}
+    with claimed(out, ("phantom_*", "rois", "cases", "datalist.json", "heart")):
+        if "chest" in chosen:
+            paths |= datasets.write_chest_phantom(out, seed)
+        if "lesion_rois" in chosen:
+            datasets.write_lesion_rois(out, seed=seed)
+            paths["datalist"] = Path(out) / "datalist.json"
+        if "heart" in chosen:
+            written = heart_datasets.write_heart_phantom(hearts, seed)
+            heart_datasets.write_heart_dataset(hearts, seed)
+            paths |= {f"heart_{key}": path for key, path in written.items()}
+            paths["heart_datalist"] = hearts / "datalist.json"
+    return _made(paths, out)

@@ -102,7 +102,7 @@ def cluster_lesions(
     clustering = cluster_histograms(rows[:, 0], means, clusters, seed, space)
     kinds = {kind: _presets(rows, clustering, kind) for kind in PRESETS}
     groups = _describe(textures, means, rows, clustering, kinds[preset], look)
-    mean_key = "mean_hu" if standard is None else "mean"
+    key, digits = ("mean_hu", 1) if standard is None else ("mean", 3)
     path = folder / "configs" / "histograms.json" if write else out / "histograms.json"
     results = {
         "dataset": dataset_dir or "embedded phantom",
@@ -116,12 +116,8 @@ def cluster_lesions(
         "by_clusters": compare_cluster_numbers(rows[:, 0], means, seed, space),
         "clusters": groups,
         "members": [
-            {
-                "name": lesion_name(entry),
-                "cluster": groups[label]["name"],
-                mean_key: round(float(mean), 1 if standard is None else 3),
-            }
-            for entry, label, mean in zip(textures.entries, clustering.labels, means, strict=True)
+            {"name": lesion_name(e), "cluster": groups[g]["name"], key: round(float(m), digits)}
+            for e, g, m in zip(textures.entries, clustering.labels, means, strict=True)
         ],
     }
     if write:
@@ -287,33 +283,19 @@ def _describe(
     """Return name, size, histograms and figures of each group."""
     sizes = np.bincount(clustering.labels)
     names = list(look.names) if len(sizes) == 3 else [f"cluster_{i + 1}" for i in range(len(sizes))]
-    weights: Sequence[float] = [round(100 * int(n) / int(sizes.sum()), 1) for n in sizes]
-    if textures.tissue is not None:
-        # rounded running sums: whole numbers that add up to 100
-        whole = np.diff(np.rint(100 * np.cumsum(sizes) / sizes.sum()), prepend=0)
-        weights = whole.astype(int).tolist()
     groups = []
     for i, members in enumerate(clustering.members):
         medoid = members[clustering.distances[members].argmin()]
-        group: dict[str, Any] = {"name": names[i], "size": len(members), "weight": weights[i]}
+        group: dict[str, Any] = {"name": names[i], "size": len(members)}
         if textures.tissue is None:
-            group |= {
-                "mean_hu": round(float(means[members].mean()), 1),
-                "mean_hu_sd": round(float(means[members].std()), 1),
-                "spread_hu_median": round(float(np.median(textures.spreads[members])), 1),
-            }
-        else:
-            quartiles = np.percentile(textures.contrast[members], [25, 50, 75])
-            group |= {
-                "mean": round(float(means[members].mean()), 3),
-                "mean_sd": round(float(means[members].std()), 3),
-                "contrast_quartiles": [round(float(v), 2) for v in quartiles],
-            }
-        histogram = presets[i].round(6)
-        if textures.tissue is not None:  # blocks that are to be moved sum to 1 to the last digit
+            histogram = presets[i].round(6)
+            group["weight"] = round(100 * len(members) / int(sizes.sum()), 1)
+        else:  # rounded running sums: whole numbers that add up to 100, blocks that add up to 1
+            whole = np.diff(np.rint(100 * np.cumsum(sizes) / sizes.sum()), prepend=0)
+            group["weight"] = int(whole[i])
             running = np.round(np.cumsum(presets[i], axis=-1), 6)
             histogram = np.diff(running, axis=-1, prepend=0).round(6)
-        group |= {
+        group |= _levels(textures, means, members) | {
             "top_bin_share": round(float(rows[members, 0, -1].mean()), 4),
             "voxels_median": int(np.median(textures.voxels[members, 0])),
             "members_by_class": (textures.voxels[members] > 0).sum(0).tolist(),
@@ -326,11 +308,28 @@ def _describe(
             logger.warning(
                 "%s has %.0f %% of its voxels in the brightest bin: calcified lesions, or a window "
                 "too narrow; its name says order of mean HU only",
-                group["name"],
-                100 * group["top_bin_share"],
+                *(group["name"], 100 * group["top_bin_share"]),
             )
         groups.append(group)
     return groups
+
+
+def _levels(textures: Textures, means: np.ndarray, members: np.ndarray) -> dict[str, Any]:
+    """Return how bright a group is, in HU or against the tissue."""
+    mean, deviation = float(means[members].mean()), float(means[members].std())
+    if textures.tissue is None:
+        spread = round(float(np.median(textures.spreads[members])), 1)
+        return {
+            "mean_hu": round(mean, 1),
+            "mean_hu_sd": round(deviation, 1),
+            "spread_hu_median": spread,
+        }
+    quartiles = np.percentile(textures.contrast[members], [25, 50, 75])
+    return {
+        "mean": round(mean, 3),
+        "mean_sd": round(deviation, 3),
+        "contrast_quartiles": [round(float(v), 2) for v in quartiles],
+    }
 
 
 def _check_config_preset(folder: Path, names: Sequence[str]) -> None:

@@ -413,7 +413,11 @@ class Writer:
 
     def __call__(self, name: str, entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """Return the record of the scan, see :class:`Record`."""
-        paths = {key: Path(self.base, entry[key]) for key in PATHS if entry.get(key)}
+        given = {key: entry[key] for key in PATHS if entry.get(key)}
+        for key, value in given.items():
+            if not isinstance(value, str):
+                raise ValueError(f"{key} of a datalist entry must be one path, got {value!r}")
+        paths = {key: Path(self.base, value) for key, value in given.items()}
         record = Record(name, str(entry.get("patient") or name), folder)
         missing = next((key for key in NEEDED[self.rule.form] if key not in paths), None)
         if missing or entry.get("truncated"):
