@@ -177,8 +177,8 @@ def test_json_is_all_there_is_on_stdout_and_exit_codes(
     [
         ([""], {"synthesize", "prepare", "--help"}),
         (["syn"], {"synthesize"}),
-        (["prepare", ""], {"crops", "ct"}),
-        (["prepare", "ct", "--pat"], {"--patch_size"}),
+        (["prepare", ""], {"scans", "lidc"}),
+        (["prepare", "scans", "--dat"], {"--datalist"}),
         (["synthesize", "--scan", "a.nii.gz", "--dia"], {"--diameter_mm"}),
         (["pack", "bundles/diffmask", "--js"], {"--json"}),
         (["check", "--f"], {"--fix"}),

@@ -21,8 +21,8 @@ import pytest
 import torch
 
 from tests.export.tiny import box_label, save, scan_values
-from tests.prepare.test_crops import make_crop, write_archive
 from tests.prepare.test_lidc import write_download
+from tests.prepare.test_scans import write_crops
 from tests.synthesis.test_run import write_scans
 from tests.test_checkpoints import train
 from tools.cli import main
@@ -103,10 +103,9 @@ def synthesize(tmp_path: Path, out: Path) -> Callable[[], int]:
     return command("synthesize", "--scan", scans, "--out", out, "--shape", "ellipsoid", *options)
 
 
-def prepare_crops(tmp_path: Path, out: Path) -> Callable[[], int]:
-    crops = [make_crop(f"p{i}_1", ("train", "val")[i % 2]) for i in range(4)]
-    archive = write_archive(tmp_path / "crops.npz", crops)
-    return command("prepare", "crops", "--source", archive, "--out", out)
+def prepare_scans(tmp_path: Path, out: Path) -> Callable[[], int]:
+    datalist = write_crops(tmp_path / "in")
+    return command("prepare", "scans", "--datalist", datalist, "--out", out)
 
 
 def prepare_lidc(tmp_path: Path, out: Path) -> Callable[[], int]:
@@ -136,7 +135,7 @@ def training(tmp_path: Path, out: Path) -> Callable[[], None]:
     return lambda: train(out, 60, [60 - i for i in range(60)], "auto")
 
 
-JOBS = [synthesize, prepare_crops, prepare_lidc, export, pack, training]
+JOBS = [synthesize, prepare_scans, prepare_lidc, export, pack, training]
 
 
 @pytest.fixture

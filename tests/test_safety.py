@@ -14,8 +14,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from tests.prepare.test_crops import make_crop, write_archive
 from tests.prepare.test_lidc import write_download
+from tests.prepare.test_scans import write_crop, write_crops, write_list
 from tests.synthesis.jobs import Stub, cubes, lung_job, noise
 from tests.synthesis.test_run import NAMES, SHAPE, write_scans
 from tools.cli import main
@@ -122,7 +122,7 @@ def test_a_patients_name_leads_nowhere(tmp_path: Path, patient: str) -> None:
     words = ["--out", str(out), "--workers", "1", "--size", "24,24,16", "--normal_rois", "0"]
     assert main(["prepare", "lidc", "--dicom", str(download), *words]) == 0
     assert (out / "sub" / "thesis.txt").read_text() == "precious"
-    assert len(list((out / "rois").iterdir())) == 3
+    assert len(list((out / "cases").iterdir())) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["download", "out"]
 
 
@@ -137,23 +137,23 @@ def test_two_patients_of_one_safe_name_stay_two(tmp_path: Path) -> None:
             header.save_as(path)
     words = ["--out", str(tmp_path / "out"), "--workers", "1", "--size", "24,24,16"]
     assert main(["prepare", "lidc", "--dicom", str(download), *words]) == 0
-    rois = tmp_path / "out" / "rois"
-    assert sorted(path.name for path in rois.iterdir()) == ["LIDC-C", "a_b", "a_b_2"]
+    cases = tmp_path / "out" / "cases"
+    assert sorted(path.name for path in cases.iterdir()) == ["LIDC-C_s1", "a_b_2_s1", "a_b_s1"]
 
 
-def test_a_nodules_name_leads_nowhere(tmp_path: Path) -> None:
+def test_a_scans_name_leads_nowhere(tmp_path: Path) -> None:
+    entry = write_crop(tmp_path / "in", "p_1")
     names = ["../../../x", "..", "a/b", "a_b"]
-    crops = [make_crop("p_1", "train")._replace(name=name) for name in names]
-    (tmp_path / "in").mkdir()
-    archive = write_archive(tmp_path / "in" / "crops.npz", crops)
+    datalist = write_list(tmp_path / "in", {"training": [entry | {"name": n} for n in names]})
     out = tmp_path / "out"
-    assert main(["prepare", "crops", "--source", str(archive), "--out", str(out)]) == 0
-    assert len(list((out / "rois").glob("*_image.nii.gz"))) == 4
+    words = ["--validation_fraction", "0", "--out", str(out)]
+    assert main(["prepare", "scans", "--datalist", str(datalist), *words]) == 0
+    assert len(list((out / "cases").glob("*/*_image.nii.gz"))) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
 COMMANDS: dict[str, Callable[[Path], list[str]]] = {
-    "crops": lambda given: ["prepare", "crops", "--source", str(given / "crops.npz")],
+    "scans": lambda given: ["prepare", "scans", "--datalist", str(given / "datalist.json")],
     "lidc": lambda given: ["prepare", "lidc", "--dicom", str(given / "download")],
     "phantom": lambda _: ["prepare", "phantom", "--kind", "lesion_rois"],
     "pack": lambda _: ["pack", "bundles/diffmask"],
@@ -168,7 +168,7 @@ def test_no_command_writes_over_what_others_made(
 ) -> None:
     given = tmp_path / "given"
     given.mkdir()
-    write_archive(given / "crops.npz", [make_crop("p_1", "train")])
+    write_crops(given)
     (given / "download").mkdir()
     write_download(given / "download")
     version = json.loads(Path("bundles/diffmask/configs/metadata.json").read_text())["version"]

@@ -22,11 +22,9 @@ COMMANDS: Commands = {
     "synthesize": synthesize.synthesize,
     "demo": synthesize.demo,
     "prepare": {
-        "crops": prepare.prepare_crops,
-        "ct": prepare.prepare_ct,
-        "emidec": prepare.prepare_emidec,
+        "scans": prepare.prepare_scans,
         "lidc": prepare.prepare_lidc,
-        "masks": prepare.prepare_masks,
+        "emidec": prepare.prepare_emidec,
         "phantom": prepare.prepare_phantom,
     },
     "cluster": presets.cluster,

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from tests.dicom_series import write_dicom_series
-from tools.prepare.lidc_xml import RATINGS
+from tools.prepare.lidc import RATINGS
 
 SHAPE = (64, 64, 44)  # columns, rows, slices of 1 mm
 XML = "http://www.nih.gov"

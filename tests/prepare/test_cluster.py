@@ -1,4 +1,4 @@
-"""Lesions made to be of three kinds are found again, and the presets are what they are."""
+"""Lesions made to be of three kinds are found again, with and without units of intensity."""
 
 import json
 import shutil
@@ -7,17 +7,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from tools.synthesis.hearts.textures import HeartTextures
 
 from tools.cli import main
 from tools.histograms import load_presets
-from tools.prepare import cluster_figure
-from tools.prepare.cluster import cluster_lesions
-from tools.prepare.cluster_textures import (
-    LesionTextures,
-    cluster_textures,
-    compare_cluster_numbers,
-    measure_textures,
-)
+from tools.prepare import cluster
+from tools.prepare.cluster import cluster_histograms, cluster_lesions, compare_cluster_numbers
+from tools.prepare.textures import HuWindows, measure_textures, read_look
 
 KINDS = {"dark": -650, "middle": -300, "bright": 50}
 WINDOW = (-1000, 400)
@@ -48,11 +44,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("lesions"))
 
 
-@pytest.fixture
-def bundle(repository: Path, tmp_path: Path) -> Path:
-    configs = tmp_path / "bundle" / "configs"
-    shutil.copytree(repository / "bundles" / "lefusion_lidc" / "configs", configs)
+def copy_of(name: str, folder: Path) -> Path:
+    configs = folder / "bundle" / "configs"
+    shutil.copytree(Path("bundles") / name / "configs", configs)
     return configs.parent
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return copy_of("lefusion_lidc", tmp_path)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_medoid_is_the_histogram_of_one_lesion(dataset: Path, tmp_path: Path) 
     for group in results["clusters"]:
         entry = next(e for e in entries if e["name"] == group["medoid"])
         files = [{key: str(dataset / entry[key]) for key in ("image", "label")}]
-        own = measure_textures(files, WINDOW, 16).histograms[0]
+        own = measure_textures(files, HuWindows(WINDOW)).fine[0, 0]
         assert group["histogram"] == pytest.approx(own.tolist(), abs=1e-6)
     assert [group["name"] for group in results["clusters"]] == ["cluster_1", "cluster_2"]
 
@@ -126,59 +126,49 @@ def test_a_histogram_counts_the_lesion_only_and_clips_to_the_window(tmp_path: Pa
     files = {"image": str(tmp_path / "a.nii.gz"), "label": str(tmp_path / "b.nii.gz")}
     nib.save(nib.Nifti1Image(image, np.eye(4)), files["image"])
     nib.save(nib.Nifti1Image(label, np.eye(4)), files["label"])
-    found = measure_textures([files], WINDOW, bins=4)
-    assert found.histograms[0] == pytest.approx([2 / 3, 0, 0, 1 / 3])
-    assert found.mean_hu[0] == pytest.approx((-999 - 1000 + 400) / 3)
-    assert found.voxels.tolist() == [3]
+    found = measure_textures([files], HuWindows(WINDOW), bins=4)
+    assert found.fine[0, 0] == pytest.approx([2 / 3, 0, 0, 1 / 3])
+    assert found.means[0] == pytest.approx((-999 - 1000 + 400) / 3)
+    assert found.voxels.tolist() == [[3]]
     nib.save(nib.Nifti1Image(label, np.diag([2, 1, 1, 1])), files["label"])
     with pytest.raises(ValueError, match="label must lie on the grid of its image"):
-        measure_textures([files], WINDOW, 16)
+        measure_textures([files], HuWindows(WINDOW))
 
 
-def rows_of(histograms: list[list[float]]) -> LesionTextures:
+def grouped(histograms: list[list[float]], clusters: int, space: str) -> cluster.Clustering:
     rows = np.array(histograms)
-    hu = rows @ np.arange(rows.shape[1])
-    return LesionTextures([{}] * len(rows), rows, hu, hu * 0, np.full(len(rows), 9))
+    return cluster_histograms(rows, rows @ np.arange(rows.shape[1]), clusters, space=space)
 
 
 def test_only_the_cumulative_space_knows_that_bins_have_an_order() -> None:
     """Single peaks: in bins 0, 1 and 9 of ten. Peaks 0 and 1 are near in the cumulative space."""
     peaks = [np.eye(10)[i].tolist() for i in (0, 1, 9)]
-    nearest = cluster_textures(rows_of(peaks), 2, space="cumulative")
+    nearest = grouped(peaks, 2, "cumulative")
     assert nearest.labels.tolist() == [0, 0, 1]
     assert nearest.inertia == pytest.approx(0.5)
     # in the others any two of them are sqrt(2) apart, whatever the pair
     for space in ("histogram", "sqrt"):
-        assert cluster_textures(rows_of(peaks), 2, space=space).inertia == pytest.approx(1.0)
+        assert grouped(peaks, 2, space).inertia == pytest.approx(1.0)
 
 
 def test_square_roots_see_the_hellinger_distance() -> None:
-    two = rows_of([[0.81, 0.19], [0.81, 0.19], [0.64, 0.36], [0.25, 0.75]])
-    assert cluster_textures(two, 3, space="sqrt").inertia == pytest.approx(0, abs=1e-12)
-    found = cluster_textures(two, 2, space="sqrt")
+    two = [[0.81, 0.19], [0.81, 0.19], [0.64, 0.36], [0.25, 0.75]]
+    assert grouped(two, 3, "sqrt").inertia == pytest.approx(0, abs=1e-12)
+    found = grouped(two, 2, "sqrt")
     squared = (0.9 - 0.8) ** 2 + (0.19**0.5 - 0.6) ** 2
     assert found.labels.tolist() == [0, 0, 0, 1]
     assert found.inertia == pytest.approx(squared * 2 / 3)
 
 
 def test_the_seed_decides_and_inertia_falls() -> None:
-    rng = np.random.default_rng(1)
-    textures = rows_of(rng.dirichlet(np.ones(8), 40).tolist())
-    first = cluster_textures(textures, 4, seed=3)
-    assert np.array_equal(first.labels, cluster_textures(textures, 4, seed=3).labels)
-    means = [textures.mean_hu[first.labels == i].mean() for i in range(4)]
-    assert means == sorted(means)
-    inertia = [row["inertia"] for row in compare_cluster_numbers(textures)]
+    rows = np.random.default_rng(1).dirichlet(np.ones(8), 40)
+    means = rows @ np.arange(8)
+    first = cluster_histograms(rows, means, 4, seed=3)
+    assert np.array_equal(first.labels, cluster_histograms(rows, means, 4, seed=3).labels)
+    order = [means[members].mean() for members in first.members]
+    assert order == sorted(order)
+    inertia = [row["inertia"] for row in compare_cluster_numbers(rows, means)]
     assert inertia == sorted(inertia, reverse=True)
-
-
-def test_examples_go_from_the_nearest_to_the_farthest() -> None:
-    textures = rows_of([[1, 0], [0.9, 0.1], [0.7, 0.3], [0, 1]])
-    found = cluster_textures(textures, 2)
-    chosen = cluster_figure.example_members(found, 0, 5)
-    distances = found.distances[chosen]
-    assert sorted(chosen) == [0, 1, 2]
-    assert distances.tolist() == sorted(distances.tolist())
 
 
 @pytest.mark.parametrize(
@@ -186,7 +176,7 @@ def test_examples_go_from_the_nearest_to_the_farthest() -> None:
     [
         (["--clusters", "1"], "clusters must be a whole number from 2 to"),
         (["--clusters", "13"], "different histograms (12), got 13"),
-        (["--clusters", "2.5"], "clusters must be a whole number, got '2.5'"),
+        (["--clusters", "2.5"], "got 2.5"),
         (["--space", "hyper"], "space must be one of ['histogram', 'sqrt', 'cumulative']"),
         (["--preset", "mode"], "preset must be one of ['mean', 'medoid'], got 'mode'"),
         (["--section", "testing"], "section must be a non-empty list of"),
@@ -204,3 +194,145 @@ def test_bad_input_gets_one_sentence_and_writes_nothing(
     assert main(["cluster", "--dataset_dir", str(dataset), "--out", str(out), *arguments]) == 1
     assert sentence in capsys.readouterr().err
     assert not out.exists()
+
+
+# intensity of the infarct where myocardium is 0.3, blood 0.5, air 0 and fat 1
+HEARTS = {"pale": 0.4, "middle": 0.6, "light": 0.85}
+NO_REFLOW = 0.2
+
+
+def write_hearts(folder: Path, per_kind: int = 3) -> Path:
+    """Hearts of each kind, every scan in another unit; only light ones have no-reflow."""
+    rng = np.random.default_rng(0)
+    x, y = np.meshgrid(*2 * [np.arange(64) - 32], indexing="ij")
+    radius = np.hypot(x, y)[..., None].repeat(4, 2)
+    (folder / "cases").mkdir(parents=True)
+    entries = []
+    for i, kind in enumerate([*list(HEARTS) * per_kind, "healthy"]):
+        label = np.where(radius < 12, 1, np.where(radius < 20, 2, 0)).astype(np.uint8)
+        image = np.choose(label, [0.05, 0.5, 0.3]) + rng.normal(0, 0.01, label.shape)
+        image[:8] = 1  # fat
+        if kind in HEARTS:
+            infarct = (label == 2) & (x > 5)[..., None]
+            label[infarct] = 3
+            image[infarct] = HEARTS[kind] + rng.normal(0, 0.01, int(infarct.sum()))
+        if kind == "light":
+            core = (label == 3) & (radius < 15)
+            label[core], image[core] = 4, NO_REFLOW
+        names = {key: f"cases/{i}_{key}.nii.gz" for key in ("image", "label")}
+        values = (1 + image * rng.uniform(100, 3000)).astype(np.float32)
+        for name, array in zip(names.values(), (values, label), strict=True):
+            nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.5, 10, 1])), folder / name)
+        entries.append({"name": f"{kind}_{i}", **names})
+    content = {"training": entries, "normal": entries[-1:]}
+    (folder / "datalist.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hearts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_hearts(tmp_path_factory.mktemp("hearts") / "hearts")
+
+
+@pytest.fixture
+def heart_bundle(tmp_path: Path) -> Path:
+    return copy_of("lefusion_emidec", tmp_path)
+
+
+def peak(histogram: list[float], block: int) -> float:
+    """Middle of the fullest bin; the rim of a lesion is blurred, so the mean says less."""
+    return float(np.linspace(-1, 1, 33)[1::2][np.reshape(histogram, (2, 16))[block].argmax()])
+
+
+def test_three_contrasts_are_found_whatever_the_units(
+    hearts: Path, heart_bundle: Path, tmp_path: Path
+) -> None:
+    before = (heart_bundle / "configs" / "histograms.json").read_bytes()
+    results = cluster_lesions(
+        str(hearts), str(heart_bundle), out=tmp_path / "out", space="cumulative"
+    )
+    assert (results["lesions"], results["left_out"]) == (9, 1)
+    assert [group["name"] for group in results["clusters"]] == ["faint", "moderate", "bright"]
+    assert [group["weight"] for group in results["clusters"]] == [33, 34, 33]
+    for group, (kind, level) in zip(results["clusters"], HEARTS.items(), strict=True):
+        assert [name.split("_")[0] for name in group["members"]] == [kind] * 3
+        assert group["contrast_quartiles"][1] == pytest.approx((level - 0.3) / 0.2, abs=0.05)
+        assert group["medoid"] in group["members"]
+    # all scans are made alike but for their units, so nothing moves: the levels are the model's
+    presets = load_presets(tmp_path / "out" / "histograms.json")
+    assert list(presets) == ["faint", "moderate", "bright"]
+    wall, blood = results["tissue"]
+    for name, level in zip(presets, HEARTS.values(), strict=True):
+        expected = wall + (level - 0.3) / 0.2 * (blood - wall)
+        assert peak(presets[name]["histogram"], 0) == pytest.approx(expected, abs=0.08)
+        assert presets[name]["tissue"] == results["tissue"]
+        assert presets[name]["gain"] == results["gain"] == 0.5
+    # groups without no-reflow have it from the others
+    expected = wall + (NO_REFLOW - 0.3) / 0.2 * (blood - wall)
+    assert peak(presets["bright"]["histogram"], 1) == pytest.approx(expected, abs=0.08)
+    cores = [preset["histogram"][16:] for preset in presets.values()]
+    assert cores[0] == cores[1] == cores[2]
+    assert [group["members_by_class"] for group in results["clusters"]] == [[3, 0], [3, 0], [3, 3]]
+    assert max(results["fit"]["mean"]) < 0.05
+    assert json.loads((tmp_path / "out" / "cluster.json").read_text()) == results
+    assert (tmp_path / "out" / "cluster.png").read_bytes()[:4] == b"\x89PNG"
+    assert (heart_bundle / "configs" / "histograms.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_figure")
+def test_write_replaces_the_presets_of_hearts(
+    hearts: Path, heart_bundle: Path, tmp_path: Path
+) -> None:
+    path = heart_bundle / "configs" / "histograms.json"
+    old = json.loads(path.read_text())
+    cluster_lesions(str(hearts), str(heart_bundle), out=tmp_path, write=True, preset="medoid")
+    new = json.loads(path.read_text())
+    assert new.keys() == old.keys()
+    assert new != old
+    for preset in new["presets"].values():
+        assert np.reshape(preset["histogram"], (2, 16)).sum(1) == pytest.approx([1, 1], abs=1e-12)
+    drawn = HeartTextures("mixed", load_presets(path)).draw(
+        0, np.random.default_rng(0), (-0.4, 0.0), [True, True]
+    )
+    assert drawn[0] in new["presets"]
+    # without a file, what the bundle's train.json says
+    path.unlink()
+    results = cluster_lesions(str(hearts), str(heart_bundle), 2, tmp_path)
+    assert (results["bins"], results["gain"]) == (16, 0.5)
+    with pytest.raises(ValueError, match=r"write needs presets with the texture .*'moderate'"):
+        cluster_lesions(str(hearts), str(heart_bundle), 2, tmp_path, write=True)
+    assert not path.exists()
+
+
+def test_a_heart_is_measured_as_the_model_sees_it(hearts: Path) -> None:
+    entry = json.loads((hearts / "datalist.json").read_text())["training"][2]
+    files = [{key: str(hearts / entry[key]) for key in ("image", "label")}]
+    _, look = read_look("lefusion_emidec")
+    found = measure_textures(files, look.model, look.bins)
+    assert found.fine.shape == (1, 2, 256)
+    assert found.fine.sum(-1) == pytest.approx(1)
+    assert found.contrast[0] == pytest.approx((0.85 - 0.3) / 0.2, abs=0.05)
+    assert found.voxels[0, 0] > found.voxels[0, 1] > 0
+    assert found.tissue is not None
+    own = found.histograms(0, found.tissue[0], gain=1)
+    assert own == pytest.approx(found.fine[0].reshape(2, 16, 16).sum(-1))
+
+
+@pytest.mark.usefixtures("no_figure")
+def test_the_command_knows_hearts_by_their_bundle(
+    hearts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["cluster", "--dataset_dir", str(hearts), "--bundle", "lefusion_emidec"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "bright: 3 lesions (33 %), contrast 2.7" in printed
+    assert "median divergence of lesions from their preset" in printed
+    failures = {
+        "--preset=mode": "preset must be one of ['mean', 'medoid'], got 'mode'",
+        "--clusters=1": "clusters must be a whole number from 2 to",
+        "--section=normal": "dataset must hold a lesion, got 1 entries with empty labels",
+    }
+    for word, sentence in failures.items():
+        assert main([*words, "--out", str(tmp_path / "none"), word]) == 1
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

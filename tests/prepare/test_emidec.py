@@ -86,7 +86,7 @@ def test_affine_comes_from_the_voxel_size_and_values_stay(tmp_path: Path) -> Non
     prepare_emidec(tmp_path / "in", tmp_path / "out")
     source = nib.load(tmp_path / "in/Case_P001/Images/Case_P001.nii.gz")
     image, label = (
-        nib.load(tmp_path / f"out/cases/P001_{kind}.nii.gz") for kind in ("image", "label")
+        nib.load(tmp_path / f"out/cases/P001/P001_{kind}.nii.gz") for kind in ("image", "label")
     )
     np.testing.assert_allclose(image.affine, np.diag([-1.5, -1.25, 10, 1]))
     np.testing.assert_array_equal(label.affine, image.affine)
@@ -105,7 +105,7 @@ def test_true_affines_are_kept(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         nib.save(nib.Nifti1Image(values, affine), path)
     prepare_emidec(tmp_path / "in", tmp_path / "out")
-    image = nib.load(tmp_path / "out/cases/P001_image.nii.gz")
+    image = nib.load(tmp_path / "out/cases/P001/P001_image.nii.gz")
     np.testing.assert_allclose(image.affine, affine, atol=1e-6)
     (entry,) = datalist(tmp_path / "out")["training"]
     assert (entry["bits"], entry["spacing_is_nominal"]) == (8, True)
@@ -175,7 +175,7 @@ def test_second_run_takes_up_what_is_missing(release: Path, tmp_path: Path) -> N
     out = tmp_path / "out"
     first = prepare_emidec(release, out)
     before = datalist(out)
-    kept, lost = out / "cases/P001_image.nii.gz", out / "cases/P005_label.nii.gz"
+    kept, lost = (out / "cases" / f"{n}/{n}_label.nii.gz" for n in ("P001", "P005"))
     kept.write_bytes(b"untouched")
     lost.unlink()
     assert prepare_emidec(release, out) == first

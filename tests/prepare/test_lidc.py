@@ -8,14 +8,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.bundle import ConfigParser
-from monai.data import decollate_batch
 from nibabel.affines import apply_affine
 
 from tests.prepare.lidc_download import (
     SHAPE,
     XML,
     box,
+    chain_round,
     message,
     nodule,
     outlined,
@@ -24,12 +23,21 @@ from tests.prepare.lidc_download import (
 )
 from tools.cli import main
 from tools.dicom.series import DicomSeries, read_series
-from tools.prepare import lidc_rois
-from tools.prepare.lidc import find_scans, prepare_lidc, validation_patient
-from tools.prepare.lidc_rois import RoiSettings
-from tools.prepare.lidc_xml import RATINGS
+from tools.prepare import lidc
+from tools.prepare.lidc import (
+    RATINGS,
+    Outline,
+    Reading,
+    cluster_readings,
+    enclosed,
+    find_scans,
+    parse_read_message,
+    prepare_lidc,
+    reading_mask,
+)
+from tools.prepare.scans import bundle_rule, prepare_scans, validation_patient
 
-SETTINGS = RoiSettings(size=(24, 24, 16), normal_rois=2)
+RULE = bundle_rule("lefusion_lidc", size=(24, 24, 16), normal=2)
 FIRST = box((20, 30), (20, 30), (14, 20))
 FIRST_CORE = box((20, 24), (20, 30), (14, 20))  # what all four readers hold
 LONE = box((40, 46), (40, 46), (30, 34))
@@ -70,7 +78,7 @@ def download(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prepared(download: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("prepared")
-    return out, prepare_lidc(download, out, SETTINGS, workers=1, validation_fraction=0.5)
+    return out, prepare_lidc(download, out, RULE, workers=1, validation_fraction=0.5)
 
 
 def datalist(out: Path) -> dict[str, Any]:
@@ -116,8 +124,8 @@ def test_consensus_masks_are_those_drawn(download: Path, prepared: tuple[Path, d
 
 
 def test_agreement_and_min_readers(download: Path, tmp_path: Path) -> None:
-    settings = SETTINGS._replace(agreement=0.75, min_readers=2, normal_rois=0)
-    summary = prepare_lidc(download, tmp_path, settings, workers=1, validation_fraction=0.0)
+    rule = RULE._replace(normal=0)
+    summary = prepare_lidc(download, tmp_path, rule, 2, 0.75, 1, validation_fraction=0.0)
     assert summary["training"] == 3
     series = read_series(download / "LIDC-A" / "study" / "series")
     found = [e for e in datalist(tmp_path)["training"] if e["patient"] == "LIDC-A"]
@@ -128,10 +136,20 @@ def test_agreement_and_min_readers(download: Path, tmp_path: Path) -> None:
 
 def test_ratings_are_kept_by_reader(prepared: tuple[Path, dict]) -> None:
     by_patient = entries(prepared[0])
-    assert by_patient["LIDC-A"]["ratings"] == {key: [5, 4, 4, 2] for key in RATINGS}
-    assert by_patient["LIDC-A"]["ratings_mean"] == dict.fromkeys(RATINGS, 3.75)
-    assert by_patient["LIDC-B"]["ratings"]["texture"] == [1, 2, 3, 0]
-    assert by_patient["LIDC-B"]["ratings_mean"]["malignancy"] == 2.0
+    assert by_patient["LIDC-A"]["ratings_by_reader"] == {key: [5, 4, 4, 2] for key in RATINGS}
+    assert {by_patient["LIDC-A"][key] for key in RATINGS} == {3.75}
+    assert by_patient["LIDC-B"]["ratings_by_reader"]["texture"] == [1, 2, 3, 0]
+    assert by_patient["LIDC-B"]["malignancy"] == 2.0
+
+
+def test_the_same_scans_make_masks(prepared: tuple[Path, dict], tmp_path: Path) -> None:
+    rule = bundle_rule("diffmask")
+    prepare_scans(prepared[0] / "scans.json", tmp_path, rule, validation_fraction=0.0)
+    masks = {entry["patient"]: entry for entry in datalist(tmp_path)["training"]}
+    for patient, expected in (("LIDC-A", FIRST), ("LIDC-B", DISC)):
+        mask = np.asarray(nib.load(tmp_path / masks[patient]["label"]).dataobj)
+        assert mask.sum() == pytest.approx(expected.sum(), rel=0.02)
+        assert masks[patient]["texture"] in (3.75, 2.0)
 
 
 def test_normal_windows_touch_no_mark(download: Path, prepared: tuple[Path, dict]) -> None:
@@ -158,36 +176,6 @@ def test_split_is_by_patient(download: Path, prepared: tuple[Path, dict]) -> Non
     for entry in content["normal"]:
         expected = "validation" if validation_patient(entry["patient"], 0, 0.5) else "training"
         assert entry["section"] == expected
-    share = np.mean([validation_patient(f"LIDC-IDRI-{n:04d}", 0, 0.2) for n in range(1000)])
-    assert share == pytest.approx(0.2, abs=0.04)
-
-
-@pytest.mark.slow  # each worker imports torch anew
-def test_two_workers_write_the_same(
-    download: Path, prepared: tuple[Path, dict], tmp_path: Path
-) -> None:
-    out, summary = prepared
-    assert prepare_lidc(download, tmp_path, SETTINGS, 2, 0.5) == summary
-    assert tree(tmp_path) == tree(out)
-
-
-def test_training_config_loads_the_windows(prepared: tuple[Path, dict], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(prepared[0], out)
-    content = datalist(out)
-    content["training"] += content["validation"]
-    (out / "datalist.json").write_text(json.dumps(content))
-    parser = ConfigParser()
-    parser.read_config("bundles/lefusion_lidc/configs/train.json")
-    parser["dataset_dir"], parser["device"] = str(out), "cpu"
-    loader = parser.get_parsed_content("train#dataloader")
-    batches = list(loader)
-    assert len(batches) == 1
-    for batch in batches:
-        assert batch["image"].shape == batch["label"].shape == (2, 1, 24, 24, 24)
-        assert batch["image"].min() >= -1
-        assert (batch["label"].sum((1, 2, 3, 4)) > 0).all()
-        assert len(decollate_batch(batch)) == 2
 
 
 def test_resume_redoes_only_what_is_not_done(
@@ -195,23 +183,23 @@ def test_resume_redoes_only_what_is_not_done(
 ) -> None:
     out, summary = prepared
     calls: list[str] = []
-    read = lidc_rois.read_series
+    read = lidc.read_series
 
-    def stop_at_second(folder: Path) -> DicomSeries:
+    def stop_at_second(folder: Path, pixels: bool) -> DicomSeries:
         calls.append(folder.parts[-3])
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return read(folder)
+        return read(folder, pixels=pixels)
 
-    monkeypatch.setattr(lidc_rois, "read_series", stop_at_second)
+    monkeypatch.setattr(lidc, "read_series", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
-        prepare_lidc(download, tmp_path, SETTINGS, 1, 0.5)
-    assert [p.name for p in (tmp_path / "rois").iterdir()] == ["LIDC-A"]
-    assert prepare_lidc(download, tmp_path, SETTINGS, 1, 0.5) == summary
+        prepare_lidc(download, tmp_path, RULE, workers=1, validation_fraction=0.5)
+    assert [p.name for p in (tmp_path / "scans").iterdir()] == ["LIDC-A_s1"]
+    assert prepare_lidc(download, tmp_path, RULE, 3, 0.5, 1, 0.5) == summary
     assert calls == ["LIDC-A", "LIDC-B", "LIDC-B", "LIDC-C"]
     assert tree(tmp_path) == tree(out)
     with pytest.raises(ValueError, match="out must be a new folder or one prepared with the same"):
-        prepare_lidc(download, tmp_path, SETTINGS._replace(agreement=0.6), 1, 0.5)
+        prepare_lidc(download, tmp_path, RULE, 3, 0.6, 1, 0.5)
 
 
 def test_broken_patients_are_named_and_others_done(
@@ -225,27 +213,34 @@ def test_broken_patients_are_named_and_others_done(
     command += ["--size", "24,24,16", "--normal_rois", "0"]
     assert main(command) == 1
     error = capsys.readouterr().err
-    assert "2 patients could not be prepared" in error
-    assert "LIDC-A: series must be complete, got 1 missing" in error
-    assert "LIDC-C: series must have one LidcReadMessage XML, got []" in error
+    assert "2 scans could not be prepared" in error
+    assert "LIDC-A_s1: series must be complete, got 1 missing" in error
+    assert "LIDC-C_s1: series must have one LidcReadMessage XML, got []" in error
     assert set(entries(out)) == {"LIDC-B"}
-    assert sorted(p.name for p in (out / "rois").iterdir()) == ["LIDC-B"]
+    assert sorted(p.name for p in (out / "cases").iterdir()) == ["LIDC-B_s1"]
     shutil.rmtree(root / "LIDC-A")
     shutil.rmtree(root / "LIDC-C")
     assert main(command) == 0
 
 
 @pytest.mark.parametrize(
-    ("change", "message_"),
+    ("words", "sentence"),
     [
-        ({"agreement": 0.0}, "agreement must be above 0, at most 1, got 0.0"),
-        ({"min_readers": 5}, "min_readers must be from 1 to 4, got 5"),
-        ({"size": (64, 64)}, "size must be three numbers of voxels"),
+        (["--agreement", "0"], "agreement must be above 0, at most 1, got 0"),
+        (["--min_readers", "5"], "min_readers must be from 1 to 4, got 5"),
+        (["--size", "64,64"], "size must be three numbers of voxels, got [64, 64]"),
     ],
 )
-def test_settings_out_of_range(tmp_path: Path, change: dict[str, Any], message_: str) -> None:
-    with pytest.raises(ValueError, match=message_):
-        prepare_lidc(tmp_path, tmp_path / "out", RoiSettings()._replace(**change))
+def test_settings_out_of_range(
+    download: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    sentence: str,
+) -> None:
+    command = ["prepare", "lidc", "--dicom", str(download), "--out", str(tmp_path / "out")]
+    assert main([*command, "--workers", "1", "--normal_rois", "0", *words]) == 1
+    assert f"error: {sentence}" in capsys.readouterr().err
 
 
 def test_no_scans(tmp_path: Path) -> None:
@@ -253,3 +248,90 @@ def test_no_scans(tmp_path: Path) -> None:
         find_scans(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="dicom must hold CT series"):
         find_scans(tmp_path)
+
+
+def flat_series() -> DicomSeries:
+    uids = tuple(f"u{k}" for k in range(SHAPE[2]))
+    return DicomSeries(np.zeros(SHAPE, np.int16), np.eye(4), uids, np.arange(44.0), "s", "p", "CT")
+
+
+def reading(mask: np.ndarray, reader: int) -> Reading:
+    uids = flat_series().sop_uids
+    slices = np.flatnonzero(mask.any((0, 1)))
+    chains = tuple(Outline(uids[k], True, chain_round(mask[..., k])) for k in slices)
+    return Reading(reader, "n", {"texture": 5}, chains)
+
+
+def test_chain_is_not_part_of_the_nodule() -> None:
+    square = np.array([[2, 3], [3, 3], [4, 3], [4, 4], [4, 5], [3, 5], [2, 5], [2, 4]])
+    for points in (square, square[::-1], square[::2]):  # any direction; corners alone
+        start, mask = enclosed(points)
+        np.testing.assert_array_equal(start + np.argwhere(mask), [[3, 4]])
+    notch = np.array([[0, 0], [6, 0], [6, 6], [4, 6], [4, 2], [2, 2], [2, 6], [0, 6]])
+    _, mask = enclosed(notch)  # a U: its bay is outside
+    expected = np.zeros((7, 7), bool)
+    expected[1:6, 1] = expected[1, 2:6] = expected[5, 2:6] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_exclusions_are_taken_out_whatever_their_order() -> None:
+    whole, hole = box((10, 20), (10, 20), (5, 7)), box((13, 16), (12, 17), (6, 7))
+    inner = Outline("u6", False, chain_round(hole[..., 6]))
+    marked = reading(whole, 1)
+    for outlines in ((*marked.outlines, inner), (inner, *marked.outlines)):
+        found = reading_mask(marked._replace(outlines=outlines), flat_series())
+        assert found is not None
+        mask = np.zeros(SHAPE, bool)
+        mask[tuple((found.start + np.argwhere(found.mask)).T)] = True
+        np.testing.assert_array_equal(mask, whole & ~hole)
+
+
+def test_outlines_off_the_series_are_refused() -> None:
+    marked = reading(box((10, 20), (10, 20), (5, 7)), 1)
+    moved = marked.outlines[0]._replace(sop_uid="u99")
+    with pytest.raises(ValueError, match="got nodule n on u99, which series s lacks"):
+        reading_mask(marked._replace(outlines=(moved,)), flat_series())
+    beyond = marked.outlines[0]._replace(points=np.array([[60, 1], [64, 1], [64, 9]]))
+    with pytest.raises(ValueError, match=r"inside slices of \(64, 64\) pixels"):
+        reading_mask(marked._replace(outlines=(beyond,)), flat_series())
+    lone = marked.outlines[0]._replace(points=np.array([[5, 5], [6, 5]]))
+    assert reading_mask(marked._replace(outlines=(lone,)), flat_series()) is None
+
+
+def test_readings_are_clustered_by_overlap_and_distance() -> None:
+    shapes = [
+        (box((10, 20), (10, 20), (5, 9)), 1),
+        (box((12, 20), (10, 20), (5, 9)), 2),
+        (box((19, 25), (10, 20), (5, 9)), 2),  # second nodule of reader 2, touching the first
+        (box((20, 26), (10, 20), (5, 9)), 3),
+        (box((10, 13), (40, 43), (5, 6)), 1),  # no shared voxel, neighbouring slices
+        (box((10, 13), (40, 43), (6, 7)), 2),
+        (box((10, 13), (40, 43), (12, 13)), 3),  # too far
+    ]
+    masks = [reading_mask(reading(*shape), flat_series()) for shape in shapes]
+    known = [mask for mask in masks if mask is not None]
+    clusters = cluster_readings(known, np.eye(4))
+    index = [[next(i for i, m in enumerate(known) if m is c) for c in group] for group in clusters]
+    assert index == [[0, 1], [2, 3], [4, 5], [6]]
+    assert cluster_readings([], np.eye(4)) == []
+
+
+def test_xml_of_other_kinds_and_faults(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_text(f'<IdriReadMessage xmlns="{XML}"/>')
+    with pytest.raises(ValueError, match="annotation must be a LidcReadMessage"):
+        parse_read_message(path)
+    path.write_text("<LidcReadMessage")
+    with pytest.raises(ValueError, match="annotation must be well-formed XML"):
+        parse_read_message(path)
+    path.write_text(message([nodule("n", roi("", np.array([[1, 2]])), 3)]))
+    with pytest.raises(ValueError, match="must give every mark in full, got roi without imageSOP"):
+        parse_read_message(path)
+    point, ring = np.array([[1, 2]]), np.array([[1, 1], [3, 1], [3, 3], [1, 3]])
+    both = nodule("p", roi("u", point), 3) + nodule("u", roi("u", ring), None)
+    path.write_text(message([both, nodule("r", roi("u", ring, "false"), 3)]))
+    found = parse_read_message(path)
+    assert [r.nodule_id for r in found.readings] == ["r"]
+    assert (found.readings[0].reader, found.readings[0].outlines[0].inclusion) == (2, False)
+    assert len(found.small_nodules) == 2  # no ratings, or a single point
+    assert found.series_uid == "1.2.3"

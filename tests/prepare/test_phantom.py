@@ -1,47 +1,41 @@
+"""Phantoms written where they can be opened."""
+
 import json
 from functools import partial
 from pathlib import Path
 
 import nibabel as nib
-import numpy as np
 import pytest
 
-from tools.phantoms.heart_datasets import write_heart_dataset
-from tools.prepare import phantom
-from tools.prepare.phantom import prepare_phantom
+from tools.cli import main
+from tools.phantoms import datasets, heart_datasets
 
 
-def test_chest_with_a_nodule(tmp_path: Path) -> None:
-    paths = prepare_phantom(tmp_path, seed=1, nodules=1, spacing_mm=4.0)
-    image, label = nib.load(paths["image"]), nib.load(paths["label"])
-    assert image.shape == label.shape == (96, 80, 72)
-    assert np.asarray(label.dataobj).any()
-    lesions = json.loads(Path(paths["record"]).read_text())["lesions"]
-    assert len(lesions) == 1
-
-
-def test_rois_come_with_a_datalist(tmp_path: Path) -> None:
-    paths = prepare_phantom(tmp_path, kind="lesion_rois", count=3)
-    datalist = json.loads(Path(paths["datalist"]).read_text())
-    assert (tmp_path / datalist["training"][0]["image"]).is_file()
-    assert list(paths) == ["datalist"]
-
-
-def test_hearts_come_with_a_datalist_and_a_healthy_stack(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_kind_comes_with_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        phantom, "write_heart_dataset", partial(write_heart_dataset, sections={"training": 1})
+        heart_datasets,
+        "write_heart_dataset",
+        partial(heart_datasets.write_heart_dataset, sections={"training": 1}),
     )
-    paths = prepare_phantom(tmp_path, kind="heart", seed=2)
-    assert set(paths) == {"heart_image", "heart_label", "heart_record", "heart_datalist"}
+    monkeypatch.setattr(datasets, "write_lesion_rois", partial(datasets.write_lesion_rois, count=3))
+    monkeypatch.setattr(
+        datasets,
+        "write_chest_phantom",
+        partial(datasets.write_chest_phantom, shape=(48, 40, 36), spacing_mm=8.0),
+    )
+    words = ["prepare", "phantom", "--kind", "all", "--out", str(tmp_path), "--json"]
+    assert main(words) == 0
+    paths = json.loads(capsys.readouterr().out)
+    assert nib.load(paths["image"]).shape == nib.load(paths["lung"]).shape == (48, 40, 36)
     assert nib.load(paths["heart_image"]).shape == (160, 160, 10)
-    datalist = json.loads(Path(paths["heart_datalist"]).read_text())
-    assert (tmp_path / datalist["training"][0]["label"]).is_file()
+    for key, folder in (("datalist", tmp_path), ("heart_datalist", tmp_path / "heart")):
+        listed = json.loads(Path(paths[key]).read_text())["training"]
+        assert (folder / listed[0]["label"]).is_file()
 
 
-def test_wrong_arguments_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"kind must be one of .* got 'brain'"):
-        prepare_phantom(tmp_path, kind="brain")
-    with pytest.raises(ValueError, match="spacing_mm > 0"):
-        prepare_phantom(tmp_path, spacing_mm=0)
+def test_an_unknown_kind_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "phantom", "--kind", "brain", "--out", str(tmp_path / "out")]) == 1
+    assert "error: kind must be one of" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

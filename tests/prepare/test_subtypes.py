@@ -9,7 +9,7 @@ import pytest
 
 from tools.cli import main
 from tools.prepare.subtypes import collect_subtypes
-from tools.synthesis.subtypes import read_subtypes
+from tools.synthesis.catalogue import read_subtypes
 
 LEVELS = {5.0: 50.0, 3.0: -300.0, 1.0: -650.0}  # HU by texture rating
 SIDES = (3, 4, 5, 6, 7, 8)

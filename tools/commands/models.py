@@ -123,17 +123,17 @@ def evaluate(
 ) -> Result:
     """Measure on validation data whether a bundle obeys its controls and its lesions look real.
 
-    Of a texture model: histogram control on lesions made ready by ``prepare crops``. Of a shape
+    Of a texture model: histogram control on lesions made ready by ``prepare scans``. Of a shape
     model (a bundle without configs/histograms.json): spheres, boundaries, shape features,
-    classifiers and ratings on masks made by ``prepare masks``.
+    classifiers and ratings on masks made by ``prepare scans``.
     Of a model of hearts (a bundle whose inference.json has slice_window): histogram control of each
     lesion class, contrasts to blood, variants of the network, on scans made ready by ``prepare
     emidec``.
     Of a model of nodules by subtype (inference.json has latent_window): asked and drawn histograms
     by subtype, with histogram, subtype, or neither asked for; the subtype that a classifier of real
-    lesions names; variants of the network, on windows of ``prepare crops --ratings``.
+    lesions names; variants of the network, on windows with ratings.
     Of the autoencoder that a latent model works in (``--stage autoencoder``): PSNR, SSIM and error
-    in HU over patches, in lung and in lesions, on what ``prepare ct`` made ready.
+    in HU over patches, in lung and in lesions, on what ``prepare scans`` made ready.
 
     Example: python -m tools evaluate --dataset_dir work/crops --out out/evaluate --discriminator
 

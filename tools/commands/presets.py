@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from tools.commands.result import Result
 
 __all__ = ["cluster", "subtypes"]
@@ -44,33 +41,24 @@ def cluster(
         preset: mean (of the group) or medoid (of its most central lesion).
     """
     from tools.prepare.cluster import cluster_lesions
-    from tools.prepare.heart_textures import cluster_hearts, has_slices
 
-    hearts = has_slices(bundle)
-    run = cluster_hearts if hearts else cluster_lesions
-    results = run(dataset_dir, bundle, clusters, out, write, seed, section, space, preset)
-    text = _cluster_text(results, hearts)
-    return Result(
-        f"{text}\npresets in {results['presets_file']}; look at {out}/cluster.png", results
+    results = cluster_lesions(
+        dataset_dir, bundle, clusters, out, write, seed, section, space, preset
     )
-
-
-def _cluster_text(results: Mapping[str, Any], hearts: bool) -> str:
-    """Return the groups, and how well each number of groups fits, line by line."""
     lines = []
     for group in results["clusters"]:
         size = f"{group['name']}: {group['size']} lesions ({group['weight']} %)"
-        if hearts:
+        if "tissue" in results:
             low, middle, high = group["contrast_quartiles"]
             lines.append(f"{size}, contrast {middle} (quartiles {low} to {high}; blood is 1)")
         else:
             top = f"{group['top_bin_share']:.0%} of voxels in the brightest bin"
             lines.append(f"{size}, {group['mean_hu']} HU, {top}")
-    if hearts:
-        lines.append(f"median divergence of lesions from their preset, by class: {results['fit']}")
+    lines.append(f"median divergence of lesions from their preset, by class: {results['fit']}")
     row = "{clusters} clusters: silhouette {silhouette}, inertia {inertia}"
     lines += [row.format(**entry) for entry in results["by_clusters"]]
-    return "\n".join(lines)
+    lines.append(f"presets in {results['presets_file']}; look at {out}/cluster.png")
+    return Result("\n".join(lines), results)
 
 
 def subtypes(
@@ -90,7 +78,7 @@ def subtypes(
     Example: python -m tools subtypes --dataset_dir work/rois --out subtypes.json
 
     Args:
-        dataset_dir: folder with datalist.json, as prepare crops --ratings or prepare lidc makes it.
+        dataset_dir: folder with datalist.json, as prepare scans makes it of scans with ratings.
         out: file to write.
         bins: of the histograms, as the bundle was trained with.
         window_hu: lowest and highest HU of the histograms.

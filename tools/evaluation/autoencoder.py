@@ -68,8 +68,8 @@ def evaluate_autoencoder(
 
     Args:
         bundle: folder of the bundle, or its name.
-        dataset_dir: folder with ``datalist.json``, as ``prepare ct`` makes it; "" is the embedded
-            phantom.
+        dataset_dir: folder with ``datalist.json``, as ``prepare scans`` makes it; "" is the
+            embedded phantom.
         out: folder for the results.
         weights: state dict, or a checkpoint of the training; None takes the bundle's.
         overlay: a config of the bundle with another ``autoencoder_def``.

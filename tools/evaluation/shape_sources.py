@@ -71,7 +71,7 @@ def load_shapes(
     """Return the masks of a datalist, each cut or padded to the grid round its sphere.
 
     Args:
-        dataset_dir: folder made by ``prepare masks``.
+        dataset_dir: folder made by ``prepare scans``.
         section: of its ``datalist.json``.
         limit: number of masks, evenly spread over the list; None takes all.
 

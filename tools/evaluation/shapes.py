@@ -78,7 +78,7 @@ def evaluate_shapes(
 
     Args:
         bundle: folder of the bundle, or its name.
-        dataset_dir: folder made by ``prepare masks``, with a training and a validation section.
+        dataset_dir: folder made by ``prepare scans``, with a training and a validation section.
         out: folder for the results.
         limit: number of validation masks, evenly spread; None takes all.
         seed: of all chance.

@@ -96,7 +96,7 @@ def load_subtype_cases(
         share = len(mine) if limit is None else min(len(mine), -(-limit // len(SUBTYPES)))
         chosen += [(mine[i * len(mine) // share], number) for i in range(share)]
     if not chosen:
-        raise ValueError("dataset must have lesions with a texture (prepare crops --ratings)")
+        raise ValueError("dataset must have lesions with a texture (prepare scans keeps ratings)")
     bar = tqdm(chosen, desc="loading lesions")
     return [_load(entry, number, settings, window_hu, bins) for entry, number in bar]
 

@@ -2,155 +2,166 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tools.files import new_file
-from tools.prepare.cluster_textures import Clustering, LesionTextures
+from tools.prepare.textures import Look, Textures
 
-__all__ = ["draw_choice", "example_members", "write_cluster_figure"]
+if TYPE_CHECKING:
+    from tools.prepare.cluster import Clustering
+
+__all__ = ["write_cluster_figure"]
 
 COLORS = ("#4c78a8", "#e0873a", "#54a24b", "#b279a2", "#d1495b", "#8c6d46")
-INK, MUTED, OUTLINE = "#222222", "#8a8a8a", "#ffb000"
-SIDE_MM = 32.0
+INK, MUTED = "#222222", "#8a8a8a"
+OUTLINES = ("#ffb000", "#00b4d8")
+TISSUE = ("myocardium", "blood")
+SIDE_MM, ROUND_MM = 32.0, 12.0  # of an example: at least, and beyond its lesion
 
 
 def write_cluster_figure(
     path: str | Path,
-    textures: LesionTextures,
+    textures: Textures,
+    rows: np.ndarray,
     clustering: Clustering,
     results: Mapping[str, Any],
-    examples: int = 5,
+    look: Look,
+    examples: int = 4,
 ) -> Path:
-    """Write one row per group (histogram, example slices) and a last row that helps to choose k.
+    """Write one row per group (a histogram per class, example slices) and a last to choose k.
 
     Args:
         path: a PNG file.
         textures: lesions.
+        rows: histograms of them, in one tissue, ``(n, classes, bins)``.
         clustering: groups of them.
-        results: see :func:`tools.prepare.cluster.cluster_lesions`; ``clusters``, ``window_hu``,
-            ``by_clusters`` and ``settings`` are read.
-        examples: lesions shown per group.
+        results: see :func:`tools.prepare.cluster.cluster_lesions`.
+        look: of the bundle.
+        examples: lesions shown per group, from the one nearest to the centre to the farthest.
     """
-    groups = results["clusters"]
-    figure = Figure(figsize=(4.6 + 1.75 * examples, 2.3 * len(groups) + 2.7), layout="constrained")
-    heights = [2.3] * len(groups) + [2.7]
-    rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    tallest = max(np.percentile(textures.histograms[clustering.labels == i], 90, axis=0).max()
-                  for i in range(len(groups)))  # fmt: skip
-    for i, group in enumerate(groups):
-        left, *slices = rows[i].subplots(1, examples + 1, width_ratios=[2.5] + [1] * examples)
-        inside = textures.histograms[clustering.labels == i]
-        _draw_histogram(left, inside, group, results["window_hu"], COLORS[i % len(COLORS)])
-        left.set_ylim(0, max(1.05 * tallest, 0.1))
-        chosen = example_members(clustering, i, examples)
-        for axes, member in zip(slices, chosen, strict=False):
-            _draw_lesion(axes, textures, member, results["window_hu"])
-        for axes in slices[len(chosen) :]:
-            axes.set_axis_off()
-    spread, choice = rows[-1].subplots(1, 2, width_ratios=[1.6, 1])
-    _draw_means(spread, textures, clustering, results)
-    draw_choice(choice, results)
-    target = Path(path)
-    with new_file(target) as partial:
-        figure.savefig(partial, dpi=120, format="png", facecolor="white")
-    return target
+    groups, classes = results["clusters"], rows.shape[1]
+    size = (3.2 * classes + 1.9 * examples, 2.4 * len(groups) + 2.7)
+    figure = Figure(figsize=size, layout="constrained")
+    heights = [2.4] * len(groups) + [2.7]
+    parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    widths = [1.6] * classes + [1] * examples
+    for i, (group, members) in enumerate(zip(groups, clustering.members, strict=True)):
+        axes = parts[i].subplots(1, classes + examples, width_ratios=widths)
+        for block in range(classes):
+            _draw_histogram(axes[block], rows[members, block], group, block, results, look)
+            axes[block].set_title(_title(group, block, results, look), fontsize=9, color=INK)
+        ranked = members[clustering.distances[members].argsort(kind="stable")]
+        places = np.linspace(0, len(ranked) - 1, min(examples, len(ranked))).round().astype(int)
+        for each, member in zip(axes[classes:], ranked[places], strict=False):
+            _draw_lesion(each, textures, int(member), look)
+        for each in axes[classes + len(places) :]:
+            each.set_axis_off()
+    spread, choice = parts[-1].subplots(1, 2, width_ratios=[1.6, 1])
+    _draw_means(spread, textures, clustering, results, look)
+    _draw_choice(choice, results)
+    with new_file(path) as partial:
+        figure.savefig(partial, dpi=110, format="png", facecolor="white")
+    return Path(path)
 
 
-def example_members(clustering: Clustering, group: int, count: int) -> list[int]:
-    """Return members evenly spread from the one nearest to the centre to the farthest.
-
-    Example:
-        >>> found = Clustering(np.array([0, 0, 0, 1]), np.array([0.3, 0.1, 0.2, 0.0]), 0.14)
-        >>> example_members(found, group=0, count=2)
-        [1, 0]
-    """
-    members = np.flatnonzero(clustering.labels == group)
-    ranked = members[clustering.distances[members].argsort(kind="stable")]
-    places = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
-    return ranked[places].tolist()
+def _title(group: Mapping[str, Any], block: int, results: Mapping[str, Any], look: Look) -> str:
+    count = group["members_by_class"][block]
+    name = group["name"].replace("_", " ")
+    which = f", class {look.model.classes[block]}" if len(group["members_by_class"]) > 1 else ""
+    share = f" ({group['weight']:.0f} %)" if block == 0 else ""
+    mean = f", {group['mean_hu']:.0f} HU" if "window_hu" in results else ""
+    return f"{name}{which}: {count} lesions{share}{mean}"
 
 
 def _draw_histogram(
     axes: Axes,
-    histograms: np.ndarray,
+    rows: np.ndarray,
     group: Mapping[str, Any],
-    window_hu: Sequence[float],
-    color: str,
+    block: int,
+    results: Mapping[str, Any],
+    look: Look,
 ) -> None:
-    """Draw the mean as bars, the middle 80 % of the lesions as whiskers, the preset as a line."""
-    edges = np.linspace(window_hu[0], window_hu[1], histograms.shape[1] + 1)
+    """Draw the mean as bars, the middle 80 % as whiskers, the preset as a line, the tissues."""
+    bins = rows.shape[1]
+    edges = np.linspace(*look.model.window, bins + 1)
     middle, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
-    low, high = np.percentile(histograms, [10, 90], axis=0)
-    axes.bar(middle, histograms.mean(0), width * 0.92, color=color, alpha=0.75)
-    axes.vlines(middle, low, high, color=INK, linewidth=1.1)
-    axes.stairs(group["histogram"], edges, color=INK, linewidth=1, linestyle=":")
-    axes.set_title(
-        f"{group['name'].replace('_', ' ')}: {group['size']} lesions ({group['weight']:.0f} %), "
-        f"{group['mean_hu']:.0f} HU",
-        fontsize=9,
-        color=INK,
-    )
-    axes.set_xlabel("HU", fontsize=8, labelpad=1)
-    axes.set_ylabel("share of voxels", fontsize=8)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
+    having = rows[rows.sum(1) > 0]
+    if len(having):
+        low, high = np.percentile(having, [10, 90], axis=0)
+        color = COLORS[results["clusters"].index(group) % len(COLORS)]
+        axes.bar(middle, having.mean(0), width * 0.92, color=color, alpha=0.75)
+        axes.vlines(middle, low, high, color=INK, linewidth=1.1)
+    preset = group["histogram"][block * bins : (block + 1) * bins]
+    axes.stairs(preset, edges, color=INK, linewidth=1, linestyle=":")
+    for name, level in zip(TISSUE, results.get("tissue", ()), strict=False):
+        axes.axvline(level, color=MUTED, linewidth=0.8, linestyle="--")
+        axes.annotate(name, (level, 0.98), xycoords=("data", "axes fraction"), fontsize=6,
+                      rotation=90, ha="right", va="top", color=MUTED)  # fmt: skip
+    seen = "HU" if "window_hu" in results else "intensity as the model sees it, standard tissue"
+    axes.set_xlabel(seen, fontsize=7, labelpad=1)
+    axes.set_ylabel("share of voxels", fontsize=7)
+    axes.set_ylim(bottom=0)
+    _plain(axes)
 
 
-def _draw_lesion(
-    axes: Axes, textures: LesionTextures, member: int, window_hu: Sequence[float]
-) -> None:
-    """Draw the axial slice with most of the lesion; patient's right on the left, front on top."""
-    entry = textures.entries[member]
-    image = nib.as_closest_canonical(nib.Nifti1Image.from_filename(entry["image"]))
-    label = nib.as_closest_canonical(nib.Nifti1Image.from_filename(entry["label"]))
-    inside = np.asarray(label.dataobj) > 0
-    k = int(inside.sum((0, 1)).argmax())
-    spacing = nib.affines.voxel_sizes(image.affine)
-    centre, half = np.argwhere(inside[:, :, k]).mean(0), SIDE_MM / 2 / spacing[:2]
-    box = tuple(
-        slice(max(0, int(c - h)), int(c + h) + 1) for c, h in zip(centre, half, strict=True)
-    )
-    shown = np.asarray(image.dataobj[..., k])[box][::-1, ::-1].T
-    vmin, vmax = window_hu
-    aspect = spacing[1] / spacing[0]
-    axes.imshow(shown, cmap="gray", vmin=vmin, vmax=vmax, aspect=aspect, interpolation="nearest")
-    mask = inside[..., k][box][::-1, ::-1].T
-    axes.contour(mask, levels=[0.5], colors=OUTLINE, linewidths=0.8)
-    axes.set_title(f"{textures.mean_hu[member]:.0f} HU", fontsize=8, color=INK)
-    axes.set_xlabel(f"{textures.voxels[member]} voxels", fontsize=7, color=MUTED)
+def _draw_lesion(axes: Axes, textures: Textures, member: int, look: Look) -> None:
+    """Draw the slice with most of the lesion, as the model sees it, cut to its surroundings."""
+    sight = look.model.open(textures.entries[member])
+    assert sight is not None
+    k = int(sight.masks[0].sum((0, 1)).argmax())
+    spacing = np.asarray(sight.spacing_mm)
+    where = np.argwhere(sight.masks[0][..., k])
+    middle = (where.min(0) + where.max(0)) / 2
+    half = np.maximum(np.ptp(where, axis=0) / 2 + ROUND_MM / spacing, SIDE_MM / 2 / spacing)
+    low = np.maximum(middle - half.max(), 0).astype(int)
+    box = tuple(slice(a, int(c + half.max()) + 1) for a, c in zip(low, middle, strict=True))
+    axes.imshow(sight.image[..., k][box].T, cmap="gray", vmin=-1, vmax=1,
+                aspect=spacing[1] / spacing[0], interpolation="nearest")  # fmt: skip
+    for mask, color in zip(sight.masks, OUTLINES, strict=False):
+        if mask[..., k].any():
+            axes.contour(mask[..., k][box].T, levels=[0.5], colors=color, linewidths=0.8)
+    said = f"{textures.means[member]:.0f} HU"
+    if textures.tissue is not None:
+        said = f"contrast {textures.contrast[member]:.2f}"
+    axes.set_title(said, fontsize=8, color=INK)
+    axes.set_xlabel(f"{textures.voxels[member][0]} voxels", fontsize=7, color=MUTED)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
 
 
 def _draw_means(
-    axes: Axes, textures: LesionTextures, clustering: Clustering, results: Mapping[str, Any]
+    axes: Axes, textures: Textures, clustering: Clustering, results: Mapping[str, Any], look: Look
 ) -> None:
-    """Draw where the groups lie among all lesions: mean HU, stacked."""
-    groups, (low, high) = results["clusters"], results["window_hu"]
+    """Draw where the groups lie among all lesions: mean, or contrast to the tissue, stacked."""
+    groups = results["clusters"]
+    if textures.tissue is None:
+        values, said = textures.means, "mean HU inside the lesion"
+        edges = np.linspace(*look.model.window, 41)
+    else:
+        values, said = textures.contrast, "contrast of the lesion: 0 myocardium, 1 blood"
+        edges = np.histogram_bin_edges(values, 20)
     axes.hist(
-        [textures.mean_hu[clustering.labels == i] for i in range(len(groups))],
-        bins=np.linspace(low, high, 41).tolist(),
+        [values[members] for members in clustering.members],
+        bins=edges.tolist(),
         stacked=True,
         color=[COLORS[i % len(COLORS)] for i in range(len(groups))],
         label=[group["name"].replace("_", " ") for group in groups],
         alpha=0.75,
     )
-    axes.set_xlabel("mean HU inside the lesion", fontsize=8)
+    axes.set_xlabel(said, fontsize=8)
     axes.set_ylabel("lesions", fontsize=8)
-    axes.tick_params(labelsize=7)
     axes.legend(fontsize=8, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    _plain(axes)
 
 
-def draw_choice(axes: Axes, results: Mapping[str, Any]) -> None:
+def _draw_choice(axes: Axes, results: Mapping[str, Any]) -> None:
     """Draw silhouette and inertia over the number of groups."""
     rows = results["by_clusters"]
     numbers = [row["clusters"] for row in rows]
@@ -168,3 +179,8 @@ def draw_choice(axes: Axes, results: Mapping[str, Any]) -> None:
     for each in (axes, other):
         each.tick_params(labelsize=7)
         each.spines["top"].set_visible(False)
+
+
+def _plain(axes: Axes) -> None:
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,21 +1,30 @@
-"""EMIDEC, late-enhancement MRI of the heart, to files and a datalist (``prepare emidec``)."""
+"""EMIDEC, late-enhancement MRI of the heart, as downloaded, to stacks (``prepare emidec``)."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-import json
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, TypeAlias
 
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from tqdm import tqdm
 
-from tools.files import claimed
-from tools.prepare.archive import write_datalist
-from tools.prepare.emidec_cases import CaseFiles, find_cases, write_case
-from tools.transforms.wall import HEART_CLASSES
+from tools.files import claimed, safe_names
+from tools.prepare.scans import Cases, Record, run_cases, volume, write_sections
+from tools.transforms.wall import HEART_CLASSES, measure_heart
 
-__all__ = ["TEST_CASES", "prepare_emidec", "section_of"]
+__all__ = ["TEST_CASES", "CaseFiles", "find_cases", "prepare_emidec", "section_of"]
 
 # the ten cases on which published results of lesion synthesis were measured
 TEST_CASES = frozenset(
@@ -24,23 +33,21 @@ TEST_CASES = frozenset(
 VALIDATION_SHARE = 0.2
 _SALT = "emidec-split-v1:"
 
+_RELEASED = re.compile(r"^(.*/)?(?P<kind>Images|Contours)/Case_(?P<case>[^/]+?)\.nii(\.gz)?$")
+_FLAT = re.compile(
+    r"^(.*/)?(?P<source>emidec8bit_Case|native)_(?P<case>[^/]+)_(?P<kind>image|label)\.nii(\.gz)?$"
+)
+_KINDS = {"Images": "image", "Contours": "label"}
+StoredFile: TypeAlias = Path | zipfile.Path  # members of an archive are read where they lie
+
 
 def prepare_emidec(source: str | Path, out: str | Path) -> dict[str, Any]:
-    """Write the cases of EMIDEC as NIfTI with a true voxel size, and a datalist by patient.
+    """Write the hearts of EMIDEC as NIfTI with a true voxel size, and a datalist by patient.
 
-    Slices stay whole. ``heart_mm`` of an entry is the middle (RAS) of the box round cavity and
-    myocardium, ``heart_extent_mm`` the in-plane sides of that box, so that a window of the model's
-    size can be cut round it. Label values: 1 cavity, 2 myocardium, 3 infarct, 4 no-reflow.
-
-    A case is done when ``cases/NAME.json`` lies there; it is then not touched again, unless its
-    file in the source has another name. A case that cannot be prepared is named in the result and
-    tried again by the next run.
-
-    Args:
-        source: folder of the download, or a .zip archive, or a folder with archives: pairs
-            ``Images/Case_X.nii.gz`` and ``Contours/Case_X.nii.gz`` at any depth.
-        out: folder for ``cases/*.nii.gz`` and ``datalist.json`` with the sections training,
-            validation and test (pathological, see :func:`section_of`) and normal.
+    Slices stay whole: this is what a bundle for stacks trains on. ``heart_mm`` of an entry is the
+    middle (RAS) of the box round cavity and myocardium, ``heart_extent_mm`` the in-plane sides of
+    that box. Label values: 1 cavity, 2 myocardium, 3 infarct, 4 no-reflow. A case that cannot be
+    prepared is named in the result and tried again by the next run.
 
     Returns:
         Cases by section; ``unlabelled``: cases of the challenge's test set, which has no contours;
@@ -49,27 +56,33 @@ def prepare_emidec(source: str | Path, out: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if ``source`` does not exist or holds no case.
         ValueError: if a member of an archive would leave its folder.
-
-    Example:
-        ``python -m tools prepare emidec --source emidec-dataset-1.0.1.zip --out work/emidec``
     """
     cases = find_cases(source)
-    folder = Path(out) / "cases"
     # the challenge's own test set: numbered without a letter, and published without contours
     unlabelled = {name for name, case in cases.items() if name.isdigit() and not case.label}
-    entries: list[dict[str, Any]] = []
-    broken: dict[str, str] = {}
-    bar = tqdm([case for name, case in cases.items() if name not in unlabelled], desc="cases")
+    labelled = [case for name, case in cases.items() if name not in unlabelled]
+    folders = safe_names(case.name for case in labelled)
+    sections: dict[str, list[dict]] = {s: [] for s in ("training", "validation", "test", "normal")}
     with claimed(out, ("cases", "datalist.json")):
-        for case in bar:
-            try:
-                entries.append(_done(case, folder) or write_case(case, folder))
-            except (ValueError, OSError) as error:
-                broken[case.name] = str(error)
-            except Exception as error:  # one odd case of a hundred must not end the run
-                broken[case.name] = f"{type(error).__name__}: {error}"
-            bar.set_postfix(broken=len(broken), refresh=False)
-        counts = _write_sections(Path(out) / "datalist.json", entries)
+        place = Cases(Path(out) / "cases", {}, noun="cases")
+        records, broken = run_cases(place, dict(zip(folders, labelled, strict=True)), _write_case)
+        for record in records.values():
+            (entry,) = record["entries"]
+            sections[section_of(entry["patient"], entry["pathological"])].append(entry)
+        description = {
+            "name": "EMIDEC late-enhancement MRI",
+            "description": (
+                "short-axis stacks of the heart after contrast, whole slices; split by patient. "
+                "Cases of 8 bits are copies resized by others: their voxel size is nominal"
+            ),
+            "licence": (
+                "EMIDEC: CC BY-NC-SA 4.0, Lalande et al., Data 2020, doi:10.3390/data5040089"
+            ),
+            "modality": {"0": "MR"},
+            "labels": {"0": "background"} | {str(v): name for v, name in HEART_CLASSES.items()},
+        }
+        write_sections(Path(out) / "datalist.json", sections, description)
+    counts = {name: len(found) for name, found in sections.items()}
     return {**counts, "unlabelled": len(unlabelled), "broken": broken}
 
 
@@ -78,9 +91,7 @@ def section_of(patient: str, pathological: bool = True) -> str:
 
     ``test`` is the list of ten cases that published results use. Of the other pathological cases,
     those are for validation whose sha1 of ``"emidec-split-v1:" + name``, read as a number from 0
-    to 1, lies below 0.2. Among the cases that we could look at (47 of them) these are, with
-    no-reflow, P035 P043 P055 P063 P081 (5 of 27) and, without, P007 P090 P094 P098 P099 (5 of 20),
-    so both kinds are validated in about their proportion.
+    to 1, lies below 0.2.
 
     Args:
         patient: such as P001.
@@ -99,29 +110,150 @@ def section_of(patient: str, pathological: bool = True) -> str:
     return "validation" if share < VALIDATION_SHARE else "training"
 
 
-def _done(case: CaseFiles, folder: Path) -> dict[str, Any] | None:
-    """Return the record of a case that an earlier run has completed, or None."""
-    path = folder / f"{case.name}.json"
-    if not path.is_file() or not case.image:
-        return None
-    entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    whole = all((folder.parent / entry[kind]).is_file() for kind in ("image", "label"))
-    return entry if whole and entry["source"] == case.image[0].name else None
+class CaseFiles(NamedTuple):
+    """What a download holds of one case; several files of a kind are a fault named later."""
+
+    name: str
+    image: list[StoredFile]
+    label: list[StoredFile]
 
 
-def _write_sections(path: Path, entries: Iterable[dict[str, Any]]) -> dict[str, int]:
-    sections: dict[str, list[dict]] = {s: [] for s in ("training", "validation", "test", "normal")}
-    for entry in entries:
-        sections[section_of(entry["patient"], entry["pathological"])].append(entry)
-    description = {
-        "name": "EMIDEC late-enhancement MRI",
-        "description": (
-            "short-axis stacks of the heart after contrast, whole slices; split by patient. Cases "
-            "of 8 bits are copies resized by others: their voxel size is nominal"
-        ),
-        "licence": "EMIDEC: CC BY-NC-SA 4.0, Lalande et al., Data 2020, doi:10.3390/data5040089",
-        "modality": {"0": "MR"},
-        "labels": {"0": "background"} | {str(value): name for value, name in HEART_CLASSES.items()},
-    }
-    write_datalist(path, sections, description)
-    return {name: len(found) for name, found in sections.items()}
+def find_cases(source: str | Path) -> dict[str, CaseFiles]:
+    """Return the cases of a download by name, sorted; archives in it are looked into.
+
+    Known are ``Images/Case_X.nii.gz`` with ``Contours/Case_X.nii.gz``, at any depth, and pairs
+    ``emidec8bit_Case_X_image.nii.gz``, ``native_X_image.nii.gz`` with ``_label``. Where a case
+    exists with full precision, its 8-bit copy is not taken.
+
+    Args:
+        source: folder or .zip archive.
+
+    Raises:
+        FileNotFoundError: if there is nothing at ``source``, or no case in it.
+        ValueError: if an archive cannot be read, or a member's name leads out of it.
+    """
+    root = Path(source)
+    if not root.is_dir() and not zipfile.is_zipfile(root):
+        raise FileNotFoundError(f"source must be an existing folder or .zip archive, got {source}")
+    cases: dict[str, CaseFiles] = {}
+    reduced: dict[str, CaseFiles] = {}
+    for name, file in tqdm(_files(root), desc="looking for cases", unit=" files"):
+        found = None if Path(name).name.startswith(".") else _RELEASED.match(name)
+        found = found or _FLAT.match(name)
+        if found is None:
+            continue
+        copies = reduced if "8bit" in (found.groupdict().get("source") or "") else cases
+        case = copies.setdefault(found["case"], CaseFiles(found["case"], [], []))
+        getattr(case, _KINDS.get(found["kind"], found["kind"])).append(file)
+    if not cases and not reduced:
+        raise FileNotFoundError(
+            "source must hold cases (Images/Case_X.nii.gz and Contours/Case_X.nii.gz), found none "
+            f"in {source}"
+        )
+    return dict(sorted((reduced | cases).items()))
+
+
+def _files(root: Path) -> Iterator[tuple[str, StoredFile]]:
+    """Yield names with forward slashes and files, those in archives included."""
+    if root.is_file():
+        yield from _members(root)
+        return
+    for folder, subfolders, names in os.walk(root):
+        subfolders.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            if name.lower().endswith(".zip"):
+                yield from _members(path)
+            else:
+                yield path.as_posix(), path
+
+
+def _members(path: Path) -> Iterator[tuple[str, StoredFile]]:
+    try:
+        archive = zipfile.Path(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"archive must be a readable .zip file, got {path}: {error}") from error
+    for name in archive.root.namelist():
+        parts = PurePosixPath(name.replace("\\", "/"))
+        # Members are read in place, but an archive that tries to escape is not to be trusted.
+        if parts.is_absolute() or ".." in parts.parts or re.match(r"^[A-Za-z]:", name):
+            raise ValueError(f"members of {path} must stay inside its folder, got {name!r}")
+        if "__MACOSX" not in parts.parts:
+            yield parts.as_posix(), archive / name
+
+
+def _write_case(name: str, case: CaseFiles, folder: Path) -> dict[str, Any]:
+    """Write image and label of a case; image values keep data type and header scaling."""
+    source, label = _load(_only(case, "image")), _load(_only(case, "label"))
+    stored = np.asanyarray(source.dataobj.get_unscaled())
+    classes = _checked_label(case.name, stored.shape, np.asanyarray(label.dataobj))
+    affine, rebuilt = _affine(source)
+    image = volume(stored, affine)
+    # a scaling in the header makes nibabel write the stored values as they are
+    image.header.set_slope_inter(float(source.dataobj.slope), float(source.dataobj.inter))
+    facts = measure_heart(classes, affine) | {"bits": stored.dtype.itemsize * 8}
+    # 8-bit copies of the release were resized by others from a matrix that is not known
+    facts |= {"spacing_is_nominal": stored.dtype.itemsize == 1, "affine_rebuilt": rebuilt}
+    record = Record(name, case.name, folder)
+    files = {"image": image, "label": volume(classes, affine)}
+    record.add(
+        case.name, files, facts | {"source": getattr(case.image[0], "at", case.image[0].name)}
+    )
+    return record.content()
+
+
+def _only(case: CaseFiles, kind: str) -> StoredFile:
+    files: list[StoredFile] = getattr(case, kind)
+    if len(files) != 1:
+        found = ", ".join(map(str, files)) or "none"
+        raise ValueError(f"case {case.name} must have one {kind}, got {found}")
+    return files[0]
+
+
+def _load(file: StoredFile) -> nib.Nifti1Image:
+    """Return an image, its values read, so that a file cut short is named."""
+    try:
+        content = file.read_bytes()
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"file must be readable, got {file}: {error}") from error
+    try:
+        image = nib.Nifti1Image.from_bytes(content)
+        np.asanyarray(image.dataobj)
+    except (ImageFileError, HeaderDataError, WrapStructError, OSError) as error:
+        raise ValueError(f"file must be a whole NIfTI image, got {file}: {error}") from error
+    return image
+
+
+def _checked_label(name: str, shape: tuple[int, ...], label: np.ndarray) -> np.ndarray:
+    """Return the classes as uint8, or say what is wrong with them."""
+    if len(shape) != 3:
+        raise ValueError(f"image of {name} must have three axes, got shape {shape}")
+    if label.shape != shape:
+        raise ValueError(f"label of {name} must have the image's shape {shape}, got {label.shape}")
+    values = np.unique(label)
+    if not np.isin(values, range(len(HEART_CLASSES) + 1)).all():
+        shown = [float(v) for v in values[:8]]
+        raise ValueError(f"label of {name} must hold 0 to {len(HEART_CLASSES)} only, got {shown}")
+    if not {1, 2} <= set(values.tolist()):
+        raise ValueError(f"label of {name} must hold cavity and myocardium, got {values.tolist()}")
+    lesions = bool((values >= 3).any())
+    if name[:1] in "PN" and lesions != name.startswith("P"):
+        rule = "an infarct" if name.startswith("P") else "no infarct"
+        raise ValueError(f"label of {name} must hold {rule}, got {values.tolist()}")
+    return label.astype(np.uint8)
+
+
+def _affine(image: nib.Nifti1Image) -> tuple[np.ndarray, bool]:
+    """Return voxel index to RAS mm, and whether it had to be rebuilt from the voxel size.
+
+    The release's files say 1 mm in sform, while pixdim is right; they carry no orientation. What
+    is rebuilt is nominal: axes to the patient's left, back and base of the heart.
+    """
+    zooms = np.asarray(image.header.get_zooms()[:3], dtype=float)
+    if not (np.isfinite(zooms).all() and (zooms > 0).all()):
+        raise ValueError(f"voxel size must be positive, got {zooms.tolist()}")
+    codes = int(image.header["sform_code"]), int(image.header["qform_code"])
+    if any(codes) and np.allclose(voxel_sizes(image.affine), zooms, rtol=0.01):
+        return image.affine, False
+    return np.diag([-zooms[0], -zooms[1], zooms[2], 1.0]), True

@@ -1,100 +1,193 @@
-"""LIDC-IDRI as downloaded to windows with consensus masks (``prepare lidc``)."""
+"""LIDC-IDRI as downloaded, DICOM and XML, to scans with consensus masks (``prepare lidc``)."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import multiprocessing
 import os
+import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import nibabel as nib
+import numpy as np
 import pydicom
-import torch
+from nibabel.affines import apply_affine
 from pydicom.dataset import Dataset
+from skimage.draw import line, polygon2mask
 from tqdm import tqdm
 
-from tools.dicom.series import is_dicom
-from tools.files import claimed, safe_names
-from tools.prepare.archive import write_datalist
-from tools.prepare.lidc_rois import RoiSettings, ScanFiles, write_patient
-from tools.prepare.lidc_xml import READERS, is_read_message, parse_read_message
+from tools.dicom.series import DicomSeries, is_dicom, read_series
+from tools.files import claimed, safe_names, write_json
+from tools.organs.lung_recipe import lung_mask
+from tools.prepare.lesions import Rule
+from tools.prepare.scans import Cases, check_rule, prepare_scans, run_cases, volume
 
-__all__ = ["check_settings", "find_scans", "prepare_lidc", "validation_patient"]
+__all__ = [
+    "Outline",
+    "ReadMessage",
+    "Reading",
+    "ReadingMask",
+    "ScanFiles",
+    "cluster_readings",
+    "consensus",
+    "enclosed",
+    "find_scans",
+    "parse_read_message",
+    "prepare_lidc",
+    "reading_mask",
+]
+
+NAMESPACE = "{http://www.nih.gov}"
+READERS = 4  # of each scan; no nodule has more readings
+RATINGS = (
+    "subtlety",
+    "internalStructure",
+    "calcification",
+    "sphericity",
+    "margin",
+    "lobulation",
+    "spiculation",
+    "texture",
+    "malignancy",
+)
+
+
+class ScanFiles(NamedTuple):
+    """Where a scan lies: the folder of its DICOM files, its series UID, its XML candidates."""
+
+    folder: Path
+    series_uid: str
+    annotations: tuple[Path, ...]
+
+
+class Outline(NamedTuple):
+    """A closed chain of pixels on one slice.
+
+    Attributes:
+        sop_uid: SOP instance UID of the slice.
+        inclusion: whether what it encloses belongs to the nodule or is taken out of it.
+        points: integer (column, row) from the upper left pixel, 0-based, shape (n, 2).
+    """
+
+    sop_uid: str
+    inclusion: bool
+    points: np.ndarray
+
+
+class Reading(NamedTuple):
+    """One nodule of at least 3 mm as one reader outlined and rated it.
+
+    Attributes:
+        reader: number of the reading session in the file, from 1; files do not share readers.
+        nodule_id: the reader's own name of the nodule.
+        ratings: by name, 1 to 5 (1 to 6 for calcification); only those that were given.
+        outlines: of all slices.
+    """
+
+    reader: int
+    nodule_id: str
+    ratings: dict[str, int]
+    outlines: tuple[Outline, ...]
+
+
+class ReadMessage(NamedTuple):
+    """All marks on one series: readings of nodules, and those below 3 mm, one point each."""
+
+    series_uid: str
+    readings: tuple[Reading, ...]
+    small_nodules: tuple[Outline, ...]
+
+
+class ReadingMask(NamedTuple):
+    """The voxels of a nodule in a box of the scan.
+
+    Attributes:
+        start: first voxel of the box, (column, row, slice).
+        mask: bool, shape of the box.
+        reading: who marked it, and how it was rated; None for a consensus.
+    """
+
+    start: np.ndarray
+    mask: np.ndarray
+    reading: Reading | None
+
+    @property
+    def box(self) -> tuple[slice, ...]:
+        """Where it lies in the scan."""
+        return tuple(map(slice, self.start, self.start + self.mask.shape))
+
+
+class _Settings(NamedTuple):
+    min_readers: int
+    agreement: float
+    normal: bool
 
 
 def prepare_lidc(
     dicom: str | Path,
     out: str | Path,
-    settings: RoiSettings | None = None,
+    rule: Rule,
+    min_readers: int = 3,
+    agreement: float = 0.5,
     workers: int = 2,
     validation_fraction: float = 0.2,
 ) -> dict[str, Any]:
-    """Write windows round the nodules of LIDC-IDRI, normal windows, and a datalist by patient.
+    """Write label maps of the nodules of LIDC-IDRI, and of them what a bundle trains on.
 
     A nodule is what readers' outlines of at least 3 mm have in common (see
-    :func:`tools.prepare.lidc_consensus.cluster_readings`); a voxel of the scan belongs to it if
-    enough of the readers who marked it hold it. A window has the label of one nodule;
-    ``other_nodules`` of its entry counts what else readers marked in it.
+    :func:`cluster_readings`); a voxel of the scan belongs to it if enough of the readers who marked
+    it hold it. ``scans.json`` lists the series with their label maps; it goes through
+    :func:`tools.prepare.scans.prepare_scans`, and may again, for another bundle.
 
-    A patient is done when its folder under ``rois`` exists; it is then not touched again. A patient
-    who cannot be prepared is named in the result, and tried again by the next run.
-
-    Args:
-        dicom: the download, patient/study/series: DICOM files, and the XML beside them or anywhere
-            else below. Series other than CT are ignored.
-        out: folder for ``rois/<patient>/*.nii.gz`` (int16 HU, uint8 masks) and ``datalist.json``.
-        settings: choices for the windows.
-        workers: processes; the result does not depend on it.
-        validation_fraction: about this share of patients is for validation, by a hash of the name:
-            a patient stays in its section when more are downloaded.
-
-    Returns:
-        ``training``, ``validation``, ``normal``: number of windows; ``left_out``: nodules without
-        window, by reason; ``broken``: a sentence for each patient who could not be prepared.
+    Options are those of the command; the result is that of :func:`prepare_scans`.
 
     Raises:
         FileNotFoundError: if ``dicom`` is no folder, or has no CT series.
         ValueError: if a setting is out of range, or ``out`` was prepared with other settings.
-
-    Example:
-        ``python -m tools prepare lidc --dicom LIDC-IDRI --out work/lidc --workers 8``
     """
-    settings = settings or RoiSettings()
-    check_settings(settings, workers, validation_fraction)
+    if not 1 <= min_readers <= READERS:
+        raise ValueError(f"min_readers must be from 1 to {READERS}, got {min_readers}")
+    if not 0 < agreement <= 1:
+        raise ValueError(f"agreement must be above 0, at most 1, got {agreement}")
+    check_rule(rule, workers, validation_fraction)
     out = Path(out)
-    patients = find_scans(dicom)
-    with claimed(out, ("rois", "datalist.json")):
-        records = {name: _done(out / "rois" / name, settings) for name in patients}
-        pending = {name: scans for name, scans in patients.items() if records[name] is None}
-        broken: dict[str, str] = {}
-        bar = tqdm(total=len(patients), initial=len(patients) - len(pending), desc="patients")
-        with bar:
-            for name, result in _prepare_all(pending, out / "rois", settings, workers):
-                if isinstance(result, str):
-                    broken[name] = result
-                else:
-                    records[name] = result
-                bar.set_postfix(broken=len(broken), refresh=False)
-                bar.update()
-        complete = [record for record in records.values() if record is not None]
-        summary = _write_windows(out / "datalist.json", complete, settings, validation_fraction)
-    return {**summary, "broken": dict(sorted(broken.items()))}
+    scans = {
+        f"{patient}_s{number}": [patient, *files]
+        for patient, found in find_scans(dicom).items()
+        for number, files in enumerate(found, start=1)
+    }
+    settings = _Settings(min_readers, agreement, rule.normal > 0)
+    with claimed(out, ("scans", "scans.json", "cases", "datalist.json")):
+        place = Cases(out / "scans", settings._asdict(), workers, "readings")
+        records, broken = run_cases(place, scans, _Converter(settings))
+        datalist = {
+            "name": "LIDC-IDRI",
+            "description": (
+                f"nodules outlined by at least {min_readers} readers, {agreement:g} of whom hold "
+                "each voxel; ratings are means of those given, those of each reader beside them"
+            ),
+            "licence": "LIDC-IDRI: CC BY 3.0, doi:10.7937/K9/TCIA.2015.LO9QL9SX",
+            "modality": {"0": "CT"},
+            "training": [records[name]["entry"] for name in scans if name in records],
+        }
+        write_json(out / "scans.json", datalist, indent=1)
+        if not records:
+            return {"training": 0, "validation": 0, "left_out": {}, "broken": broken}
+        summary = prepare_scans(out / "scans.json", out, rule, workers, validation_fraction)
+    left_out = Counter(summary["left_out"])
+    for record in records.values():
+        left_out.update(record["left_out"])
+    return {**summary, "left_out": dict(left_out), "broken": broken | summary["broken"]}
 
 
 def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
     """Return the CT series below a folder by patient, both sorted, with their XML files.
 
-    Patients' names are made safe (:func:`tools.files.safe_name`).
-
-    One file per folder is opened. XML files beside the slices are taken; a series without any gets
-    those elsewhere below ``dicom`` whose header names it.
-
-    Args:
-        dicom: folder of a download.
+    Patients' names are made safe. One file per folder is opened. XML files beside the slices are
+    taken; a series without any gets those elsewhere below ``dicom`` whose header names it.
 
     Raises:
         FileNotFoundError: if it is no folder, or has no CT series.
@@ -102,7 +195,7 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
     root = Path(dicom)
     if not root.is_dir():
         raise FileNotFoundError(f"dicom must be an existing folder, got {dicom}")
-    patients: dict[str, list[ScanFiles]] = {}
+    patients: dict[str, list[ScanFiles]] = defaultdict(list)
     loose: list[Path] = []
     for folder, subfolders, names in tqdm(
         os.walk(root), desc="looking for series", unit=" folders"
@@ -115,8 +208,8 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
             continue
         below = Path(folder).relative_to(root).parts or (root.resolve().name,)
         patient = str(header.get("PatientID", "")).strip() or below[0]
-        scan = ScanFiles(Path(folder), str(header.get("SeriesInstanceUID", "")), beside)
-        patients.setdefault(patient, []).append(scan)
+        uid = str(header.get("SeriesInstanceUID", ""))
+        patients[patient].append(ScanFiles(Path(folder).resolve(), uid, beside))
     if not patients:
         raise FileNotFoundError(f"dicom must hold CT series, found none below {dicom}")
     if not all(scan.annotations for scans in patients.values() for scan in scans):
@@ -150,7 +243,7 @@ def _by_series(paths: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
     named: dict[str, tuple[Path, ...]] = defaultdict(tuple)
     for path in tqdm(paths, desc="reading annotations"):
         try:
-            uid = parse_read_message(path).series_uid if is_read_message(path) else ""
+            uid = parse_read_message(path).series_uid if _is_read_message(path) else ""
         except ValueError:  # its series will be named as one without XML
             continue
         if uid:
@@ -158,120 +251,321 @@ def _by_series(paths: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
     return named
 
 
-def check_settings(
-    settings: RoiSettings, workers: int = 1, validation_fraction: float = 0.0
-) -> None:
-    """Refuse settings out of range.
+@dataclass(frozen=True)
+class _Converter:
+    """Write the label map of one series, what any reader marked, and the lung."""
+
+    settings: _Settings
+
+    def __call__(self, name: str, case: Sequence[Any], folder: Path) -> dict[str, Any]:
+        patient, place, _, annotations = case
+        messages = [path for path in annotations if _is_read_message(path)]
+        if len(messages) != 1:
+            raise ValueError(
+                f"series must have one LidcReadMessage XML, got {[str(m) for m in messages]} "
+                f"for {place}"
+            )
+        message = parse_read_message(messages[0])
+        series = read_series(place, pixels=self.settings.normal)
+        left_out: Counter[str] = Counter()
+        masks = [reading_mask(reading, series) for reading in message.readings]
+        marked = [mask for mask in masks if mask is not None]
+        left_out["outlines that enclose no voxel"] = len(masks) - len(marked)
+        label, lesions = self._label(cluster_readings(marked, series.affine), series, left_out)
+        maps = {"label": label, "marks": _marks(marked, message.small_nodules, series)}
+        if self.settings.normal:
+            try:
+                maps["organ_mask"] = lung_mask(series.image, series.affine)
+            except ValueError:  # the nodules of such a scan are as good as any
+                left_out["scans whose lung was not found"] += 1
+        entry: dict[str, Any] = {"name": name, "patient": patient, "image": str(place)}
+        for key, values in maps.items():
+            nib.save(volume(values.astype(np.uint8), series.affine), folder / f"{key}.nii.gz")
+            entry[key] = f"scans/{name}/{key}.nii.gz"
+        entry |= {"series_uid": series.series_uid, "lesions": lesions}
+        return {"entry": entry, "left_out": {reason: n for reason, n in left_out.items() if n}}
+
+    def _label(
+        self, nodules: Sequence[Sequence[ReadingMask]], series: DicomSeries, left_out: Counter[str]
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Return a map of the agreed nodules, numbered, and what is known of each."""
+        label = np.zeros(series.image.shape, np.uint8)
+        lesions: list[dict[str, Any]] = []
+        for nodule in nodules:
+            agreed = consensus(nodule, self.settings.agreement)
+            if len(nodule) < self.settings.min_readers:
+                left_out["too few readers"] += 1
+            elif agreed is None:
+                left_out["no agreement"] += 1
+            else:
+                value = len(lesions) + 1
+                part = label[agreed.box]
+                part[agreed.mask & (part == 0)] = value
+                lesions.append({"value": value, **_ratings(nodule)})
+        return label, lesions
+
+
+def _marks(
+    readings: Sequence[ReadingMask], small: Sequence[Outline], series: DicomSeries
+) -> np.ndarray:
+    """Return all that any reader marked, nodules below 3 mm as points."""
+    marks = np.zeros(series.image.shape, bool)
+    for reading in readings:
+        marks[reading.box] |= reading.mask
+    slices = {uid: k for k, uid in enumerate(series.sop_uids)}
+    for outline in small:
+        if outline.sop_uid in slices:
+            columns, rows = outline.points.T
+            width, height = series.image.shape[:2]
+            inside = (columns < width) & (rows < height)
+            marks[columns[inside], rows[inside], slices[outline.sop_uid]] = True
+    return marks
+
+
+def _ratings(nodule: Sequence[ReadingMask]) -> dict[str, Any]:
+    """Return number of readers, means of the ratings given, and those of each reader, 0 for none.
+
+    Lists have one place for each possible reader, so that loaders can batch them.
+    """
+    given = [m.reading.ratings for m in nodule if m.reading is not None]
+    values = {name: [ratings.get(name, 0) for ratings in given] for name in RATINGS}
+    rated = {name: [v for v in row if v] for name, row in values.items()}
+    return {
+        "readers": len(given),
+        "ratings": {n: round(float(np.mean(row)), 3) if row else 0.0 for n, row in rated.items()},
+        "ratings_by_reader": {n: row + [0] * (READERS - len(row)) for n, row in values.items()},
+    }
+
+
+def _is_read_message(path: Path) -> bool:
+    """Return whether an XML file holds marks on a CT series; those on radiographs do not."""
+    try:
+        for _, element in ElementTree.iterparse(path, events=("start",)):
+            return element.tag == f"{NAMESPACE}LidcReadMessage"
+    except ElementTree.ParseError as error:
+        raise ValueError(f"annotation must be well-formed XML, got {path} ({error})") from error
+    return False
+
+
+def parse_read_message(path: str | Path) -> ReadMessage:
+    """Read the marks of all readers on one series.
+
+    A mark counts as nodule of at least 3 mm if it carries ratings and an outline of more than one
+    point; other nodule marks are below 3 mm. Marks of non-nodules are left out.
 
     Args:
-        settings: choices for the windows.
-        workers: processes.
-        validation_fraction: share of the patients.
+        path: XML file whose first element is ``LidcReadMessage``, namespace http://www.nih.gov.
+
+    Returns:
+        Marks in the order of the file.
 
     Raises:
-        ValueError: if one is out of range.
+        ValueError: if the file is no such XML, or an element of a mark is missing or no number.
     """
-    rules = {
-        "min_readers": ("from 1 to 4", 1 <= settings.min_readers <= READERS),
-        "agreement": ("above 0, at most 1", 0 < settings.agreement <= 1),
-        "size": ("three numbers of voxels", len(settings.size) == 3 and min(settings.size) > 0),
-        "spacing_mm": ("positive", settings.spacing_mm > 0),
-        "normal_rois": ("0 or more", settings.normal_rois >= 0),
-        "seed": ("0 or more", settings.seed >= 0),
-    }
-    values = settings._asdict() | {"workers": workers, "validation_fraction": validation_fraction}
-    rules["workers"] = ("1 or more", workers >= 1)
-    rules["validation_fraction"] = ("from 0 to below 1", 0 <= validation_fraction < 1)
-    for name, (rule, holds) in rules.items():
-        if not holds:
-            raise ValueError(f"{name} must be {rule}, got {values[name]}")
-
-
-def _done(folder: Path, settings: RoiSettings) -> dict[str, Any] | None:
-    """Return the record of a patient who is done, or None."""
-    path = folder / "record.json"
-    if not path.is_file():
-        return None
-    record = json.loads(path.read_text())
-    if record["settings"] != json.loads(json.dumps(settings._asdict())):
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"annotation must be well-formed XML, got {path} ({error})") from error
+    if root.tag != f"{NAMESPACE}LidcReadMessage":
+        raise ValueError(f"annotation must be a LidcReadMessage, got {root.tag} in {path}")
+    readings: list[Reading] = []
+    small: list[Outline] = []
+    try:
+        for reader, session in enumerate(_all(root, "readingSession"), start=1):
+            for nodule in _all(session, "unblindedReadNodule"):
+                reading = _reading(reader, nodule)
+                if reading.ratings and any(len(part.points) > 1 for part in reading.outlines):
+                    readings.append(reading)
+                else:
+                    small.extend(reading.outlines)
+    except ValueError as error:
         raise ValueError(
-            f"out must be a new folder or one prepared with the same settings, got {path} "
-            f"with {record['settings']}"
-        )
-    return record
+            f"annotation must give every mark in full, got {error} in {path}"
+        ) from error
+    # the header's spelling of the element changed over the years
+    found = (root.iter(f"{NAMESPACE}{name}") for name in ("SeriesInstanceUid", "SeriesInstanceUID"))
+    uids = [(element.text or "").strip() for elements in found for element in elements]
+    return ReadMessage(uids[0] if uids else "", tuple(readings), tuple(small))
 
 
-def _prepare_all(
-    pending: dict[str, list[ScanFiles]], rois: Path, settings: RoiSettings, workers: int
-) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Yield each patient as he is done, with his record or the sentence that says why not."""
-    if workers == 1 or len(pending) < 2:
-        for name, scans in pending.items():
-            yield name, _prepare_one(name, scans, rois / name, settings)
-        return
-    # spawn: a forked child would inherit the locks of torch's threads and could wait for ever
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(pending)), context, torch.set_num_threads, (1,))
-    try:
-        futures = {
-            pool.submit(_prepare_one, name, scans, rois / name, settings): name
-            for name, scans in pending.items()
-        }
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _all(element: ElementTree.Element, name: str) -> list[ElementTree.Element]:
+    return element.findall(f"{NAMESPACE}{name}")
 
 
-def _prepare_one(
-    name: str, scans: Sequence[ScanFiles], folder: Path, settings: RoiSettings
-) -> dict[str, Any] | str:
-    try:
-        return write_patient(name, scans, folder, settings)
-    except (ValueError, OSError) as error:
-        return str(error)
-    except Exception as error:  # one odd patient of a thousand must not end the run
-        return f"{type(error).__name__}: {error}"
+def _text(element: ElementTree.Element, name: str) -> str:
+    text = (element.findtext(f"{NAMESPACE}{name}") or "").strip()
+    if not text:
+        raise ValueError(f"{element.tag.removeprefix(NAMESPACE)} without {name}")
+    return text
 
 
-def validation_patient(patient: str, seed: int, fraction: float) -> bool:
-    """Return whether a patient is for validation: a hash of his name decides.
+def _reading(reader: int, nodule: ElementTree.Element) -> Reading:
+    characteristics = nodule.find(f"{NAMESPACE}characteristics")
+    given = {
+        name: (characteristics.findtext(f"{NAMESPACE}{name}") or "").strip()
+        for name in RATINGS
+        if characteristics is not None
+    }
+    return Reading(
+        reader,
+        _text(nodule, "noduleID"),
+        {name: int(value) for name, value in given.items() if value},
+        tuple(_outline(roi) for roi in _all(nodule, "roi")),
+    )
+
+
+def _outline(roi: ElementTree.Element) -> Outline:
+    inclusion = _text(roi, "inclusion").upper()
+    if inclusion not in ("TRUE", "FALSE"):
+        raise ValueError(f"inclusion {inclusion}")
+    points = [[int(_text(p, "xCoord")), int(_text(p, "yCoord"))] for p in _all(roi, "edgeMap")]
+    return Outline(
+        _text(roi, "imageSOP_UID"), inclusion == "TRUE", np.array(points, int).reshape(-1, 2)
+    )
+
+
+def enclosed(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels inside a closed chain, without the chain itself.
+
+    The readers' chain runs through the first pixels outside the nodule, so it is no part of it;
+    where two neighbours of the chain do not touch, the straight line between them belongs to it.
 
     Args:
-        patient: name.
-        seed: gives another split.
-        fraction: expected share of the patients.
+        points: integer (column, row), shape (n, 2); fewer than three enclose nothing.
+
+    Returns:
+        First (column, row) of the bounding box; bool mask of the box.
 
     Example:
-        >>> [validation_patient("LIDC-IDRI-0001", 0, fraction) for fraction in (0.0, 1.0)]
-        [False, True]
+        >>> ring = np.array([[4, 4], [7, 4], [7, 7], [4, 7]])
+        >>> start, mask = enclosed(ring)
+        >>> start.tolist(), np.argwhere(mask).tolist()
+        ([4, 4], [[1, 1], [1, 2], [2, 1], [2, 2]])
     """
-    digest = hashlib.sha256(f"{seed}:{patient}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    start = points.min(0)
+    chain = points - start
+    mask = polygon2mask(tuple(chain.max(0) + 1), chain)
+    for here, there in zip(chain, np.roll(chain, -1, axis=0), strict=True):
+        mask[line(*here, *there)] = False
+    return start, mask
 
 
-def _write_windows(
-    path: Path, records: Sequence[dict[str, Any]], settings: RoiSettings, fraction: float
-) -> dict[str, Any]:
-    sections: dict[str, list[dict]] = {"training": [], "validation": [], "normal": []}
-    left_out: Counter[str] = Counter()
-    for record in records:
-        section = ("training", "validation")[
-            validation_patient(record["patient"], settings.seed, fraction)
-        ]
-        sections[section] += record["lesions"]
-        sections["normal"] += [entry | {"section": section} for entry in record["normal"]]
-        left_out.update(record["left_out"])
-    description = {
-        "name": "LIDC-IDRI windows",
-        "description": (
-            f"windows of {settings.spacing_mm:g} mm round nodules outlined by at least "
-            f"{settings.min_readers} readers, {settings.agreement:g} of whom hold each voxel; "
-            "ratings of 0 were not given; normal windows touch no mark; split by patient"
-        ),
-        "licence": "LIDC-IDRI: CC BY 3.0, doi:10.7937/K9/TCIA.2015.LO9QL9SX",
-        "modality": {"0": "CT"},
-    }
-    write_datalist(path, sections, description)
-    counts = {name: len(entries) for name, entries in sections.items()}
-    return {**counts, "left_out": {name: n for name, n in left_out.items() if n}}
+def reading_mask(reading: Reading, series: DicomSeries) -> ReadingMask | None:
+    """Return what a reader outlined on all slices: inclusions together, less the exclusions.
+
+    Args:
+        reading: a nodule of at least 3 mm.
+        series: the scan; slices are found by their SOP instance UID, pixels are not used.
+
+    Returns:
+        The mask; None if the outlines enclose no voxel.
+
+    Raises:
+        ValueError: if an outline lies on a slice that the series lacks, or beyond its border.
+    """
+    place = {uid: k for k, uid in enumerate(series.sop_uids)}
+    for outline in reading.outlines:
+        _check_outline(outline, reading.nodule_id, place, series)
+    outlines = [outline for outline in reading.outlines if len(outline.points) > 2]
+    if not outlines:
+        return None
+    slices = np.array([place[outline.sop_uid] for outline in outlines])
+    points = np.concatenate([outline.points for outline in outlines])
+    start = np.append(points.min(0), slices.min())
+    mask = np.zeros(np.append(points.max(0), slices.max()) - start + 1, bool)
+    for inclusion in (True, False):  # exclusions last, whatever the order of the file
+        for k, outline in zip(slices - start[2], outlines, strict=True):
+            if outline.inclusion is inclusion:
+                (i, j), inside = enclosed(outline.points)
+                i, j = i - start[0], j - start[1]
+                mask[i : i + inside.shape[0], j : j + inside.shape[1], k][inside] = inclusion
+    return ReadingMask(start, mask, reading) if mask.any() else None
+
+
+def _check_outline(
+    outline: Outline, nodule_id: str, place: dict[str, int], series: DicomSeries
+) -> None:
+    if outline.sop_uid not in place:
+        raise ValueError(
+            f"outlines must lie on slices of the series, got nodule {nodule_id} "
+            f"on {outline.sop_uid}, which series {series.series_uid} lacks"
+        )
+    points = outline.points
+    if len(points) and (points.min() < 0 or (points >= series.image.shape[:2]).any()):
+        raise ValueError(
+            f"outlines must lie inside slices of {series.image.shape[:2]} pixels, got nodule "
+            f"{nodule_id} from {points.min(0).tolist()} to {points.max(0).tolist()}"
+        )
+
+
+def cluster_readings(masks: Sequence[ReadingMask], affine: np.ndarray) -> list[list[ReadingMask]]:
+    """Gather the readings that mean one nodule.
+
+    Two readings of different readers may be one nodule if they share a voxel, or if their
+    centroids are closer than the larger equivalent radius (or one slice). Pairs are joined from
+    the largest Dice overlap down, then from the smallest distance up; a nodule never gets two
+    readings of one reader, nor more than four.
+
+    Args:
+        masks: all readings of a scan.
+        affine: voxel index to RAS mm.
+
+    Returns:
+        Nodules in the order of their first reading.
+    """
+    sizes = np.abs(np.linalg.det(affine[:3, :3])) * np.array([m.mask.sum() for m in masks])
+    radii = (3 * sizes / (4 * np.pi)) ** (1 / 3)
+    centres = [apply_affine(affine, m.start + np.argwhere(m.mask).mean(0)) for m in masks]
+    slice_mm = np.linalg.norm(affine[:3, 2])
+    pairs = []
+    for a, b in combinations(range(len(masks)), 2):
+        distance = float(np.linalg.norm(centres[a] - centres[b]))
+        dice = _dice(masks[a], masks[b])
+        if dice > 0 or distance <= max(radii[a], radii[b], slice_mm):
+            pairs.append((-dice, distance, a, b))
+    cluster = [{i} for i in range(len(masks))]
+    for _, _, a, b in sorted(pairs):
+        joined = cluster[a] | cluster[b]
+        readers = [_reader(masks[i]) for i in joined]
+        if len(set(readers)) == len(readers) <= READERS:
+            for i in joined:
+                cluster[i] = joined
+    return [[masks[i] for i in sorted(c)] for k, c in enumerate(cluster) if min(c) == k]
+
+
+def _reader(mask: ReadingMask) -> int:
+    return mask.reading.reader if mask.reading is not None else 0
+
+
+def _dice(a: ReadingMask, b: ReadingMask) -> float:
+    low = np.maximum(a.start, b.start)
+    high = np.minimum(a.start + a.mask.shape, b.start + b.mask.shape)
+    if (high <= low).any():
+        return 0.0
+    parts = [m.mask[tuple(map(slice, low - m.start, high - m.start))] for m in (a, b)]
+    return 2.0 * float((parts[0] & parts[1]).sum()) / float(a.mask.sum() + b.mask.sum())
+
+
+def consensus(masks: Sequence[ReadingMask], agreement: float = 0.5) -> ReadingMask | None:
+    """Return the voxels on which enough of a nodule's readers agree.
+
+    Args:
+        masks: the readings of one nodule; those who did not mark it have no vote.
+        agreement: a voxel belongs to the nodule if at least this share of the readings holds it.
+
+    Returns:
+        The consensus in the box of all readings; None if no voxel finds enough agreement.
+
+    Example:
+        >>> start = np.zeros(3, int)
+        >>> one = ReadingMask(start, np.ones((2, 1, 1), bool), None)
+        >>> two = ReadingMask(start, np.ones((3, 1, 1), bool), None)
+        >>> [int(consensus([one, two], share).mask.sum()) for share in (0.5, 0.6)]
+        [3, 2]
+    """
+    start = np.min([m.start for m in masks], axis=0)
+    votes = np.zeros(np.max([m.start + m.mask.shape for m in masks], axis=0) - start, int)
+    for m in masks:
+        votes[tuple(map(slice, m.start - start, m.start - start + m.mask.shape))] += m.mask
+    agreed = votes >= agreement * len(masks) - 1e-9  # 0.6 * 5 must be reached by 3
+    return ReadingMask(start, agreed, None) if agreed.any() else None

@@ -13,7 +13,7 @@ from scipy.spatial.distance import pdist, squareform
 
 from tools.files import write_json
 from tools.phantoms.datasets import lesion_datalist
-from tools.prepare.cluster_textures import LesionTextures, lesion_name, measure_textures
+from tools.prepare.textures import HuWindows, Textures, lesion_name, measure_textures
 from tools.transforms.conditions import SUBTYPES, lesion_subtype
 
 __all__ = ["collect_subtypes"]
@@ -40,18 +40,7 @@ def collect_subtypes(
     into as many equal parts, one lesion of each part by chance: so sizes, and the histograms that
     go with them, stay as frequent as they are. The frequency counts all lesions.
 
-    Args:
-        dataset_dir: folder with ``datalist.json``, windows with one lesion each, whose entries have
-            ``texture`` (``prepare crops --ratings``), or ``ratings_mean`` with it.
-        out: file to write.
-        bins: of the histograms.
-        window_hu: outer edges of the bins.
-        solid: from this rating on a lesion is solid.
-        part_solid: from this rating on it is part-solid; below it is ground-glass.
-        library: lesions kept of a subtype, at most.
-        min_voxels: smaller lesions say too little about a histogram; they count for frequency.
-        section: of the datalist; the library belongs to training data only.
-        seed: of the choice.
+    Options are those of the command.
 
     Returns:
         The content of the file.
@@ -65,17 +54,17 @@ def collect_subtypes(
     rated = [entry for entry in entries if _rating(entry) is not None]
     if not rated:
         raise ValueError(
-            f"dataset_dir must have a texture rating in its entries (prepare crops --ratings), got "
+            "dataset_dir must have a texture rating in its entries (prepare scans keeps them), got "
             f"none in {len(entries)} of {dataset_dir or 'the embedded phantom'}"
         )
     if len(rated) < len(entries):
         logger.warning("%d of %d lesions have no rating", len(entries) - len(rated), len(entries))
-    textures = measure_textures(rated, window_hu, bins)
+    textures = measure_textures(rated, HuWindows(window_hu), bins)
     numbers = np.array([lesion_subtype(_rating(e), solid, part_solid) for e in textures.entries])
     rng = np.random.default_rng(seed)
     subtypes = {}
     for number, name in enumerate(SUBTYPES):
-        members = np.flatnonzero((numbers == number) & (textures.voxels >= min_voxels))
+        members = np.flatnonzero((numbers == number) & (textures.voxels[:, 0] >= min_voxels))
         if not len(members):
             logger.warning("no %s lesion of at least %d voxels: left out", name, min_voxels)
             continue
@@ -107,24 +96,23 @@ def _check(window_hu: Sequence[float], **numbers: int) -> None:
 
 
 def _rating(entry: Any) -> float | str | None:
-    """Return the texture of a datalist entry; readers' ratings of 0 were not given."""
-    value = entry.get("texture", dict(entry.get("ratings_mean") or {}).get("texture"))
-    return value or None
+    """Return the texture of a datalist entry; a rating of 0 was not given."""
+    return entry.get("texture") or None
 
 
 def _library(
-    textures: LesionTextures, members: np.ndarray, size: int, rng: np.random.Generator
+    textures: Textures, members: np.ndarray, size: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Return sizes and histograms of lesions spread over all sizes, and the medoid of all."""
     diameters = np.array([_diameter(textures, i) for i in members])
     order = np.argsort(diameters, kind="stable")
     parts = np.array_split(order, min(size, len(order)))
     chosen = np.array([rng.choice(part) for part in parts])
-    rows = textures.histograms[members]
+    rows = textures.fine[members, 0]
     # Hellinger distances: of about equal noise in all bins
     medoid = squareform(pdist(np.sqrt(rows))).sum(0).argmin()
     return {
-        "mean_hu": round(float(textures.mean_hu[members].mean()), 1),
+        "mean_hu": round(float(textures.means[members].mean()), 1),
         "diameters_mm": [round(float(d), 2) for d in diameters[chosen]],
         "medoid_name": lesion_name(textures.entries[members[medoid]]),
         "medoid": _rounded(rows[medoid]),
@@ -132,10 +120,10 @@ def _library(
     }
 
 
-def _diameter(textures: LesionTextures, i: int) -> float:
+def _diameter(textures: Textures, i: int) -> float:
     """Return the diameter of the sphere with the lesion's volume, in mm."""
     affine = nib.Nifti1Image.from_filename(textures.entries[i]["label"]).affine
-    volume = textures.voxels[i] * abs(np.linalg.det(affine[:3, :3]))
+    volume = textures.voxels[i, 0] * abs(np.linalg.det(affine[:3, :3]))
     return float((6 * volume / np.pi) ** (1 / 3))
 
 

@@ -54,7 +54,8 @@ def read_library(path: Path) -> list[Item]:
     Args:
         path: a folder with a datalist.json is read through it; in other folders every NIfTI
             whose name does not contain "image" has to be a label map. Every connected lesion of
-            14 cubic millimetres or more becomes one shape.
+            14 cubic millimetres or more becomes one shape; entries that say ``truncated`` are left
+            out.
 
     Raises:
         ValueError: if nothing of that kind lies there or no lesion is found.
@@ -65,7 +66,11 @@ def read_library(path: Path) -> list[Item]:
         files = sorted(f for f in path.rglob("*.nii*") if "image" not in f.name)
     elif path.suffix == ".json" and path.is_file():
         cases = json.loads(path.read_text(encoding="utf-8")).get("training", [])
-        files = [path.parent / case["label"] for case in cases if "label" in case]
+        files = [
+            path.parent / case["label"]
+            for case in cases
+            if "label" in case and not case.get("truncated")
+        ]
     else:
         raise ValueError(f"library must be a folder or a datalist.json, got {path}")
     items = [item for file in files for item in _lesions_of(file)]

@@ -1,0 +1,553 @@
+"""Any scans with lesion masks to what a bundle trains on (``prepare scans``)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from tqdm import tqdm
+
+from tools.bundle import find_bundle
+from tools.files import claimed, new_folder, safe_names, write_json
+from tools.prepare.lesions import (
+    Lesion,
+    Rule,
+    find_lesions,
+    healthy_windows,
+    isotropic_mask,
+    lesion_window,
+    patch_grid,
+    scan_patches,
+)
+from tools.synthesis.scan import Scan
+
+__all__ = [
+    "Cases",
+    "Record",
+    "bundle_rule",
+    "check_rule",
+    "prepare_scans",
+    "run_cases",
+    "validation_patient",
+    "volume",
+    "write_sections",
+]
+
+# by form, what an entry must have; the first is the grid
+NEEDED = {
+    "windows": ("image", "label"),
+    "masks": ("label",),
+    "stacks": ("image", "label"),
+    "patches": ("image",),
+}
+SMALLEST = 32  # voxels along an axis; what is thinner gives no patches
+PATHS = ("image", "label", "organ_mask", "lung", "marks")
+# what is said of one scan, and not of each of its lesions
+OF_SCAN = {*PATHS, "name", "patient", "lesions", "ratings", "fold", "truncated", "spacing_mm"}
+
+
+def prepare_scans(
+    datalist: str | Path,
+    out: str | Path,
+    rule: Rule,
+    workers: int = 1,
+    validation_fraction: float = 0.2,
+    fold: int = 0,
+) -> dict[str, Any]:
+    """Write what a bundle trains on, and a datalist split by patient.
+
+    A scan is done when its folder under ``cases`` is there; it is then not touched again. One that
+    cannot be prepared is named in the result, and tried again by the next run.
+
+    Options are those of the command, the form of the datalist too.
+
+    Returns:
+        Number of entries by section; ``left_out``: lesions and scans, by reason; ``broken``: a
+        sentence for each scan that could not be prepared.
+
+    Raises:
+        FileNotFoundError: if there is no such datalist.
+        ValueError: if the datalist or a setting breaks its rule, or ``out`` was prepared otherwise.
+    """
+    content, base = _read(datalist)
+    check_rule(rule, workers, validation_fraction)
+    _check_classes(rule, content)
+    sections = _sections(content, fold, validation_fraction, rule.seed)
+    listed = [(name, entry) for name, entries in sections.items() for entry in entries]
+    names = safe_names(_names([entry for _, entry in listed]))
+    cases = dict(zip(names, [entry for _, entry in listed], strict=True))
+    with claimed(out, ("cases", "datalist.json")):
+        write = Writer(str(base), rule)
+        records, broken = run_cases(
+            Cases(Path(out) / "cases", rule._asdict(), workers), cases, write
+        )
+        result: dict[str, list[dict[str, Any]]] = {name: [] for name in sections}
+        for name, (section, _) in zip(names, listed, strict=True):
+            for entry in records.get(name, {}).get("entries", ()):
+                normal = entry.pop("normal", False) and section != "normal"
+                result.setdefault("normal" if normal else section, []).append(
+                    entry | {"section": section} if normal else entry
+                )
+        write_sections(Path(out) / "datalist.json", result, _description(content, rule))
+    left_out: Counter[str] = Counter()
+    for record in records.values():
+        left_out.update(record["left_out"])
+    counts = {name: len(entries) for name, entries in result.items()}
+    return {**counts, "left_out": dict(left_out), "broken": broken}
+
+
+def bundle_rule(bundle: str, stage: str = "", **changes: Any) -> Rule:
+    """Return what a bundle wants to be trained on.
+
+    Args:
+        bundle: name or folder.
+        stage: of ``train_STAGE.json``, or ``STAGE.json`` on top of ``train.json``.
+        changes: fields to set otherwise; None keeps the bundle's.
+
+    Raises:
+        FileNotFoundError: if there is no such bundle or stage.
+        ValueError: if its section ``prepare`` is missing or has a key that is not known.
+    """
+    configs = find_bundle(bundle) / "configs"
+    paths = [configs / "train.json"]
+    if stage:
+        alone = configs / f"train_{stage}.json"
+        paths = [alone] if alone.is_file() else [*paths, configs / f"{stage}.json"]
+    if not paths[-1].is_file():
+        raise FileNotFoundError(f"stage must be one of the bundle {bundle}, got {stage!r}")
+    parser = ConfigParser()
+    parser.read_config(paths)
+    section = parser.get("prepare")
+    if section is None:
+        raise ValueError(f"bundle must have a section prepare in {paths[-1].name}, got {bundle}")
+    content = dict(parser.get_parsed_content("prepare"))
+    content.pop("_desc_", None)
+    unknown = sorted(content.keys() - set(Rule._fields))
+    if unknown:
+        raise ValueError(f"prepare must have keys of {list(Rule._fields)}, got {unknown}")
+    return Rule(**content)._replace(**{k: v for k, v in changes.items() if v is not None})
+
+
+def validation_patient(patient: str, seed: int, fraction: float) -> bool:
+    """Return whether a patient is for validation: a hash of his name decides.
+
+    Example:
+        >>> [validation_patient("LIDC-IDRI-0001", 0, fraction) for fraction in (0.0, 1.0)]
+        [False, True]
+    """
+    digest = hashlib.sha256(f"{seed}:{patient}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def write_sections(
+    path: Path, sections: Mapping[str, Sequence[Mapping[str, Any]]], description: Mapping[str, Any]
+) -> None:
+    """Write a datalist in Decathlon form, whole or not at all."""
+    labels = {"0": "background", "1": "lesion"}
+    write_json(path, {"labels": labels, **description, **sections}, indent=1)
+
+
+def _read(datalist: str | Path) -> tuple[dict[str, Any], Path]:
+    path = Path(datalist)
+    if not path.is_file():
+        raise FileNotFoundError(f"datalist must be an existing JSON file, got {datalist}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"datalist must be JSON, got {datalist} ({error})") from error
+    if not isinstance(content, dict) or not any(_is_section(value) for value in content.values()):
+        raise ValueError(f"datalist must have a list of scans, got none in {datalist}")
+    return content, path.resolve().parent
+
+
+def _is_section(value: object) -> bool:
+    kinds = (dict, str)
+    return isinstance(value, list) and bool(value) and all(isinstance(e, kinds) for e in value)
+
+
+def check_rule(rule: Rule, workers: int = 1, fraction: float = 0.0) -> None:
+    """Refuse what is out of range, in one sentence."""
+    size = rule.size or (1, 1, 1)
+    rules = {
+        "form": (f"one of {list(NEEDED)}", rule.form in NEEDED, rule.form),
+        "size": ("three numbers of voxels", len(size) == 3 and min(size) > 0, rule.size),
+        "spacing_mm": ("positive", rule.spacing_mm > 0, rule.spacing_mm),
+        "smallest": (
+            "a multiple of 8",
+            rule.smallest > 0 and rule.smallest % 8 == 0,
+            rule.smallest,
+        ),
+        "largest": ("at least smallest", rule.largest >= rule.smallest, rule.largest),
+        "patch_size": ("at least 32", rule.patch_size >= SMALLEST, rule.patch_size),
+        "normal": ("0 or more", rule.normal >= 0, rule.normal),
+        "seed": ("0 or more", rule.seed >= 0, rule.seed),
+        "workers": ("1 or more", workers >= 1, workers),
+        "validation_fraction": ("from 0 to below 1", 0 <= fraction < 1, fraction),
+    }
+    for name, (wanted, holds, value) in rules.items():
+        if not holds:
+            raise ValueError(f"{name} must be {wanted}, got {value}")
+
+
+def _check_classes(rule: Rule, content: Mapping[str, Any]) -> None:
+    labels = content.get("labels")
+    classes = {k: v for k, v in labels.items() if k != "0"} if isinstance(labels, dict) else {}
+    if rule.classes is None and len(classes) > 1 and rule.form != "patches":
+        raise ValueError(f"classes must say which of {classes} are lesions, got none")
+
+
+def _sections(
+    content: Mapping[str, Any], fold: int, fraction: float, seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Return entries by section: those of the datalist, or ``training`` divided by patient."""
+    sections = {
+        name: [dict(e) if isinstance(e, dict) else {"image": e} for e in value]
+        for name, value in content.items()
+        if _is_section(value)
+    }
+    if "validation" not in sections and "training" in sections:
+        entries = sections.pop("training")
+        folds = any("fold" in entry for entry in entries)
+        held: list[dict[str, Any]] = []
+        kept: list[dict[str, Any]] = []
+        for entry in entries:
+            mine = entry.get("fold") == fold
+            mine = mine if folds else validation_patient(_patient(entry), seed, fraction)
+            (held if mine else kept).append(entry)
+        sections = {"training": kept, "validation": held, **sections}
+    owner: dict[str, str] = {}
+    for name in sections.keys() - {"normal"}:
+        for entry in sections[name]:
+            patient = _patient(entry)
+            if owner.setdefault(patient, name) != name:
+                raise ValueError(
+                    f"patients must be in one section, got {patient} in {owner[patient]} and {name}"
+                )
+    return sections
+
+
+def _patient(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("patient") or entry.get("image") or entry.get("label"))
+
+
+def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name cases by their file, by its folders too where that is not enough."""
+    paths = [Path(str(entry.get("image") or entry.get("label") or "")) for entry in entries]
+    stems = [path.name.removesuffix(".gz").removesuffix(".nii") for path in paths]
+    stems = [
+        str(e.get("name") or s.removesuffix("_image").removesuffix("_label"))
+        for e, s in zip(entries, stems, strict=True)
+    ]
+    count = Counter(stems)
+    return [
+        "_".join([*path.parent.parts[-2:], stem]) if count[stem] > 1 or stem == "image" else stem
+        for path, stem in zip(paths, stems, strict=True)
+    ]
+
+
+def _description(content: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
+    kept = {k: content[k] for k in ("name", "licence", "modality") if k in content}
+    if rule.form == "stacks" and "labels" in content:
+        kept["labels"] = content["labels"]
+    return {"name": "lesions", **kept, "description": f"{rule.form} of lesions; split by patient"}
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Where cases are written, each whole or not at all, and with which settings."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    workers: int = 1
+    noun: str = "scans"
+
+
+def run_cases(
+    place: Cases, cases: Mapping[str, Any], write: Callable[[str, Any, Path], dict[str, Any]]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Write all cases that are not done; return their records, and sentences for the broken.
+
+    Args:
+        place: where.
+        cases: what to write, by the name of its folder; plain data, kept with the record.
+        write: gets name, case and an empty folder, and returns the record; runs in any process.
+
+    Raises:
+        ValueError: if the folder of a case was written with other settings.
+    """
+    records = {name: _done(place, name, case) for name, case in cases.items()}
+    pending = {name: case for name, case in cases.items() if records[name] is None}
+    broken: dict[str, str] = {}
+    start = len(cases) - len(pending)
+    with tqdm(total=len(cases), initial=start, desc=f"preparing {place.noun}") as bar:
+        for name, result in _all(place, pending, write):
+            if isinstance(result, str):
+                broken[name] = result
+            else:
+                records[name] = result
+            bar.set_postfix(broken=len(broken), refresh=False)
+            bar.update()
+    done = {name: record for name, record in records.items() if record is not None}
+    return done, dict(sorted(broken.items()))
+
+
+def _done(place: Cases, name: str, case: Any) -> dict[str, Any] | None:
+    """Return the record of a case that is there, whole and of the same source."""
+    folder = place.folder / name
+    path = folder / "record.json"
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["settings"] != _plain(place.settings):
+        raise ValueError(
+            f"out must be a new folder or one prepared with the same settings, got {path} with "
+            f"{record['settings']}"
+        )
+    whole = all((folder / file).is_file() for file in record["files"])
+    return record if whole and record["case"] == _plain(case) else None
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
+def _all(
+    place: Cases, pending: Mapping[str, Any], write: Callable[..., dict[str, Any]]
+) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    if place.workers == 1 or len(pending) < 2:
+        for name, case in pending.items():
+            yield name, _one(place, name, case, write)
+        return
+    # spawn: a forked child would inherit the locks of torch's threads and could wait for ever
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        min(place.workers, len(pending)), context, torch.set_num_threads, (1,)
+    )
+    try:
+        jobs = {pool.submit(_one, place, n, case, write): n for n, case in pending.items()}
+        for job in as_completed(jobs):
+            yield jobs[job], job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _one(
+    place: Cases, name: str, case: Any, write: Callable[..., dict[str, Any]]
+) -> dict[str, Any] | str:
+    try:
+        with new_folder(place.folder / name, ("*.nii.gz", "record.json"), replace=True) as folder:
+            record = write(name, case, folder)
+            files = sorted(path.name for path in folder.glob("*.nii.gz"))
+            record = {**record, "settings": place.settings, "case": case, "files": files}
+            record = _plain(record)
+            write_json(folder / "record.json", record, indent=1)
+        return record
+    except (ValueError, OSError) as error:
+        return str(error)
+    except Exception as error:  # one odd scan of a thousand must not end the run
+        return f"{type(error).__name__}: {error}"
+
+
+def volume(values: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    """Return an image in memory whose header places it in the scanner, in mm."""
+    image = nib.Nifti1Image(np.ascontiguousarray(values), affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    return image
+
+
+class Record:
+    """What becomes of one scan: files in its folder, entries of the datalist, what is left out.
+
+    Args:
+        name: of the folder.
+        patient: who decides the section.
+        folder: to write into.
+    """
+
+    def __init__(self, name: str, patient: str, folder: Path) -> None:
+        self.name, self.patient, self.folder = name, patient, folder
+        self.entries: list[dict[str, Any]] = []
+        self.left_out: Counter[str] = Counter()
+
+    def add(
+        self, name: str, files: Mapping[str, nib.Nifti1Image], facts: Mapping[str, Any]
+    ) -> None:
+        """Write images and keep their entry."""
+        entry: dict[str, Any] = {"name": name, "patient": self.patient}
+        for key, image in files.items():
+            file = f"{name}_{key}.nii.gz"
+            nib.save(image, self.folder / file)
+            entry[key] = f"cases/{self.name}/{file}"
+        self.entries.append({**entry, **facts})
+
+    def content(self) -> dict[str, Any]:
+        """Return what is kept of it."""
+        return {"entries": self.entries, "left_out": {k: n for k, n in self.left_out.items() if n}}
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Write one scan of a datalist in the form that a bundle wants.
+
+    Args:
+        base: folder that paths of entries are relative to.
+        rule: the bundle's.
+    """
+
+    base: str
+    rule: Rule
+
+    def __call__(self, name: str, entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Return the record of the scan, see :class:`Record`."""
+        given = {key: entry[key] for key in PATHS if entry.get(key)}
+        for key, value in given.items():
+            if not isinstance(value, str):
+                raise ValueError(f"{key} of a datalist entry must be one path, got {value!r}")
+        paths = {key: Path(self.base, value) for key, value in given.items()}
+        record = Record(name, str(entry.get("patient") or name), folder)
+        missing = next((key for key in NEEDED[self.rule.form] if key not in paths), None)
+        if missing or entry.get("truncated"):
+            record.left_out[f"no {missing}" if missing else "truncated"] += 1
+            return record.content()
+        scan = Scan(paths[NEEDED[self.rule.form][0]])
+        label = np.zeros(scan.nifti.shape, np.int16)
+        if "label" in paths:
+            label = scan.load_labels(paths["label"], "label")
+        _OneScan(self.rule, entry, paths, scan, label, record).write()
+        return record.content()
+
+
+class _OneScan(NamedTuple):
+    """A scan that is open."""
+
+    rule: Rule
+    entry: Mapping[str, Any]
+    paths: Mapping[str, Path]
+    scan: Scan
+    label: np.ndarray
+    record: Record
+
+    def write(self) -> None:
+        """Write it in the form of the rule."""
+        forms = {"masks": self.masks, "windows": self.windows, "stacks": self.stack}
+        forms.get(self.rule.form, self.patches)()
+
+    @property
+    def said(self) -> dict[str, Any]:
+        return {key: value for key, value in self.entry.items() if key not in OF_SCAN}
+
+    def lesions(self) -> Iterator[tuple[str, Lesion, dict[str, Any]]]:
+        """Yield name, lesion and facts of each."""
+        voxel = float(abs(np.linalg.det(self.scan.affine[:3, :3])))
+        found = find_lesions(self.label, self.entry, self.rule, voxel)
+        if not found and "lesions" not in self.entry:
+            self.record.left_out["no lesion"] += 1
+        for number, lesion in enumerate(found, start=1):
+            mm3 = lesion.mask.sum() * voxel
+            centre = nib.affines.apply_affine(self.scan.affine, lesion.centre())
+            known = {k: v for k, v in lesion.facts.items() if k not in (*OF_SCAN, "value")}
+            # a rating of nought was not given
+            rated = {k: v for k, v in dict(lesion.facts.get("ratings") or {}).items() if v}
+            facts: dict[str, Any] = {**self.said, **known, **rated}
+            facts["diameter_mm"] = round(float((6 * mm3 / np.pi) ** (1 / 3)), 2)
+            facts["volume_mm3"] = round(float(mm3), 2)
+            facts["centre_mm"] = [round(float(v), 2) for v in centre]
+            alone = len(found) == 1 and "lesions" not in self.entry
+            yield self.record.name if alone else f"{self.record.name}_n{number:02d}", lesion, facts
+
+    def masks(self) -> None:
+        for name, lesion, facts in self.lesions():
+            affine = np.array(self.scan.affine)
+            affine[:3, 3] = nib.affines.apply_affine(affine, [part.start for part in lesion.box])
+            mask, place = isotropic_mask(lesion.mask, affine, self.rule.spacing_mm)
+            self.record.add(name, {"label": volume(mask.astype(np.uint8), place)}, facts)
+
+    def windows(self) -> None:
+        image, affine = _numbers(self.scan), self.scan.affine
+        for name, lesion, facts in self.lesions():
+            found = lesion_window(image, affine, lesion, self.rule)
+            if found is None:
+                self.record.left_out["larger than the window"] += 1
+                continue
+            window, inside, grid = found
+            self.record.add(name, _pair(window, "label", inside, grid.affine, image), facts)
+        organ = self.paths.get("organ_mask", self.paths.get("lung"))
+        if organ is None or not self.rule.normal:
+            return
+        marks = self.label > 0
+        if "marks" in self.paths:
+            marks |= self.scan.load_mask(self.paths["marks"], "marks", empty=True)
+        where = self.scan.load_mask(organ, "organ_mask", empty=True)
+        seed = (self.rule.seed, crc32(self.record.name.encode()))
+        healthy = healthy_windows(image, affine, where, marks, self.rule, seed)
+        for number, (window, inside, grid) in enumerate(healthy, start=1):
+            files = _pair(window, "organ_mask", inside, grid.affine, image)
+            name = f"{self.record.name}_normal{number:02d}"
+            self.record.add(name, files, {**self.said, "normal": True})
+
+    def stack(self) -> None:
+        """Write scan and label map as they are, slices along the last axis."""
+        spacing = np.round(self.scan.spacing_mm, 3)
+        axis = 2 - int(np.argmax(spacing[::-1]))
+        order = (*(n for n in range(3) if n != axis), axis)
+        affine = self.scan.affine[:, [*order, 3]]
+        image = _stored(np.transpose(_numbers(self.scan), order), _numbers(self.scan))
+        label = np.transpose(self.label, order).astype(np.uint8)
+        healthy = self.rule.classes is not None and not np.isin(label, self.rule.classes).any()
+        files = {"image": volume(image, affine), "label": volume(label, affine)}
+        self.record.add(self.record.name, files, self.said | ({"normal": True} if healthy else {}))
+
+    def patches(self) -> None:
+        scan, rule, name = self.scan, self.rule, self.record.name
+        if min(scan.spacing_mm) > rule.coarsest_mm:
+            self.record.left_out["coarse scans"] += 1
+            return
+        if min(patch_grid(scan.nifti.shape, scan.affine, rule.spacing_mm).size) < SMALLEST:
+            self.windows()  # a crop round a lesion
+            return
+        inside = self.label > 0 if rule.classes is None else np.isin(self.label, rule.classes)
+        image = _numbers(scan)
+        patches = scan_patches(image, scan.affine, inside, rule)
+        for number, (values, part, affine) in enumerate(patches):
+            files = _pair(values, "label", part, affine, image)
+            self.record.add(f"{name}_{number:03d}", files, self.said)
+        self.record.left_out["scans of air"] += not self.record.entries
+
+
+def _pair(
+    window: np.ndarray, key: str, mask: np.ndarray, affine: np.ndarray, image: np.ndarray
+) -> dict[str, nib.Nifti1Image]:
+    files = {"image": volume(_stored(window, image), affine)}
+    return files | {key: volume(mask.astype(np.uint8), affine)}
+
+
+def _numbers(scan: Scan) -> np.ndarray:
+    """Return the intensities of a scan, whole numbers where they are; NaN makes it a broken one."""
+    image = scan.image
+    if image.dtype.kind != "f":
+        return image
+    if not np.isfinite(image).all():
+        raise ValueError(f"image must hold finite numbers, got others in {scan.path}")
+    whole = np.array_equal(image, np.rint(image)) and np.abs(image).max() < 2**15
+    return image.astype(np.int16) if whole else image
+
+
+def _stored(values: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Return values cut from an image in the type of files: int16 where the image is whole."""
+    if image.dtype.kind == "f" or np.abs(values).max(initial=0) >= 2**15:
+        return values.astype(np.float32)
+    return np.rint(values).astype(np.int16)

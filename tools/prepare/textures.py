@@ -1,0 +1,250 @@
+"""Lesions of a dataset as the model sees them: their intensities, class by class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from nibabel.affines import voxel_sizes
+from tqdm import tqdm
+
+from tools.bundle import find_bundle
+from tools.histograms import adapt_histogram, intensity_histogram, load_presets
+from tools.intensity import HuWindow
+from tools.phantoms.datasets import lesion_datalist
+from tools.phantoms.heart_datasets import heart_datalist
+from tools.synthesis.scan import Scan
+from tools.synthesis.view import SlicesView
+
+__all__ = [
+    "HuWindows",
+    "Look",
+    "Sight",
+    "Stacks",
+    "Textures",
+    "lesion_name",
+    "measure_textures",
+    "read_look",
+]
+
+FINE = 16  # bins of a measurement per bin of a preset, so that a move to other tissue blurs little
+
+
+class Sight(NamedTuple):
+    """One entry of a datalist as the model sees it.
+
+    Attributes:
+        image: in [-1, 1], slices along the last axis.
+        units: the same in units of the model's window.
+        masks: one per lesion class, ``(classes, ...)``.
+        spacing_mm: within the slice.
+        tissue: levels of myocardium and blood in [-1, 1]; None where intensities have units.
+    """
+
+    image: np.ndarray
+    units: np.ndarray
+    masks: np.ndarray
+    spacing_mm: Sequence[float]
+    tissue: tuple[float, float] | None = None
+
+
+class HuWindows:
+    """Windows round one lesion each, in HU.
+
+    Args:
+        window_hu: HU that the model sees as -1 and 1.
+    """
+
+    moved = False
+    classes: Sequence[int] = (1,)
+
+    def __init__(self, window_hu: Sequence[float]) -> None:
+        self.window = (float(window_hu[0]), float(window_hu[1]))
+
+    def files(self, dataset_dir: str, section: str) -> list[dict[str, Any]]:
+        """Return a section of a datalist."""
+        return lesion_datalist(dataset_dir, section)
+
+    def open(self, entry: Mapping[str, Any]) -> Sight | None:
+        """Return a window, its axes to patient left and back, so that it is seen from the feet."""
+        image, label = (nib.Nifti1Image.from_filename(entry[key]) for key in ("image", "label"))
+        if image.shape != label.shape or not np.allclose(image.affine, label.affine, atol=1e-2):
+            raise ValueError(
+                f"label must lie on the grid of its image, got {label.shape} and {image.shape} "
+                f"(or another affine) for {lesion_name(entry)}"
+            )
+        values, inside = (
+            np.asarray(nib.as_closest_canonical(file).dataobj)[::-1, ::-1]
+            for file in (image, label)
+        )
+        spacing = voxel_sizes(nib.as_closest_canonical(image).affine)[:2]
+        units = np.clip(values, *self.window)
+        return Sight(
+            HuWindow(*self.window).scaled(values), units, inside[None] > 0, spacing.tolist()
+        )
+
+
+class Stacks:
+    """Stacks of few thick slices without units, such as hearts in MRI.
+
+    Args:
+        view: of the model.
+    """
+
+    moved = True
+    window = (-1.0, 1.0)
+
+    def __init__(self, view: SlicesView) -> None:
+        self.view, self.classes = view, view.organ.values
+
+    def files(self, dataset_dir: str, section: str) -> list[dict[str, Any]]:
+        """Return a section of a datalist."""
+        return heart_datalist(dataset_dir, section)
+
+    def open(self, entry: Mapping[str, Any]) -> Sight | None:
+        """Return the model's window of a stack; None without the tissues that it is moved by."""
+        scan = Scan(entry["image"])
+        canvas = self.view.open(scan, scan.load_labels(entry["label"], "label"))
+        if canvas.tissue is None or canvas.scale is None:
+            return None
+        masks = canvas.masks(canvas.labels, self.classes)
+        spacing = [float(self.view.rule.spacing_mm or 1.0)] * 2
+        image = canvas.scale.scaled(canvas.image)
+        return Sight(image, image, masks, spacing, canvas.tissue)
+
+
+Model: TypeAlias = HuWindows | Stacks
+
+
+class Look(NamedTuple):
+    """How the textures of a bundle are described: model, and its section ``textures``.
+
+    Attributes:
+        model: what it takes for a lesion.
+        bins: of a preset, per class.
+        names: of three groups, in order of their mean.
+        gain: how far the gap of the tissues counts in a move, see
+            :func:`tools.histograms.adapt_histogram`.
+    """
+
+    model: Model
+    bins: int
+    names: Sequence[str]
+    gain: float = 0.0
+
+
+def read_look(bundle: str) -> tuple[Path, Look]:
+    """Return folder and look of a bundle: bins and gain of its presets, if it has any.
+
+    Raises:
+        FileNotFoundError: if there is no such bundle.
+        ValueError: if it makes no textures.
+    """
+    folder = find_bundle(bundle)
+    parser, train = ConfigParser(), ConfigParser()
+    parser.read_config([folder / "configs" / n for n in ("inference.json", "synthesize.json")])
+    train.read_config(folder / "configs" / "train.json")
+    if train.get("textures") is None:
+        raise ValueError(f"bundle must have a section textures in train.json, got {bundle}")
+    section = dict(train.get_parsed_content("textures"))
+    path = folder / "configs" / "histograms.json"
+    if path.is_file():  # what the presets state goes before what a first run starts with
+        first = next(iter(load_presets(path).values()))
+        section |= json.loads(path.read_text(encoding="utf-8")) | {"gain": first.get("gain")}
+    view = parser.get_parsed_content("view")
+    model: Model = Stacks(view) if isinstance(view, SlicesView) else HuWindows(view.scale)
+    gain = float(section.get("gain") or 0.0)
+    return folder, Look(model, int(section["bins"]), section["names"], gain)
+
+
+@dataclass(frozen=True)
+class Textures:
+    """What is known of the intensities inside n lesions.
+
+    Attributes:
+        entries: of the datalist, with ``image`` and ``label``.
+        fine: blocks of sum 1, or 0 for an absent class, ``(n, classes, bins)``, with ``FINE`` times
+            as many bins where lesions are to be moved.
+        tissue: levels of the tissues round each, ``(n, 2)``; None where intensities have units.
+        means: of the first class, in the units of the model's window, ``(n,)``.
+        spreads: standard deviations, likewise.
+        medians: likewise.
+        voxels: of each class, ``(n, classes)``.
+        left_out: entries without a lesion of the first class.
+    """
+
+    entries: list[Mapping[str, Any]]
+    fine: np.ndarray
+    tissue: np.ndarray | None
+    means: np.ndarray
+    spreads: np.ndarray
+    medians: np.ndarray
+    voxels: np.ndarray
+    left_out: int = 0
+
+    @property
+    def contrast(self) -> np.ndarray:
+        """Medians on a scale where the first tissue is 0 and the second 1, ``(n,)``."""
+        assert self.tissue is not None
+        wall, blood = self.tissue.T
+        return (self.medians - wall) / (blood - wall)
+
+    def histograms(
+        self, number: int, tissue: Sequence[float] | None = None, gain: float = 0.0
+    ) -> np.ndarray:
+        """Return the histograms of one lesion, as it would be in other tissue, (classes, bins)."""
+        blocks = self.fine[number]
+        if self.tissue is None or tissue is None:
+            return blocks
+        moved = adapt_histogram(
+            blocks.ravel().tolist(), self.tissue[number], tissue, len(blocks), gain=gain
+        )
+        return np.reshape(moved, (len(blocks), -1, FINE)).sum(-1)
+
+
+def measure_textures(files: Sequence[Mapping[str, Any]], model: Model, bins: int = 16) -> Textures:
+    """Return the intensities of the lesions of a datalist; entries without are left out.
+
+    Args:
+        files: entries with paths under ``image`` and ``label``.
+        model: how they are seen; values beyond its window count in the outermost bins.
+        bins: of a preset.
+
+    Raises:
+        ValueError: if image and label differ in grid, or no entry has a lesion.
+    """
+    entries, rows, tissue, voxels = [], [], [], []
+    numbers: list[tuple[float, ...]] = []
+    for entry in tqdm(files, desc="measuring lesions", unit="lesion"):
+        sight = model.open(entry)
+        if sight is None or not sight.masks[0].any():
+            continue
+        values = torch.from_numpy(np.ascontiguousarray(sight.image).reshape(1, -1))
+        inside = torch.from_numpy(sight.masks.reshape(len(sight.masks), -1))
+        count = bins * (FINE if model.moved else 1)
+        row = intensity_histogram(values.expand(len(inside), -1), inside, count)
+        rows.append(row.double().numpy())
+        own = sight.units[sight.masks[0]].astype(float)
+        numbers.append((own.mean(), own.std(), float(np.median(own))))
+        voxels.append(sight.masks.reshape(len(inside), -1).sum(1))
+        tissue.append(sight.tissue)
+        entries.append(entry)
+    if not entries:
+        raise ValueError(f"dataset must hold a lesion, got {len(files)} entries with empty labels")
+    levels = np.array(tissue, float) if model.moved else None
+    means, spreads, medians = np.array(numbers).T
+    left_out = len(files) - len(entries)
+    counts = np.stack(voxels)
+    return Textures(entries, np.stack(rows), levels, means, spreads, medians, counts, left_out)
+
+
+def lesion_name(entry: Mapping[str, Any]) -> str:
+    """Return the name of a datalist entry, or of its image file."""
+    return str(entry.get("name", Path(str(entry.get("image", ""))).name))
