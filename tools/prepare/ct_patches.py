@@ -15,8 +15,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from tqdm import tqdm
 
 from tools.files import claimed, new_file, safe_names
-from tools.phantoms.chest_ct import chest_ct
-from tools.phantoms.nodule_insertion import add_nodules
+from tools.phantoms.chest_ct import chest_ct, draw_nodules
 from tools.prepare.archive import SECTIONS, write_datalist
 from tools.prepare.crops import prepare_crops
 from tools.prepare.lidc_split import lidc_split
@@ -217,8 +216,8 @@ def _phantom_patches(number: int, out: Path, size: int) -> list[dict[str, Any]]:
     """Write the patches of both lungs of a computed chest with nodules."""
     entries = []
     for side, centre in zip("rl", PHANTOM_CENTRES_MM, strict=True):
-        healthy = chest_ct(PHANTOM_SHAPE, 1.0, number, centre)
-        phantom, _ = add_nodules(healthy, 8, number)
+        nodules = draw_nodules(number, 8, centre_mm=centre, size_mm=PHANTOM_SHAPE)
+        phantom = chest_ct(PHANTOM_SHAPE, 1.0, number, centre, nodules)
         name, patient = f"phantom_{number:02d}{side}", f"phantom_{number:02d}"
         content = (phantom.image, phantom.lesion_mask, phantom.affine)
         entries += _write_patches(name, patient, *content, out, size)

