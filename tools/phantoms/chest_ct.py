@@ -162,20 +162,20 @@ def _paint_nodule(
     rng = np.random.default_rng(nodule.seed)
     semi_axes = nodule.diameter_mm / 2 * np.array([1.0, *rng.uniform(0.65, 1.0, 2)])
     turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
-    grid = np.meshgrid(*(a - s for a, s in zip(axes, nodule.site_mm, strict=True)), indexing="ij")
+    offsets = [axis - site for axis, site in zip(axes, nodule.site_mm, strict=True)]
+    near = [np.flatnonzero(np.abs(offset) < 0.8 * nodule.diameter_mm) for offset in offsets]
+    grid = np.meshgrid(*(o[n] for o, n in zip(offsets, near, strict=True)), indexing="ij")
     points = np.tensordot(turn, np.stack(grid), 1)
     radius = np.sqrt(((points / semi_axes[:, None, None, None]) ** 2).sum(axis=0))
     dents = np.zeros(radius.shape)
     for _ in range(4):
         wave = rng.normal(0, 2.2 / semi_axes.mean(), 3)
         dents += np.sin(np.tensordot(wave, points, 1) + rng.uniform(0, 2 * np.pi))
-    distance = (1 - 0.09 - 0.05 * dents - radius) * semi_axes.min()
-    distance = np.where(radius < 1.5, distance, -99).astype(np.float32)
+    distance: Volume = np.full(painter.shape, -99, dtype=np.float32)
+    distance[np.ix_(*near)] = (1 - 0.09 - 0.05 * dents - radius) * semi_axes.min()
     for tissue, share in TABLE["nodules"][nodule.texture]:
-        inset = np.float32(share * semi_axes.min())
-        painter.put(painter.cover(distance - inset), tissue)
-    inside: NDArray[np.bool_] = distance > 0
-    return inside
+        painter.put(painter.cover(distance - np.float32(share * semi_axes.min())), tissue)
+    return distance > 0
 
 
 def _noise(painter: Painter, spacing_mm: NDArray[np.float64]) -> Volume:

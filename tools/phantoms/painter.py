@@ -137,8 +137,7 @@ class Painter:
         size = [int(n) for n in np.array(coarse) * step]
         wide = functional.interpolate(torch.from_numpy(smooth)[None, None], size, mode="trilinear")
         cut = wide[0, 0].numpy()[tuple(slice(0, n) for n in self.shape)]
-        unit: Volume = (cut - cut.mean()) / max(cut.std(), 1e-6)
-        return unit
+        return (cut - cut.mean()) / max(cut.std(), 1e-6)
 
     def _distance(self, part: Part) -> Volume:
         """Return the signed distance to a part."""
