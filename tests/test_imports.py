@@ -138,7 +138,7 @@ def test_runtime_needs_few_packages(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(RUNTIME))
 def test_runtime_names_no_dataset(path: Path) -> None:
-    assert dataset_names(parse(path), ALLOWED_STRINGS.get(part_of(path), set())) == []
+    assert dataset_names(parse(path), set()) == []
 
 
 @pytest.mark.parametrize("path", modules(RUNTIME | WORKSHOP | {"__init__"}))

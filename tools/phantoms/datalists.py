@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,20 @@ from numpy.typing import NDArray
 
 from tools.files import clear_leftovers, new_file, new_folder, write_json
 
-__all__ = ["NOTICE", "cached_phantom", "read_section", "save_json", "save_volume"]
+__all__ = [
+    "NOTICE",
+    "PHANTOM_VERSION",
+    "cached_phantom",
+    "read_section",
+    "save_volume",
+    "write_case",
+    "write_scan",
+]
 
 logger = logging.getLogger(__name__)
+
+# Goes into the names of the caches: raise it whenever a seed gives other voxels than before.
+PHANTOM_VERSION = "3"
 
 NOTICE = (
     "PHANTOM: computed images, no patient. Made for trying the software; results on them say "
@@ -27,13 +39,7 @@ NOTICE = (
 
 
 def save_volume(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) -> None:
-    """Write a NIfTI file whose header says that it is a phantom, whole or not at all.
-
-    Args:
-        path: the file.
-        array: values.
-        affine: voxel index to RAS mm.
-    """
+    """Write a NIfTI file whose header says that it is a phantom; ``affine`` leads to RAS mm."""
     volume = nib.Nifti1Image(array, affine)
     volume.header["descrip"] = b"phantom"
     volume.header.set_xyzt_units("mm")
@@ -43,15 +49,44 @@ def save_volume(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) ->
         nib.save(volume, partial)
 
 
-def save_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_json(path, content, indent=1)
+def write_case(
+    folder: Path,
+    name: str,
+    volumes: Mapping[str, NDArray[Any]],
+    affine: NDArray[np.float64],
+    **facts: Any,
+) -> dict[str, Any]:
+    """Write ``NAME_KIND.nii.gz`` for each kind of volume and return the entry of a datalist."""
+    files = {kind: f"{name}_{kind}.nii.gz" for kind in volumes}
+    for kind, array in volumes.items():
+        save_volume(folder / files[kind], array, affine)
+    return files | {"phantom": True} | facts
+
+
+@cache
+def _announce(folder: Path) -> None:
+    """Say it once in a process: trainings and commands ask for several sections."""
+    logger.info("no dataset_dir given: running on the embedded phantom data in %s", folder)
+
+
+def write_scan(
+    folder: Path,
+    name: str,
+    volumes: Mapping[str, NDArray[Any]],
+    affine: NDArray[np.float64],
+    **facts: Any,
+) -> dict[str, str]:
+    """Write a single phantom and its record; return paths by kind, and as ``record``."""
+    record = {"name": name, "notice": NOTICE, "version": PHANTOM_VERSION}
+    record |= write_case(folder, name, volumes, affine, **facts)
+    path = write_json(folder / f"{name}.json", record, indent=1)
+    return {kind: str(folder / record[kind]) for kind in volumes} | {"record": str(path)}
 
 
 def cached_phantom(
     name: str, write: Callable[[Path], object], cache_dir: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Return the folder of a phantom dataset, made on first use.
+    """Return the folder of a phantom dataset, made on first use and named once in the log.
 
     The set is built under another name and renamed when complete, so processes that start together
     never see half of it; all but the first throw their copy away.
@@ -62,6 +97,7 @@ def cached_phantom(
         cache_dir: where it is kept; None is ``~/.cache/synthetic-lesions``.
     """
     folder = Path(cache_dir or Path.home() / ".cache" / "synthetic-lesions") / name
+    _announce(folder)
     if (folder / "datalist.json").is_file():
         return folder
     clear_leftovers(folder.parent)
@@ -81,7 +117,7 @@ def read_section(
 
     Args:
         dataset_dir: folder with ``datalist.json`` (Decathlon form); None or "" stands for the
-            phantom, which is announced in the log.
+            phantom, see :func:`cached_phantom`.
         section: "training", "validation", ...
         phantom: returns the folder of the phantom.
 
@@ -94,7 +130,6 @@ def read_section(
     """
     if not dataset_dir:
         folder = phantom()
-        logger.warning("no dataset_dir given: running on the embedded phantom data in %s", folder)
     else:
         folder = Path(dataset_dir).expanduser()
         if not folder.is_dir():

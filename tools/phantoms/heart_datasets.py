@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tools.phantoms.datalists import NOTICE, cached_phantom, read_section, save_json, save_volume
+from tools.files import write_json
+from tools.phantoms.datalists import (
+    NOTICE,
+    PHANTOM_VERSION,
+    cached_phantom,
+    read_section,
+    write_case,
+    write_scan,
+)
 from tools.phantoms.heart_mr import HeartPhantom, heart_mr
 from tools.transforms.wall import HEART_CLASSES, measure_heart
 
-__all__ = [
-    "HEART_PHANTOM_VERSION",
-    "heart_datalist",
-    "write_heart_dataset",
-    "write_heart_phantom",
-]
+__all__ = ["heart_datalist", "write_heart_dataset", "write_heart_phantom"]
 
-# Goes into the name of the cache: raise it whenever a seed gives other voxels than before.
-HEART_PHANTOM_VERSION = "2"
 # Hearts per section; those of the section normal have no infarct.
 _SECTIONS = {"training": 12, "validation": 4, "test": 2, "normal": 4}
 _SPACING_MM = (1.4, 1.4, 10.0)
@@ -34,31 +35,16 @@ def write_heart_phantom(
     seed: int = 0,
     shape: tuple[int, int, int] = (160, 160, 10),
     spacing_mm: tuple[float, float, float] = _SPACING_MM,
-    infarct: bool = False,
-    no_reflow: bool = False,
 ) -> dict[str, str]:
-    """Write a short-axis stack of a phantom heart with its label, healthy unless asked otherwise.
-
-    Args:
-        out_dir: folder, made if it does not exist.
-        seed: of anatomy, infarct and noise.
-        shape: voxels per axis.
-        spacing_mm: voxel size.
-        infarct: whether there is one.
-        no_reflow: whether it has a core without flow.
+    """Write a short-axis stack of a healthy phantom heart, see :func:`heart_mr`, with its label.
 
     Returns:
-        Paths by name: ``image`` (int16), ``label`` (uint8: 1 cavity, 2 myocardium, 3 infarct,
-        4 no-reflow) and ``record`` (JSON).
+        Paths by name: ``image`` (int16), ``label`` (uint8: 1 cavity, 2 myocardium) and ``record``
+        (JSON).
     """
-    folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    phantom = heart_mr(shape, spacing_mm, seed, infarct, no_reflow)
-    entry = _write(phantom, folder, "phantom_heart", seed)
-    record = {"name": "phantom_heart", "notice": NOTICE, "version": HEART_PHANTOM_VERSION}
-    save_json(folder / "phantom_heart.json", record | entry | {"shape": list(shape)})
-    paths = {kind: str(folder / entry[kind]) for kind in ("image", "label")}
-    return paths | {"record": str(folder / "phantom_heart.json")}
+    phantom = heart_mr(shape, spacing_mm, seed, infarct=False)
+    facts = _facts(phantom, seed) | {"patient": "phantom_heart", "shape": list(shape)}
+    return write_scan(Path(out_dir), "phantom_heart", _volumes(phantom), phantom.affine, **facts)
 
 
 def write_heart_dataset(
@@ -85,31 +71,30 @@ def write_heart_dataset(
     if not sections or min(sections.values()) < 1:
         raise ValueError(f"sections must have at least one heart each, got {sections}")
     folder = Path(out_dir)
-    (folder / "cases").mkdir(parents=True, exist_ok=True)
     datalist: dict[str, Any] = {"name": "phantom hearts", "description": NOTICE, "phantom": True}
-    datalist |= {"version": HEART_PHANTOM_VERSION, "modality": {"0": "MR"}}
+    datalist |= {"version": PHANTOM_VERSION, "modality": {"0": "MR"}}
     datalist["labels"] = {"0": "background"} | {str(v): n for v, n in HEART_CLASSES.items()}
     datalist |= {section: [] for section in sections}
     plan = [(section, i) for section, count in sections.items() for i in range(count)]
     for index, (section, place) in enumerate(tqdm(plan, desc="phantom hearts", unit="heart")):
         number = int(np.random.default_rng([seed, 12, index]).integers(2**31))
-        slices = int(np.random.default_rng(number).integers(*_SLICES))
-        phantom = heart_mr(
-            (_SIDE, _SIDE, slices), _SPACING_MM, number, section != "normal", place % 3 != 2
-        )
-        datalist[section].append(_write(phantom, folder, f"cases/phantom_{index:03d}", number))
-    save_json(folder / "datalist.json", datalist)
+        shape = (_SIDE, _SIDE, int(np.random.default_rng(number).integers(*_SLICES)))
+        phantom = heart_mr(shape, _SPACING_MM, number, section != "normal", place % 3 != 2)
+        facts = _facts(phantom, number) | {"patient": f"phantom_{index:03d}"}
+        name = f"cases/phantom_{index:03d}"
+        entry = write_case(folder, name, _volumes(phantom), phantom.affine, **facts)
+        datalist[section].append(entry)
+    write_json(folder / "datalist.json", datalist, indent=1)
     return datalist
 
 
-def _write(phantom: HeartPhantom, folder: Path, name: str, seed: int) -> dict[str, Any]:
-    """Write image and label of a heart and return its entry of the datalist."""
-    entry: dict[str, Any] = {}
-    for kind, array in (("image", phantom.image), ("label", phantom.label)):
-        entry[kind] = f"{name}_{kind}.nii.gz"
-        save_volume(folder / entry[kind], array, phantom.affine)
-    entry |= {"patient": Path(name).name, "phantom": True, "seed": seed}
-    return entry | measure_heart(phantom.label, phantom.affine) | {"infarct": phantom.infarct}
+def _volumes(phantom: HeartPhantom) -> dict[str, Any]:
+    return {"image": phantom.image, "label": phantom.label}
+
+
+def _facts(phantom: HeartPhantom, seed: int) -> dict[str, Any]:
+    measured = measure_heart(phantom.label, phantom.affine)
+    return measured | {"seed": seed, "infarct": phantom.infarct}
 
 
 def heart_datalist(
@@ -119,21 +104,11 @@ def heart_datalist(
 ) -> list[dict[str, Any]]:
     """Return one section of a dataset of hearts, of the embedded phantom if none is named.
 
-    Args:
-        dataset_dir: folder with ``datalist.json`` (Decathlon form); None or "" stands for the
-            embedded phantom data, which is made on first use and announced in the log.
-        section: "training", "validation", "test" or "normal" (no infarct).
-        cache_dir: where the phantom is kept; None is ``~/.cache/synthetic-lesions``.
-
-    Returns:
-        Dictionaries with absolute paths under ``image`` and ``label``, other keys as in the file;
-        ``heart_mm`` is the middle (RAS) of the box round cavity and myocardium.
-
-    Raises:
-        FileNotFoundError: if ``dataset_dir`` or its datalist does not exist; nothing replaces it.
-        ValueError: if the section is missing or empty.
+    Arguments and errors are those of :func:`tools.phantoms.datasets.lesion_datalist`. The phantom
+    has the sections "training", "validation", "test" and "normal" (no infarct); ``heart_mm`` of an
+    entry is the middle (RAS) of the box round cavity and myocardium.
     """
-    name = f"phantom-heart-{HEART_PHANTOM_VERSION}"
+    name = f"phantom-heart-{PHANTOM_VERSION}"
     return read_section(
         dataset_dir, section, lambda: cached_phantom(name, write_heart_dataset, cache_dir)
     )

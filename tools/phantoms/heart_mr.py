@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tools.phantoms.heart_anatomy import TERRITORIES, HeartBuild, Infarct, Volume
-from tools.phantoms.heart_painter import HeartPainter
+from tools.phantoms.painter import Build, Painter, Volume
 
 __all__ = ["HeartPhantom", "heart_mr"]
 
-_SUBSLICES = 3
-_ZERO, _UNIT = 2048.0, 1000.0  # stored value of no signal, and of signal 1
+TABLE: dict[str, Any] = json.loads(Path(__file__).with_name("heart.json").read_text())
+_SHEETS = 3  # painted per slice, then averaged
+_ZERO, _UNIT, _NOISE = 2048.0, 1000.0, 0.03  # stored value of no signal, and of signal 1
 
 
 class HeartPhantom(NamedTuple):
@@ -23,12 +24,15 @@ class HeartPhantom(NamedTuple):
 
     Attributes:
         image: int16 from 0 to 4095, ``(I, J, K)``, axes to the patient's left, to the back and
-            from the apex to the base. Phase-sensitive images have no signal at 2048, others at 0.
+            from the apex to the base; phase-sensitive, no signal is 2048.
         label: uint8, 0 outside and 1 cavity, 2 myocardium, 3 infarct, 4 no-reflow; papillary
             muscles belong to the cavity, the right ventricle to nothing.
         affine: ``(4, 4)``, voxel indices to RAS mm.
-        infarct: where the infarct lies, or None; see
-            :class:`tools.phantoms.heart_anatomy.Infarct`.
+        infarct: None, or ``angle_deg`` of its middle (0 is towards the patient's left, 90 towards
+            the back), ``extent_deg``, ``place`` of its middle between apex (0) and base (1),
+            ``length`` in that direction, ``transmurality`` (share of the wall, from the cavity
+            outwards), ``no_reflow`` (share of angle, length and depth of the core without flow)
+            and the ``territory`` of the artery that was closed.
     """
 
     image: NDArray[np.int16]
@@ -43,19 +47,13 @@ def heart_mr(
     seed: int = 0,
     infarct: bool = True,
     no_reflow: bool = True,
-    territory: str | None = None,
-    noise: float = 0.03,
-    phase_sensitive: bool = True,
 ) -> HeartPhantom:
     """Compute an inversion-recovery MRI of a heart some minutes after contrast, in short axis.
 
-    Thorax with chest wall, lung, liver, stomach and spleen; right and left ventricle with
-    trabeculae and papillary muscles, the left one tapering to the apex. Healthy myocardium is
-    nulled and dark, blood brighter, an infarct brighter than that, and dark again in it where no
-    blood flows. The infarct spreads from the inner layer outwards within the territory of one
-    artery. Voxels average what they cover, fat lies aside of water by the chemical shift, surface
-    coils in front make the front brighter, and noise is complex: the phase-sensitive image shows
-    its real part (Gaussian), the magnitude image is Rician.
+    Healthy myocardium is nulled and dark, blood brighter, an infarct brighter than that, and dark
+    again in it where no blood flows (``heart.json``). The infarct spreads from the inner layer
+    outwards within the territory of one artery. Voxels average what they cover, coils in front
+    make the front brighter, noise is Gaussian.
 
     Args:
         shape: voxels per axis, at least (64, 64, 3); the left ventricle fills the slices.
@@ -63,13 +61,9 @@ def heart_mr(
         seed: of anatomy, infarct and noise.
         infarct: whether there is one.
         no_reflow: whether it has a core without flow; without an infarct there is none.
-        territory: of "left_anterior_descending", "right_coronary", "left_circumflex"; None draws.
-        noise: standard deviation per channel; 0.42 is about the signal of blood.
-        phase_sensitive: False gives the magnitude, in which nulled tissue and air are black.
 
     Raises:
-        ValueError: if ``shape`` is too small, the spacing not positive, ``noise`` negative, or
-            the territory unknown.
+        ValueError: if ``shape`` is too small or the spacing not positive.
 
     Example:
         >>> phantom = heart_mr((64, 64, 4), (2.0, 2.0, 20.0), infarct=False)
@@ -80,73 +74,114 @@ def heart_mr(
         raise ValueError(f"shape must be at least (64, 64, 3), got {tuple(shape)}")
     if len(spacing_mm) != 3 or min(spacing_mm) <= 0:
         raise ValueError(f"spacing_mm must be three numbers > 0, got {spacing_mm}")
-    if noise < 0:
-        raise ValueError(f"noise must be >= 0, got {noise}")
-    if territory is not None and territory not in TERRITORIES:
-        raise ValueError(f"territory must be one of {sorted(TERRITORIES)}, got {territory!r}")
     rng = np.random.default_rng([seed, 11])
-    build = HeartBuild.draw(rng, shape[2] * spacing_mm[2])
-    lesion = Infarct.draw(rng, no_reflow, territory) if infarct else None
-    painter = HeartPainter(_axes(shape, spacing_mm, build.length_mm), build, rng)
-    parts = {name: _slices(part) for name, part in painter.paint(lesion).items()}
-    signal = _signal(painter, spacing_mm)
-    image = _acquire(signal, spacing_mm, noise, phase_sensitive, rng)
+    axes, build = _frame(shape, spacing_mm, rng)
+    lesion = _draw_infarct(rng, no_reflow) if infarct else None
+    painter = Painter(TABLE | {"tissues": _signals(rng)}, axes, build, rng)
+    painter.paint(TABLE["parts"])
+    wall = painter.cover(painter.distance["left"])
+    cavity = painter.cover(painter.distance["cavity"])
+    dead, core = _infarct(painter, lesion) if lesion else (0 * wall, 0 * wall)
+    painter.put(dead * wall * (1 - cavity), "infarct")
+    painter.put(core * wall * (1 - cavity), "no_reflow")
+    front = np.hypot(axes[0][:, None, None] + 60, axes[1][None, :, None] + 85)
+    signal = _slices(painter.image) * (0.78 + 0.75 * np.exp(-front / 55))
+    whole, inner, necrosis, stopped = (_slices(part) > 0.5 for part in (wall, cavity, dead, core))
+    myocardium = whole & ~inner
+    classes = [inner, myocardium & necrosis & stopped, myocardium & necrosis, myocardium]
+    label = np.select(classes, [1, 4, 3, 2], 0).astype(np.uint8)
     affine = np.diag([-spacing_mm[0], -spacing_mm[1], spacing_mm[2], 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return HeartPhantom(image, _label(parts), affine, asdict(lesion) if lesion else None)
+    return HeartPhantom(_acquire(signal, spacing_mm, rng), label, affine, lesion)
 
 
-def _axes(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], length_mm: float
-) -> tuple[NDArray[np.float64], ...]:
-    """Return mm from the axis of the left ventricle and from its tip; each slice in sheets.
+def _frame(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], rng: np.random.Generator
+) -> tuple[list[NDArray[Any]], Build]:
+    """Return mm from the axis of the left ventricle and from its tip, and the build.
 
-    The last slice ends at the base, the first begins a little above the tip, as stacks do.
+    The last slice ends at the base, the first begins a little above the tip, as stacks do; the
+    table counts z in hundredths of the way from tip to base.
     """
-    middles = (np.array(shape) - 1) / 2
-    x, y = ((np.arange(shape[a], dtype=np.float64) - middles[a]) * spacing_mm[a] for a in (0, 1))
-    z = (np.arange(shape[2] * _SUBSLICES, dtype=np.float64) + 0.5) * spacing_mm[2] / _SUBSLICES
-    return x, y, z + length_mm - shape[2] * spacing_mm[2]
+    stack_mm = shape[2] * spacing_mm[2]
+    length_mm = stack_mm * rng.uniform(1.05, 1.14)
+    x, y = ((np.arange(shape[a]) - (shape[a] - 1) / 2) * spacing_mm[a] for a in (0, 1))
+    z = (np.arange(shape[2] * _SHEETS) + 0.5) * spacing_mm[2] / _SHEETS + length_mm - stack_mm
+    build = Build.draw(TABLE, rng)
+    return [x, y, z], build._replace(scale=(*build.scale[:2], length_mm / 100))
+
+
+def _signals(rng: np.random.Generator) -> dict[str, list[float]]:
+    """Return the tissues of one patient: doses and waiting times differ."""
+    vary = TABLE["vary_signal"]
+    tissues = {
+        name: [value * rng.uniform(1 - vary, 1 + vary), *texture]
+        for name, (value, *texture) in TABLE["tissues"].items()
+    }
+    healthy = rng.uniform(*TABLE["myocardium"])
+    dead = tissues["blood"][0] * rng.uniform(*TABLE["infarct_to_blood"])
+    stopped = healthy + rng.uniform(*TABLE["no_reflow_to_infarct"]) * (dead - healthy)
+    values = {"myocardium": healthy, "infarct": dead, "no_reflow": stopped}
+    return tissues | {name: [value, *tissues[name][1:]] for name, value in values.items()}
+
+
+def _draw_infarct(rng: np.random.Generator, no_reflow: bool) -> dict[str, Any]:
+    territories = TABLE["territories"]
+    shares = [territory["share"] for territory in territories.values()]
+    name = list(territories)[int(rng.choice(len(shares), p=shares))]
+    wander = territories[name]["wander_deg"]
+    # obstruction of the small vessels comes with deep infarcts
+    depth = rng.uniform(0.75, 1.2) if no_reflow else rng.uniform(0.45, 1.1)
+    return {
+        "angle_deg": territories[name]["angle_deg"] + float(rng.uniform(-wander, wander)),
+        "extent_deg": float(rng.uniform(95, 190)),
+        "place": territories[name]["place"] + float(rng.uniform(-0.08, 0.08)),
+        "length": float(rng.uniform(0.75, 1.25)),
+        "transmurality": float(depth),
+        "no_reflow": float(rng.uniform(0.4, 0.7)) if no_reflow else 0.0,
+        "territory": name,
+    }
+
+
+def _infarct(painter: Painter, infarct: dict[str, Any]) -> tuple[Volume, Volume]:
+    """Return the coverage of an infarct and of its core without flow.
+
+    Necrosis runs from the inner layer outwards as a wave, least deep at the borders of the
+    territory.
+    """
+    x, y, z = painter.xyz
+    outer, inner = painter.distance["left"], painter.distance["cavity"]
+    thickness = np.maximum(outer - inner, 1.0)
+    depth, place = -inner / thickness, z / 100
+    edge = painter.field(11.0)
+    turn = np.angle(np.exp(1j * (np.arctan2(y, x) - np.deg2rad(infarct["angle_deg"]))))
+    # the territory narrows towards the base and opens round the apex
+    half = np.deg2rad(infarct["extent_deg"] / 2) * (1.15 - 0.3 * place)
+    along = np.abs(place - infarct["place"] + 0.03 * edge) / (infarct["length"] / 2)
+    off = np.hypot(np.abs(turn + 0.12 * edge) / half, along)
+    reach = np.where(off < 1, 1 - off**3.5, -0.3)
+    dead = (infarct["transmurality"] * reach * (1 + 0.08 * edge) - depth) * thickness
+    dead = np.minimum(dead, outer - 0.3)
+    share = infarct["no_reflow"]
+    if not share:
+        return painter.cover(dead), np.zeros_like(painter.image)
+    within = np.where(off < share, 1 - (off / share) ** 3, -0.3)
+    deepest = 0.16 + 0.7 * share * infarct["transmurality"] * within - 0.06 * edge
+    core = np.minimum(deepest - depth, depth - 0.10) * thickness
+    return painter.cover(dead), painter.cover(np.minimum(core, dead - 1))
 
 
 def _slices(sheets: Volume) -> Volume:
     """Average the sheets of each slice."""
-    return sheets.reshape(*sheets.shape[:2], -1, _SUBSLICES).mean(-1)
-
-
-def _label(parts: dict[str, Volume]) -> NDArray[np.uint8]:
-    wall = (parts["epicardium"] > 0.5) & (parts["cavity"] <= 0.5)
-    dead = wall & (parts["infarct"] > 0.5)
-    label = np.where(parts["cavity"] > 0.5, 1, 0)
-    label[wall] = 2
-    label[dead] = 3
-    label[dead & (parts["no_reflow"] > 0.5)] = 4
-    return label.astype(np.uint8)
-
-
-def _signal(painter: HeartPainter, spacing_mm: tuple[float, float, float]) -> Volume:
-    """Put fat where its frequency puts it, and weigh with the sensitivity of the coils."""
-    water, fat = _slices(painter.water), _slices(painter.fat)
-    fat = ndimage.shift(fat, (1.6 / spacing_mm[0], 0, 0), order=1, mode="nearest")
-    frame = painter.frame
-    front = np.hypot(frame.x[..., :1] + 60, frame.y[..., :1] + 85)
-    sensitivity = 0.78 + 0.75 * np.exp(-front / 55)
-    return ((water + fat) * sensitivity).astype(np.float32)
+    return sheets.reshape(*sheets.shape[:2], -1, _SHEETS).mean(-1)
 
 
 def _acquire(
-    signal: Volume,
-    spacing_mm: tuple[float, float, float],
-    noise: float,
-    phase_sensitive: bool,
-    rng: np.random.Generator,
+    signal: NDArray[Any], spacing_mm: tuple[float, float, float], rng: np.random.Generator
 ) -> NDArray[np.int16]:
-    """Blur, add complex noise and store as integers of 12 bits."""
+    """Blur, add noise and store as integers of 12 bits."""
     blur = (0.85 / spacing_mm[0], 0.85 / spacing_mm[1], 0.0)
-    channels = rng.standard_normal((2, *signal.shape), dtype=np.float32)
     # measured on a coarser grid than shown: neighbours share noise
-    channels = ndimage.gaussian_filter(channels, (0.0, 0.55, 0.55, 0.0))
-    channels *= np.float32(noise) / channels.std()
-    real = ndimage.gaussian_filter(signal, blur) + channels[0]
-    shown = _ZERO + _UNIT * real if phase_sensitive else 2 * _UNIT * np.hypot(real, channels[1])
-    return np.clip(np.round(shown), 0, 4095).astype(np.int16)
+    noise = ndimage.gaussian_filter(rng.standard_normal(signal.shape), (0.55, 0.55, 0.0))
+    shown = ndimage.gaussian_filter(signal, blur) + _NOISE * noise / noise.std()
+    return np.clip(np.round(_ZERO + _UNIT * shown), 0, 4095).astype(np.int16)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.phantoms.datalists import cached_phantom, save_json
+from tools.files import write_json
+from tools.phantoms.datalists import cached_phantom
 from tools.phantoms.datasets import PHANTOM_VERSION, write_chest_phantom
 from tools.phantoms.heart_datasets import write_heart_phantom
 
@@ -28,6 +29,6 @@ def phantom_scan(organ: str) -> Path:
 
     def write(folder: Path) -> None:
         WRITERS[organ](folder)
-        save_json(folder / "datalist.json", {"training": []})
+        write_json(folder / "datalist.json", {"training": []})
 
     return cached_phantom(f"phantom-{PHANTOM_VERSION}-scan-{organ}", write)

@@ -88,15 +88,15 @@ def radiologist_items(seed: int) -> list[Item]:
     Raises:
         ValueError: if the package is not installed.
     """
-    from tools.phantoms.nodule_shapes import real_nodule_masks
+    from tools.shapes.contours import outlined_nodules
 
-    shapes = real_nodule_masks(RADIOLOGIST_SHAPES, seed)
+    shapes = outlined_nodules(RADIOLOGIST_SHAPES, seed)
     if shapes is None:
         raise ValueError(
             f"shape 'library' must have contours to read: install {CONTOURS} or give "
             "library:PATH, got neither"
         )
-    return [(mask, np.eye(4), f"radiologist {n}") for n, (mask, _) in enumerate(shapes)]
+    return [(mask, np.eye(4), f"radiologist {n}") for n, mask in enumerate(shapes)]
 
 
 def _lesions_of(file: Path) -> list[Item]:
