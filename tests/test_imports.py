@@ -20,7 +20,7 @@ WORKSHOP = {
     "convert",
     "dicom",
     "release",
-    "evaluation",
+    "studies",
     "export",
     "benchmark",
     "cli",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tools.convert.lefusion import load_network
-from tools.evaluation.plain_factorised_unet import PlainFactorisedUNet
+from tools.benchmark.plain_factorised_unet import PlainFactorisedUNet
 from tools.networks.factorised_unet import FactorisedUNet
 
 pytestmark = [pytest.mark.real, pytest.mark.parity]

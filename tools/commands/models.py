@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 from tools.commands.result import Result
 
 __all__ = [
@@ -165,67 +161,23 @@ def evaluate(
             published_autoencoder.json; of the stage autoencoder only.
     """
     from tools.files import claimed
-    from tools.synthesis.bundles import find_bundle
+    from tools.studies.study import Options, evaluate_bundle
 
-    with claimed(out, ("results.json", "results.md", "results.png", "shapes.png")):
-        if stage not in ("", "autoencoder"):
-            raise ValueError(f"stage must be autoencoder or left out, got {stage!r}")
-        if stage:
-            from tools.evaluation.autoencoder import evaluate_autoencoder
-
-            results = evaluate_autoencoder(bundle, dataset_dir, out, weights, overlay, limit)
-            return _measured(results, out)
-        if _has(find_bundle(bundle), "slice_window"):
-            from tools.evaluation.hearts import evaluate_hearts
-
-            results = evaluate_hearts(
-                bundle=bundle,
-                dataset_dir=dataset_dir,
-                out=out,
-                steps=steps,
-                limit=limit,
-                samples=samples,
-                weights=weights,
-                variants=variants,
-                seed=seed,
-            )
-            return _measured(results, out)
-        if _has(find_bundle(bundle), "latent_window"):
-            from tools.evaluation.subtype_study import evaluate_subtypes
-
-            results = evaluate_subtypes(
-                bundle, dataset_dir, out, steps, limit, weights, variants, seed=seed
-            )
-            return _measured(results, out)
-        if not (find_bundle(bundle) / "configs" / "histograms.json").is_file():
-            from tools.evaluation.shapes import evaluate_shapes
-
-            results = evaluate_shapes(
-                bundle=bundle, dataset_dir=dataset_dir, out=out, limit=limit, seed=seed
-            )
-            return _measured(results, out)
-        from tools.evaluation.bundle import evaluate_bundle
-
-        results = evaluate_bundle(
-            bundle=bundle,
-            dataset_dir=dataset_dir,
-            out=out,
-            steps=steps,
-            limit=limit,
-            seed=seed,
-            discriminator=discriminator,
-            weights=weights,
-            repaint_weights=repaint_weights,
-        )
-        return _measured(results, out)
-
-
-def _measured(results: dict[str, Any], out: str) -> Result:
-    """Return figures that are written and printed as a page already."""
+    options = Options(
+        bundle=bundle,
+        dataset_dir=dataset_dir,
+        steps=steps,
+        limit=limit,
+        samples=samples,
+        seed=seed,
+        discriminator=discriminator,
+        weights=weights,
+        repaint_weights=repaint_weights,
+        variants=variants,
+        stage=stage,
+        overlay=overlay,
+    )
+    with claimed(out, ("results.json", "results.md", "results.png")):
+        results = evaluate_bundle(out, options)
+    # the page is printed already
     return Result(f"results in {out}", {"out": out, "results": results})
-
-
-def _has(folder: Path, key: str) -> bool:
-    """Return whether a bundle's ``inference.json`` has a key that tells its kind."""
-    config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
-    return key in config

@@ -14,8 +14,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 from tqdm import tqdm
 
-from tools.evaluation.lesions import scale_window
 from tools.metrics.histogram import intensity_histogram
+from tools.synthesis.generator import scaled
 
 __all__ = [
     "Clustering",
@@ -87,8 +87,8 @@ def measure_textures(
         values = _values_inside(entry)
         if values.size == 0:
             continue
-        scaled = scale_window(values, window_hu)
-        row = torch.from_numpy(scaled)[None]
+        low, high = window_hu
+        row = torch.from_numpy(scaled(values.astype(np.float32), (low, high)))[None]
         rows.append(intensity_histogram(row, torch.ones_like(row), bins)[0].double().numpy())
         hu = np.clip(values.astype(float), window_hu[0], window_hu[1])
         numbers.append((hu.mean(), hu.std(), hu.size))

@@ -48,6 +48,7 @@ ENTRIES = {
     "training",
     "evaluating",
     "measuring",
+    "study",
     "output_dir",
     "network",
     "displayable_configs",

@@ -11,6 +11,8 @@ from monai.bundle import ConfigParser
 
 __all__ = ["choose_device", "find_bundle", "load_network", "read_bundle", "resolved"]
 
+STATES = ("ema", "model", "network")  # what a file of weights may hold them under, best first
+
 
 def choose_device(name: str) -> torch.device:
     """Return the device for ``auto``, ``cpu``, ``cuda``, ``cuda:1``...
@@ -51,6 +53,7 @@ def read_bundle(
     required: str | Sequence[str],
     overlays: Sequence[str] = (),
     weights: str | Path | None = None,
+    weights_key: str = "ckpt_path",
 ) -> tuple[Path, ConfigParser]:
     """Return the weights of a bundle and its ``inference.json``, ready for a device.
 
@@ -60,6 +63,7 @@ def read_bundle(
         required: keys of the config, one of which the bundle must have to fit the purpose.
         overlays: configs of the bundle on top of ``inference.json``.
         weights: others than those that the config names.
+        weights_key: where the config names them.
 
     Raises:
         FileNotFoundError: if the bundle, a config or its weights do not exist.
@@ -77,18 +81,34 @@ def read_bundle(
         wanted = " or ".join(keys)
         raise ValueError(f"bundle must have {wanted} in inference.json, got none in {bundle}")
     parser["bundle_root"], parser["device"] = str(folder), device
-    weights = Path(weights or parser.get_parsed_content("ckpt_path"))
+    weights = Path(weights or parser.get_parsed_content(weights_key))
     if not weights.is_file():
         raise FileNotFoundError(f"bundle must have trained weights, got none at {weights}")
     return weights, parser
 
 
-def load_network(parser: ConfigParser, weights: Path, device: torch.device) -> torch.nn.Module:
-    """Return the network of a bundle with its weights, for inference."""
-    network = parser.get_parsed_content("network").eval()
+def load_network(
+    parser: ConfigParser, weights: Path, device: torch.device, key: str = "network"
+) -> torch.nn.Module:
+    """Return a network of a bundle with its weights, for inference.
+
+    Args:
+        parser: the bundle's config.
+        weights: state dict, bare or under ``model``, or a checkpoint of the training, whose
+            averaged weights are taken before the last ones.
+        device: of the weights.
+        key: of the network in the config.
+
+    Raises:
+        ValueError: if the weights are those of another network.
+    """
+    network = parser.get_parsed_content(key).eval()
     state = torch.load(weights, map_location=device, weights_only=True)
-    # a checkpoint of the training holds the averaged weights as well
-    network.load_state_dict(state.get("ema", state.get("model", state)))
+    state = next((state[name] for name in STATES if name in state), state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"weights must fit the {key} of the bundle, got {weights}") from error
     return network
 
 
