@@ -28,7 +28,7 @@ from tools.studies.methods import (
 )
 from tools.studies.statistics import Found, summarize
 from tools.studies.tables import page
-from tools.synthesis.bundles import choose_device, find_bundle
+from tools.synthesis.bundles import choose_device, find_bundle, resolved
 from tools.synthesis.records import sha256_file
 from tools.synthesis.shape_generator import ShapeGenerator
 
@@ -130,7 +130,7 @@ class Study:
         """Return the entries of a section of the datalist, as the bundle's config reads it."""
         self.parser["files#section"] = section
         self.parser.parse(reset=True)
-        return self.parser.get_parsed_content("files")
+        return resolved(self.parser, "files")
 
     def training_cases(self) -> list[Case]:
         """Return all cases of the training section."""
