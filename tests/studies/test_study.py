@@ -72,9 +72,7 @@ def test_textures_of_every_organ_are_measured_alike(
     assert "## Changes outside the lesions" in page
 
 
-def test_a_sampler_that_obeys_meets_every_request_and_order(
-    shrunk: Shrunk, tmp_path: Path
-) -> None:
+def test_a_sampler_that_obeys_meets_every_request_and_order(shrunk: Shrunk, tmp_path: Path) -> None:
     folder, _ = shrunk("lefusion_lidc")
     path = folder / "configs" / "inference.json"
     config = json.loads(path.read_text()) | {"histogram_strength": 1.0}
@@ -89,7 +87,7 @@ def test_a_sampler_that_obeys_meets_every_request_and_order(
         assert asked["median"] < 0.2 * free["median"]
     assert results["together"]["order"]["ordered_fraction"] == 1
     assert methods["repaint"]["facts"]["jump_n_sample"] == 2
-    assert set(name for name in methods if "realism" in methods[name]) == {
+    assert {name for name in methods if "realism" in methods[name]} == {
         *("own", "repaint", "constant"),
     }
     page = (tmp_path / "out" / "results.md").read_text()
