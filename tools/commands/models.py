@@ -119,17 +119,11 @@ def evaluate(
 ) -> Result:
     """Measure on validation data whether a bundle obeys its controls and its lesions look real.
 
-    Of a texture model: histogram control on lesions made ready by ``prepare crops``. Of a shape
-    model (a bundle without configs/histograms.json): spheres, boundaries, shape features,
-    classifiers and ratings on masks made by ``prepare masks``.
-    Of a model of hearts (a bundle whose inference.json has slice_window): histogram control of each
-    lesion class, contrasts to blood, variants of the network, on scans made ready by ``prepare
-    emidec``.
-    Of a model of nodules by subtype (inference.json has latent_window): asked and drawn histograms
-    by subtype, with histogram, subtype, or neither asked for; the subtype that a classifier of real
-    lesions names; variants of the network, on windows of ``prepare crops --ratings``.
-    Of the autoencoder that a latent model works in (``--stage autoencoder``): PSNR, SSIM and error
-    in HU over patches, in lung and in lesions, on what ``prepare ct`` made ready.
+    What is compared and measured stands in the bundle's configs/study.json. Of textures: asked and
+    drawn histograms with and without control, variants of the network, contrasts to the tissues
+    around, whether a classifier tells the lesions from real ones or names their subtype, changes of
+    the background. Of shapes: spheres, boundaries, features, classifiers and ratings. Of the
+    autoencoder that a latent model works in (``--stage autoencoder``): PSNR, SSIM and error in HU.
 
     Example: python -m tools evaluate --dataset_dir work/crops --out out/evaluate --discriminator
 
@@ -142,7 +136,7 @@ def evaluate(
 
     Args:
         dataset_dir: folder made by ``prepare``, with a validation section.
-        out: folder to write results.json, results.md and a PNG figure.
+        out: folder to write results.json, results.md and results.png.
         bundle: the model to measure.
         steps: denoising steps; texture models only.
         limit: use that many lesions, hearts or patches (per section) only.
@@ -152,7 +146,8 @@ def evaluate(
         repaint_weights: weights of the same network trained with the global loss, to compare with;
             models of lungs only.
         samples: synthetic versions of each heart.
-        weights: other weights than the bundle's; not for shapes.
+        weights: other weights than the bundle's, such as a checkpoint of a training; not for
+            shapes.
         variants: networks to compare with, NAME:OVERLAY:WEIGHTS separated by commas, OVERLAY a file
             in the bundle's configs or empty; models of hearts, and of nodules by subtype, where
             WEIGHTS may also be the folder of another bundle.

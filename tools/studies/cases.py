@@ -129,10 +129,7 @@ class PlacedMask(NamedTuple):
 def spread(entries: Sequence[Any], count: int | None, ends: bool = False) -> list[Any]:
     """Return entries evenly spread over a list, from the first on; None takes all.
 
-    Args:
-        entries: the list.
-        count: how many, at least 1.
-        ends: the last is taken too.
+    With ``ends`` the last is taken too.
 
     Raises:
         ValueError: if ``count`` is below 1.
@@ -176,12 +173,6 @@ def lesion_box(
 
     Raises:
         ValueError: if the mask is empty, or no such cube inside the array holds the lesion.
-
-    Example:
-        >>> mask = np.zeros((32, 32, 32), bool)
-        >>> mask[2, 10, 20] = True
-        >>> lesion_box(mask)
-        (slice(0, 24, None), slice(0, 24, None), slice(8, 32, None))
     """
     voxels = np.argwhere(inside)
     if len(voxels) == 0:
@@ -223,11 +214,7 @@ def window_cases(
 ) -> list[Case]:
     """Return lesions in the smallest window that the network can work in, scaled as it sees them.
 
-    Args:
-        files: entries with ``image`` (HU, 1 mm isotropic) and ``label``.
-        generator: whose intensity window scales them.
-        bins: of the histograms.
-        limit: number of lesions, evenly spread; None takes all.
+    ``files`` have ``image`` (HU, 1 mm isotropic) and ``label``; ``limit`` spreads over them.
 
     Raises:
         ValueError: if a label is empty, or fewer than two lesions are left.
@@ -254,12 +241,8 @@ def subtype_cases(
 ) -> list[Case]:
     """Return the lesions whose subtype is known, in HU, in the windows of a latent model.
 
-    Args:
-        files: entries with ``image`` (HU, 1 mm isotropic), ``label`` and ``texture`` (rating from 1
-            to 5, or a name).
-        generator: its windows are cut down to the image where that is smaller.
-        bins: of the histograms.
-        limit: lesions in all, at most, shared equally by the subtypes: a rare one keeps all it has.
+    ``files`` have ``texture`` as well, a rating from 1 to 5 or a name. ``limit`` is shared equally
+    by the subtypes: a rare one keeps all it has.
 
     Raises:
         ValueError: if ``limit`` is below 1 or no lesion has a subtype.
@@ -297,12 +280,7 @@ def slice_cases(
 ) -> list[Case]:
     """Return organs on scans of few thick slices, each in the window that the model sees.
 
-    Args:
-        files: entries with ``image`` and ``label`` (the organ's map, lesions included).
-        generator: says how they are cut and scaled.
-        bins: of the histogram of each class.
-        limit: number of scans, at least 2, evenly spread; None takes all.
-        classes: names of the lesion classes, for the results.
+    ``label`` is the map of the organ, lesions included; ``classes`` names these for the results.
 
     Raises:
         ValueError: if ``limit`` is below 2, or fewer than two scans have a lesion.
@@ -343,12 +321,7 @@ def _slices(
 
 
 def read_masks(files: Sequence[Mapping[str, Any]], limit: int | None = None) -> list[Case]:
-    """Return the masks of a datalist, each cut or padded to the grid round its sphere.
-
-    Args:
-        files: entries with ``label``, and scores of ``spiculation`` and ``lobulation`` where known.
-        limit: number of masks, evenly spread, first and last included; None takes all.
-    """
+    """Return the masks of a datalist, each cut or padded to the grid round its sphere."""
     return [
         _mask_case(entry) for entry in tqdm(spread(files, limit, ends=True), desc="reading masks")
     ]

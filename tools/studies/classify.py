@@ -43,13 +43,8 @@ def patient_folds(patients: Sequence[str], folds: int = FOLDS, seed: int = 0) ->
     As scikit-learn's GroupKFold deals groups out, but the seed decides among patients with equally
     many lesions. There the sort of the processor does, and ``shuffle`` gives up the equal sizes.
 
-    Args:
-        patients: of each lesion.
-        folds: at least 2.
-        seed: of the order in which patients are dealt out.
-
     Raises:
-        ValueError: if there are fewer patients than folds.
+        ValueError: if ``folds`` is below 2 or above the number of patients.
     """
     names, members, counts = np.unique(patients, return_inverse=True, return_counts=True)
     if not 2 <= folds <= len(names):
@@ -119,21 +114,7 @@ def forest_test(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Train a random forest per fold on features, and test it on unseen patients.
-
-    Args:
-        real: shape ``(n, features)``.
-        synthetic: twins, same shape and order.
-        patients: of each pair.
-        folds: of the cross-validation.
-        seed: of folds and trees.
-
-    Returns:
-        See :func:`_tell_apart`.
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
+    """Train a random forest per fold on features ``(n, features)``; see :func:`_tell_apart`."""
 
     def fit(
         real: np.ndarray, synthetic: np.ndarray, seed: int
@@ -167,25 +148,10 @@ def network_test(
     seed: int = 0,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Train a small 3-D network per fold to tell real from synthetic, and test it on the unseen.
+    """Train a small 3-D network per fold on ``(n, C, H, W, D)``; see :func:`_tell_apart`.
 
     Twins lie in the same training batch with the same flips, so that only the lesion can tell them
     apart. The number of epochs is fixed: no test lesion has a say in when to stop.
-
-    Args:
-        real: shape ``(n, C, H, W, D)``.
-        synthetic: twins, same shape and order.
-        patients: of each pair.
-        folds: of the cross-validation.
-        epochs: passes over the training pairs.
-        seed: of folds, weights, order and flips.
-        device: where the networks are trained.
-
-    Returns:
-        See :func:`_tell_apart`.
-
-    Raises:
-        ValueError: if the shapes differ.
     """
 
     def fit(real: Tensor, synthetic: Tensor, seed: int) -> Callable[[Tensor], np.ndarray]:
@@ -234,18 +200,10 @@ def _logits(network: Discriminator, crops: Tensor) -> np.ndarray:
 
 
 def lesion_features(image: np.ndarray, lesion_mask: np.ndarray, bins: int = 40) -> np.ndarray:
-    """Return what a simple reader would measure of a lesion.
+    """Return what a simple reader would measure of a lesion, ``(bins + 13,)``.
 
     Histogram of HU, percentiles, spread, mean and spread of the gradient, grain, mean HU of core
-    and rim, share of solid voxels, and the logarithm of the volume.
-
-    Args:
-        image: HU, ``(H, W, D)``, 1 mm.
-        lesion_mask: True inside, not empty.
-        bins: of the histogram.
-
-    Returns:
-        Vector of ``bins + 13`` numbers.
+    and rim, share of solid voxels, and the logarithm of the volume (1 mm voxels).
 
     Raises:
         ValueError: if the mask is empty.
@@ -271,12 +229,6 @@ class SubtypeClassifier:
 
     Classes count the same, however rare: accuracy is balanced, chance is one in three. With few
     lesions of the rarest it generalises better than a random forest, which hardly names it.
-
-    Args:
-        images: HU.
-        masks: of the lesions, True inside.
-        subtypes: number of each.
-        strength: of the regularisation, as scikit-learn's C.
     """
 
     def __init__(

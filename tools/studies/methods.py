@@ -30,32 +30,34 @@ __all__ = [
 ]
 
 
+class Request(NamedTuple):
+    """What is asked for one case: a histogram per class, ``(K, bins)``, and a subtype; or none."""
+
+    histograms: Tensor | None
+    subtype: int = -1
+
+
 @dataclass
 class Method:
     """A way to make something for each case: an image, a mask, a reconstruction.
 
-    Args:
-        name: in tables.
-        base: the method that a variant repeats with another network; "" for the method itself.
-        model: whose it is, of several that are compared.
-        facts: what the results say of it.
+    A variant repeats the method ``base`` with another ``model``; ``facts`` go into the results. Of
+    a texture, ``asked`` is what was asked of each case, and ``targets`` are histograms by name that
+    the result is compared with, one per case (None: none); from ``margin_mm`` off the lesion on
+    nothing may change.
     """
 
     name: str
     base: str = ""
     model: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    asked: Sequence[Request] = ()
+    targets: Mapping[str, Sequence[Tensor | None]] = field(default_factory=dict)
+    margin_mm: float = 0.0
 
     def generate(self, cases: Sequence[Case], seed: int) -> Iterator[Any]:
         """Yield what is made for each case, case i with the seed ``seed + i``."""
         raise NotImplementedError
-
-
-class Request(NamedTuple):
-    """What is asked for one case: a histogram per class, ``(K, bins)``, and a subtype; or none."""
-
-    histograms: Tensor | None
-    subtype: int = -1
 
 
 @dataclass
@@ -75,13 +77,8 @@ class MeanFill(Method):
 class TextureModel:
     """A bundle with its weights, ready to draw lesions at the masks of real ones.
 
-    Args:
-        bundle: folder or name.
-        device: ``auto``, ``cpu``, ``cuda``.
-        steps: of the sampler; None: the bundle's.
-        weights: others than the bundle's, or the folder of another bundle with its own weights and
-            its own number of steps.
-        overlays: configs of the bundle on top of ``inference.json``.
+    ``weights`` may also be the folder of another bundle, with its own weights and steps;
+    ``overlays`` are configs of the bundle on top of ``inference.json``.
     """
 
     def __init__(
@@ -139,19 +136,9 @@ class TextureModel:
 
 @dataclass
 class TextureMethod(Method):
-    """A model asked for something in each case.
-
-    Args:
-        texture: the model.
-        asked: of each case.
-        targets: histograms by name that the result is compared with, one per case (None: none).
-        margin_mm: from this far off the lesion on nothing may change.
-    """
+    """A model asked for something in each case."""
 
     texture: TextureModel | None = None
-    asked: Sequence[Request] = ()
-    targets: Mapping[str, Sequence[Tensor | None]] = field(default_factory=dict)
-    margin_mm: float = 0.0
 
     def generate(self, cases: Sequence[Case], seed: int) -> Iterator[np.ndarray]:
         """Yield the images."""

@@ -32,13 +32,7 @@ LEAST_MSE = 1e-10  # 100 dB: a perfect reconstruction stays a number
 
 
 class Autoencoder:
-    """The autoencoder of a bundle with its weights.
-
-    Args:
-        bundle: folder or name; its ``inference.json`` has ``autoencoder_def``.
-        device: ``auto``, ``cpu``, ``cuda``.
-        weights: state dict, or a checkpoint of the training; None takes the bundle's.
-        overlays: configs of the bundle with another ``autoencoder_def``.
+    """The autoencoder of a bundle (``autoencoder_def``) with its weights, or those of a training.
 
     Raises:
         FileNotFoundError: if the bundle, a config or the weights do not exist.
@@ -67,11 +61,9 @@ class Autoencoder:
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> Tensor:
-        """Return the decoded mean of the latents, same shape as the image.
+        """Return the decoded mean of the latents of an image in [0, 1], ``(1, 1, H, W, D)``.
 
-        Args:
-            image: in [0, 1], shape ``(1, 1, H, W, D)``; sizes that the latents do not divide go on
-                as their mirror image.
+        Sizes that the latents do not divide go on as their mirror image.
         """
         pad = DivisiblePad(k=self.factor, mode="symmetric", method="end")
         padded = torch.as_tensor(pad(image[0])).as_subclass(Tensor)[None].to(self.device)
@@ -169,10 +161,7 @@ def _similarity(similarity: Tensor, region: Tensor) -> dict[str, float]:
 
 
 def summarize_regions(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return number, mean and standard deviation of each measure by region.
-
-    Args:
-        rows: as :func:`compare_regions` returns them, one per patch.
+    """Return number, mean and standard deviation of each measure by region, over patches.
 
     Example:
         >>> summary = summarize_regions([{"lung": {"psnr": 30.0}}, {"lung": {"psnr": 32.0}}])

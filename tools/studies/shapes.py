@@ -56,16 +56,11 @@ SWEEP_MARGIN_MM = 4.0
 DrawShape = Callable[..., np.ndarray]
 
 
-# where shapes come from
-
-
 @dataclass
 class ShapeMethod(Method):
     """Masks drawn into the spheres of real ones, on their grids; None where nothing comes of it.
 
-    Args:
-        source: what draws them.
-        cut: allow only one side of a random plane through each sphere.
+    With ``cut`` only one side of a random plane through each sphere is allowed.
     """
 
     source: DrawShape = np.zeros
@@ -128,14 +123,7 @@ def draw_ellipsoid(
     """Draw a deformed ellipsoid (:class:`tools.synthesis.shapes.EllipsoidShapes`) into a sphere.
 
     Size and place are fitted in a few steps until the smallest sphere about its voxels is the one
-    asked for; the ellipsoid keeps its form.
-
-    Args:
-        sphere: RAS mm.
-        affine: voxel index to RAS mm, 4x4.
-        shape: voxels per axis.
-        seed: the same seed gives the same mask.
-        within: True where the lesion may lie; None: everywhere.
+    asked for; the ellipsoid keeps its form. ``within`` is True where the lesion may lie.
     """
     wanted = max(1.6 * sphere.radius_mm, ELLIPSOID_MM)
     drawn = EllipsoidShapes().draw(wanted, np.random.default_rng(seed))
@@ -167,11 +155,6 @@ def nearest_shapes(
     """Return for each case the mask of another lesion with the nearest sphere, mirrored at random.
 
     None is taken twice while there are others; it is moved so that both spheres have one centre.
-
-    Args:
-        cases: whose spheres are to be met.
-        library: other lesions, at least one.
-        seed: of the order of choice and of the mirrors.
     """
     rng = np.random.default_rng(seed)
     radii = np.array([item.sphere.radius_mm for item in library])
@@ -196,9 +179,6 @@ def _place_on(item: PlacedMask, sphere: Sphere, rng: np.random.Generator) -> Pla
     moved = np.array(affine, float)
     moved[:3, 3] += np.subtract(sphere.centre_mm, own.centre_mm)
     return PlacedMask(np.ascontiguousarray(mask), moved)
-
-
-# does a shape keep to its sphere?
 
 
 def sphere(study: Study, methods: Sequence[str]) -> Found:
@@ -267,9 +247,6 @@ def sizes(study: Study, methods: Sequence[str]) -> Found:
     return found
 
 
-# does it look like a real one?
-
-
 def _features(shapes: Sequence[PlacedMask | None]) -> np.ndarray:
     """Return features of each shape, ``(n, features)``, NaN where there is none."""
     nothing = (np.nan,) * len(ShapeFeatures._fields)
@@ -315,14 +292,9 @@ def _quartiles(rows: np.ndarray) -> dict[str, Any]:
 
 
 def shape_windows(shapes: Sequence[PlacedMask], size: int = MASK_WINDOW) -> Tensor:
-    """Return masks in windows scaled to their own spheres: alike in place and size.
+    """Return masks in windows scaled to their own spheres, ``(n, 1, size, size, size)``.
 
-    Args:
-        shapes: masks, not empty.
-        size: voxels per side.
-
-    Returns:
-        Shape ``(n, 1, size, size, size)``, in [0, 1]; linear between voxels, so 0.5 is the outline.
+    Linear between voxels, in [0, 1]: 0.5 is the outline.
     """
     windows = []
     for mask, affine in shapes:
@@ -357,9 +329,6 @@ def mask_realism(study: Study, methods: Sequence[str]) -> Found:
     return found
 
 
-# how much shapes differ, and what scores change
-
-
 def _chosen(cases: Sequence[Case], count: int) -> list[Case]:
     """Return cases evenly spread over the sizes of their spheres."""
     ranked = sorted(cases, key=lambda case: case.sphere.radius_mm)
@@ -382,11 +351,7 @@ def _overlap(shapes: Sequence[PlacedMask | None]) -> float | None:
 def diversity(study: Study, methods: Sequence[str], spheres: int, draws: int) -> Found:
     """Return the mean overlap of several draws in one sphere; 1 means that all are the same.
 
-    Args:
-        study: of masks.
-        methods: names.
-        spheres: that are drawn into, of all sizes.
-        draws: for each. ``real``: as many real training masks of nearest size.
+    ``spheres`` of all sizes are drawn into. ``real``: as many real training masks of nearest size.
     """
     cases, rng = _chosen(study.cases, spheres), np.random.default_rng(study.seed)
     found: dict[str, Any] = {}
@@ -413,15 +378,9 @@ def diversity(study: Study, methods: Sequence[str], spheres: int, draws: int) ->
 def steering(study: Study, methods: Sequence[str], spheres: int) -> Found:
     """Return the change of roughness and sphericity from the lowest to the highest score.
 
-    Args:
-        study: of masks.
-        methods: names; a score that a source does not know of is left out.
-        spheres: that are drawn into, of all sizes, with the same seed at both scores.
-
-    Returns:
-        By score and feature ``{"mean", "error", "n", "low", "high", "rising"}``: mean change with
-        its standard error, the means at both ends, and the share of spheres in which it rises.
-        ``real``: what goes with the score in training masks, see :func:`_real_slopes`.
+    By score that a source knows of and feature: mean change at the same sphere and seed with its
+    standard error, the means at both ends, and the share of spheres in which it rises. ``real``:
+    what goes with the score in training masks, see :func:`_real_slopes`.
     """
     cases, found = _chosen(study.cases, spheres), dict[str, Any]()
     for name in methods:

@@ -85,9 +85,6 @@ class Options:
 class Study:
     """The same cases, requests and seeds for every method.
 
-    Args:
-        options: of the command.
-
     Raises:
         FileNotFoundError: if the bundle, its study, a config, weights or the dataset do not exist.
         ValueError: if an option breaks its rule.
@@ -200,7 +197,7 @@ class Study:
             for n in entry.get("compare", [key])
         }
         self.methods[name] = TextureMethod(
-            name, base, owner, model.facts, model, asked, compare, model.margin_mm
+            name, base, owner, model.facts, asked, compare, model.margin_mm, model
         )
 
     def _shapes(self, variants: Sequence[Variant]) -> None:
@@ -217,7 +214,7 @@ class Study:
                 continue
             source = shapes.draw_ellipsoid if entry["source"] == "ellipsoid" else generator.draw
             cut, known = entry.get("cut", False), facts if entry["source"] == "model" else {}
-            self.methods[name] = shapes.ShapeMethod(name, "", "", known, source, cut)
+            self.methods[name] = shapes.ShapeMethod(name, facts=known, source=source, cut=cut)
 
     def _patches(self, variants: Sequence[Variant]) -> None:
         options = self.options
@@ -233,9 +230,8 @@ class Study:
             chosen = readers.spread(files, limit, ends=True)
             self.cases += readers.read_patches(chosen, section, model.intensity_range)
         for name in self.config["methods"]:
-            self.methods[name] = reconstruction.Reconstruction(
-                name, "", "", model.facts, autoencoder=model
-            )
+            method = reconstruction.Reconstruction(name, facts=model.facts, autoencoder=model)
+            self.methods[name] = method
 
     # the run
 
@@ -311,10 +307,6 @@ class Study:
 
 def evaluate_bundle(out: str, options: Options) -> dict[str, Any]:
     """Run the study of a bundle; write ``results.json``, ``results.md`` and ``results.png``.
-
-    Args:
-        out: folder for the results.
-        options: of the command.
 
     Returns:
         The content of ``results.json``: ``settings``; ``methods``, by name what each measure found;

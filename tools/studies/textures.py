@@ -15,7 +15,7 @@ from tools.metrics import jensen_shannon_divergence
 from tools.metrics.lesion_edit import wasserstein_distance_hu
 from tools.studies.cases import Case, class_histograms
 from tools.studies.classify import SubtypeClassifier, forest_test, network_test, pooled
-from tools.studies.methods import TextureMethod
+from tools.studies.methods import Method
 from tools.studies.statistics import Found, summarize
 from tools.transforms.subtype import SUBTYPES
 
@@ -36,9 +36,6 @@ __all__ = [
 # of the window's 2: below this, blood and myocardium are alike and a ratio to them says nothing
 SMALLEST_SCALE = 0.05
 SMALLEST_LESION, PAIRINGS = 8, 5
-
-
-# histograms: asked and drawn
 
 Compare = Callable[[Tensor, Tensor, Case], Tensor]
 
@@ -62,20 +59,12 @@ COMPARISONS: dict[str, Compare] = {
 def histograms(study: Study, methods: Sequence[str], of: Sequence[str]) -> Found:
     """Compare the histogram of each lesion class with each of the method's targets.
 
-    Args:
-        study: with methods that have targets.
-        methods: their names.
-        of: ``divergence`` (Jensen-Shannon, nats), ``wasserstein``, ``mean_asked``, ``mean_drawn``
-            (in the scan's units).
-
-    Returns:
-        By method, target, and class or subtype asked, the quartiles of each; means over the samples
-        of a case, None where a class is absent.
+    ``of`` are :data:`COMPARISONS`. By method, target, and class or subtype asked the quartiles of
+    each; means over the samples of a case, None where a class is absent.
     """
     found: Found = {"methods": {}, "cases": {}}
     for name in methods:
         method = study.methods[name]
-        assert isinstance(method, TextureMethod)
         summary, rows = {}, [dict[str, Any]() for _ in study.cases]
         for target, asked in method.targets.items():
             for row, run, case, wanted in zip(
@@ -114,7 +103,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _by_group(
-    study: Study, method: TextureMethod, rows: Sequence[Mapping[str, Mapping[str, float | None]]]
+    study: Study, method: Method, rows: Sequence[Mapping[str, Mapping[str, float | None]]]
 ) -> dict[str, Any]:
     """Return quartiles over all cases by class, and over those of each subtype asked."""
     groups = [
@@ -140,7 +129,6 @@ def chance(study: Study, methods: Sequence[str]) -> Found:
     found: Found = {"methods": {}, "cases": {}}
     for name in methods:
         method, rng, values = study.methods[name], np.random.default_rng(study.seed), []
-        assert isinstance(method, TextureMethod)
         for case, asked in zip(study.cases, method.targets[name], strict=True):
             assert asked is not None
             weights = asked[0].double().numpy()
@@ -150,9 +138,6 @@ def chance(study: Study, methods: Sequence[str]) -> Found:
         found["methods"][name] = summarize(values)
         found["cases"][name] = values
     return found
-
-
-# order of the presets
 
 
 def ordered_fraction(values: Sequence[Sequence[float]]) -> float:
@@ -173,12 +158,7 @@ def lesion_mean(image: np.ndarray, case: Case) -> float:
 
 
 def order(study: Study, methods: Sequence[str]) -> Found:
-    """Ask for each preset on the same scan, mask and noise, and compare the means in the lesions.
-
-    Args:
-        study: with a method per preset.
-        methods: their names, in rising order of what is asked.
-    """
+    """Compare means in the lesions by preset; ``methods`` in rising order of what is asked."""
     means = {
         name: [
             lesion_mean(images[0], case)
@@ -189,7 +169,6 @@ def order(study: Study, methods: Sequence[str]) -> Found:
     found: Found = {"methods": {}, "cases": means}
     for name in methods:
         method = study.methods[name]
-        assert isinstance(method, TextureMethod)
         asked, case = method.targets[name][0], study.cases[0]
         assert asked is not None
         row: dict[str, Any] = {"asked": float(_mean_of(asked.double(), case)[0])}
@@ -201,9 +180,6 @@ def order(study: Study, methods: Sequence[str]) -> Found:
         "n": len(triples),
     }
     return found
-
-
-# contrasts to the tissues of the organ
 
 
 def tissue_scale(image: np.ndarray, dark: np.ndarray, bright: np.ndarray) -> tuple | None:
@@ -286,11 +262,7 @@ def border_jump(
 def compare_values(
     real: Sequence[float | None], synthetic: Sequence[Sequence[float | None]]
 ) -> dict[str, Any] | None:
-    """Compare a measure on real cases with the same on their synthetic twins.
-
-    Args:
-        real: one value per case; None where it is undefined.
-        synthetic: per case, one value per sample.
+    """Compare a measure of real cases with that of their synthetic twins, several per case.
 
     Returns:
         Quartiles of both (``real``, ``synthetic``), ``wasserstein``, the Wasserstein-1 distance of
@@ -327,11 +299,7 @@ def contrast(
 ) -> Found:
     """Compare contrasts and border jump of synthetic lesions with the real ones in their place.
 
-    Args:
-        study: of cases with a label map.
-        methods: names.
-        dark: labels of the tissue that is 0, such as myocardium.
-        bright: labels of the tissue that is 1, such as blood.
+    ``dark`` and ``bright`` are labels of the tissues that are 0 and 1: myocardium and blood.
     """
 
     def measures(image: np.ndarray, case: Case) -> dict[str, float | None]:
@@ -355,20 +323,11 @@ def contrast(
     return found
 
 
-# what changed around the lesion
-
-
 def changes(image: np.ndarray, case: Case, margin_mm: float = 0.0) -> dict[str, Any]:
-    """Return how many voxels changed inside and outside the lesion, and the largest change outside.
+    """Return how many voxels changed outside and inside the lesion, and the largest change outside.
 
-    Args:
-        image: synthetic window.
-        case: its real one.
-        margin_mm: outside begins this far off the lesion, on a grid of 1 mm.
-
-    Returns:
-        ``outside``, ``inside``, ``largest``; for a window that was resampled from a scan also
-        ``scan_outside`` and ``scan_inside``, on the scan's own grid after pasting back.
+    Outside begins ``margin_mm`` off the lesion (grid of 1 mm). A window that was resampled has
+    ``scan_outside`` and ``scan_inside`` as well, on the scan's own grid after pasting back.
     """
     free, change = ~case.lesion, np.abs(image - case.image)
     if margin_mm:
@@ -388,7 +347,7 @@ def background(study: Study, methods: Sequence[str]) -> Found:
     """Return what changed outside the lesions, over all cases and samples; it must be nothing."""
     found: Found = {"methods": {}}
     for name in methods:
-        margin = getattr(study.methods[name], "margin_mm", 0.0)
+        margin = study.methods[name].margin_mm
         rows = [
             changes(image, case, margin)
             for images, case in zip(study.runs[name].images, study.cases, strict=True)
@@ -399,25 +358,14 @@ def background(study: Study, methods: Sequence[str]) -> Found:
     return found
 
 
-# real or synthetic
-
-
 def lesion_crops(
     cases: Sequence[Case], images: Sequence[np.ndarray] | None = None, size: int = 24
 ) -> Tensor:
-    """Return cubes of 1 mm about the lesions, as the discriminator sees them.
+    """Return cubes of 1 mm about the lesions, ``(n, 1, size, size, size)``, for the network.
 
     A lesion with its 5 mm of surroundings that needs more than the cube is cropped, not shrunk:
     shrinking would average away the noise by which a synthetic texture shows. Intensities are
     rounded to whole units of the scan, as scans store them, so that rounding itself is no clue.
-
-    Args:
-        cases: where to cut, in [-1, 1].
-        images: what to cut, in the order of ``cases``; None takes the real images.
-        size: voxels per side, at most that of the smallest window.
-
-    Returns:
-        Shape ``(n, 1, size, size, size)``, in [-1, 1].
     """
     crops = []
     for case, image in zip(cases, images or [case.image for case in cases], strict=True):
@@ -433,14 +381,9 @@ def lesion_crops(
 def slice_features(image: np.ndarray, masks: np.ndarray) -> list[float]:
     """Return what a radiologist would look at in a slice: levels, spread, grain, edges.
 
-    Args:
-        image: in [-1, 1], ``(H, W)``.
-        masks: of the classes, ``(K, H, W)``, one of them not empty.
-
-    Returns:
-        For each class mean, standard deviation, grain (deviation from the mean of the neighbours)
-        and slope; then mean and slope of the ring of one voxel round the lesion. 0 for an absent
-        class, which real and synthetic twins share.
+    For each class (masks ``(K, H, W)``) mean, standard deviation, grain (deviation from the mean of
+    the neighbours) and slope, 0 where it is absent; then mean and slope of the ring of one voxel
+    round the lesion.
     """
     grain = np.abs(image - ndimage.uniform_filter(image, 3))
     slope = np.hypot(*np.gradient(image))
@@ -476,14 +419,11 @@ def lesion_slices(
 
 
 def realism(study: Study, methods: Sequence[str], by: str) -> Found:
-    """Test whether a classifier can tell each method's lesions from the real ones.
+    """Test whether a classifier can tell the first sample of each method from the real lesions.
 
-    Args:
-        study: any.
-        methods: names; the first sample of each is shown.
-        by: ``network``, a small 3-D one on crops, or ``forest``, on features of slices. The forest
-            is also given slices of one patient against those of another, called real and synthetic
-            at random (``real_other``): what it says where there is nothing to tell.
+    ``by`` is ``network``, a small 3-D one on crops, or ``forest``, on features of slices, which is
+    also given slices of one patient against those of another, called real and synthetic at
+    random (``real_other``): what it says where there is nothing to tell.
     """
     shown = {name: [images[0] for images in study.runs[name].images] for name in methods}
     tests: dict[str, Any] = {}
@@ -514,9 +454,6 @@ def _real_pairs(real: np.ndarray, patients: Sequence[str], seed: int) -> dict[st
         left, right = ([pair[k] for pair in pairs] for k in (0, 1))
         tests.append(forest_test(real[left], real[right], owner[left].tolist(), seed=seed + number))
     return pooled(tests)
-
-
-# subtypes, as a classifier of real lesions names them
 
 
 def subtype(study: Study, methods: Sequence[str]) -> Found:
