@@ -49,7 +49,7 @@ def write_figure(path: Path, study: Study, results: Mapping[str, Any]) -> None:
 
     The part ``figure`` of the study says what is shown: ``columns`` (methods), ``view``
     (``slices``, ``errors`` or ``surfaces``), ``window`` (intensities that are black and white),
-    ``examples``, and ``spread``, the measure whose distribution over cases is drawn below.
+    ``mirror``, ``origin``, ``examples``, and ``spread``, the measure drawn below by case.
     """
     settings = study.config["figure"]
     chosen = example_cases(study.cases, settings.get("examples", 6))
@@ -102,18 +102,24 @@ def _level(case: Case) -> int:
     return int(present[-1].sum((0, 1)).argmax()) if present else case.image.shape[2] // 2
 
 
+def _plane(array: np.ndarray, k: int, settings: Mapping[str, Any]) -> np.ndarray:
+    """Return a slice as rows and columns; ``mirror``: the patient's right on the left."""
+    part = array[::-1, :, k] if settings.get("mirror") else array[:, :, k]
+    return part.T
+
+
 def _draw_slice(
     axes: Axes, case: Case, made: Mapping[str, Any], name: str, settings: Mapping[str, Any]
 ) -> None:
-    """Draw an axial slice, front on top; outlines of the classes on the real one."""
+    """Draw an axial slice, outlines of the classes on the real one."""
     image, k = made.get(name, case.image), _level(case)
     low, high = settings.get("window", case.scale)
     (bottom, top), (least, most) = case.value_range, case.scale
-    values = least + (image[:, :, k] - bottom) * ((most - least) / (top - bottom))
-    axes.imshow(values.T, cmap="gray", vmin=low, vmax=high, origin="lower")
+    values = least + (_plane(image, k, settings) - bottom) * ((most - least) / (top - bottom))
+    axes.imshow(values, cmap="gray", vmin=low, vmax=high, origin=settings.get("origin", "lower"))
     for mask, colour in zip(case.masks, COLOURS, strict=False):
         if name == "real" and mask[:, :, k].any():
-            axes.contour(mask[:, :, k].T, levels=[0.5], colors=colour, linewidths=0.8)
+            axes.contour(_plane(mask, k, settings), levels=[0.5], colors=colour, linewidths=0.8)
     _bare(axes)
 
 
