@@ -20,6 +20,7 @@ __all__ = [
     "find_bundle",
     "load_weights",
     "read_weights",
+    "resolved",
     "sha256_file",
 ]
 
@@ -154,6 +155,25 @@ def load_weights(
     return network.eval()
 
 
+def resolved(parser: ConfigParser, key: str) -> Any:
+    """Return what a key of a config stands for, objects built.
+
+    Raises:
+        ValueError: as the object's own class puts it. MONAI wraps errors of what a config builds,
+            and the sentence that names the argument would be lost.
+        FileNotFoundError: likewise.
+    """
+    try:
+        return parser.get_parsed_content(key)
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ValueError | FileNotFoundError):
+                raise cause from None
+            cause = cause.__cause__
+        raise
+
+
 class Bundle:
     """The configs of a bundle for inference and for its main job, with its weights.
 
@@ -161,9 +181,10 @@ class Bundle:
         bundle: name or folder.
         device: see :func:`choose_device`.
         overlays: configs of the bundle on top of ``inference.json`` and ``synthesize.json``.
-        weights: others than those that ``ckpt_path`` names; None: its own.
+        weights: others than those that ``weights_key`` names; None: its own.
         required: keys of the config, one of which the bundle must have to fit the purpose.
         changes: keys to set, such as ``{"displayable_configs#seed": 1}``.
+        weights_key: of the config, that names the file of weights.
 
     Attributes:
         folder: of the bundle.
@@ -184,6 +205,7 @@ class Bundle:
         weights: str | Path | None = None,
         required: Sequence[str] = (),
         changes: Mapping[str, Any] | None = None,
+        weights_key: str = "ckpt_path",
     ) -> None:
         self.folder, self.device = find_bundle(bundle), choose_device(device)
         configs = self.folder / "configs"
@@ -201,28 +223,14 @@ class Bundle:
         for key, value in (changes or {}).items():
             self.parser[key] = value
         if weights is not None:
-            self.parser["ckpt_path"] = str(weights)
-        self.weights = Path(self.parser.get_parsed_content("ckpt_path"))
+            self.parser[weights_key] = str(weights)
+        self.weights = Path(self.parser.get_parsed_content(weights_key))
         if not self.weights.is_file():
             raise FileNotFoundError(f"bundle must have trained weights, got none at {self.weights}")
 
     def get(self, key: str) -> Any:
-        """Return what a key of the configs stands for, objects built.
-
-        Raises:
-            ValueError: as the object's own class puts it. MONAI wraps errors of what a config
-                builds, and the sentence that names the argument would be lost.
-            FileNotFoundError: likewise.
-        """
-        try:
-            return self.parser.get_parsed_content(key)
-        except RuntimeError as error:
-            cause: BaseException | None = error
-            while cause is not None:
-                if isinstance(cause, ValueError | FileNotFoundError):
-                    raise cause from None
-                cause = cause.__cause__
-            raise
+        """Return what a key of the configs stands for, see :func:`resolved`."""
+        return resolved(self.parser, key)
 
     def network(self, key: str = "network") -> nn.Module:
         """Return a network of the bundle with its weights, for inference."""

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tools.benchmark.plain_factorised_unet import PlainFactorisedUNet
 from tools.convert.lefusion import load_network
-from tools.evaluation.plain_factorised_unet import PlainFactorisedUNet
 from tools.networks.factorised_unet import FactorisedUNet
 
 pytestmark = [pytest.mark.real, pytest.mark.parity]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tools.evaluation.plain_factorised_unet import PlainFactorisedUNet
+from tools.benchmark.plain_factorised_unet import PlainFactorisedUNet
 from tools.networks.factorised_unet import FactorisedUNet
 
 __all__ = ["benchmark_network"]

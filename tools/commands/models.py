@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 from tools.commands.result import Result
 
 __all__ = [
@@ -123,17 +119,11 @@ def evaluate(
 ) -> Result:
     """Measure on validation data whether a bundle obeys its controls and its lesions look real.
 
-    Of a texture model: histogram control on lesions made ready by ``prepare scans``. Of a shape
-    model (a bundle without configs/histograms.json): spheres, boundaries, shape features,
-    classifiers and ratings on masks made by ``prepare scans``.
-    Of a model of hearts (a bundle whose inference.json has slice_window): histogram control of each
-    lesion class, contrasts to blood, variants of the network, on scans made ready by ``prepare
-    emidec``.
-    Of a model of nodules by subtype (inference.json has latent_window): asked and drawn histograms
-    by subtype, with histogram, subtype, or neither asked for; the subtype that a classifier of real
-    lesions names; variants of the network, on windows with ratings.
-    Of the autoencoder that a latent model works in (``--stage autoencoder``): PSNR, SSIM and error
-    in HU over patches, in lung and in lesions, on what ``prepare scans`` made ready.
+    What is compared and measured stands in the bundle's configs/study.json. Of textures: asked and
+    drawn histograms with and without control, variants of the network, contrasts to the tissues
+    around, whether a classifier tells the lesions from real ones or names their subtype, changes of
+    the background. Of shapes: spheres, boundaries, features, classifiers and ratings. Of the
+    autoencoder that a latent model works in (``--stage autoencoder``): PSNR, SSIM and error in HU.
 
     Example: python -m tools evaluate --dataset_dir work/crops --out out/evaluate --discriminator
 
@@ -146,7 +136,7 @@ def evaluate(
 
     Args:
         dataset_dir: folder made by ``prepare``, with a validation section.
-        out: folder to write results.json, results.md and a PNG figure.
+        out: folder to write results.json, results.md and results.png.
         bundle: the model to measure.
         steps: denoising steps; texture models only.
         limit: use that many lesions, hearts or patches (per section) only.
@@ -156,7 +146,8 @@ def evaluate(
         repaint_weights: weights of the same network trained with the global loss, to compare with;
             models of lungs only.
         samples: synthetic versions of each heart.
-        weights: other weights than the bundle's; not for shapes.
+        weights: other weights than the bundle's, such as a checkpoint of a training; not for
+            shapes.
         variants: networks to compare with, NAME:OVERLAY:WEIGHTS separated by commas, OVERLAY a file
             in the bundle's configs or empty; models of hearts, and of nodules by subtype, where
             WEIGHTS may also be the folder of another bundle.
@@ -164,68 +155,24 @@ def evaluate(
         overlay: config of the bundle with another autoencoder, such as
             published_autoencoder.json; of the stage autoencoder only.
     """
-    from tools.bundle import find_bundle
     from tools.files import claimed
+    from tools.studies.study import Options, evaluate_bundle
 
-    with claimed(out, ("results.json", "results.md", "results.png", "shapes.png")):
-        if stage not in ("", "autoencoder"):
-            raise ValueError(f"stage must be autoencoder or left out, got {stage!r}")
-        if stage:
-            from tools.evaluation.autoencoder import evaluate_autoencoder
-
-            results = evaluate_autoencoder(bundle, dataset_dir, out, weights, overlay, limit)
-            return _measured(results, out)
-        if _has(find_bundle(bundle), "slice_window"):
-            from tools.evaluation.hearts import evaluate_hearts
-
-            results = evaluate_hearts(
-                bundle=bundle,
-                dataset_dir=dataset_dir,
-                out=out,
-                steps=steps,
-                limit=limit,
-                samples=samples,
-                weights=weights,
-                variants=variants,
-                seed=seed,
-            )
-            return _measured(results, out)
-        if _has(find_bundle(bundle), "latent_window"):
-            from tools.evaluation.subtype_study import evaluate_subtypes
-
-            results = evaluate_subtypes(
-                bundle, dataset_dir, out, steps, limit, weights, variants, seed=seed
-            )
-            return _measured(results, out)
-        if not (find_bundle(bundle) / "configs" / "histograms.json").is_file():
-            from tools.evaluation.shapes import evaluate_shapes
-
-            results = evaluate_shapes(
-                bundle=bundle, dataset_dir=dataset_dir, out=out, limit=limit, seed=seed
-            )
-            return _measured(results, out)
-        from tools.evaluation.bundle import evaluate_bundle
-
-        results = evaluate_bundle(
-            bundle=bundle,
-            dataset_dir=dataset_dir,
-            out=out,
-            steps=steps,
-            limit=limit,
-            seed=seed,
-            discriminator=discriminator,
-            weights=weights,
-            repaint_weights=repaint_weights,
-        )
-        return _measured(results, out)
-
-
-def _measured(results: dict[str, Any], out: str) -> Result:
-    """Return figures that are written and printed as a page already."""
+    options = Options(
+        bundle=bundle,
+        dataset_dir=dataset_dir,
+        steps=steps,
+        limit=limit,
+        samples=samples,
+        seed=seed,
+        discriminator=discriminator,
+        weights=weights,
+        repaint_weights=repaint_weights,
+        variants=variants,
+        stage=stage,
+        overlay=overlay,
+    )
+    with claimed(out, ("results.json", "results.md", "results.png")):
+        results = evaluate_bundle(out, options)
+    # the page is printed already
     return Result(f"results in {out}", {"out": out, "results": results})
-
-
-def _has(folder: Path, key: str) -> bool:
-    """Return whether a bundle's ``inference.json`` has a key that tells its kind."""
-    config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
-    return key in config

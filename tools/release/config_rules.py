@@ -45,7 +45,8 @@ PROPERTIES = {
 }
 # entries that MONAI, MONAI Label, `synthesize` or the person at the command line reads by name
 ENTRIES = {"imports", "initialize", "run", "finalize", "training", "evaluating", "measuring"}
-ENTRIES |= {"output_dir", "network", "displayable_configs", "window_hu", "prepare", "textures"}
+ENTRIES |= {"output_dir", "network", "displayable_configs", "window_hu"}
+ENTRIES |= {"prepare", "textures", "study", "sphere_ratio", "sphere_centre", "inner_share"}
 BLOCKS = ("train", "validate")
 
 SOURCE = "train.json"

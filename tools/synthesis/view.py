@@ -257,7 +257,7 @@ class CropView:
 
         A scan with the crop's own spacing and axes is read without interpolation.
         """
-        sizes = [self._voxels(extent) for extent in high_mm - low_mm + self.spacing_mm]
+        sizes = [self.voxels(extent) for extent in high_mm - low_mm + self.spacing_mm]
         extent = (np.array(sizes) - 1) * self.spacing_mm
         ends = np.array(np.meshgrid(*[(0, n - 1) for n in scan.nifti.shape])).reshape(3, -1).T
         corners = apply_affine(scan.affine, ends)
@@ -272,7 +272,8 @@ class CropView:
             start = apply_affine(scan.affine, np.rint(index))
         return WindowGrid.around(start + extent / 2, sizes, self.spacing_mm)
 
-    def _voxels(self, extent_mm: float) -> int:
+    def voxels(self, extent_mm: float) -> int:
+        """Return the voxels along an axis of the crop of a lesion."""
         voxels = extent_mm / self.spacing_mm + 2 * self.context
         return int(self.step * np.ceil(max(self.smallest, voxels - 1e-6) / self.step))
 

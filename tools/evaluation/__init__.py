@@ -1,1 +1,0 @@
-"""Measuring a bundle: does the histogram control the lesion, and does the lesion look real?"""

@@ -1,0 +1,1 @@
+"""Studies: cases x methods x measures; every table that we print."""

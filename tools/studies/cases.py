@@ -1,0 +1,371 @@
+"""The cases of a study: real lesions of a datalist, in the form that a bundle works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from nibabel.affines import apply_affine
+from torch import Tensor
+from tqdm import tqdm
+
+from tools.histograms import intensity_histogram
+from tools.synthesis.view import CropView, CubeView, SlicesView
+from tools.transforms.conditions import SUBTYPES, derangement, lesion_subtype
+from tools.transforms.spheres import Sphere, enclosing_sphere
+from tools.transforms.windows import PasteLesiond
+from tools.windows import WindowGrid, cut_window, window_size
+
+__all__ = [
+    "Case",
+    "PlacedMask",
+    "class_histograms",
+    "lesion_box",
+    "other_cases",
+    "read_masks",
+    "read_patches",
+    "slice_cases",
+    "spread",
+    "subtype_cases",
+    "window_cases",
+]
+
+Range = tuple[float, float]
+SCALED: Range = (-1.0, 1.0)
+
+
+class Native(NamedTuple):
+    """The scan that a window was resampled from, and how to bring the window back."""
+
+    scan: np.ndarray
+    label: np.ndarray
+    affine: np.ndarray
+    grid: WindowGrid
+    lesions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A real lesion, or an organ with lesions of several classes, and what is known of it.
+
+    Args:
+        name: of the case.
+        patient: cases of one patient never lie on both sides of a split.
+        image: ``(H, W, D)``; empty where the study is of masks alone.
+        masks: True inside, one per lesion class, ``(K, H, W, D)``.
+        value_range: values of ``image`` that are the ends of histograms and of what a model sees.
+        scale: intensities of the scan that they stand for.
+        histograms: own ones of the classes, ``(K, bins)``; zeros where a class is absent.
+        affine: voxel index to RAS mm.
+        group: what the datalist sorts the case into: a subtype, a section, a kind.
+        facts: what else the results say of the case.
+        tissue: label map of the window, where there is one.
+        native: the scan, where the window was resampled.
+        sphere: the smallest about the lesion, of studies of masks.
+    """
+
+    name: str
+    patient: str
+    image: np.ndarray
+    masks: np.ndarray
+    value_range: Range = SCALED
+    scale: Range = SCALED
+    histograms: Tensor = field(default_factory=lambda: torch.zeros(1, 1))
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+    group: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    tissue: np.ndarray | None = None
+    native: Native | None = None
+    sphere: Sphere = field(default_factory=lambda: Sphere((0.0, 0.0, 0.0), 0.0))
+
+    @property
+    def lesion(self) -> np.ndarray:
+        """True inside a lesion of any class, ``(H, W, D)``."""
+        return np.asarray(self.masks.any(0))
+
+    @property
+    def present(self) -> tuple[bool, ...]:
+        """Whether each class is there."""
+        return tuple((self.histograms.sum(1) > 0).tolist())
+
+    @property
+    def placed(self) -> PlacedMask:
+        """The lesion as a mask on its grid."""
+        return PlacedMask(self.masks[0], self.affine)
+
+    def pasted(self, image: np.ndarray) -> np.ndarray:
+        """Return the scan with a synthetic window brought back inside the lesion labels."""
+        if self.native is None:
+            raise ValueError("case must have been cut from a scan, got a window without one")
+        scan, label, affine, grid, lesions = self.native
+        window = torch.as_tensor(image, dtype=torch.float32)[None]
+        sample: dict[Hashable, Any] = {
+            "pred": window,
+            "scan": MetaTensor(
+                torch.from_numpy(np.ascontiguousarray(scan))[None], affine=torch.from_numpy(affine)
+            ),
+            "scan_label": torch.from_numpy(np.ascontiguousarray(label))[None],
+            "window": MetaTensor(window, affine=torch.from_numpy(grid.affine)),
+            "intensity_range": self.scale,
+        }
+        return (
+            PasteLesiond("pred", "scan", "scan_label", lesions, window_key="window")(sample)[
+                "pred"
+            ][0]
+            .as_subclass(Tensor)
+            .numpy()
+        )
+
+
+class PlacedMask(NamedTuple):
+    """A mask (bool, 3-D, not empty) on a grid of its own (affine: voxel index to RAS mm)."""
+
+    mask: np.ndarray
+    affine: np.ndarray
+
+
+def spread(entries: Sequence[Any], count: int | None, ends: bool = False) -> list[Any]:
+    """Return entries evenly spread over a list, from the first on; None takes all.
+
+    With ``ends`` the last is taken too.
+
+    Raises:
+        ValueError: if ``count`` is below 1.
+
+    Example:
+        >>> spread("abcdef", 3), spread("abcdef", 3, ends=True)
+        (['a', 'c', 'e'], ['a', 'c', 'f'])
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"limit must be at least 1, got {count}")
+    total = len(entries)
+    count = total if count is None else min(count, total)
+    if ends:
+        return [entries[int(i)] for i in np.linspace(0, total - 1, count).round()]
+    return [entries[i * total // count] for i in range(count)]
+
+
+def class_histograms(image: np.ndarray, masks: np.ndarray, bins: int, value_range: Range) -> Tensor:
+    """Return the histogram of each class, ``(K, bins)``; zeros where a class is absent.
+
+    The bins at the ends collect what lies beyond the range.
+
+    Example:
+        >>> image = np.array([-900.0, 300.0, 900.0])
+        >>> class_histograms(image, np.ones((1, 3), bool), 2, (-1000, 400))
+        tensor([[0.3333, 0.6667]])
+    """
+    values = torch.as_tensor(np.ascontiguousarray(image)).float().expand(masks.shape)
+    return intensity_histogram(values, torch.from_numpy(masks), bins, value_range)
+
+
+def lesion_box(
+    inside: np.ndarray, size: Callable[[float], int] = window_size, step: int = 8
+) -> tuple[slice, ...]:
+    """Return the cube about a lesion, moved inside the array or cut down to it.
+
+    Args:
+        inside: True inside the lesion, on a grid of 1 mm.
+        size: from the largest extent in mm to the voxels of a side.
+        step: a side that is cut down is a multiple of this.
+
+    Raises:
+        ValueError: if the mask is empty, or no such cube inside the array holds the lesion.
+    """
+    voxels = np.argwhere(inside)
+    if len(voxels) == 0:
+        raise ValueError("lesion_mask must hold a lesion, got an empty mask")
+    low, high = voxels.min(0), voxels.max(0) + 1
+    extent = float((high - low).max())
+    side = min(size(extent), min(inside.shape) // step * step)
+    if side < extent:
+        raise ValueError(
+            f"lesion_mask must fit a cube of {side} voxels inside its array of shape "
+            f"{inside.shape}, got an extent of {(high - low).tolist()}"
+        )
+    start = np.clip((low + high - side) // 2, 0, np.array(inside.shape) - side)
+    return tuple(slice(int(a), int(a) + side) for a in start)
+
+
+def other_cases(cases: Sequence[Case], seed: int = 0) -> list[int]:
+    """Return for each case another one with the same lesion classes; itself if there is none."""
+    order = list(range(len(cases)))
+    for pattern in {case.present for case in cases}:
+        members = [i for i, case in enumerate(cases) if case.present == pattern]
+        if len(members) > 1:
+            for i, place in zip(members, derangement(len(members), seed), strict=True):
+                order[i] = members[place]
+    return order
+
+
+def _read(entry: Mapping[str, Any], key: str) -> nib.Nifti1Image:
+    return nib.Nifti1Image.from_filename(entry[key])
+
+
+def _named(entry: Mapping[str, Any]) -> tuple[str, str]:
+    name = str(entry.get("name", entry.get("image", entry["label"])))
+    return name, str(entry.get("patient", name))
+
+
+def window_cases(
+    files: Sequence[Mapping[str, Any]], view: CubeView, bins: int, limit: int | None
+) -> list[Case]:
+    """Return lesions in the smallest window that the network can work in, scaled as it sees them.
+
+    ``files`` have ``image`` (HU, 1 mm isotropic) and ``label``; ``limit`` spreads over them.
+
+    Raises:
+        ValueError: if a label is empty, or fewer than two lesions are left.
+    """
+    cases = []
+    for entry in tqdm(spread(files, limit), desc="loading lesions"):
+        inside = np.asarray(_read(entry, "label").dataobj) > 0
+        box = lesion_box(inside)
+        hu = np.asarray(_read(entry, "image").dataobj[box]).astype(np.float32)
+        # double precision, so that scaling by the sampler changes nothing any more
+        image, masks = view.scale.scaled(hu).astype(np.float64), inside[box][None]
+        own = class_histograms(image, masks, bins, SCALED)
+        facts = {"voxels": int(masks.sum()), "window": image.shape[-1]}
+        case = Case(
+            *_named(entry),
+            image,
+            masks,
+            SCALED,
+            (view.scale.low, view.scale.high),
+            own,
+            facts=facts,
+        )
+        cases.append(case)
+    if len(cases) < 2:
+        raise ValueError(f"limit must leave at least 2 lesions, got {len(cases)}")
+    return cases
+
+
+def subtype_cases(
+    files: Sequence[Mapping[str, Any]], view: CropView, bins: int, limit: int | None
+) -> list[Case]:
+    """Return the lesions whose subtype is known, in HU, in the windows of a latent model.
+
+    ``files`` have ``texture`` as well, a rating from 1 to 5 or a name. ``limit`` is shared equally
+    by the subtypes: a rare one keeps all it has.
+
+    Raises:
+        ValueError: if ``limit`` is below 1 or no lesion has a subtype.
+    """
+    window = (view.scale.low, view.scale.high)
+    chosen: list[tuple[Mapping[str, Any], str]] = []
+    for number, name in enumerate(SUBTYPES):
+        mine = [entry for entry in files if lesion_subtype(entry.get("texture")) == number]
+        share = None if limit is None else -(-limit // len(SUBTYPES))
+        chosen += [(entry, name) for entry in (spread(mine, share) if mine else ())]
+    if not chosen:
+        raise ValueError("dataset must have lesions with a texture (prepare crops --ratings)")
+    cases = []
+    for entry, name in tqdm(chosen, desc="loading lesions"):
+        inside = np.asarray(_read(entry, "label").dataobj) > 0
+        box = lesion_box(inside, lambda mm: view.voxels(mm * view.spacing_mm), view.step)
+        image = np.asarray(_read(entry, "image").dataobj[box], np.float32)
+        masks = inside[box][None]
+        own = class_histograms(image, masks, bins, window)
+        diameter = float((6 * inside.sum() / np.pi) ** (1 / 3))
+        facts = {"voxels": int(masks.sum()), "diameter_mm": diameter}
+        case = Case(*_named(entry), image, masks, window, window, own, group=name, facts=facts)
+        cases.append(case)
+    return cases
+
+
+def slice_cases(
+    files: Sequence[Mapping[str, Any]],
+    view: SlicesView,
+    bins: int,
+    limit: int | None,
+    classes: Sequence[str] = (),
+) -> list[Case]:
+    """Return organs on scans of few thick slices, each in the window that the model sees.
+
+    ``label`` is the map of the organ, lesions included; ``classes`` names these for the results.
+
+    Raises:
+        ValueError: if ``limit`` is below 2, or fewer than two scans have a lesion.
+    """
+    if limit is not None and limit < 2:
+        raise ValueError(f"limit must be at least 2, got {limit}")
+    chosen = tqdm(spread(files, limit), desc="loading scans")
+    cases = [_slices(entry, view, bins, classes) for entry in chosen]
+    cases = [case for case in cases if any(case.present)]
+    if len(cases) < 2:
+        raise ValueError(f"dataset_dir must hold two scans with a lesion, got {len(cases)}")
+    return cases
+
+
+def _slices(entry: Mapping[str, Any], view: SlicesView, bins: int, classes: Sequence[str]) -> Case:
+    header = _read(entry, "image")
+    scan, label = np.asarray(header.dataobj), np.asarray(_read(entry, "label").dataobj)
+    affine = np.asarray(header.affine, float)
+    grid = view.rule.on_slices(np.isin(label, view.around), affine)
+    cut = cut_window(scan, affine, grid)
+    scale = view.percentiles.of(cut)
+    tissue = cut_window(label, affine, grid, order=0, beyond=0.0)
+    masks = np.stack([tissue == value for value in view.organ.values])
+    image = scale.scaled(cut).astype(np.float64)
+    counts = dict(zip(classes, masks.sum((1, 2, 3)).tolist(), strict=True))
+    facts = {"slices": int(label.shape[2]), "voxels": counts}
+    own = class_histograms(image, masks, bins, SCALED)
+    native = Native(scan, label, affine, grid, view.organ.values)
+    names = _named({"name": entry.get("patient", entry["image"]), **entry})
+    case = Case(*names, image, masks, SCALED, (scale.low, scale.high), own, facts=facts)
+    return replace(case, tissue=tissue, native=native)
+
+
+def read_masks(files: Sequence[Mapping[str, Any]], limit: int | None = None) -> list[Case]:
+    """Return the masks of a datalist, each cut or padded to the grid round its sphere."""
+    return [
+        _mask_case(entry) for entry in tqdm(spread(files, limit, ends=True), desc="reading masks")
+    ]
+
+
+def _mask_case(entry: Mapping[str, Any], margin: int = 2) -> Case:
+    """Return a mask on the part of its lattice that holds its sphere and some voxels."""
+    volume = _read(entry, "label")
+    mask, affine = np.asarray(volume.dataobj) > 0, np.asarray(volume.affine, float)
+    sphere = enclosing_sphere(mask, affine)
+    inverse = np.linalg.inv(affine)
+    middle = apply_affine(inverse, sphere.centre_mm)
+    reach = sphere.radius_mm * np.linalg.norm(inverse[:3, :3], axis=1)
+    low = np.floor(middle - reach).astype(int) - margin
+    high = np.ceil(middle + reach).astype(int) + margin + 1
+    window = np.zeros(high - low, bool)
+    window[tuple((np.argwhere(mask) - low).T)] = True
+    moved = affine.copy()
+    moved[:3, 3] = apply_affine(affine, low)
+    scores = {k: float(entry[k]) for k in ("spiculation", "lobulation") if entry.get(k) is not None}
+    name = str(entry["label"])
+    patient = str(entry.get("patient", name))
+    facts = scores | {"diameter_mm": 2 * sphere.radius_mm}
+    return Case(name, patient, np.empty(0), window[None], affine=moved, facts=facts, sphere=sphere)
+
+
+def read_patches(
+    files: Iterable[Mapping[str, Any]], section: str, intensity_range: Range
+) -> list[Case]:
+    """Return patches scaled to [0, 1]; a patch without a label has no mask at all (K = 0)."""
+    low, high = intensity_range
+    cases = []
+    for entry in tqdm(list(files), desc=f"reading {section}"):
+        values = np.asarray(_read(entry, "image").dataobj, np.float32)
+        image = (np.clip(values, low, high) - low) / (high - low)
+        masks = np.zeros((0, *image.shape), bool)
+        if "label" in entry:
+            masks = np.asarray(_read(entry, "label").dataobj)[None] > 0
+        kind = "nodule" if "diameter_mm" in entry else "scan"
+        kind = "phantom" if entry.get("phantom") else kind
+        names = _named({"name": Path(entry["image"]).name, "patient": "", **entry})
+        case = Case(*names, image, masks, (0.0, 1.0), (low, high), group=section)
+        cases.append(replace(case, facts={"section": section, "kind": kind}))
+    return cases
