@@ -6,7 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -83,11 +83,12 @@ def everything(
     name: str,
     count: int | None = None,
     share: float | tuple[float, float] | None = None,
+    classes: Sequence[int] | None = None,
     site: tuple[float, float, float] = (0, 0, 0),
     outside: float | str = "auto",
     dry_run: bool = False,
 ) -> Result:
-    given = {"count": count, "share": share, "site": site, "outside": outside}
+    given = {"count": count, "share": share, "classes": classes, "site": site, "outside": outside}
     return Result("", {"name": name, "dry_run": dry_run} | given)
 
 
@@ -102,6 +103,8 @@ def everything(
         ("x --share 6,20", "share", (6, 20)),
         ("x --share=0.5 --share (1,2)", "share", (1, 2)),
         ("x --share 7", "share", 7),
+        ("x --classes 2", "classes", [2]),
+        ("x --classes 3,4", "classes", [3, 4]),
         ("--site -62.5,-20,140 x", "site", (-62.5, -20, 140)),
         ("x --outside -1", "outside", -1),
         ("x --outside auto", "outside", "auto"),
@@ -112,6 +115,7 @@ def everything(
         ("--dry_run --nodry_run x", "dry_run", False),
         ("x --count 2.5", None, "count must be a whole number, got '2.5'"),
         ("x --share nan", None, "share must be a number or 2 numbers with commas, got 'nan'"),
+        ("x --classes a,2", None, "classes must be whole numbers with commas, got 'a,2'"),
         ("x --site 1,2", None, "site must be 3 numbers with commas, got '1,2'"),
         ("x --dry_run=maybe", None, "dry_run must be true or false, got 'maybe'"),
     ],

@@ -1,14 +1,13 @@
 """The benchmark of ``synthesize`` on a bundle in latent space without weights, at a tiny size."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.synthesis.latent_stub import row
-from tests.synthesis.test_latent_generator import CONFIG
 
 from tools.benchmark import synthesis
 from tools.benchmark.synthesis import PeakMemory, benchmark_synthesis, with_weights
@@ -17,16 +16,20 @@ from tools.phantoms.chest_ct import chest_ct
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
+def bundle(repository: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "tiny_latent"
-    (folder / "configs").mkdir(parents=True)
-    entry = {"frequency": 1.0, "diameters_mm": [9.0], "histograms": [row(20)], "medoid": row(20)}
-    for name, content in {
-        "inference": CONFIG,
-        "subtypes": {"bins": 40, "subtypes": {"solid": {"number": 0, **entry}}},
-        "metadata": {"version": "0.0.1"},
-    }.items():
-        (folder / "configs" / f"{name}.json").write_text(json.dumps(content))
+    shutil.copytree(repository / "bundles" / "hr_ldm" / "configs", folder / "configs")
+    path = folder / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["latent_window"]["smallest"] = 32
+    config["inferer"]["inferer"]["fewest_steps"] = 1
+    config["autoencoder_def"] |= {"num_channels": [4, 4, 4], "num_res_blocks": [1, 1, 1]}
+    config["network_def"]["network"] |= {
+        "num_channels": [8, 16, 16],
+        "num_head_channels": [0, 8, 8],
+        "norm_num_groups": 4,
+    }
+    path.write_text(json.dumps(config))
     return folder
 
 

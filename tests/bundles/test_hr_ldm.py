@@ -164,5 +164,5 @@ def test_presets_and_condition_have_the_same_bins() -> None:
     configs = Path(BUNDLE) / "configs"
     subtypes = json.loads((configs / "subtypes.json").read_text(encoding="utf-8"))
     inference = json.loads((configs / "inference.json").read_text(encoding="utf-8"))
-    assert subtypes["bins"] == inference["network_def"]["bins"]
+    assert subtypes["bins"] == inference["histogram_bins"]
     assert subtypes["window_hu"] == inference["window_hu"]

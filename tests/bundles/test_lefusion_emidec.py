@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import run
+from monai.bundle import ConfigParser, run
 from torch import nn
 
 from tools.cli import main
@@ -167,10 +167,10 @@ def test_published_weights_are_converted_and_draw(tmp_path: Path) -> None:
 
 
 def test_published_network_has_the_published_size() -> None:
-    text = Path(BUNDLE, "configs", "published.json").read_text(encoding="utf-8")
-    given = {k: v for k, v in json.loads(text)["network_def"].items() if not k.startswith("_")}
+    parser = ConfigParser()
+    parser.read_config([f"{BUNDLE}/configs/{name}.json" for name in ("inference", "published")])
     with torch.device("meta"):
-        network = FactorisedUNet(**given)
+        network = parser.get_parsed_content("network_def")
     assert sum(parameter.numel() for parameter in network.parameters()) == 44_895_314
 
 

@@ -107,6 +107,7 @@ def test_series_in_series_out(cases: list[Case], make: Make, tmp_path: Path) -> 
     for case, entry in zip(cases, made, strict=True):
         folder = entry["folder"]
         assert sorted(path.name for path in folder.iterdir()) == [
+            ".report.html",
             MARK,
             "dicom",
             "image.nii.gz",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.export.tiny import SHAPE, box_label, lesion, save, scan_values
+from tools.bundle import sha256_file
 from tools.synthesis.datalist import write_datalist
 from tools.synthesis.records import (
     IMAGE_FILE,
@@ -16,7 +17,6 @@ from tools.synthesis.records import (
     RECORD_FILE,
     BundleRecord,
     ScanRecord,
-    sha256_file,
     write_record,
 )
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import ndimage
-from tools.synthesis.lung_mask import lung_mask
 
+from tools.organs.lung_recipe import lung_mask
 from tools.phantoms.chest_ct import NODULE_TEXTURES, ChestPhantom, chest_ct, draw_nodules
 
 COARSE = ((96, 80, 72), 4.0)

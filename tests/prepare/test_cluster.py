@@ -7,13 +7,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from tools.synthesis.hearts.textures import HeartTextures
 
 from tools.cli import main
 from tools.histograms import load_presets
+from tools.organs import load_organ
 from tools.prepare import cluster
 from tools.prepare.cluster import cluster_histograms, cluster_lesions, compare_cluster_numbers
 from tools.prepare.textures import HuWindows, measure_textures, read_look
+from tools.synthesis.textures import Textures
 
 KINDS = {"dark": -650, "middle": -300, "bright": 50}
 WINDOW = (-1000, 400)
@@ -176,7 +177,7 @@ def test_the_seed_decides_and_inertia_falls() -> None:
     [
         (["--clusters", "1"], "clusters must be a whole number from 2 to"),
         (["--clusters", "13"], "different histograms (12), got 13"),
-        (["--clusters", "2.5"], "got 2.5"),
+        (["--clusters", "2.5"], "clusters must be a whole number, got '2.5'"),
         (["--space", "hyper"], "space must be one of ['histogram', 'sqrt', 'cumulative']"),
         (["--preset", "mode"], "preset must be one of ['mean', 'medoid'], got 'mode'"),
         (["--section", "testing"], "section must be a non-empty list of"),
@@ -291,10 +292,10 @@ def test_write_replaces_the_presets_of_hearts(
     assert new != old
     for preset in new["presets"].values():
         assert np.reshape(preset["histogram"], (2, 16)).sum(1) == pytest.approx([1, 1], abs=1e-12)
-    drawn = HeartTextures("mixed", load_presets(path)).draw(
-        0, np.random.default_rng(0), (-0.4, 0.0), [True, True]
+    drawn = Textures("mixed", load_presets(path), load_organ("heart")).draw(
+        0, np.random.default_rng(0), tissue=(-0.4, 0.0), present=[True, True]
     )
-    assert drawn[0] in new["presets"]
+    assert drawn.name in new["presets"]
     # without a file, what the bundle's train.json says
     path.unlink()
     results = cluster_lesions(str(hearts), str(heart_bundle), 2, tmp_path)

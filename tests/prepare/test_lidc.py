@@ -228,7 +228,7 @@ def test_broken_patients_are_named_and_others_done(
     [
         (["--agreement", "0"], "agreement must be above 0, at most 1, got 0"),
         (["--min_readers", "5"], "min_readers must be from 1 to 4, got 5"),
-        (["--size", "64,64"], "size must be three numbers of voxels, got [64, 64]"),
+        (["--size", "64,64"], "size must be 3 whole numbers with commas, got '64,64'"),
     ],
 )
 def test_settings_out_of_range(

@@ -16,17 +16,15 @@ BUNDLES = ROOT / "bundles"
 BUNDLE = BUNDLES / "lefusion_lidc"
 WORKSHOP = {
     "__main__.py",
-    "baselines",
     "benchmark",
     "cli.py",
     "commands",
     "convert",
-    "evaluation",
-    "dicom",
     "export",
     "prepare",
     "release",
-    "synthesis",
+    "report",
+    "studies",
 }
 
 
@@ -80,7 +78,8 @@ def test_runtime_is_packed_whole_and_unchanged(small_bundle: Path, tmp_path: Pat
     assert not {Path(name).parts[0] for name in tools} & WORKSHOP
     sources = {
         path.relative_to(ROOT / "tools").as_posix(): path.read_bytes()
-        for path in (ROOT / "tools").rglob("*.py")
+        for path in (ROOT / "tools").rglob("*")
+        if path.suffix in (".py", ".json")
     }
     runtime = {name: v for name, v in sources.items() if Path(name).parts[0] not in WORKSHOP}
     assert tools == runtime

@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 from scipy.spatial import distance
 
+from tools.shapes import contours
 from tools.shapes.contours import contour_mask, outlined_nodules
-from tools.synthesis import contours
 
 
 def outlines(half: float, step: int = 1, end: int = 9, added: bool = True) -> list:

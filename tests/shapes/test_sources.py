@@ -239,7 +239,7 @@ def test_mask_file_is_used_voxel_by_voxel_where_it_lies(tmp_path: Path) -> None:
 
 
 def test_radiologists_contours_are_the_default_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tools.synthesis import contours
+    from tools.shapes import contours
 
     monkeypatch.setattr(contours, "outlined_nodules", lambda n, seed: [lobed_mask(4)])
     assert len(LibraryShapes().items) == 1

@@ -55,7 +55,7 @@ def test_textures_of_every_organ_are_measured_alike(
     methods = results["methods"]
     classes = methods["own"]["histograms"]["own"]
     for row in classes.values():
-        assert 0 <= row["divergence"]["median"] <= np.log(2)
+        assert 0 <= row["divergence"]["median"] <= np.log(2) + 1e-6
     # with no request, the same image is compared with what both others asked for
     assert set(methods["none"]["histograms"]) == {"own", "other"}
     for method in methods.values():

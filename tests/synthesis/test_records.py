@@ -21,7 +21,7 @@ from tools.synthesis.records import (
 LESION_KEYS = {
     *("label", "class", "site_mm", "diameter_mm", "volume_mm3", "texture", "shape_source"),
     *("histogram_requested", "histogram_achieved", "histogram_jsd", "diameter_requested_mm"),
-    *("seed", "sampler", "attempts", "seconds"),
+    *("seed", "sampler", "attempts", "seconds", "diameter_kind"),
 }
 
 

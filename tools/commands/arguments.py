@@ -9,7 +9,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from types import NoneType
 from typing import Any, NoReturn, get_args, get_origin
@@ -121,6 +121,8 @@ def form(kind: Any) -> str:
     kinds = [each for each in get_args(kind) if each is not NoneType]
     if get_origin(kind) is tuple:
         return f"{len(kinds)} {form(kinds[0]).removeprefix('a ')}s with commas"
+    if get_origin(kind) is Sequence:
+        return f"{form(kinds[0]).removeprefix('a ')}s with commas"
     return " or ".join(map(form, kinds)) or FORMS[kind]
 
 
@@ -141,9 +143,11 @@ def _read(kind: Any, word: str) -> Any:
         if kind is str or math.isfinite(value):
             return value
     kinds = [each for each in get_args(kind) if each is not NoneType]
+    numbers = word.strip("()[] ").split(",")
     if get_origin(kind) is tuple:
-        numbers = word.strip("()[] ").split(",")
         return tuple(_read(each, number) for each, number in zip(kinds, numbers, strict=True))
+    if get_origin(kind) is Sequence:
+        return [_read(kinds[0], number) for number in numbers]
     for each in kinds:
         with contextlib.suppress(ValueError):
             return _read(each, word)

@@ -74,9 +74,8 @@ def prepare_scans(
     from tools.prepare.scans import bundle_rule
     from tools.prepare.scans import prepare_scans as run
 
-    chosen = [classes] if isinstance(classes, int) else classes
     changes = {"smallest": smallest, "largest": largest, "normal": normal_windows, "seed": seed}
-    rule = bundle_rule(bundle, stage, classes=chosen and list(chosen), **changes)
+    rule = bundle_rule(bundle, stage, classes=classes and list(classes), **changes)
     return _made(run(datalist, out, rule, workers, validation_fraction, fold), out, "scans")
 
 

@@ -18,7 +18,7 @@ from tools.dicom.header import derived_header, derived_uid
 from tools.dicom.segmentation import make_segmentation
 from tools.dicom.series import DicomSeries
 from tools.dicom.storage import read_pixels
-from tools.files import read_mark
+from tools.files import MARK, read_mark
 from tools.synthesis.case_folder import new_case_folder
 from tools.synthesis.records import (
     DICOM_FOLDER,
@@ -82,8 +82,9 @@ def add_dicom(folder: Path, scan: Scan, organ_labels: Path | None = None) -> Non
     """
     request = (read_mark(folder) or {}).get("request")
     with new_case_folder(folder, request, replace=True) as partial:
-        for name in (IMAGE_FILE, LABEL_FILE, RECORD_FILE):
-            shutil.copy2(folder / name, partial)
+        for path in folder.iterdir():
+            if path.name not in (MARK, SEGMENTATION_FILE) and path.is_file():
+                shutil.copy2(path, partial)
         stored, label = (Scan(partial / name).stored for name in (IMAGE_FILE, LABEL_FILE))
         write_dicom(partial, scan, stored, label, organ_labels)
 

@@ -20,6 +20,7 @@ class HistogramDivergence(CumulativeIterationMetric):
         reduction: ``"median"`` or ``"mean"``.
 
     Example:
+        >>> import torch
         >>> metric = HistogramDivergence()
         >>> _ = metric(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.5, 0.5]]))
         >>> metric.aggregate().item()

@@ -265,7 +265,7 @@ def subtype_cases(
         share = None if limit is None else -(-limit // len(SUBTYPES))
         chosen += [(entry, name) for entry in (spread(mine, share) if mine else ())]
     if not chosen:
-        raise ValueError("dataset must have lesions with a texture (prepare crops --ratings)")
+        raise ValueError("dataset must have lesions whose datalist rates their texture")
     cases = []
     for entry, name in tqdm(chosen, desc="loading lesions"):
         inside = np.asarray(_read(entry, "label").dataobj) > 0
