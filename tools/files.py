@@ -27,7 +27,6 @@ __all__ = [
     "claim",
     "claimed",
     "clear_leftovers",
-    "is_ours",
     "mark_folder",
     "new_file",
     "new_folder",
@@ -196,11 +195,6 @@ def read_mark(folder: Path) -> dict[str, Any] | None:
         return None
     ours = isinstance(mark, dict) and mark.get("tool") == TOOL
     return mark if ours and isinstance(mark.get("owns"), list) else None
-
-
-def is_ours(folder: Path) -> bool:
-    """Return whether this program made a folder and all that is in it."""
-    return read_mark(folder) is not None and not _foreign(folder)
 
 
 def require_ours(folder: Path, argument: str = "out") -> None:

@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
-from tools.networks.histogram_condition import HistogramConditionedUNet
 from tools.networks.lesion_unet import LesionUNet
 
 
@@ -18,28 +16,11 @@ def wake(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def monai_network(condition_size: int) -> nn.Module:
-    network = DiffusionModelUNet(
-        spatial_dims=3,
-        in_channels=2,
-        out_channels=1,
-        num_res_blocks=1,
-        channels=(8, 16),
-        attention_levels=(False, True),
-        norm_num_groups=8,
-        num_head_channels=8,
-        with_conditioning=True,
-        cross_attention_dim=12,
-    )
-    return HistogramConditionedUNet(network, condition_size, 12)
-
-
 NETWORKS = {
     "time": lambda: LesionUNet(channels=(8, 16), condition_size=4),
     "cross_attention": lambda: LesionUNet(
         channels=(8, 16), condition_size=4, conditioning="cross_attention"
     ),
-    "monai": lambda: monai_network(4),
 }
 
 
@@ -58,7 +39,7 @@ def test_condition_and_its_absence_change_the_output(name: str) -> None:
     assert torch.equal(outputs[2], outputs[3])
 
 
-@pytest.mark.parametrize("name", ["time", "cross_attention"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_parameter_learns(name: str) -> None:
     network = wake(NETWORKS[name]())
     condition = torch.stack([torch.full((4,), 0.25), torch.full((4,), -1.0)])

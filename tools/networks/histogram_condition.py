@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["HistogramConditionedUNet", "HistogramEmbedding", "HistogramTokens"]
+__all__ = ["HistogramEmbedding", "HistogramTokens"]
 
 
 def _no_control(condition: Tensor) -> Tensor:
@@ -63,26 +63,3 @@ class HistogramTokens(nn.Module):
         tokens = self.position + positive[..., None] * self.weight[0]
         tokens = tokens + positive.sqrt()[..., None] * self.weight[1]
         return torch.where(_no_control(condition)[..., None], self.no_control, tokens)
-
-
-class HistogramConditionedUNet(nn.Module):
-    """Give MONAI's ``DiffusionModelUNet`` histogram control by cross-attention, one token per bin.
-
-    Args:
-        network: a network called ``network(x, timesteps, context)`` whose ``cross_attention_dim``
-            is ``token_size``, such as
-            ``monai.networks.nets.DiffusionModelUNet(with_conditioning=True)``.
-        bins: bins of the histogram, times lesion classes.
-        token_size: width of a token.
-    """
-
-    def __init__(self, network: nn.Module, bins: int, token_size: int) -> None:
-        super().__init__()
-        self.network, self.bins = network, bins
-        self.tokens = HistogramTokens(bins, token_size)
-
-    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the wrapped network's output; None or a row of -1 means no control."""
-        if condition is None:
-            condition = x.new_full((len(x), self.bins), -1.0)
-        return self.network(x, timesteps, self.tokens(condition))
