@@ -201,7 +201,7 @@ def test_given_points_are_used_and_the_rest_keeps_away() -> None:
     [
         (
             {"site_mm": (40, 40, 95.5)},
-            r"site_mm must lie inside the volume .* got \(40.0, 40.0, 95.5\)",
+            r"site must lie inside the volume .* got \(40.0, 40.0, 95.5\)",
         ),
         ({"site_mm": (2, 40, 40)}, r"site_mm must lie inside organ_mask, got \(2.0, 40.0, 40.0\)"),
         ({"site_mm": (1, 2)}, "site_mm must be points"),

@@ -180,7 +180,7 @@ def _checked_index(
         ends = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
         corners = nib.affines.apply_affine(affine, ends)
         low, high = corners.min(axis=0).round(1).tolist(), corners.max(axis=0).round(1).tolist()
-        raise ValueError(f"site_mm must lie inside the volume ({low} to {high} mm), got {text}")
+        raise ValueError(f"site must lie inside the volume ({low} to {high} mm), got {text}")
     nearest = np.clip(np.rint(index).astype(int), 0, np.array(shape) - 1)
     for name in ("organ_mask", "region_mask"):
         mask = masks[name]
