@@ -30,6 +30,7 @@ __all__ = [
     "mark_folder",
     "new_file",
     "new_folder",
+    "read_json",
     "read_mark",
     "remove_ours",
     "require_apart",
@@ -334,6 +335,26 @@ def require_new(path: str | Path, argument: str = "out") -> None:
     """
     if Path(path).exists():
         raise ValueError(f"{argument} must be a new file, got {path}, which is there already")
+
+
+def read_json(path: str | Path, argument: str) -> Any:
+    """Return the content of a JSON file that was brought along.
+
+    Args:
+        path: of the file.
+        argument: its name in messages.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is no JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{argument} must be an existing JSON file, got {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{argument} must be JSON, got {path} ({error})") from error
 
 
 def write_json(

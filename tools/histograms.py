@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from tools.files import read_json
 
 __all__ = [
     "adapt_histogram",
@@ -177,9 +178,7 @@ def load_presets(path: str | Path) -> dict[str, dict[str, Any]]:
         FileNotFoundError: if the file does not exist.
         ValueError: if a histogram has the wrong length, a negative entry, or no weight at all.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"histogram presets must be an existing JSON file, got {path}")
-    content = json.loads(Path(path).read_text())
+    content = read_json(path, "histogram presets")
     classes = int(content.get("classes", 1))
     size = classes * int(content["bins"])
     presets = {}

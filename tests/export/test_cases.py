@@ -220,7 +220,7 @@ def test_synthetic_folders_that_cannot_be_used(
     real_datalist: Write, synthetic_dir: Write, tmp_path: Path
 ) -> None:
     real = real_datalist()
-    with pytest.raises(FileNotFoundError, match="synthetic must have a datalist"):
+    with pytest.raises(FileNotFoundError, match="synthetic must be an existing JSON file"):
         read_cases(tmp_path, real)
     made = synthetic_dir({"a": None})
     edit(made / "datalist.json", lambda x: x["training"][0].update(synthetic=False))

@@ -122,7 +122,7 @@ BAD_FILES = {
     "no weights": ({"a": {"histogram": [1, 0, 0, 0], "weight": 0}}, "must not all be 0"),
     "window": ({"histogram": [1, 0, 0, 0], "window_hu": [-1, 1]}, "must be the model's"),
     "no window": ({"histogram": [1, 0, 0, 0], "window_hu": "all"}, "must be the model's"),
-    "syntax": ("{", "texture file must be JSON"),
+    "syntax": ("{", "texture must be JSON"),
 }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tools.files import read_json
 
 __all__ = ["MODALITIES", "entry_path", "read_datalist", "read_modality", "section"]
 
@@ -24,12 +25,7 @@ def read_datalist(path: Path, argument: str) -> dict[str, Any]:
         FileNotFoundError: if there is none.
         ValueError: if it is no JSON object.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{argument} must have a datalist, got none at {path}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{argument} must be a datalist in JSON, got {path}: {error}") from error
+    content = read_json(path, argument)
     if not isinstance(content, dict):
         raise ValueError(f"{argument} must be a datalist (a JSON object), got {path}")
     return content

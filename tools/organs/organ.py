@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tools.files import read_json
 from tools.transforms.spheres import enclosing_sphere
 
 __all__ = ["LesionClass", "Organ", "OrganMap", "load_organ"]
@@ -221,7 +221,7 @@ def load_organ(name_or_path: str | Path) -> Organ:
     if not path.is_file():
         known = sorted(file.stem for file in Path(__file__).parent.glob("*.json"))
         raise FileNotFoundError(f"organ must be one of {known} or a JSON file, got {name_or_path}")
-    table = json.loads(path.read_text(encoding="utf-8"))
+    table = read_json(path, "organ")
     try:
         diameter, regions = table["diameter"], table.get("regions", {})
         for part, name in ((table, ""), (diameter, "diameter"), (regions, "regions")):

@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from tools.bundle import find_bundle
-from tools.files import claimed, new_folder, safe_names, write_json
+from tools.files import claimed, new_folder, read_json, safe_names, write_json
 from tools.prepare.lesions import (
     Lesion,
     Rule,
@@ -160,16 +160,10 @@ def write_sections(
 
 
 def _read(datalist: str | Path) -> tuple[dict[str, Any], Path]:
-    path = Path(datalist)
-    if not path.is_file():
-        raise FileNotFoundError(f"datalist must be an existing JSON file, got {datalist}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"datalist must be JSON, got {datalist} ({error})") from error
+    content = read_json(datalist, "datalist")
     if not isinstance(content, dict) or not any(_is_section(value) for value in content.values()):
         raise ValueError(f"datalist must have a list of scans, got none in {datalist}")
-    return content, path.resolve().parent
+    return content, Path(datalist).resolve().parent
 
 
 def _is_section(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ class Request(NamedTuple):
 
 
 @dataclass
-class Method:
+class Method(ABC):
     """A way to make something for each case: an image, a mask, a reconstruction.
 
     A variant repeats the method ``base`` with another ``model``; ``facts`` go into the results. Of
@@ -58,9 +59,9 @@ class Method:
     targets: Mapping[str, Sequence[Tensor | None]] = field(default_factory=dict)
     margin_mm: float = 0.0
 
+    @abstractmethod
     def generate(self, cases: Sequence[Case], seed: int) -> Iterator[Any]:
         """Yield what is made for each case, case i with the seed ``seed + i``."""
-        raise NotImplementedError
 
 
 @dataclass

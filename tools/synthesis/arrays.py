@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from monai.data import MetaTensor
 
 from tools.bundle import Bundle
 from tools.synthesis.cases import Case
-from tools.synthesis.records import ScanRecord
 from tools.synthesis.scan import Scan
 from tools.synthesis.texturers import Texturer, load_texturer
 
@@ -85,16 +85,7 @@ def synthesize(
     rng = np.random.default_rng([job.seed, zlib.crc32(NAME.encode())])
     plan = job.plan(scan, case, rng, "error")
     (result,) = job.finish([plan])
-    record = ScanRecord(
-        name=NAME,
-        sha256=scan.sha256,
-        spacing_mm=scan.spacing_mm,
-        shape=scan.nifti.shape,
-        bundle=job.texturer.record,
-        lesions=result.records,
-        organ_mask=plan.organ,
-        notes=plan.notes,
-    )
+    record = replace(job.record(plan, result), name=NAME)
     return _like(image, result.stored), _like(image, result.label, np.uint8), record.to_dict()
 
 

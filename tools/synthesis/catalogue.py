@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tools.files import read_json
 from tools.histograms import normalize_blocks
 
 __all__ = [
@@ -85,10 +85,8 @@ def read_subtypes(path: str | Path) -> SubtypeLibrary:
         ValueError: if a key is missing or a value breaks its rule.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"subtypes must be an existing JSON file, got {path}")
+    content = read_json(path, "subtypes")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         bins, entries = int(content["bins"]), dict(content["subtypes"])
         library = SubtypeLibrary({k: _read_subtype(k, v, bins, path) for k, v in entries.items()})
     except KeyError as error:
@@ -151,12 +149,7 @@ def read_textures(path: str | Path, bins: int, window_hu: Sequence[float] | None
         {'pale': {'histogram': [0.75, 0.25], 'weight': 2.0}}
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"texture must be an existing JSON file, got {path}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"texture file must be JSON, got {path} ({error})") from error
+    content = read_json(path, "texture")
     if isinstance(content, list):
         content = {"histogram": content}
     if not isinstance(content, dict) or not content:

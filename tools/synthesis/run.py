@@ -32,7 +32,6 @@ from tools.synthesis.records import (
     IMAGE_FILE,
     LABEL_FILE,
     RECORD_FILE,
-    ScanRecord,
     read_record,
     write_record,
 )
@@ -290,21 +289,9 @@ def _write_case(case: Case, task: _Task) -> None:
             logger.warning("scan %s: %s", case.name, note)
         (result,) = job.finish([plan])
         stored = scan.storable(result.stored)
-        record = ScanRecord(
-            name=scan.name,
-            sha256=scan.sha256,
-            spacing_mm=scan.spacing_mm,
-            shape=scan.nifti.shape,
-            bundle=job.texturer.record,
-            lesions=result.records,
-            phantom=scan.phantom,
-            organ_mask=plan.organ,
-            request=description,
-            notes=plan.notes,
-        )
         scan.write(partial / IMAGE_FILE, stored)
         scan.write_label(partial / LABEL_FILE, result.label)
-        write_record(partial / RECORD_FILE, record)
+        write_record(partial / RECORD_FILE, job.record(plan, result, description))
         if task.output_format == "dicom":
             write_dicom(partial, scan, stored, result.label, organ_labels)
         if task.report is not None:

@@ -17,6 +17,7 @@ from tools.synthesis.case_folder import describe_source
 from tools.synthesis.cases import Case
 from tools.synthesis.lesion import Lesion, SynthesisResult, composite
 from tools.synthesis.placement import choose_sites
+from tools.synthesis.records import ScanRecord
 from tools.synthesis.scan import Scan
 from tools.synthesis.sizes import SizeMix, draw_range
 from tools.synthesis.texturers import Texturer, sample
@@ -312,6 +313,24 @@ class Synthesizer:
         sample(lesions, self.texturer, self.attempts)
         settings = self.texturer.settings
         return [composite(plan.canvas, plan.lesions, settings) for plan in plans]
+
+    def record(
+        self, plan: Plan, result: SynthesisResult, request: Mapping[str, Any] | None = None
+    ) -> ScanRecord:
+        """Return how a scan came to its lesions, with what was asked for where that is known."""
+        scan = plan.canvas.scan
+        return ScanRecord(
+            name=scan.name,
+            sha256=scan.sha256,
+            spacing_mm=scan.spacing_mm,
+            shape=scan.nifti.shape,
+            bundle=self.texturer.record,
+            lesions=result.records,
+            phantom=scan.phantom,
+            organ_mask=plan.organ,
+            request=request,
+            notes=plan.notes,
+        )
 
 
 def _number(name: str, value: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -20,5 +21,5 @@ class EachKey(MapTransform):
             self._change(sample, key)
         return sample
 
-    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None: ...
