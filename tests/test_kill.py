@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from tests.export.tiny import box_label, save, scan_values
 from tests.prepare.test_lidc import write_download
@@ -33,6 +35,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
 ]
 KILLS = int(os.environ.get("KILLS", "6"))
+LONGEST = 300.0  # seconds for a command that nobody kills; it takes some two
 
 
 def hidden(path: Path, root: Path) -> bool:
@@ -79,6 +82,8 @@ def in_child(run: Callable[[], object], kill_after: float | None = None) -> floa
 
     def quiet() -> None:
         torch.set_num_threads(1)  # threads do not survive a fork
+        # tqdm's own lock is shared with the parent, which would wait for the dead for ever
+        tqdm.set_lock(threading.RLock())
         for number in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         os._exit(int(run() or 0))
@@ -86,12 +91,11 @@ def in_child(run: Callable[[], object], kill_after: float | None = None) -> floa
     process = multiprocessing.get_context("fork").Process(target=quiet)
     started = time.monotonic()
     process.start()
-    process.join(kill_after)
+    process.join(LONGEST if kill_after is None else kill_after)
     if process.is_alive():
         os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
         process.join()
-    elif kill_after is None:
-        assert process.exitcode == 0
+    assert kill_after is not None or process.exitcode == 0
     return time.monotonic() - started
 
 
@@ -135,6 +139,18 @@ def pack(tmp_path: Path, out: Path) -> Callable[[], int]:
 
 def training(tmp_path: Path, out: Path) -> Callable[[], None]:
     return lambda: train(out, 60, [60 - i for i in range(60)], "auto")
+
+
+def test_the_dead_hold_no_lock_of_the_living() -> None:
+    def hold() -> None:
+        tqdm.get_lock().acquire()
+        time.sleep(LONGEST)
+
+    shared = tqdm.get_lock().locks
+    in_child(hold, 1.0)
+    assert all(lock.acquire(True, 5) for lock in shared)
+    for lock in shared:
+        lock.release()
 
 
 JOBS = [synthesize, prepare_scans, prepare_lidc, export, pack, training]
