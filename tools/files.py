@@ -352,8 +352,8 @@ def read_json(path: str | Path, argument: str) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{argument} must be an existing JSON file, got {path}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows writes a mark first
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{argument} must be JSON, got {path} ({error})") from error
 
 

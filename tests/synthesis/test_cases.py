@@ -109,7 +109,7 @@ def test_datalist_of_folders_per_case_takes_their_names(tmp_path: Path) -> None:
 
 
 def test_bad_sources_get_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="scan must be a NIfTI file, a DICOM series"):
+    with pytest.raises(FileNotFoundError, match="scan must be an image file, a DICOM series"):
         find_cases(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"got .*nothing\.json"):
         find_cases(tmp_path / "nothing.json")
@@ -118,7 +118,7 @@ def test_bad_sources_get_one_sentence(tmp_path: Path) -> None:
         find_cases(missing)
     for content, sentence in (
         ("[1]", "must be a datalist"),
-        ("{", "must be a datalist"),
+        ("{", "scan must be JSON"),
         ('{"training": [3]}', "must list at least one image"),
         ('{"training": [{"image": ["a", "b"]}]}', "image of a datalist entry must be one path"),
     ):
@@ -140,5 +140,5 @@ def test_named_masks_go_with_one_scan(tmp_path: Path) -> None:
     assert with_masks(cases[:1], tmp_path / "mask.nii.gz", None)[0].organ_mask is not None
     with pytest.raises(ValueError, match="lesion_mask goes with one scan"):
         with_masks(cases, None, tmp_path / "mask.nii.gz")
-    with pytest.raises(FileNotFoundError, match="organ_mask must be an existing NIfTI file"):
+    with pytest.raises(FileNotFoundError, match="organ_mask must be an existing image file"):
         with_masks(cases[:1], tmp_path / "no.nii.gz", None)

@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 
 from tools.synthesis.scan import Scan
 
@@ -78,9 +79,9 @@ def test_mask_may_have_its_axes_turned(
         labels = scan.load_labels(tmp_path / "lobes.nii", "organ_mask")
         assert labels[1, 2, 3] == labels.max() == 14
     moved = scan.affine.copy()
-    moved[2, 3] += 2.5
+    moved[2, 3] += 250
     nib.save(nib.Nifti1Image(mask, moved), tmp_path / "moved.nii.gz")
-    with pytest.raises(ValueError, match="organ_mask must have the scan's affine"):
+    with pytest.raises(ValueError, match="organ_mask must lie in the scan"):
         scan.load_mask(tmp_path / "moved.nii.gz", "organ_mask")
     nib.save(nib.Nifti1Image(0 * mask, scan.affine), tmp_path / "empty.nii.gz")
     with pytest.raises(ValueError, match="organ_mask must mark at least one voxel"):
@@ -95,3 +96,82 @@ def test_two_series_in_a_folder_need_a_choice(
     with pytest.raises(ValueError, match="series_uid must be in"):
         Scan(tmp_path / "ct", "9.9")
     assert Scan(tmp_path / "ct", "1.2.3").stored.shape == (7, 6, 5)
+
+
+TILT = np.array([[0.8, 0, 0, -30], [0, 0.8, 0.4, 20], [0, 0, 2.5, 7], [0, 0, 0, 1.0]])
+STRAIGHT = TILT * [[1, 1, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+TURN = np.array([[0.96, -0.28, 0, 0], [0.28, 0.96, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+HEADERS = {  # affine of sform and of qform, and their codes
+    "both": (STRAIGHT, STRAIGHT, 1, 1),
+    "turned": (TURN @ STRAIGHT, TURN @ STRAIGHT, 2, 1),
+    "flipped": (np.diag([-1, 1, 1, 1]) @ STRAIGHT, np.diag([-1, 1, 1, 1]) @ STRAIGHT, 1, 1),
+    "permuted": (STRAIGHT[:, [2, 0, 1, 3]], STRAIGHT[:, [2, 0, 1, 3]], 1, 4),
+    "sform alone": (STRAIGHT, None, 2, 0),
+    "qform alone": (None, TURN @ STRAIGHT, 0, 1),
+    "a little sheared": (STRAIGHT + 2e-4 * (TILT != STRAIGHT), STRAIGHT, 1, 1),
+    "a little sheared, sform alone": (STRAIGHT + 2e-4 * (TILT != STRAIGHT), None, 1, 0),
+    "tilted gantry": (TILT, STRAIGHT, 1, 1),
+    "tilted gantry, sform alone": (TILT, None, 1, 0),
+}
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("name", HEADERS)
+def test_what_is_written_opens_at_the_place_of_the_scan(
+    tmp_path: Path, name: str, kind: type
+) -> None:
+    sform, qform, sform_code, qform_code = HEADERS[name]
+    values = np.random.default_rng(0).integers(-900, 900, (7, 6, 5)).astype(np.int16)
+    image = kind(values, None)
+    image.header.set_sform(sform, sform_code)
+    image.header.set_qform(qform, qform_code)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    scan = Scan(tmp_path / "scan.nii.gz")
+    scan.write(tmp_path / "image.nii.gz", scan.stored)
+    scan.write_label(tmp_path / "label.nii.gz", scan.stored > 0)
+    places = []
+    for file in ("image", "label"):
+        path = tmp_path / f"{file}.nii.gz"
+        header = nib.load(path).header
+        assert np.allclose(header.get_best_affine(), scan.affine, rtol=0, atol=1e-5)
+        assert int(header["sform_code"]) == sform_code
+        assert int(header["qform_code"]) == (qform_code or sform_code)
+        assert bytes(header["descrip"]).startswith(b"SYNTHETIC lesions")
+        opened = SimpleITK.ReadImage(str(path))
+        places.append([*opened.GetOrigin(), *opened.GetSpacing(), *opened.GetDirection()])
+    assert places[0] == places[1]
+    if name.startswith(("both", "turned", "flipped", "permuted")) or "alone" not in name:
+        source = SimpleITK.ReadImage(str(tmp_path / "scan.nii.gz"))
+        assert places[0] == [*source.GetOrigin(), *source.GetSpacing(), *source.GetDirection()]
+    assert SimpleITK.GetArrayFromImage(opened).sum() == (values > 0).sum()
+    assert nib.load(tmp_path / "label.nii.gz").header.get_intent()[0] == "label"
+
+
+@pytest.mark.parametrize("fill", [None, -1000.0])
+def test_values_that_are_not_finite_are_named_or_filled(fill: float | None) -> None:
+    values = np.zeros((4, 4, 4), np.float32)
+    values[0, 0, 0], values[1, 1, 1] = np.nan, -np.inf
+    scan = Scan(nib.Nifti1Image(values, np.eye(4)), fill_nan=fill)
+    if fill is None:
+        with pytest.raises(ValueError, match="finite values, got NaN or infinity in 2 of 64"):
+            _ = scan.image
+    else:
+        assert scan.image[0, 0, 0] == scan.image[1, 1, 1] == fill
+        assert np.isnan(scan.stored[0, 0, 0])
+
+
+def test_an_offset_is_added_and_taken_away_again() -> None:
+    stored = np.array([24, 174, 1064, 3000], np.int16).reshape(4, 1, 1)
+    plain = Scan(nib.Nifti1Image(stored, np.eye(4)), in_hu=True)
+    with pytest.raises(ValueError, match=r"scan must be in HU, .* got values from 24 to 3000"):
+        _ = plain.image
+    scan = Scan(nib.Nifti1Image(stored, np.eye(4)), in_hu=True, hu_offset=-1024)
+    assert scan.image.ravel().tolist() == [-1000, -850, 40, 1976]
+    assert scan.stored_values(scan.image).tolist() == stored.tolist()
+    with pytest.raises(ValueError, match=r"median of the lung lies from -990 to -500, got -405"):
+        scan.require_level(np.ones((4, 1, 1), bool), (-990, -500), "lung")
+
+
+def test_padding_without_its_sign_is_air() -> None:
+    stored = np.array([63536, 0, 400], np.uint16).reshape(3, 1, 1)
+    assert Scan(nib.Nifti1Image(stored, np.eye(4)), in_hu=True).image.min() == -2000

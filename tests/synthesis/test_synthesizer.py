@@ -103,7 +103,7 @@ def test_nothing_changes_beyond_label_and_margin(tmp_path: Path, form: str, kind
     assert np.array_equal(after.affine, before.affine)
     scaling = [(image.dataobj.slope, image.dataobj.inter) for image in (before, after)]
     assert scaling[0] == scaling[1]
-    assert after.header["descrip"] == before.header["descrip"]
+    assert after.header["descrip"] == b"SYNTHETIC lesions; " + bytes(before.header["descrip"])
     changed = before.dataobj.get_unscaled() != after.dataobj.get_unscaled()
     away = distance_mm(scan, result.label)
     assert not changed[(away > 0) & (away >= margin)].any()
@@ -366,12 +366,12 @@ def test_a_mask_file_is_one_lesion_where_it_lies(tmp_path: Path) -> None:
         ({"count": True}, "count must be a whole number of at least 1, got True"),
         ({"diameter_mm": (20, 6)}, "diameter_mm must be two numbers from 2 to 60, smallest first"),
         ({"diameter_mm": "6,8,9"}, "diameter_mm must be one number or two with a comma"),
-        ({"diameter_mm": (6, float("nan"))}, "diameter_mm must be two numbers from 2 to 60"),
+        ({"diameter_mm": (6, float("nan"))}, "diameter_mm must be a number, got nan"),
         ({"sizes": [(1.0, 30.0, 900.0)]}, r"diameter_mm must be .* got \(30.0, 900.0\)"),
         ({"diameter_mm": "wide"}, "diameter_mm must be a number, got 'wide'"),
         ({"site": (1, 2)}, "site must be 3 numbers with commas between"),
         ({"site": (1, 2, "x")}, "site must be a number, got 'x'"),
-        ({"site": (1, 2, float("inf"))}, "site must be finite"),
+        ({"site": (1, 2, float("inf"))}, "site must be a number, got inf"),
         ({"placement": "wall"}, "placement must be one of mixed, interior, subpleural"),
         ({"erosion_mm": 0}, "erosion_mm must be above 0 and at most 100"),
         ({"region": "upper"}, "lobe must be any, or one or several of"),

@@ -153,10 +153,11 @@ def test_bad_words_get_one_sentence(tmp_path: Path) -> None:
 
 def test_bad_lesions_get_one_sentence(tmp_path: Path) -> None:
     image, _ = write_lesion(tmp_path)
+    moved = np.eye(4)
+    moved[:3, 3] = 50
     masks = {
         "empty": (np.zeros((5, 5, 5)), np.eye(4), "mask must mark at least one voxel"),
-        "small": (np.ones((4, 5, 5)), np.eye(4), "mask must have the scan's shape"),
-        "moved": (np.ones((5, 5, 5)), np.diag([1, 1, 2, 1]), "mask must have the scan's affine"),
+        "elsewhere": (np.ones((5, 5, 5)), moved, "mask must lie in the scan"),
     }
     for name, (values, affine, sentence) in masks.items():
         path = tmp_path / f"{name}.nii.gz"
@@ -166,7 +167,7 @@ def test_bad_lesions_get_one_sentence(tmp_path: Path) -> None:
     image, mask = write_lesion(tmp_path, np.float32)
     broken = np.full((5, 5, 5), np.nan, np.float32)
     nib.save(nib.Nifti1Image(broken, np.eye(4)), image)
-    with pytest.raises(ValueError, match="values must be finite inside the mask"):
+    with pytest.raises(ValueError, match="scan must hold finite values"):
         choice(f"like:{image}:{mask}")
 
 
@@ -379,9 +380,6 @@ def test_like_needs_a_heart_with_a_lesion(tmp_path: Path) -> None:
         of_classes(word, CLASSES, view=SLICES)
     nib.save(nib.Nifti1Image(label * 0, affine), path)
     with pytest.raises(ValueError, match="must be a lesion and its mask: organ_mask must hold"):
-        of_classes(word, CLASSES, view=SLICES)
-    nib.save(nib.Nifti1Image(label[:8], affine), path)
-    with pytest.raises(ValueError, match="label must have the scan's shape"):
         of_classes(word, CLASSES, view=SLICES)
 
 

@@ -39,6 +39,8 @@ def synthesize(
     jump_n_sample: int | None = None,
     attempts: int | None = None,
     if_impossible: str | None = None,
+    fill_nan: str | None = None,
+    hu_offset: float | None = None,
     weights: str | None = None,
     device: str = "auto",
     output_format: str = "nifti",
@@ -119,6 +121,10 @@ def synthesize(
         if_impossible: what becomes of a scan in which not all lesions fit: error; fewer, those
             that do, with a line in log, record and report; skip, it is left out; default: fewer in
             runs of several scans, else error.
+        fill_nan: what stands for NaN and infinite values of a scan, which is refused without it: a
+            number, or air; the file that is written keeps them.
+        hu_offset: number added to the values of CT scans that were stored without their intercept,
+            such as -1024; what is written keeps it out.
         weights: others than the bundle's, such as a checkpoint of your own training.
         device: auto, cpu, cuda or cuda:N.
         output_format: nifti; or dicom, for scans that are DICOM series: OUT/<case>/dicom, a new

@@ -261,7 +261,7 @@ def find_organ(
     if organ.parts:
         if given is None:
             source(scan)
-        return _with_parts(organ, scan.load_labels(given, "organ_mask"), record)  # type: ignore[arg-type]
+        return _with_parts(organ, scan.load_labels(given, "organ_mask"), record)
     if region is not None:
         if given is None:
             regions = source.regions(scan)

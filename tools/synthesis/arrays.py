@@ -81,7 +81,9 @@ def synthesize(
         opened.parser["count"] = 1
     job = opened.get("synthesizer")
     given = None if organ is None else _as_nifti(_on_grid("organ", organ, plain), affine)
-    scan, case = Scan(_as_nifti(plain, affine)), Case(NAME, Path(NAME), organ_mask=given)
+    in_hu = job.organ.modality == "CT"
+    scan = Scan(_as_nifti(plain, affine), None, in_hu, job.hu_offset, job.fill_nan)
+    case = Case(NAME, Path(NAME), organ_mask=given)
     rng = np.random.default_rng([job.seed, zlib.crc32(NAME.encode())])
     plan = job.plan(scan, case, rng, "error")
     (result,) = job.finish([plan])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,17 +14,22 @@ from typing import Any
 import nibabel as nib
 
 from tools.dicom.series import is_dicom_folder
-from tools.files import safe_name, safe_names
+from tools.files import read_json, safe_name, safe_names
 from tools.organs.organ import Organ
 from tools.phantoms.scans import phantom_scan
+from tools.scans.reader import bare_name, is_image_name
 
 __all__ = ["Case", "find_cases", "input_folders", "open_cases", "with_masks"]
 
 logger = logging.getLogger(__name__)
 
-ENDINGS = (".nii", ".nii.gz")
 ORGAN_KEYS = ("organ_mask", "lung")
 LESION_KEY = "label"
+# how data sets name what is no scan (BIDS, nnU-Net, this program)
+MASK_NAME = re.compile(
+    r"(.*_)?(labels?|mask|masks|seg|segmentation|dseg|probseg|lung|organ_mask)", re.IGNORECASE
+)
+MASK_FOLDER = re.compile(r"(labels?|masks?|segs?|segmentations?)(Tr|Ts|Va)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,16 +60,20 @@ def find_cases(
 ) -> list[Case]:
     """Return the scans behind a path, in an order that does not depend on the file system.
 
-    * A NIfTI file, or a folder with the files of a DICOM series, is one case.
-    * Any other folder: its NIfTI files, and the DICOM series folders at any depth below it. Where
-      ``X_image.nii.gz`` exists, other files ``X_....nii.gz`` are no scans: ``X_organ_mask`` or
-      ``X_lung`` is its organ mask, ``X_label`` its existing lesions.
+    * An image file, or a folder with the files of a DICOM series, is one case.
+    * Any other folder: its image files, and the DICOM series folders at any depth below it. Where
+      it has no image file itself, those of the folders below count. Where ``X_image.nii.gz``
+      exists, other files ``X_....nii.gz`` are no scans: ``X_organ_mask`` or ``X_lung`` is its organ
+      mask, ``X_label`` its existing lesions; likewise ``image.nii.gz`` with ``label.nii.gz``.
+      Below, what is named as a mask (``..._seg``, folder ``labelsTr``) is passed over.
     * A datalist in the form of the Decathlon: every list in it (``training``, ``validation``,
       ``testing``, ``normal``, ...) whose entries have an ``image``. Optional keys of an entry:
       ``organ_mask`` or ``lung``, where lesions may lie; ``label``, existing lesions (voxels above
-      0) to keep away from, ignored if it is no path. A scan that is listed twice counts once.
+      0) to keep away from, ignored if it is no path. A scan that is listed twice counts once. Its
+      paths lead nowhere out of ``dataset_dir``.
 
-    A case is named by its file without ``.nii.gz`` and ``_image``, or by its folder; where that
+    What systems leave behind (``._*``) and links to nowhere are passed over, with a line in the
+    log. A case is named by its file without ending and ``_image``, or by its folder; where that
     does not tell them apart, by its path below ``scan``; where that does not either, by a number.
     Names are made safe (:func:`tools.files.safe_name`).
 
@@ -94,17 +104,17 @@ def find_cases(
         return _named(list(_listed(scan, base, section)), base)
     if scan.is_file():
         return [Case(safe_name(_stem(scan)), scan)]
-    nifti = sorted(path for path in scan.glob("*") if _is_nifti(path))
+    images = _images(scan)
     if is_dicom_folder(scan):
-        if nifti:
+        if images:
             raise ValueError(
-                f"scan must not hold a DICOM series and NIfTI files side by side, got {scan}"
+                f"scan must not hold a DICOM series and image files side by side, got {scan}"
             )
         return [Case(safe_name(_stem(scan)), scan, series_uid=series_uid)]
-    cases = [*_with_companions(nifti), *(Case("", path) for path in _series_below(scan))]
+    cases = [*_with_companions(images), *_below(scan, with_images=not images)]
     if not cases:
         raise FileNotFoundError(
-            "scan must be a NIfTI file, a DICOM series folder, a folder of scans or a datalist, "
+            "scan must be an image file, a DICOM series folder, a folder of scans or a datalist, "
             f"got {scan}"
         )
     return _named(cases, scan)
@@ -171,65 +181,79 @@ def with_masks(
                 f"got {len(cases)} scans"
             )
         if not path.is_file():
-            raise FileNotFoundError(f"{name} must be an existing NIfTI file, got {path}")
+            raise FileNotFoundError(f"{name} must be an existing image file, got {path}")
     return [replace(case, **masks) for case in cases]
 
 
-def _is_nifti(path: Path) -> bool:
-    return path.name.endswith(ENDINGS) and not path.name.startswith(".") and path.is_file()
-
-
-def _bare(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+def _images(folder: Path) -> list[Path]:
+    """Return the image files of a folder; what only looks like one is named in the log."""
+    found = []
+    for path in sorted(folder.glob("*")):
+        if path.name.startswith("._") and is_image_name(path.name.lstrip("._")):
+            logger.warning("%s is a left-over of another system, passed over", path)
+        elif is_image_name(path.name) and path.is_symlink() and not path.exists():
+            logger.warning("%s is a link to a file that is not there, passed over", path)
+        elif is_image_name(path.name) and path.is_file():
+            found.append(path)
+    return found
 
 
 def _stem(path: Path) -> str:
-    name = _bare(path) if path.name.endswith(ENDINGS) else path.resolve().name
-    return name.removesuffix("_image")
+    name = bare_name(path.name)
+    return (path.resolve().name if name == path.name else name).removesuffix("_image")
 
 
-def _with_companions(files: Sequence[Path]) -> Iterator[Case]:
-    """Turn the NIfTI files of a folder into cases; masks go to the image they are named after."""
-    by_name = {_bare(path): path for path in files}
-    images = {name.removesuffix("_image") for name in by_name if name.endswith("_image")}
+def _with_companions(files: Sequence[Path], masks: bool = True) -> Iterator[Case]:
+    """Turn the image files of a folder into cases; masks go to the image they are named after.
+
+    Args:
+        files: of one folder.
+        masks: whether what is named as a mask, after no image, is a scan all the same.
+    """
+    by_name = {bare_name(path.name): path for path in files}
+    images = {name for name in by_name if name == "image" or name.endswith("_image")}
+    stems = {name: name.removesuffix("image") for name in images}  # "" or "X_"
     for path in files:  # a.nii and a.nii.gz have one name: both stay, and get a number
-        name = _bare(path)
-        stem = name.removesuffix("_image")
-        if stem in images and name != stem:
-            organ = next(
-                (by_name[f"{stem}_{k}"] for k in ORGAN_KEYS if f"{stem}_{k}" in by_name), None
-            )
-            yield Case("", path, organ, by_name.get(f"{stem}_{LESION_KEY}"))
-        elif not any(name.startswith(f"{image}_") for image in images):
+        name = bare_name(path.name)
+        if name in images:
+            near = {key: by_name.get(f"{stems[name]}{key}") for key in (*ORGAN_KEYS, LESION_KEY)}
+            organ = next((near[key] for key in ORGAN_KEYS if near[key]), None)
+            yield Case("", path, organ, near[LESION_KEY])
+        elif any(stem and name.startswith(stem) for stem in stems.values()):
+            continue
+        elif (masks and "image" not in images) or not MASK_NAME.fullmatch(name):
             yield Case("", path)
+        else:
+            logger.info("%s is taken for a mask, no scan", path)
 
 
-def _series_below(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Yield the DICOM series folders below a folder; links are followed, but not in circles."""
+def _below(folder: Path, with_images: bool, seen: frozenset[Path] = frozenset()) -> Iterator[Case]:
+    """Yield the cases below a folder; links are followed, but not in circles."""
     seen |= {folder.resolve()}
     for path in sorted(folder.glob("*")):
         if not path.is_dir() or path.name.startswith(".") or path.resolve() in seen:
             continue
         if is_dicom_folder(path):
-            yield path
-        else:
-            yield from _series_below(path, seen)
+            yield Case("", path)
+            continue
+        if with_images and not MASK_FOLDER.fullmatch(path.name):
+            yield from _with_companions(_images(path), masks=False)
+        yield from _below(path, with_images, seen)
 
 
 def _listed(datalist: Path, base: Path, section: str | None) -> Iterator[Case]:
     """Yield the cases of a datalist, each scan once."""
-    try:
-        content = json.loads(datalist.read_text(encoding="utf-8"))
-        sections = {name: value for name, value in content.items() if isinstance(value, list)}
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"scan must be a datalist (a JSON object), got {datalist}") from error
+    content = read_json(datalist, "scan")
+    if not isinstance(content, dict):
+        raise ValueError(f"scan must be a datalist (a JSON object), got {datalist}")
+    sections = {name: value for name, value in content.items() if isinstance(value, list)}
     if section is not None and section not in sections:
         raise ValueError(f"section must be one of {sorted(sections)}, got {section!r}")
     chosen = sections.values() if section is None else [sections[section]]
     entries = [entry for part in chosen for entry in part]
     seen = set()
     for entry in entries:
-        if isinstance(entry, str) and entry.endswith(ENDINGS):
+        if isinstance(entry, str) and is_image_name(Path(entry).name):
             entry = {"image": entry}  # the Decathlon lists its test scans so
         if not isinstance(entry, dict) or "image" not in entry:
             continue
@@ -252,13 +276,17 @@ def _entry_case(path: Path, entry: Mapping[str, Any], base: Path, datalist: Path
 
 def _existing(entry: Mapping[str, Any], key: str, base: Path, datalist: Path) -> Path:
     value = entry[key]
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.strip("/. ") or "\0" in value:
         raise ValueError(f"{key} of a datalist entry must be one path, got {value!r} in {datalist}")
-    if not (base / value).exists():
-        raise FileNotFoundError(
-            f"{key} of a datalist entry must exist, got {base / value} in {datalist}"
+    path = base / value
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(base)):
+        raise ValueError(
+            f"{key} of a datalist entry must lie in {base}, got {value} in {datalist} (dataset_dir "
+            "names the folder that may be read, / for all)"
         )
-    return base / value
+    if not path.exists():
+        raise FileNotFoundError(f"{key} of a datalist entry must exist, got {path} in {datalist}")
+    return path
 
 
 def _named(cases: Sequence[Case], base: Path) -> list[Case]:
@@ -275,4 +303,4 @@ def _named(cases: Sequence[Case], base: Path) -> list[Case]:
 def _long_name(path: Path, base: Path) -> str:
     path, base = path.resolve(), base.resolve()
     inner = path.relative_to(base) if path.is_relative_to(base) else Path(*path.parts[-2:])
-    return "_".join([*inner.parent.parts, _bare(path)]).removesuffix("_image")
+    return "_".join([*inner.parent.parts, bare_name(path.name)]).removesuffix("_image")

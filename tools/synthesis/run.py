@@ -145,6 +145,11 @@ class _Task:
     def folder(self, case: Case) -> Path:
         return self.out / case.name
 
+    def open(self, case: Case) -> Scan:
+        job = self.job
+        in_hu = job.organ.modality == "CT"
+        return Scan(case.path, case.series_uid, in_hu, job.hu_offset, job.fill_nan)
+
     def complete(self, case: Case) -> bool:
         folder = self.folder(case)
         return is_whole(folder) and (self.output_format == "nifti" or is_dicom_whole(folder))
@@ -156,7 +161,7 @@ class _Task:
             require_room(folder)
             return False
         try:
-            sha256 = Scan(case.path, case.series_uid).sha256
+            sha256 = self.open(case).sha256
         except UNREADABLE:  # said when its turn comes
             return False
         require_same(folder, sha256, self.job.texturer.record, self.job.describe(case))
@@ -267,7 +272,7 @@ def _summarize(task: _Task) -> list[dict[str, Any]]:
 
 def _write_case(case: Case, task: _Task) -> None:
     job, folder = task.job, task.folder(case)
-    scan = Scan(case.path, case.series_uid)
+    scan = task.open(case)
     organ_labels = case.organ_mask or case.lesion_mask
     if is_whole(folder):  # DICOM is all that it lacks
         add_dicom(folder, scan, organ_labels)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import io_orientation, ornt_transform
 
 from tools.bundle import sha256_file
 from tools.dicom.series import DicomSeries, read_series
+from tools.scans.grid import on_grid, whole_numbers
+from tools.scans.reader import count_not_finite, open_image, read_values, require_hu, scaling
 
-__all__ = ["Scan"]
+__all__ = ["AIR_HU", "Scan"]
+
+AIR_HU = -1000.0
+SYNTHETIC = "SYNTHETIC lesions"
+LABEL_INTENT = 1002
 
 
 class Scan:
@@ -25,13 +30,19 @@ class Scan:
     series itself is at hand as ``series``.
 
     Args:
-        source: a 3-D ``.nii`` or ``.nii.gz``, the folder of a DICOM series, or an image in memory.
+        source: an image file (see :func:`tools.scans.reader.open_image`), the folder of a DICOM
+            series, or an image in memory.
         series_uid: which series of the folder; None where it holds only one.
+        in_hu: whether it is to be a CT in HU. Numbers of 16 bits that were written without their
+            sign (63536 for -2000) get it back.
+        hu_offset: added to its values, where its HU were stored with a number added.
+        fill_nan: what stands for NaN and infinite values, which are refused without it; what is
+            written keeps them.
+        argument: its name in messages.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no NIfTI image, not 3-D, or has no invertible affine, or the
-            series is not whole.
+        ValueError: as :func:`tools.scans.reader.open_image` does, or if the series is not whole.
 
     Example:
         >>> scan = Scan(nib.Nifti1Image(np.zeros((4, 4, 2), np.int16), np.diag([1, 1, 2.5, 1])))
@@ -39,9 +50,20 @@ class Scan:
         (1.0, 1.0, 2.5)
     """
 
-    def __init__(self, source: str | Path | nib.Nifti1Image, series_uid: str | None = None) -> None:
+    def __init__(
+        self,
+        source: str | Path | nib.Nifti1Image,
+        series_uid: str | None = None,
+        in_hu: bool = False,
+        hu_offset: float = 0.0,
+        fill_nan: float | None = None,
+        argument: str = "scan",
+    ) -> None:
         self.path = None if isinstance(source, nib.Nifti1Image) else Path(source)
         self.series: DicomSeries | None = None
+        self.in_hu, self.hu_offset, self.fill_nan = in_hu, hu_offset, fill_nan
+        self.argument = argument
+        self.notes: list[str] = []  # on masks that had to be resampled
         self.nifti: Any  # a nib.Nifti1Image; its type names a base class
         if self.path is None:
             self.nifti = source
@@ -49,14 +71,18 @@ class Scan:
             self.series = read_series(self.path, series_uid)
             self.nifti = _as_nifti(self.series)
         else:
-            self.nifti = _load(self.path)
-        where = "" if self.path is None else f" in {source}"
-        if len(self.nifti.shape) != 3:
-            raise ValueError(f"scan must have 3 dimensions, got shape {self.nifti.shape}{where}")
-        if abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
+            self.nifti = open_image(self.path, argument)
+        if self.path is None and len(self.nifti.shape) != 3:
+            raise ValueError(f"{argument} must have 3 dimensions, got shape {self.nifti.shape}")
+        if self.path is None and abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
             raise ValueError(
-                f"scan must have an invertible affine, got {self.affine.tolist()}{where}"
+                f"{argument} must have an invertible affine, got {self.affine.tolist()}"
             )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along each axis."""
+        return tuple(self.nifti.shape[:3])
 
     @property
     def name(self) -> str:
@@ -94,20 +120,61 @@ class Scan:
     @cached_property
     def stored(self) -> np.ndarray:
         """Values as they lie in the file, before header scaling; read once."""
-        data = self.nifti.dataobj
-        return np.asanyarray(data.get_unscaled() if nib.is_proxy(data) else data)
+        return read_values(self.nifti, self.path, self.argument)
 
     @cached_property
     def image(self) -> np.ndarray:
-        """Values in the scan's units (HU for CT); no copy if there is no scaling."""
-        slope, inter = self._scaling
-        return self.stored if (slope, inter) == (1.0, 0.0) else self.stored * slope + inter
+        """Values in the scan's units (HU for CT), all finite; no copy if there is no scaling.
+
+        Raises:
+            ValueError: if values are not finite and nothing stands for them, or no HU.
+        """
+        values = _scaled(self.stored, self._slope, self._inter)
+        broken = count_not_finite(values)
+        if broken:
+            if self.fill_nan is None:
+                raise ValueError(
+                    f"{self.argument} must hold finite values, got NaN or infinity in {broken} of "
+                    f"{values.size} voxels{self._where} (fill_nan says what stands for them)"
+                )
+            values = np.where(np.isfinite(values), values, values.dtype.type(self.fill_nan))
+        if self.in_hu and values.dtype == np.uint16 and values.max() > np.iinfo(np.int16).max:
+            values = values.view(np.int16)
+        if self.in_hu:
+            require_hu(values, self.argument, self.path)
+        return values
 
     @property
-    def _scaling(self) -> tuple[float, float]:
-        # nibabel takes the scaling out of the header while loading and keeps it in the proxy
-        data = self.nifti.dataobj
-        return (float(data.slope), float(data.inter)) if nib.is_proxy(data) else (1.0, 0.0)
+    def _slope(self) -> float:
+        return scaling(self.nifti)[0]
+
+    @property
+    def _inter(self) -> float:
+        return scaling(self.nifti)[1] + self.hu_offset
+
+    @property
+    def _where(self) -> str:
+        return f" in {self.path}" if self.path else ""
+
+    def require_level(self, inside: np.ndarray, levels_hu: Sequence[float], organ: str) -> None:
+        """Refuse a CT whose organ has HU that no such organ has: a number was added to them.
+
+        Args:
+            inside: True in the organ.
+            levels_hu: lowest and highest that its median may have.
+            organ: its name.
+
+        Raises:
+            ValueError: if the median is another.
+        """
+        low, high = levels_hu
+        median = float(np.median(self.image[inside]))
+        if not low <= median <= high:
+            raise ValueError(
+                f"{self.argument} must be in HU, where the median of the {organ} lies from {low:g} "
+                f"to {high:g}, got {median:g}{self._where} (hu_offset adds what is missing, such "
+                "as -1024; or is organ_mask one of another organ?)"
+            )
 
     @property
     def phantom(self) -> bool:
@@ -116,8 +183,7 @@ class Scan:
 
     def stored_values(self, values: np.ndarray) -> np.ndarray:
         """Return values in the scan's units as the file stores them, rounded, within its type."""
-        slope, inter = self._scaling
-        values = (np.asarray(values, np.float64) - inter) / slope
+        values = (np.asarray(values, np.float64) - self._inter) / self._slope
         dtype = self.stored.dtype
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)
@@ -144,88 +210,120 @@ class Scan:
 
     def write(self, path: Path, stored: np.ndarray) -> None:
         """Write stored values with this scan's header: data type, scaling, affine codes and all."""
-        header = self.nifti.header.copy()
-        result = nib.Nifti1Image(stored, self.affine, header)
-        result.header.set_data_dtype(self.nifti.get_data_dtype())
+        result = self._like(stored)
+        result.header.set_data_dtype(stored.dtype)
         # a scaling in the header makes nibabel write the stored values as they are
-        result.header.set_slope_inter(*self._scaling)
+        result.header.set_slope_inter(*scaling(self.nifti))
         nib.save(result, path)
 
     def write_label(self, path: Path, label: np.ndarray) -> None:
-        """Write a uint8 label on this scan's grid."""
-        result = nib.Nifti1Image(label.astype(np.uint8), self.affine)
-        result.header.set_xyzt_units("mm")
+        """Write a uint8 label where this scan lies."""
+        result = self._like(label.astype(np.uint8))
+        result.header.set_data_dtype(np.uint8)
+        result.header.set_intent(LABEL_INTENT, name="lesion labels")
+        result.header["cal_min"] = result.header["cal_max"] = 0  # the scan's range of display
         nib.save(result, path)
 
-    def load_mask(self, path: str | Path, argument: str, empty: bool = False) -> np.ndarray:
+    def _like(self, values: np.ndarray) -> Any:
+        """Return an image at the scan's place that says that it is synthetic.
+
+        ITK refuses axes that are not at right angles, as of a tilted gantry, unless the header says
+        beside how the nearest right-angled grid lies.
+        """
+        header = nib.Nifti1Header()  # ITK reads no NIfTI-2
+        before = self.nifti.header
+        for name in set(header) & set(before if isinstance(before, nib.Nifti1Header) else ()):
+            if name not in ("sizeof_hdr", "magic", "vox_offset", "dim", "datatype", "bitpix"):
+                header[name] = before[name]
+        header.set_data_shape(self.shape)  # without a fourth axis of 1
+        result: Any = nib.Nifti1Image(values, self.affine, header, dtype=values.dtype)
+        if int(result.header["qform_code"]) == 0 and int(result.header["sform_code"]) > 0:
+            result.header.set_qform(self.affine, int(result.header["sform_code"]))
+        words = bytes(result.header["descrip"].tobytes()).decode("ascii", "replace")
+        words = words.rstrip("\0").removeprefix(SYNTHETIC).strip("; ")
+        described = f"{SYNTHETIC}; {words}".rstrip("; ")[:79]
+        result.header["descrip"] = described.encode("ascii", "replace")
+        return result
+
+    def load_mask(self, path: Any, argument: str, empty: bool = False) -> np.ndarray:
         """Return a mask file as booleans on this scan's grid.
 
-        The axes of the file may be turned or swapped against the scan's, as masks that other
-        programs draw on a DICOM series are.
-
         Args:
-            path: NIfTI file; voxels above 0 are the mask.
+            path: image file, or an image in memory; voxels above 0 are the mask, above 0.5 of a
+                soft one.
             argument: its name in messages.
             empty: whether the mask may be empty.
 
         Raises:
-            ValueError: naming ``argument``, if shape or affine differ from the scan's, or it is
-                empty and must not be.
+            ValueError: naming ``argument``, as :meth:`labels_on_grid`, or if the mask is empty and
+                must not be.
         """
-        mask = self.on_grid(Scan(path).nifti, argument)
+        mask = self.load_labels(path, argument) > 0
         if not (empty or mask.any()):
             raise ValueError(f"{argument} must mark at least one voxel, got none in {path}")
         return mask
 
-    def load_labels(self, path: str | Path, argument: str) -> np.ndarray:
+    def load_labels(self, path: Any, argument: str) -> np.ndarray:
+        """Return the label map of a file on this scan's grid, see :meth:`labels_on_grid`."""
+        if isinstance(path, nib.Nifti1Image):
+            return self.labels_on_grid(path, argument)
+        return self.labels_on_grid(open_image(path, argument), argument, path)
+
+    def on_grid(self, image: nib.Nifti1Image, argument: str) -> np.ndarray:
+        """Return where an image in memory is above 0, see :meth:`labels_on_grid`."""
+        return self.labels_on_grid(image, argument) > 0
+
+    def labels_on_grid(
+        self, image: Any, argument: str, path: str | Path | None = None
+    ) -> np.ndarray:
         """Return a label map on this scan's grid, whole numbers.
 
         Args:
-            path: NIfTI file, its axes in any order.
+            image: its axes in any order, on any grid.
             argument: its name in messages.
+            path: of its file.
 
         Raises:
-            ValueError: naming ``argument``, if shape or affine differ from the scan's.
+            ValueError: naming ``argument``, if its values are no labels, it does not say where it
+                lies, or lies outside of the scan, see :func:`tools.scans.grid.on_grid`.
         """
-        return self.labels_on_grid(Scan(path).nifti, argument)
-
-    def labels_on_grid(self, image: nib.Nifti1Image, argument: str) -> np.ndarray:
-        """Return a label map in memory on this scan's grid, whole numbers.
-
-        Raises:
-            ValueError: naming ``argument``, if it lies on another grid.
-        """
-        return np.rint(self._turned(image, argument)).astype(np.int16)
-
-    def on_grid(self, image: nib.Nifti1Image, argument: str) -> np.ndarray:
-        """Return where an image on this scan's grid, its axes in any order, is above 0.
-
-        Raises:
-            ValueError: naming ``argument``, if it lies on another grid.
-        """
-        return self._turned(image, argument) > 0
-
-    def _turned(self, image: nib.Nifti1Image, argument: str) -> np.ndarray:
-        turn = ornt_transform(io_orientation(image.affine), io_orientation(self.affine))
-        turned = image.as_reoriented(turn)
-        if turned.shape != self.nifti.shape:
+        slope, inter = scaling(image)
+        values = read_values(image, path, argument)
+        if (slope, inter) != (1.0, 0.0):
+            values = values * slope + inter
+        labels = whole_numbers(values, argument)
+        same = labels.shape == self.shape and np.allclose(image.affine, self.affine, atol=1e-2)
+        if not (same or _says_where(image)):
             raise ValueError(
-                f"{argument} must have the scan's shape {self.nifti.shape}, got {turned.shape}"
+                f"{argument} must say where it lies, or have the scan's shape and affine, got a "
+                f"header with neither qform nor sform{f' in {path}' if path else ''}"
             )
-        if not np.allclose(turned.affine, self.affine, atol=1e-2):
-            raise ValueError(
-                f"{argument} must have the scan's affine, got {turned.affine.tolist()}"
-            )
-        return np.asarray(turned.dataobj)
+        found, note = on_grid(labels, image.affine, self.shape, self.affine, argument)
+        if note and note not in self.notes:
+            self.notes.append(note)
+        return found
 
 
-def _load(path: Path) -> nib.Nifti1Image:
-    if not path.is_file():
-        raise FileNotFoundError(f"scan must be an existing NIfTI file, got {path}")
-    try:
-        return nib.Nifti1Image.load(path)
-    except ImageFileError as error:
-        raise ValueError(f"scan must be a NIfTI image (.nii, .nii.gz), got {path}") from error
+def _says_where(image: Any) -> bool:
+    header = image.header
+    return "qform_code" not in header or bool(header["qform_code"] or header["sform_code"])
+
+
+def _scaled(values: np.ndarray, slope: float, inter: float) -> np.ndarray:
+    """Return scaled values, in the smallest type that holds them well."""
+    if (slope, inter) == (1.0, 0.0):
+        return values
+    if values.dtype.kind in "iu" and slope == 1 and inter.is_integer() and values.size:
+        limits = np.iinfo(np.int16)
+        low, high = int(values.min()) + int(inter), int(values.max()) + int(inter)
+        if limits.min <= low and high <= limits.max:
+            return values.astype(np.int16) + np.int16(inter)
+    small = values.dtype.kind in "iu" and values.dtype.itemsize <= 2
+    kind = np.float32 if small else np.float64
+    result: Any = values.astype(kind)
+    result *= kind(slope)  # in place: scans are large
+    result += kind(inter)
+    return result
 
 
 def _as_nifti(series: DicomSeries) -> nib.Nifti1Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from tools.synthesis.cases import Case
 from tools.synthesis.lesion import Lesion, SynthesisResult, composite
 from tools.synthesis.placement import choose_sites
 from tools.synthesis.records import ScanRecord
-from tools.synthesis.scan import Scan
+from tools.synthesis.scan import AIR_HU, Scan
 from tools.synthesis.sizes import SizeMix, draw_range
 from tools.synthesis.texturers import Texturer, sample
 from tools.synthesis.textures import Textures
@@ -80,6 +81,9 @@ class Synthesizer:
         if_impossible: what becomes of a scan in which not all lesions fit: ``error``; ``fewer``,
             those that do; ``skip``, none, and the scan is left out. None: ``fewer`` in runs of
             several scans, else ``error``.
+        fill_nan: what stands for NaN and infinite values of scans, a number or ``air``; None: they
+            are refused.
+        hu_offset: added to the values of scans, where their HU were stored with a number added.
 
     Raises:
         ValueError: naming the argument that breaks its rule.
@@ -101,6 +105,8 @@ class Synthesizer:
     seed: int = 0
     attempts: int = 3
     if_impossible: str | None = None
+    fill_nan: Any = None
+    hu_offset: float = 0.0
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # once, so that what is read later is checked
@@ -108,34 +114,48 @@ class Synthesizer:
         put(self, "diameter_mm", self._checked_sizes())
         put(self, "site", _numbers("site", self.site, 3))
         put(self, "region", self.organ.check_regions(self.region))
-        put(self, "inner_share", _range("inner_share", self.inner_share))
-        if self.inner_share is not None and not (
-            0 <= self.inner_share[0] <= self.inner_share[1] <= 1
+        put(self, "inner_share", self._checked_share())
+        put(self, "erosion_mm", self._checked_erosion())
+        put(self, "fill_nan", self._checked_fill())
+        put(self, "hu_offset", _number("hu_offset", self.hu_offset or 0))
+        if self.hu_offset and self.organ.modality != "CT":
+            raise ValueError(f"hu_offset goes with CT, got {self.hu_offset:g} for MR")
+        for name, words in (
+            ("placement", self.organ.placements),
+            ("if_impossible", (None, *IMPOSSIBLE)),
         ):
-            raise ValueError(
-                "inner_share (no_reflow_share) must be one number or two from 0 to 1, smallest "
-                f"first, got {self.inner_share}"
-            )
-        if self.placement not in self.organ.placements:
-            raise ValueError(
-                f"placement must be one of {', '.join(self.organ.placements)}, "
-                f"got {self.placement!r}"
-            )
-        if self.erosion_mm is not None:
-            put(self, "erosion_mm", _number("erosion_mm", self.erosion_mm))
-            if not 0 < self.erosion_mm <= 100:
-                raise ValueError(
-                    f"erosion_mm must be above 0 and at most 100, got {self.erosion_mm}"
-                )
+            if getattr(self, name) not in words:
+                known = ", ".join(word for word in words if word)
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         if self.region is not None and self.one_scan_only:
             raise ValueError(
                 f"{self.organ.region_option} does not go with a mask file as shape, got "
                 f"{list(self.region)}"
             )
-        if self.if_impossible not in (None, *IMPOSSIBLE):
+
+    def _checked_share(self) -> tuple[float, float] | None:
+        share = _range("inner_share", self.inner_share)
+        if share is not None and not 0 <= share[0] <= share[1] <= 1:
             raise ValueError(
-                f"if_impossible must be one of {', '.join(IMPOSSIBLE)}, got {self.if_impossible!r}"
+                "inner_share (no_reflow_share) must be one number or two from 0 to 1, smallest "
+                f"first, got {share}"
             )
+        return share
+
+    def _checked_erosion(self) -> float | None:
+        if self.erosion_mm is None:
+            return None
+        erosion = _number("erosion_mm", self.erosion_mm)
+        if not 0 < erosion <= 100:
+            raise ValueError(f"erosion_mm must be above 0 and at most 100, got {erosion}")
+        return erosion
+
+    def _checked_fill(self) -> float | None:
+        if self.fill_nan is None:
+            return None
+        if str(self.fill_nan).lower() == "air" and self.organ.modality == "CT":
+            return AIR_HU
+        return _number("fill_nan", self.fill_nan)
 
     def _checked_count(self) -> int:
         usual = 1 if self.one_scan_only else self.organ.usual_count
@@ -171,6 +191,8 @@ class Synthesizer:
         masks = {"organ_mask": case.organ_mask, "lesion_mask": case.lesion_mask}
         return {
             **{key: getattr(self, key) for key in (*own, "sizes", "seed", "attempts")},
+            "fill_nan": self.fill_nan,
+            "hu_offset": self.hu_offset or None,
             "texture": self.textures.names,
             "texture_histogram": self.textures.file_histogram,
             "shape": describe_source(self.shapes),
@@ -196,6 +218,7 @@ class Synthesizer:
         given = case.organ_mask
         if given is None and self.organ.parts:
             given = case.lesion_mask  # a datalist names a label map of the organ so
+        _ = scan.image  # a scan that cannot be right is refused before an organ is sought in it
         found = find_organ(
             self.organ, self.organs, scan, given, self.region, needed=not self.one_scan_only
         )
@@ -212,7 +235,7 @@ class Synthesizer:
                 if not fewer:
                     raise
                 notes.append(f"lesion {number} could not be made: {error}")
-        return Plan(canvas, lesions, found.record, tuple(notes))
+        return Plan(canvas, lesions, found.record, (*notes, *scan.notes))
 
     def _spots(
         self, scan: Scan, case: Case, organ: OrganMap, rng: np.random.Generator, fewer: bool
@@ -323,7 +346,7 @@ class Synthesizer:
             name=scan.name,
             sha256=scan.sha256,
             spacing_mm=scan.spacing_mm,
-            shape=scan.nifti.shape,
+            shape=scan.shape,
             bundle=self.texturer.record,
             lesions=result.records,
             phantom=scan.phantom,
@@ -335,9 +358,12 @@ class Synthesizer:
 
 def _number(name: str, value: Any) -> float:
     try:
-        return float(value)
+        number = float("nan" if isinstance(value, bool) else value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, got {value!r}") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    return number
 
 
 def _numbers(name: str, value: Any, size: int) -> tuple[float, ...] | None:

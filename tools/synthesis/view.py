@@ -76,7 +76,7 @@ class Canvas:
     @property
     def shape(self) -> tuple[int, ...]:
         """Voxels along each axis of the canvas."""
-        return tuple(self.scan.nifti.shape[axis] for axis in self.order)
+        return tuple(self.scan.shape[axis] for axis in self.order)
 
     def turned(self, array: np.ndarray) -> np.ndarray:
         """Return an array of the scan in the axes of the canvas, a view."""
@@ -259,7 +259,7 @@ class CropView:
         """
         sizes = [self.voxels(extent) for extent in high_mm - low_mm + self.spacing_mm]
         extent = (np.array(sizes) - 1) * self.spacing_mm
-        ends = np.array(np.meshgrid(*[(0, n - 1) for n in scan.nifti.shape])).reshape(3, -1).T
+        ends = np.array(np.meshgrid(*[(0, n - 1) for n in scan.shape])).reshape(3, -1).T
         corners = apply_affine(scan.affine, ends)
         first, last = corners.min(0), corners.max(0)
         start = (low_mm + high_mm - extent) / 2

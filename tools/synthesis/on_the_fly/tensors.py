@@ -14,9 +14,6 @@ from tools.synthesis.scan import Scan
 
 __all__ = ["as_nifti", "as_scan", "complete_masks", "write_changes"]
 
-# any piece of a patient spans more; intensities scaled to [0, 1] or [-1, 1] do not
-SMALLEST_RANGE_HU = 50
-
 
 def as_scan(image: Any, key: str, in_hu: bool) -> Scan:
     """Return an image of a training loop as a scan.
@@ -40,14 +37,8 @@ def as_scan(image: Any, key: str, in_hu: bool) -> Scan:
         )
     if image.ndim != 4 or image.shape[0] != 1:
         raise ValueError(f"{key} must have shape (1, H, W, D), got {tuple(image.shape)}")
-    scan = Scan(as_nifti(image, image.affine))
-    low, high = float(scan.stored.min()), float(scan.stored.max())
-    # a crop of nothing but air or padding may be as even, and has no room, which is no mistake
-    if in_hu and 0 < high - low < SMALLEST_RANGE_HU and low > -SMALLEST_RANGE_HU:
-        raise ValueError(
-            f"{key} must be in HU, before intensities are scaled, got values from {low:g} to "
-            f"{high:g}"
-        )
+    scan = Scan(as_nifti(image, image.affine), in_hu=in_hu, argument=key)
+    _ = scan.image  # refused here, not when a lesion is in the making
     return scan
 
 

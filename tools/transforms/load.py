@@ -1,0 +1,100 @@
+"""Scans and masks for MONAI's transforms, through the one door."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor, NibabelReader
+from monai.transforms import LoadImaged
+from monai.utils import ensure_tuple
+
+from tools.scans.grid import on_grid, whole_numbers
+from tools.scans.reader import open_image, read_values, require_finite, require_hu, scaling
+
+__all__ = ["LoadScansd"]
+
+
+class _Reader(NibabelReader):
+    """Gives MONAI images that :func:`tools.scans.reader.open_image` finds fit, values scaled."""
+
+    def verify_suffix(self, filename: Any) -> bool:
+        return True  # what is no image is refused on reading, in one sentence
+
+    def read(self, data: Any, **kwargs: Any) -> Any:
+        self.filenames = [data] if isinstance(data, str | Path) else list(data)
+        images = [_loaded(Path(path)) for path in self.filenames]
+        return images if len(images) > 1 else images[0]
+
+
+def _loaded(path: Path) -> nib.Nifti1Image:
+    image = open_image(path, "image")
+    values = read_values(image, path, "image")
+    slope, inter = scaling(image)
+    if (slope, inter) != (1.0, 0.0):
+        values = values * np.float32(slope) + np.float32(inter)
+    if values.dtype.byteorder not in "=|":
+        values = values.astype(values.dtype.newbyteorder("="))
+    return nib.Nifti1Image(values, image.affine, dtype=values.dtype)
+
+
+class LoadScansd(LoadImaged):
+    """MONAI's ``LoadImaged`` with the rules of ``python -m tools``.
+
+    Files are read whole or refused (:mod:`tools.scans.reader`); images hold finite values; masks
+    hold whole numbers and lie on the grid of the first key (:mod:`tools.scans.grid`). Entries that
+    are no paths are left alone, so a sample may lack a mask.
+
+    Args:
+        keys: entries with a path; they become MetaTensors ``(H, W, D)``.
+        mask_keys: those of them that are masks or label maps.
+        in_hu: whether images must be CT in HU.
+        dtype: of the tensors; None: as stored.
+
+    Raises:
+        ValueError: if a file breaks a rule.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        mask_keys: KeysCollection = (),
+        in_hu: bool = False,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__(keys, dtype=dtype, allow_missing_keys=True)
+        self.in_hu = in_hu
+        self._loader.register(_Reader())  # the last that is registered is asked first
+        self.mask_keys = ensure_tuple(mask_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
+        """Return the sample with its files loaded."""
+        given = dict(data)
+        paths = {k: v for k, v in given.items() if k in self.keys and isinstance(v, str | Path)}
+        loaded = {**given, **super().__call__(paths, reader)}
+        first = loaded.get(self.keys[0])
+        for key, path in paths.items():
+            if key in self.mask_keys:
+                loaded[key] = _as_mask(loaded[key], first, str(key))
+                continue
+            values = loaded[key].numpy()
+            require_finite(values, str(key), path)
+            if self.in_hu:
+                require_hu(values, str(key), path)
+        return loaded
+
+
+def _as_mask(mask: MetaTensor, like: Any, key: str) -> MetaTensor:
+    values = whole_numbers(mask.numpy(), key)
+    if isinstance(like, MetaTensor) and like is not mask:
+        affine, target = (np.asarray(image.affine, np.float64) for image in (mask, like))
+        values, _ = on_grid(values, affine, tuple(like.shape[-3:]), target, key)
+    result = mask.new_tensor(np.ascontiguousarray(values), dtype=mask.dtype)
+    meta = dict(mask.meta)
+    if isinstance(like, MetaTensor):
+        meta["affine"], meta["spatial_shape"] = like.affine.clone(), like.meta["spatial_shape"]
+    return MetaTensor(result, meta=meta, applied_operations=mask.applied_operations)
