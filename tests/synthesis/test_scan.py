@@ -140,7 +140,7 @@ def test_what_is_written_opens_at_the_place_of_the_scan(
         opened = SimpleITK.ReadImage(str(path))
         places.append([*opened.GetOrigin(), *opened.GetSpacing(), *opened.GetDirection()])
     assert places[0] == places[1]
-    if name.startswith(("both", "turned", "flipped", "permuted")) or "alone" not in name:
+    if kind is nib.Nifti1Image and "alone" not in name:
         source = SimpleITK.ReadImage(str(tmp_path / "scan.nii.gz"))
         assert places[0] == [*source.GetOrigin(), *source.GetSpacing(), *source.GetDirection()]
     assert SimpleITK.GetArrayFromImage(opened).sum() == (values > 0).sum()

@@ -140,6 +140,26 @@ class Lesion:
             bins: of the histogram of a class.
         """
         values, inside = self._read(result)
+        achieved, divergences = self._histograms(inside, bins)
+        jsd = float(np.mean(divergences))
+        if jsd < self.jsd:
+            self.values, self.achieved, self.divergences = values, achieved, divergences
+            self.jsd, self.best_seed = jsd, self.seed
+
+    def measure(self, target: np.ndarray) -> None:
+        """Measure the histograms once more, in what the scan can store.
+
+        Args:
+            target: stored values with all lesions, in the axes of the canvas.
+        """
+        part = target[self.box]
+        inside = [self.canvas.scan.values_of(part[self.masks[k]]) for k in self.present]
+        self.achieved, self.divergences = self._histograms(inside, len(self.achieved[0]))
+
+    def _histograms(
+        self, inside: Sequence[np.ndarray], bins: int
+    ) -> tuple[list[list[float]], list[float]]:
+        """Return the bins of each class and how far they are from those asked for."""
         achieved, divergences = [], []
         for k, part in zip(self.present, inside, strict=True):
             row = torch.as_tensor(self.window.scale.scaled(part))[None]
@@ -149,10 +169,7 @@ class Lesion:
                 jsd = jensen_shannon_divergence(found, torch.tensor(wanted)).item()
             achieved.append(found.tolist())
             divergences.append(jsd)
-        jsd = float(np.mean(divergences))
-        if jsd < self.jsd:
-            self.values, self.achieved, self.divergences = values, achieved, divergences
-            self.jsd, self.best_seed = jsd, self.seed
+        return achieved, divergences
 
     def _read(self, result: np.ndarray | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return what is kept of a window, and the values inside each class."""
@@ -259,6 +276,9 @@ def composite(
     target = canvas.turned(stored)  # a view: what is written there goes to the scan
     _paste(scan.stored_values, target, [each for each in lesions if each.zone is None])
     _blend(canvas, target, label, [each for each in lesions if each.zone is not None])
+    stored = scan.storable(stored)
+    for lesion in lesions:
+        lesion.measure(canvas.turned(stored))
     records = [record for lesion in lesions for record in lesion.records(settings)]
     return SynthesisResult(stored, canvas.back(label), records)
 

@@ -293,12 +293,11 @@ def _write_case(case: Case, task: _Task) -> None:
         for note in plan.notes:
             logger.warning("scan %s: %s", case.name, note)
         (result,) = job.finish([plan])
-        stored = scan.storable(result.stored)
-        scan.write(partial / IMAGE_FILE, stored)
+        scan.write(partial / IMAGE_FILE, result.stored)
         scan.write_label(partial / LABEL_FILE, result.label)
         write_record(partial / RECORD_FILE, job.record(plan, result, description))
         if task.output_format == "dicom":
-            write_dicom(partial, scan, stored, result.label, organ_labels)
+            write_dicom(partial, scan, result.stored, result.label, organ_labels)
         if task.report is not None:
             task.report.add(partial, case.name, scan.nifti)
 

@@ -129,7 +129,7 @@ class Scan:
         Raises:
             ValueError: if values are not finite and nothing stands for them, or no HU.
         """
-        values = _scaled(self.stored, self._slope, self._inter)
+        values = self.values_of(self.stored)
         broken = count_not_finite(values)
         if broken:
             if self.fill_nan is None:
@@ -143,6 +143,10 @@ class Scan:
         if self.in_hu:
             require_hu(values, self.argument, self.path)
         return values
+
+    def values_of(self, stored: np.ndarray) -> np.ndarray:
+        """Return stored values in the scan's units."""
+        return _scaled(stored, self._slope, self._inter)
 
     @property
     def _slope(self) -> float:
