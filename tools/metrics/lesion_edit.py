@@ -1,4 +1,4 @@
-"""How far a histogram was missed in HU, and whether an edit stayed near its lesion."""
+"""Whether a lesion has the histogram and mean asked for, and whether the edit stayed near it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,42 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.metrics import CumulativeIterationMetric
 from scipy import ndimage
 from torch import Tensor
 
-__all__ = ["ChangedBeyondMargin", "HistogramDistance", "wasserstein_distance_hu"]
+from tools.histograms import jensen_shannon_divergence
+from tools.intensity import HuWindow
+from tools.metrics.per_case import CaseMetric
+
+__all__ = [
+    "ChangedBeyondMargin",
+    "HistogramDistance",
+    "HistogramDivergence",
+    "LesionMean",
+    "RisingMeans",
+    "lesion_means",
+    "wasserstein_distance_hu",
+]
+
+
+class HistogramDivergence(CaseMetric):
+    """Jensen-Shannon divergence of achieved and requested histograms in nats, ``(B, bins)``.
+
+    The median over lesions is robust against the few of a handful of voxels, whose histograms
+    cannot be met better than by chance.
+
+    Example:
+        >>> metric = HistogramDivergence()
+        >>> _ = metric(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.5, 0.5]]))
+        >>> metric.aggregate().item()
+        0.0
+    """
+
+    reference = "the requested histograms"
+
+    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
+        """Return the divergences, ``(B, 1)``."""
+        return jensen_shannon_divergence(y_pred.flatten(1), y.flatten(1))[:, None]
 
 
 def wasserstein_distance_hu(p: Tensor, q: Tensor, window_hu: Sequence[float]) -> Tensor:
@@ -37,11 +68,10 @@ def wasserstein_distance_hu(p: Tensor, q: Tensor, window_hu: Sequence[float]) ->
     return (p.cumsum(-1) - q.cumsum(-1)).abs().sum(-1) * width
 
 
-class HistogramDistance(CumulativeIterationMetric):
+class HistogramDistance(CaseMetric):
     """Wasserstein-1 distance of achieved and requested histograms in HU; the median over lesions.
 
-    Args:
-        window_hu: outer edges of the bins.
+    ``window_hu`` are the outer edges of the bins.
 
     Example:
         >>> metric = HistogramDistance((0, 100))
@@ -50,21 +80,74 @@ class HistogramDistance(CumulativeIterationMetric):
         50.0
     """
 
+    reference = "the requested histograms"
+
     def __init__(self, window_hu: Sequence[float]) -> None:
         super().__init__()
         self.window_hu = tuple(window_hu)
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **_: object) -> Tensor:
-        if y is None:
-            raise ValueError("y must hold the requested histograms, got None")
+    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
+        """Return the distances, ``(B, 1)``."""
         return wasserstein_distance_hu(y_pred.flatten(1), y.flatten(1), self.window_hu)[:, None]
 
-    def aggregate(self) -> Tensor:
-        """Return one number over all samples seen since ``reset``."""
-        return _buffer(self).nanmedian()
+
+def lesion_means(image: Tensor, lesion_mask: Tensor) -> Tensor:
+    """Return the mean of each channel inside the mask, ``(B, C)``, NaN where the mask is empty.
+
+    Of an image ``(B, C, ...)`` and a mask ``(B, 1, ...)``.
+
+    Example:
+        >>> lesion_means(torch.tensor([[[1.0, 3.0, 8.0]]]), torch.tensor([[[1, 1, 0]]]))
+        tensor([[2.]])
+    """
+    inside = (lesion_mask > 0).flatten(2).float()
+    return (image.flatten(2).float() * inside).sum(2) / inside.sum(2)
 
 
-class ChangedBeyondMargin(CumulativeIterationMetric):
+class LesionMean(CaseMetric):
+    """Mean intensity inside the lesion in HU; ``aggregate`` is the median over cases.
+
+    ``window_hu`` are the intensities that -1 and 1 stand for.
+
+    Example:
+        >>> metric = LesionMean((-1000, 400))
+        >>> _ = metric(torch.zeros(1, 1, 4), torch.ones(1, 1, 4))
+        >>> metric.aggregate().item()
+        -300.0
+    """
+
+    def __init__(self, window_hu: Sequence[float]) -> None:
+        super().__init__()
+        self.scale = HuWindow(float(window_hu[0]), float(window_hu[1]))
+
+    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
+        """Return the means, ``(B, C)``."""
+        return self.scale.unscaled(lesion_means(y_pred, y))
+
+
+class RisingMeans(CaseMetric):
+    """Share of cases whose mean intensity rises strictly from channel to channel.
+
+    Channels are answers to requests of rising density (ground-glass, part-solid, solid).
+
+    Example:
+        >>> metric, mask = RisingMeans(), torch.ones(1, 1, 2)
+        >>> _ = metric(torch.tensor([[[0.0, 0.0], [0.1, 0.1]]]), mask)
+        >>> _ = metric(torch.tensor([[[0.2, 0.2], [0.1, 0.1]]]), mask)
+        >>> metric.aggregate().item()
+        0.5
+    """
+
+    reduction = "mean"
+
+    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
+        """Return 1 where the means rise and 0 where not, ``(B, 1)``; NaN for an empty mask."""
+        means = lesion_means(y_pred, y)
+        rising = (means.diff(dim=1) > 0).all(1, keepdim=True).float()
+        return rising.masked_fill(means.isnan().any(1, keepdim=True), float("nan"))
+
+
+class ChangedBeyondMargin(CaseMetric):
     """Number of voxels that differ from the image at ``margin_mm`` of the lesion and farther.
 
     Called with the synthetic image and, as ``y``, image and lesion mask as two channels: what the
@@ -83,14 +166,18 @@ class ChangedBeyondMargin(CumulativeIterationMetric):
         3.0
     """
 
+    reference = "the image and the lesion mask as channels"
+    reduction = "sum"
+
     def __init__(self, margin_mm: float = 3.0, spacing_mm: float | Sequence[float] = 1.0) -> None:
         super().__init__()
         self.margin_mm = float(margin_mm)
         self.spacing_mm = np.broadcast_to(np.asarray(spacing_mm, float), 3)
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **_: object) -> Tensor:
-        if y is None or y.shape[1] < 2:
-            raise ValueError("y must hold the image and the lesion mask as channels, got no mask")
+    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
+        """Return the numbers of voxels, ``(B, 1)``."""
+        if y.shape[1] < 2:
+            raise ValueError(f"y must hold {self.reference}, got no mask")
         counts = []
         for drawn, given in zip(y_pred, y, strict=True):
             outside = ~(given[1:] > 0).any(0).cpu().numpy()
@@ -101,14 +188,3 @@ class ChangedBeyondMargin(CumulativeIterationMetric):
             changed = (drawn[0] != given[0]).cpu().numpy()
             counts.append(float((changed & far).sum()))
         return torch.tensor(counts)[:, None]
-
-    def aggregate(self) -> Tensor:
-        """Return the voxels of all samples seen since ``reset``."""
-        return _buffer(self).sum()
-
-
-def _buffer(metric: CumulativeIterationMetric) -> Tensor:
-    values = metric.get_buffer()
-    if not isinstance(values, Tensor):
-        raise ValueError("aggregate needs at least one sample, got none")
-    return values

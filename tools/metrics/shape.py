@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from monai.metrics import CumulativeIterationMetric
 from monai.utils import optional_import
 from nibabel.affines import apply_affine
 from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
+from tools.metrics.per_case import CaseMetric
 from tools.metrics.sphere import mask_affine
 from tools.transforms.spheres import enclosing_sphere
 
@@ -28,7 +28,7 @@ WORST = 10.0  # standard deviations
 
 
 class ShapeFeatures(NamedTuple):
-    """What a shape is like, in numbers; see :func:`shape_features`."""
+    """Numbers that :func:`shape_features` explains."""
 
     volume_mm3: float
     sphericity: float
@@ -183,7 +183,7 @@ def feature_distances(predicted: np.ndarray, real: np.ndarray) -> np.ndarray:
     return (1 - empty) * distances + empty * WORST
 
 
-class ShapeDistance(CumulativeIterationMetric):
+class ShapeDistance(CaseMetric):
     """Distance between the shapes of predicted and real lesions, as a MONAI metric.
 
     ``aggregate`` returns the mean over the features of :func:`shape_features` of
@@ -203,30 +203,24 @@ class ShapeDistance(CumulativeIterationMetric):
         0.0
     """
 
+    reference = "the real masks"
+    of_masks = True
+
     def __init__(self, spacing_mm: Sequence[float] | None = (1.0, 1.0, 1.0)) -> None:
         super().__init__()
         if spacing_mm is not None:
             mask_affine(torch.empty(0), spacing_mm)
         self.spacing_mm = spacing_mm
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **_: object) -> Tensor:
-        if y is None:
-            raise ValueError("y must hold the real masks, got None")
-        if y_pred.shape != y.shape or y.ndim != 5 or y.shape[1] != 1:
-            raise ValueError(
-                f"y_pred and y must be masks of equal shape (B, 1, H, W, D), got "
-                f"{tuple(y_pred.shape)} and {tuple(y.shape)}"
-            )
+    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
+        """Return the features of both, ``(B, 2, features)``; NaN for an empty mask."""
         affine, pairs = mask_affine(y, self.spacing_mm), zip(y_pred, y, strict=True)
         rows = [torch.stack([_features(p, affine), _features(r, affine)]) for p, r in pairs]
         return torch.stack(rows).to(y.device)
 
     def aggregate(self) -> Tensor:
-        """Return one number over all samples seen since ``reset``."""
-        values = self.get_buffer()
-        if not isinstance(values, Tensor):
-            raise ValueError("aggregate needs at least one sample, got none")
-        predicted, real = values.double().cpu().numpy().transpose(1, 0, 2)
+        """Return one number over all cases since ``reset``."""
+        predicted, real = self.measured().double().cpu().numpy().transpose(1, 0, 2)
         real = real[~np.isnan(real).any(1)]
         if len(real) == 0:
             raise ValueError("y must hold at least one lesion, got empty masks only")
