@@ -14,7 +14,7 @@ from tools.phantoms.datasets import lesion_datalist
 from tools.studies import shapes
 from tools.studies.cases import Case, PlacedMask, read_masks
 from tools.studies.figure import example_cases
-from tools.studies.shapes import ShapeMethod, draw_ellipsoid, nearest_shapes, shape_windows
+from tools.studies.shapes import NearestShapes, ShapeMethod, draw_ellipsoid, shape_windows
 from tools.studies.study import Run
 from tools.transforms.spheres import Sphere, enclosing_sphere, sphere_mask
 
@@ -105,14 +105,15 @@ def test_ellipsoids_fill_the_sphere_asked_for(radius: float) -> None:
 def test_nearest_masks_are_other_lesions_at_the_same_place(
     cases: list[Case], library: list[Case]
 ) -> None:
-    found = nearest_shapes(cases, library)
+    found = list(NearestShapes("m", library=library).generate(cases, 0))
     for placed, case in zip(found, cases, strict=True):
         own = enclosing_sphere(*placed)
         assert np.allclose(own.centre_mm, case.sphere.centre_mm, atol=1e-4)
     voxels = sorted(int(case.masks.sum()) for case in library)
     taken = sorted(int(placed.mask.sum()) for placed in found)
     assert all(taken.count(n) <= voxels.count(n) for n in taken)  # none twice
-    assert len(nearest_shapes(cases, library[:3])) == len(cases)
+    few = NearestShapes("m", library=library[:3])
+    assert len(list(few.generate(cases, 0))) == len(cases)
 
 
 @pytest.mark.parametrize(
