@@ -1,18 +1,14 @@
 """What a lesion looks like is measured rightly: on images whose values are known beforehand."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.studies.conftest import made_case
+from tests.studies.conftest import made_case, study_of
 from tools.studies import textures
 from tools.studies.cases import Case, other_cases
 from tools.studies.methods import MeanFill, Request, TextureMethod, parse_variants, rebin
-from tools.studies.study import Run
 from tools.studies.textures import (
     border_jump,
     changes,
@@ -24,18 +20,14 @@ from tools.studies.textures import (
 )
 
 
-def study_of(cases: list[Case], images: list[np.ndarray], asked: list[Tensor | None]) -> Any:
-    """A study with one method, which made these images for these requests."""
-    requests = [Request(rows) for rows in asked]
-    method = TextureMethod("m", asked=requests, targets={"m": asked})
-    run = Run([[image] for image in images], [0.0] * len(images))
-    parts = {"cases": cases, "methods": {"m": method}, "runs": {"m": run}}
-    return SimpleNamespace(classes=["all"], seed=0, **parts)
+def method_of(asked: list[Tensor | None]) -> TextureMethod:
+    """A method that asked for this, and is compared with it."""
+    return TextureMethod("m", asked=[Request(rows) for rows in asked], targets={"m": asked})
 
 
 def measured(cases: list[Case], images: list[np.ndarray], asked: list[Tensor | None]) -> dict:
     of = ["divergence", "wasserstein", "mean_asked", "mean_drawn"]
-    found = textures.histograms(study_of(cases, images, asked), ["m"], of)
+    found = textures.histograms(study_of(cases, method_of(asked), images), ["m"], of)
     return found["methods"]["m"]["m"]["all"]
 
 
@@ -64,11 +56,10 @@ def test_a_case_without_a_request_does_not_count(cases: list[Case]) -> None:
 def test_chance_is_that_of_a_multinomial_draw() -> None:
     # JSD is chi-squared / 8n for large n: (k - 1) / 8n on average, k = 16 equal bins, n = 100
     cases = [made_case(0)] * 300
-    images = [case.image for case in cases]
-    uniform = study_of(cases, images, [torch.full((1, 16), 1 / 16)] * 300)
+    uniform = study_of(cases, method_of([torch.full((1, 16), 1 / 16)] * 300), [])
     found = textures.chance(uniform, ["m"])["methods"]["m"]
     assert found["mean"] == pytest.approx(15 / 800, rel=0.1)
-    certain = study_of(cases, images, [torch.eye(16)[[3]]] * 300)
+    certain = study_of(cases, method_of([torch.eye(16)[[3]]] * 300), [])
     assert max(textures.chance(certain, ["m"])["cases"]["m"]) == 0
 
 
