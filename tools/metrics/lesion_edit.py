@@ -13,16 +13,6 @@ from tools.histograms import jensen_shannon_divergence
 from tools.intensity import HuWindow
 from tools.metrics.per_case import CaseMetric
 
-__all__ = [
-    "ChangedBeyondMargin",
-    "HistogramDistance",
-    "HistogramDivergence",
-    "LesionMean",
-    "RisingMeans",
-    "lesion_means",
-    "wasserstein_distance_hu",
-]
-
 
 class HistogramDivergence(CaseMetric):
     """Jensen-Shannon divergence of achieved and requested histograms in nats, ``(B, bins)``.
@@ -39,8 +29,7 @@ class HistogramDivergence(CaseMetric):
 
     reference = "the requested histograms"
 
-    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        """Return the divergences, ``(B, 1)``."""
+    def _measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
         return jensen_shannon_divergence(y_pred.flatten(1), y.flatten(1))[:, None]
 
 
@@ -48,15 +37,9 @@ def wasserstein_distance_hu(p: Tensor, q: Tensor, window_hu: Sequence[float]) ->
     r"""Return the Wasserstein-1 distance of two histograms: the mean HU by which voxels must move.
 
     :math:`W_1 = w \sum_k |P_k - Q_k|` with cumulative sums P and Q and bins of width w. Unlike the
-    Jensen-Shannon divergence it tells a small miss from a large one where no bin is shared.
-
-    Args:
-        p: non-negative weights, shape ``(..., bins)``; rows are normalised first.
-        q: likewise.
-        window_hu: outer edges of the bins.
-
-    Returns:
-        Distance of shape ``(...)``; NaN where a row has no weight at all.
+    Jensen-Shannon divergence it tells a small miss from a large one where no bin is shared. Weights
+    ``(..., bins)`` are normalised first, ``window_hu`` are the outer edges of the bins; ``(...)``,
+    NaN where a row has no weight at all.
 
     Example:
         >>> p, q = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])
@@ -86,8 +69,7 @@ class HistogramDistance(CaseMetric):
         super().__init__()
         self.window_hu = tuple(window_hu)
 
-    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        """Return the distances, ``(B, 1)``."""
+    def _measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
         return wasserstein_distance_hu(y_pred.flatten(1), y.flatten(1), self.window_hu)[:, None]
 
 
@@ -120,8 +102,7 @@ class LesionMean(CaseMetric):
         super().__init__()
         self.scale = HuWindow(float(window_hu[0]), float(window_hu[1]))
 
-    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        """Return the means, ``(B, C)``."""
+    def _measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
         return self.scale.unscaled(lesion_means(y_pred, y))
 
 
@@ -140,8 +121,7 @@ class RisingMeans(CaseMetric):
 
     reduction = "mean"
 
-    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        """Return 1 where the means rise and 0 where not, ``(B, 1)``; NaN for an empty mask."""
+    def _measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
         means = lesion_means(y_pred, y)
         rising = (means.diff(dim=1) > 0).all(1, keepdim=True).float()
         return rising.masked_fill(means.isnan().any(1, keepdim=True), float("nan"))
@@ -151,11 +131,9 @@ class ChangedBeyondMargin(CaseMetric):
     """Number of voxels that differ from the image at ``margin_mm`` of the lesion and farther.
 
     Called with the synthetic image and, as ``y``, image and lesion mask as two channels: what the
-    inferer was given. ``aggregate`` is the sum over samples, which must be 0.
-
-    Args:
-        margin_mm: width of the blend; 0: nothing but the mask may change.
-        spacing_mm: voxel size, a number or one for each axis.
+    inferer was given. ``aggregate`` is the sum over samples, which must be 0. ``margin_mm`` is the
+    width of the blend (0: nothing but the mask may change), ``spacing_mm`` the voxel size, a number
+    or one for each axis.
 
     Example:
         >>> metric = ChangedBeyondMargin(margin_mm=2)
@@ -174,8 +152,7 @@ class ChangedBeyondMargin(CaseMetric):
         self.margin_mm = float(margin_mm)
         self.spacing_mm = np.broadcast_to(np.asarray(spacing_mm, float), 3)
 
-    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        """Return the numbers of voxels, ``(B, 1)``."""
+    def _measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
         if y.shape[1] < 2:
             raise ValueError(f"y must hold {self.reference}, got no mask")
         counts = []

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from monai.metrics import CumulativeIterationMetric
 from torch import Tensor
 
-__all__ = ["CaseMetric"]
-
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "median": Tensor.nanmedian,
     "mean": Tensor.nanmean,
@@ -18,20 +16,14 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class CaseMetric(CumulativeIterationMetric):
-    """A number per case, measured against ``y``; NaN where there is none, which does not count.
+    """A number per case, measured against ``y``; NaN where there is none, which does not count."""
 
-    Attributes:
-        reference: what ``y`` holds, for the message where it is missing.
-        reduction: ``"median"``, ``"mean"`` or ``"sum"`` of the cases.
-        of_masks: whether ``y_pred`` and ``y`` must be masks of one shape, ``(B, 1, H, W, D)``.
-    """
-
-    reference = "the lesion masks"
+    reference = "the lesion masks"  # what y must hold
     reduction = "median"
-    of_masks = False
+    of_masks = False  # y_pred and y must be masks of one shape
 
     @abstractmethod
-    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
+    def _measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
         """Return the numbers of a batch, ``(B, ...)``."""
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **_: object) -> Tensor:
@@ -42,7 +34,7 @@ class CaseMetric(CumulativeIterationMetric):
                 f"y_pred and y must be masks of equal shape (B, 1, H, W, D), got "
                 f"{tuple(y_pred.shape)} and {tuple(y.shape)}"
             )
-        return self.measure(y_pred, y)
+        return self._measure(y_pred, y)
 
     def measured(self) -> Tensor:
         """Return the numbers of all cases since ``reset``."""

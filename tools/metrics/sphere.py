@@ -12,8 +12,6 @@ from torch import Tensor
 from tools.metrics.per_case import CaseMetric
 from tools.transforms.spheres import enclosing_sphere
 
-__all__ = ["InsideShare", "SphereError", "mask_affine"]
-
 
 def mask_affine(mask: Tensor, spacing_mm: Sequence[float] | None = None) -> np.ndarray:
     """Return voxel index to mm of a mask, 4x4: from its voxel size, else its own (MetaTensor).
@@ -35,11 +33,8 @@ class SphereError(CaseMetric):
 
     The sphere asked for is that of the reference mask. Per case the difference of the diameters
     (above 0: too large) or the distance of the centres, in mm; ``aggregate`` is the median over the
-    cases. An empty mask on either side has no sphere: NaN, and it does not count.
-
-    Args:
-        quantity: ``"diameter"`` or ``"centre"``.
-        spacing_mm: size of the masks' voxels; None: each mask's own affine (MetaTensor).
+    cases. An empty mask on either side has no sphere: NaN, and it does not count. ``spacing_mm`` is
+    the size of the masks' voxels; None: each mask's own affine (MetaTensor).
 
     Example:
         >>> real, result = torch.zeros(2, 1, 1, 9, 9, 9)
@@ -60,8 +55,7 @@ class SphereError(CaseMetric):
             raise ValueError(f'quantity must be "diameter" or "centre", got {quantity!r}')
         self.quantity, self.spacing_mm = quantity, spacing_mm
 
-    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        """Return the errors in mm, ``(B, 1)``."""
+    def _measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
         affine = mask_affine(y, self.spacing_mm)
         errors = [self._error(p[0], r[0], affine) for p, r in zip(*_arrays(y_pred, y), strict=True)]
         return torch.tensor(errors, dtype=torch.float32)[:, None]
@@ -91,8 +85,7 @@ class InsideShare(CaseMetric):
     reduction = "mean"
     of_masks = True
 
-    def measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        """Return the shares, ``(B, 1)``."""
+    def _measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
         lesion, region = _arrays(y_pred, y)
         voxels = lesion.reshape(len(lesion), -1).sum(1).astype(np.float32)
         inside = (lesion & region).reshape(len(lesion), -1).sum(1)
