@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from tests.studies.conftest import ball
 from tools.cli import main
 from tools.networks.lesion_unet import LesionUNet
-from tools.studies import classify, shapes, statistics, study
+from tools.studies import classify, shapes, statistics, study, textures
 from tools.studies.methods import TextureModel
 from tools.studies.study import Options, Study
 from tools.synthesis.catalogue import Subtype, SubtypeLibrary
@@ -30,7 +31,7 @@ ALL = (*TEXTURES, "diffmask", "hr_ldm")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classify, "TREES", 20)
-    monkeypatch.setattr(classify, "EPOCHS", 1)
+    monkeypatch.setattr(textures, "network_test", partial(classify.network_test, epochs=1))
     monkeypatch.setattr(shapes, "MASK_EPOCHS", 1)
     monkeypatch.setattr(shapes, "SWEPT_MM", (6.0,))
     monkeypatch.setattr(statistics, "RESAMPLES", 4)
