@@ -28,15 +28,13 @@ SOLID_HU = -150.0
 PERCENTILES = (5, 25, 50, 75, 95)
 
 
-def patient_folds(patients: Sequence[str], folds: int = FOLDS, seed: int = 0) -> np.ndarray:
+def patient_folds(patients: Sequence[str], folds: int, seed: int = 0) -> np.ndarray:
     """Return the fold of each lesion: patients stay whole, folds are about equally large.
 
     As scikit-learn's GroupKFold deals groups out, but the seed decides among patients with equally
     many lesions. There the sort of the processor does, and ``shuffle`` gives up the equal sizes.
     """
     names, members, counts = np.unique(patients, return_inverse=True, return_counts=True)
-    if not 2 <= folds <= len(names):
-        raise ValueError(f"folds must be in 2..{len(names)} (the number of patients), got {folds}")
     size, fold_of = np.zeros(folds), np.zeros(len(names), int)
     order = np.random.default_rng(seed).permutation(len(names))
     # patients with many lesions first, while there is room to even out
@@ -51,7 +49,7 @@ Fit = Callable[[Any, Any, int], Score]
 
 
 def _tell_apart(
-    fit: Fit, real: Any, synthetic: Any, patients: Sequence[str], folds: int, seed: int
+    fit: Fit, real: Any, synthetic: Any, patients: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """Cross-validate by patient what scores synthetic lesions above 0 and real ones below.
 
@@ -64,7 +62,7 @@ def _tell_apart(
             f"synthetic and patients must match real, got {tuple(real.shape)}, "
             f"{tuple(synthetic.shape)} and {len(patients)} patients"
         )
-    folds = min(folds, len(set(patients)))
+    folds = min(FOLDS, len(set(patients)))
     if folds < 2:
         return {}
     fold_of = patient_folds(patients, folds, seed)
@@ -93,11 +91,7 @@ def pooled(tests: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def forest_test(
-    real: np.ndarray,
-    synthetic: np.ndarray,
-    patients: Sequence[str],
-    folds: int = FOLDS,
-    seed: int = 0,
+    real: np.ndarray, synthetic: np.ndarray, patients: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
     """Train a random forest per fold on features ``(n, features)``; see :func:`_tell_apart`."""
 
@@ -106,7 +100,7 @@ def forest_test(
         forest.fit(np.concatenate([real, synthetic]), np.repeat([0, 1], len(real)))
         return lambda rows: forest.predict_proba(rows)[:, 1] - 0.5
 
-    return _tell_apart(fit, real, synthetic, patients, folds, seed)
+    return _tell_apart(fit, real, synthetic, patients, seed)
 
 
 class Discriminator(nn.Sequential):
@@ -126,7 +120,6 @@ def network_test(
     real: Tensor,
     synthetic: Tensor,
     patients: Sequence[str],
-    folds: int = FOLDS,
     epochs: int = EPOCHS,
     seed: int = 0,
     device: str = "cpu",
@@ -143,7 +136,7 @@ def network_test(
             network = _train(torch.stack([real, synthetic], 1).to(device), epochs).eval()
         return lambda crops: _logits(network, crops.to(device))
 
-    return _tell_apart(fit, real, synthetic, patients, folds, seed)
+    return _tell_apart(fit, real, synthetic, patients, seed)
 
 
 def _batches(pairs: Tensor, size: int = 16) -> Iterator[Tensor]:

@@ -117,8 +117,7 @@ class NearestShapes(Method):
 
 def _points(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Return the place of each voxel in mm, ``(*shape, 3)``."""
-    index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
-    return apply_affine(affine, index)
+    return apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
 
 
 def draw_ellipsoid(
