@@ -39,10 +39,8 @@ def test_missing_weights_become_random_ones_in_a_copy(
     copy = with_weights(bundle, tmp_path / "work")
     assert copy == tmp_path / "work" / "tiny_latent"
     assert not (bundle / "models").exists()
-    assert sorted(path.name for path in (copy / "models").iterdir()) == [
-        "autoencoder.pt",
-        "model.pt",
-    ]
+    names = sorted(path.name for path in (copy / "models").iterdir())
+    assert names == ["autoencoder.pt", "model.pt"]
     assert "model.pt is not there: random weights are measured" in caplog.text
     # what is there is kept
     assert with_weights(copy, tmp_path / "other") == copy

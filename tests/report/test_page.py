@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.report.page import PageReport, write_report, write_section
+from tools.report.page import (
+    CHART_HEIGHT,
+    CHART_WIDTH,
+    PageReport,
+    histogram_chart,
+    number_text,
+)
 from tools.synthesis.records import BundleRecord, LesionRecord, ScanRecord, write_record
 
 AFFINE = np.array([[-0.8, 0, 0, 20.0], [0, -0.8, 0, 20.0], [0, 0, 2.5, -30.0], [0, 0, 0, 1]])
@@ -37,9 +43,6 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
@@ -52,11 +55,9 @@ class Page(HTMLParser):
 
 
 def ball(centre: tuple[int, int, int], radius_mm: float) -> np.ndarray:
-    spacing = nib.affines.voxel_sizes(AFFINE)
-    grid = np.indices(SHAPE)
-    return sum(((g - c) * s) ** 2 for g, c, s in zip(grid, centre, spacing, strict=True)) < (
-        radius_mm**2
-    )
+    index = np.moveaxis(np.indices(SHAPE), 0, -1)
+    offsets = (index - centre) * nib.affines.voxel_sizes(AFFINE)
+    return np.linalg.norm(offsets, axis=-1) < radius_mm
 
 
 def make_case(
@@ -81,14 +82,24 @@ def make_case(
             )
         )
     folder.mkdir(parents=True)
-    for array, path in ((before, "original"), (after, "image"), (labels, "label")):
+    for array, path in ((after, "image"), (labels, "label")):
         nib.save(nib.Nifti1Image(array, AFFINE), folder / f"{path}.nii.gz")
     bundle = BundleRecord("some_bundle", "0.3.0", "c0ffee" * 10 + "abcd")
     organ = {"source": "bundle", "name": "some_segmentation", "version": "0.2.5"}
     scan = (name, "d" * 64, (0.8, 0.8, 2.5), SHAPE)
     record = ScanRecord(*scan, bundle, lesions, phantom, organ, notes=notes)
     write_record(folder / "lesions.json", record)
-    return {"name": name, "original": folder / "original.nii.gz", "folder": folder}
+    return {"name": name, "original": nib.Nifti1Image(before, AFFINE), "folder": folder}
+
+
+def write_report(
+    out: Path, cases: list[dict[str, Any]], window: tuple[float, float] | None = (-1000.0, 400.0)
+) -> Path:
+    report = PageReport(window)
+    for case in cases:
+        report.add(case["folder"], case["name"], case["original"])
+    report.write(out, cases)
+    return out / "report.html"
 
 
 def test_page_is_whole_offline_and_complete(tmp_path: Path) -> None:
@@ -142,15 +153,8 @@ def test_window_of_mri_follows_the_scan(tmp_path: Path) -> None:
     assert re.search("Window\u2212(900|899) to \u221280[0-2]", page.text)
 
 
-def test_image_in_memory_may_be_the_original(tmp_path: Path) -> None:
-    case = make_case(tmp_path / "one", [(25, 25, 12)])
-    from_file = write_report(tmp_path, [case]).read_bytes()
-    case["original"] = nib.load(case["original"])
-    assert write_report(tmp_path, [case]).read_bytes() == from_file
-
-
 @pytest.mark.parametrize("window", [(-1000.0, 400.0), None], ids=["CT", "MRI"])
-def test_a_page_of_fragments_is_the_one_made_from_the_originals(
+def test_a_page_is_put_together_from_what_earlier_runs_left(
     tmp_path: Path, window: tuple[float, float] | None
 ) -> None:
     names = ("first <scan> & more", "b", "c")
@@ -158,29 +162,26 @@ def test_a_page_of_fragments_is_the_one_made_from_the_originals(
         make_case(tmp_path / str(n), [(15, 15, 8), (35, 30, 15)][:n], n == 1, name, ("a note",) * n)
         for n, name in enumerate(names)
     ]
-    whole = write_report(tmp_path, cases, window).read_bytes()
-    report = PageReport(window)
-    for case in cases:
-        report.add(case["folder"], case["name"], nib.load(case["original"]))
-        case["original"].unlink()
-    left = [{"name": case["name"], "folder": case["folder"]} for case in cases]
-    report.write(tmp_path, left)
-    assert (tmp_path / "report.html").read_bytes() == whole
+    path = write_report(tmp_path, cases, window)
+    whole = path.read_bytes()
+    PageReport(window).write(tmp_path, cases)
+    assert path.read_bytes() == whole
     # a case keeps what was written of it, wherever it stands in the page and whatever is beside it
-    alone = Page(write_report(tmp_path, left[:1], window).read_text(encoding="utf-8"))
+    PageReport(window).write(tmp_path, cases[:1])
+    alone = Page(path.read_text(encoding="utf-8"))
     assert [attrs["id"] for attrs in alone.having("scan")] == [f"scan-{names[0]}"]
 
 
-def test_fragments_and_originals_go_together(tmp_path: Path) -> None:
+def test_a_case_of_which_nothing_was_written_is_named(tmp_path: Path) -> None:
     cases = [
         make_case(tmp_path / name, [(25, 25, 12)], name=f"<{name}>") for name in ("a", "b", "c")
     ]
-    write_section(cases[0]["folder"], "<a>", cases[0]["original"], (-1000.0, 400.0))
-    for n in (0, 2):
-        del cases[n]["original"]
-    page = Page(write_report(tmp_path, cases).read_text(encoding="utf-8"))
+    path = write_report(tmp_path, cases)
+    (cases[2]["folder"] / ".report.html").unlink()
+    PageReport(None).write(tmp_path, cases)
+    page = Page(path.read_text(encoding="utf-8"))
     assert len(page.having("lesion")) == 2
-    # of the last there is neither: its name and what its record says is left
+    # its name and what its record says is left
     assert [attrs["id"] for attrs in page.having("scan")] == ["scan-<a>", "scan-<b>", "scan-<c>"]
     assert page.text.count("<c>") == 3  # in the bar, the index and at the scan
     targets = {attrs["href"] for _, attrs in page.elements if attrs.get("href")}
@@ -192,12 +193,45 @@ def test_other_grid_and_empty_window_are_refused(tmp_path: Path) -> None:
     case = make_case(tmp_path / "one", [(25, 25, 12)])
     moved = AFFINE.copy()
     moved[0, 3] += 5
-    case["original"] = nib.Nifti1Image(np.zeros(SHAPE, np.int16), moved)
+    original = nib.Nifti1Image(np.zeros(SHAPE, np.int16), moved)
     with pytest.raises(ValueError, match=r"image\.nii\.gz of a must lie on the grid"):
-        write_report(tmp_path, [case])
-    with pytest.raises(ValueError, match=r"image\.nii\.gz of a must lie on the grid"):
-        write_section(case["folder"], "a", case["original"], None)
+        PageReport(None).add(case["folder"], "a", original)
     assert not (case["folder"] / ".report.html").exists()
     with pytest.raises(ValueError, match=r"window must be .* got \(400, -1000\)"):
-        write_report(tmp_path, [case], window=(400, -1000))
-    assert not (tmp_path / "report.html").exists()
+        PageReport((400, -1000))
+
+
+def record(asked: list[float] | None, got: list[float] | None) -> LesionRecord:
+    names = (1, "lesion", (0, 0, 0), 5.0, 65.0, "solid", "ellipsoid", 0)
+    return LesionRecord(*names, histogram_requested=asked, histogram_achieved=got)
+
+
+def test_bars_are_what_was_got_and_the_line_what_was_asked() -> None:
+    chart = histogram_chart(record([0.25, 0.75], [0.5, 0.5]), (-1000.0, 400.0), " HU")
+    assert chart is not None
+    assert [bar["height"] for bar in chart["bars"]] == [CHART_HEIGHT * 2 / 3] * 2
+    assert chart["bars"][1]["text"] == "\u2212300 to 400 HU: 50.0%, asked 75.0%"
+    assert chart["path"] == "M0 132.0L0.0 88.0H160.0L160.0 0.0H320.0V132.0"
+    assert chart["ticks"][0] == (0, "\u22121000")
+    assert chart["ticks"][-1] == (CHART_WIDTH, "400")
+    assert chart["top"] == "75%"
+
+
+def test_either_histogram_may_be_missing() -> None:
+    got, asked, neither = (
+        histogram_chart(record(*given), (0.0, 1.0), "")
+        for given in ((None, [1.0, 0.0]), ([1.0, 0.0], None), (None, None))
+    )
+    assert got is not None
+    assert (got["path"], got["unit"]) == ("", "scaled intensity")
+    assert asked is not None
+    assert asked["bars"] == []
+    assert neither is None
+    with pytest.raises(ValueError, match="histogram_achieved must have 2 bins"):
+        histogram_chart(record([0.5, 0.5], [1.0]), (0.0, 1.0), "")
+
+
+def test_numbers_are_plain() -> None:
+    assert number_text(-0.001) == "0"
+    assert number_text(-3.50) == "\u22123.5"
+    assert number_text(1200.4, 0) == "1200"

@@ -49,11 +49,9 @@ def test_right_anterior_superior_are_left_left_top(
     """One voxel, 2nd from the right end, 3rd from the front, 2nd from the top of an 8-cube."""
     ras = np.zeros((8, 8, 8), np.int16)
     ras[6, 5, 6] = 100
-    image = nib.Nifti1Image(ras, np.eye(4))
-    ornt = nib.orientations.ornt_transform(
-        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes)
-    )
-    turned = OrientedVolume(image.as_reoriented(ornt))
+    codes = [nib.orientations.axcodes2ornt(names) for names in ("RAS", axes)]
+    turn = nib.orientations.ornt_transform(*codes)
+    turned = OrientedVolume(nib.Nifti1Image(ras, np.eye(4)).as_reoriented(turn))
     middle = np.where(np.arange(3) == plane.axis, [6, 5, 6], 3.5)
     picture = turned.sample(plane, middle, (8.0, 8.0), (8, 8), order=1)
     row, column = np.argwhere(picture == 100)[0]
@@ -74,9 +72,8 @@ def test_pixels_are_square_whatever_the_spacing() -> None:
 
 
 def test_outside_the_scan_is_filled() -> None:
-    picture = volume(np.ones((4, 4, 4), np.int16), LPS_1MM).sample(
-        AXIAL, np.full(3, 1.5), (8.0, 8.0), (8, 8), fill=-5.0
-    )
+    scan = volume(np.ones((4, 4, 4), np.int16), LPS_1MM)
+    picture = scan.sample(AXIAL, np.full(3, 1.5), (8.0, 8.0), (8, 8), fill=-5.0)
     assert np.all(picture[2:6, 2:6] == pytest.approx(1.0))
     assert np.count_nonzero(picture == -5.0) == 64 - 16
 
@@ -85,17 +82,15 @@ def test_outside_the_scan_is_filled() -> None:
 def test_stored_scaling_is_applied(tmp_path: Path, suffix: str) -> None:
     image = nib.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), LPS_1MM)
     image.header.set_slope_inter(2.0, -10.0)
-    nib.save(image, tmp_path / f"scan.{suffix}")
     path = tmp_path / f"scan.{suffix}"
+    nib.save(image, path)
     expected = nib.as_closest_canonical(nib.load(path)).get_fdata()
-    everything = (slice(None),) * 3
-    np.testing.assert_allclose(OrientedVolume(path).box(everything), expected, atol=1e-3)
+    found = OrientedVolume(path).box((slice(None),) * 3)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_four_dimensions_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"image must be three-dimensional, got shape \(2, 2, 2, 2"
-    ):
+    with pytest.raises(ValueError, match=r"must be three-dimensional, got shape \(2, 2, 2, 2"):
         volume(np.zeros((2, 2, 2, 2), np.int16), LPS_1MM)
 
 
@@ -126,32 +121,24 @@ def test_thick_slices_show_the_lesion_itself_and_not_its_neighbours() -> None:
     assert [place[2] for _, place in views] == [1, 9, 10]
 
 
-def test_changed_outside_counts_only_unlabelled_voxels() -> None:
-    before = np.zeros((4, 4, 4), np.float32)
-    before[3, 3, 3] = np.nan
-    after, labels = before.copy(), np.zeros((4, 4, 4), np.uint8)
-    after[0, 0, :3] = 1
-    labels[0, 0, :2] = 1
-    scans = [volume(array, LPS_1MM) for array in (before, after, labels)]
-    assert changed_outside(*scans) == 1
-
-
-def test_changed_outside_can_leave_out_a_margin_round_the_labels() -> None:
+def test_changes_count_outside_labels_from_the_margin_on() -> None:
     """Distances are those between middles of voxels, in mm, whatever the axes."""
     affine = np.array([[0, 0, 0.9, 5], [-0.5, 0, 0, 2], [0, 2.0, 0, -3], [0, 0, 0, 1.0]])
-    shape = (12, 10, 14)
-    labels = np.zeros(shape, np.uint8)
+    labels = np.zeros((12, 10, 14), np.uint8)
     labels[5, 4, 6:8] = 1
-    before, after = np.zeros(shape, np.int16), np.ones(shape, np.int16)
-    scans = [volume(array, affine) for array in (before, after, labels)]
+    before = np.zeros(labels.shape, np.float32)
+    before[0, 0, 0] = np.nan
+
+    def changed(after: np.ndarray, labels: np.ndarray, margin: float) -> int:
+        return changed_outside(*[volume(a, affine) for a in (before, after, labels)], margin)
+
     away = distance_transform_edt(labels == 0, sampling=(0.5, 2.0, 0.9))
     for margin in (0.0, 1.0, 2.0, 3.0):
-        expected = int((away >= margin).sum()) - 2 * (margin == 0)
-        assert changed_outside(*scans, margin) == expected
-    after[away >= 2.0] = 0
-    assert changed_outside(*[volume(a, affine) for a in (before, after, labels)], 2.0) == 0
-    unlabelled = [volume(array, affine) for array in (before, before + 1, 0 * labels)]
-    assert changed_outside(*unlabelled, 3.0) == before.size
+        # nothing was a number there, and is none now
+        expected = int((away >= margin).sum()) - 2 * (margin == 0) - 1
+        assert changed(before + 1, labels, margin) == expected
+    assert changed(np.where(away >= 2.0, before, 1), labels, 2.0) == 0
+    assert changed(before + 1, 0 * labels, 3.0) == before.size - 1
 
 
 def test_grey_maps_the_window() -> None:

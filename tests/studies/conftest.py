@@ -2,8 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,9 @@ import torch
 from monai.bundle import ConfigParser
 
 from tools.studies.cases import Case, class_histograms
+from tools.studies.methods import Method
+from tools.studies.study import Run
+from tools.transforms.spheres import Sphere, sphere_mask
 
 SMALL = {
     "lefusion_lidc": {},
@@ -27,6 +32,28 @@ def made_case(number: int, size: int = 8) -> Case:
     own = class_histograms(image, masks, 16, (-1.0, 1.0))
     names = f"case{number}", f"patient{number}"
     return Case(*names, image, masks, scale=(-1000.0, 400.0), histograms=own)
+
+
+def ball(
+    sphere: Sphere,
+    affine: np.ndarray,
+    shape: Sequence[int],
+    seed: int = 0,
+    within: np.ndarray | None = None,
+) -> np.ndarray:
+    """The simplest source of shapes."""
+    mask = sphere_mask(sphere, affine, shape)
+    return mask if within is None else mask & within
+
+
+def study_of(
+    cases: list[Case], method: Method, made: list | None = None, library: list[Case] | None = None
+) -> Any:
+    """A study with one method, ``m``, which made this; else what it generates."""
+    made = list(method.generate(cases, 0)) if made is None else made
+    run = Run([[each] for each in made], [0.0] * len(made))
+    parts = {"cases": cases, "methods": {"m": method}, "runs": {"m": run}, "classes": ["all"]}
+    return SimpleNamespace(training_cases=lambda: library, device="cpu", seed=0, **parts)
 
 
 @pytest.fixture

@@ -3,31 +3,19 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.studies.conftest import ball, study_of
 from tools.phantoms.datasets import lesion_datalist
 from tools.studies import shapes
 from tools.studies.cases import Case, PlacedMask, read_masks
 from tools.studies.figure import example_cases
-from tools.studies.shapes import ShapeMethod, draw_ellipsoid, nearest_shapes, shape_windows
-from tools.studies.study import Run
+from tools.studies.shapes import NearestShapes, ShapeMethod, draw_ellipsoid, shape_windows
 from tools.transforms.spheres import Sphere, enclosing_sphere, sphere_mask
-
-
-def ball(
-    sphere: Sphere,
-    affine: np.ndarray,
-    shape: Sequence[int],
-    seed: int = 0,
-    within: np.ndarray | None = None,
-) -> np.ndarray:
-    mask = sphere_mask(sphere, affine, shape)
-    return mask if within is None else mask & within
 
 
 def too_large(sphere: Sphere, affine: np.ndarray, shape: Sequence[int], *_: Any, **__: Any) -> Any:
@@ -60,15 +48,6 @@ def cases(dataset: Path) -> list[Case]:
 @pytest.fixture(scope="module")
 def library(dataset: Path) -> list[Case]:
     return read_masks(lesion_datalist(dataset, "training"))
-
-
-def study_of(
-    cases: list[Case], method: Any, library: list[Case] | None = None
-) -> tuple[Any, list[PlacedMask | None]]:
-    made = list(method.generate(cases, 0))
-    run = Run([[shape] for shape in made], [0.0] * len(made))
-    parts = {"cases": cases, "methods": {"m": method}, "runs": {"m": run}, "seed": 0}
-    return SimpleNamespace(training_cases=lambda: library, device="cpu", **parts), made
 
 
 def test_masks_are_read_with_room_for_their_spheres(dataset: Path, cases: list[Case]) -> None:
@@ -105,14 +84,15 @@ def test_ellipsoids_fill_the_sphere_asked_for(radius: float) -> None:
 def test_nearest_masks_are_other_lesions_at_the_same_place(
     cases: list[Case], library: list[Case]
 ) -> None:
-    found = nearest_shapes(cases, library)
+    found = list(NearestShapes("m", library=library).generate(cases, 0))
     for placed, case in zip(found, cases, strict=True):
         own = enclosing_sphere(*placed)
         assert np.allclose(own.centre_mm, case.sphere.centre_mm, atol=1e-4)
     voxels = sorted(int(case.masks.sum()) for case in library)
     taken = sorted(int(placed.mask.sum()) for placed in found)
     assert all(taken.count(n) <= voxels.count(n) for n in taken)  # none twice
-    assert len(nearest_shapes(cases, library[:3])) == len(cases)
+    few = NearestShapes("m", library=library[:3])
+    assert len(list(few.generate(cases, 0))) == len(cases)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +103,7 @@ def test_nearest_masks_are_other_lesions_at_the_same_place(
 def test_what_leaves_the_sphere_or_the_boundary_is_seen(
     cases: list[Case], source: Callable, cut: bool, least: float
 ) -> None:
-    study, _ = study_of(cases, ShapeMethod("m", source=source, cut=cut))
+    study = study_of(cases, ShapeMethod("m", source=source, cut=cut))
     found = shapes.sphere(study, ["m"])["methods"]["m"]
     if source is ball:
         assert found["inside"]["least"] == least
@@ -141,8 +121,8 @@ def test_empty_draws_are_counted_and_left_out(cases: list[Case]) -> None:
             raise ValueError("sphere must have room for a lesion, got none")
         return np.zeros(shape) if seed == 1 else ball(sphere, affine, shape)
 
-    study, made = study_of(cases, ShapeMethod("m", source=sometimes))
-    assert [shape is None for shape in made] == [True] * 2 + [False] * 6
+    study = study_of(cases, ShapeMethod("m", source=sometimes))
+    assert [shape is None for shape in study.runs["m"].first] == [True] * 2 + [False] * 6
     assert shapes.sphere(study, ["m"])["methods"]["m"]["empty"] == 2
     features = shapes.features(study, ["m"])
     assert features["methods"]["m"]["sphericity"]["n"] == 6
@@ -163,7 +143,7 @@ def test_windows_are_alike_in_size_and_place() -> None:
 def test_balls_are_always_the_same_and_have_the_size_asked_for(
     cases: list[Case], library: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, _ = study_of(cases, ShapeMethod("m", source=ball), library)
+    study = study_of(cases, ShapeMethod("m", source=ball), library=library)
     found = shapes.diversity(study, ["m"], spheres=3, draws=2)
     assert found["methods"]["m"]["mean"] == pytest.approx(1)
     assert found["real"]["mean"] < 1
@@ -181,7 +161,7 @@ def test_scores_change_what_they_should(cases: list[Case], library: list[Case]) 
             mask &= np.indices(mask.shape).sum(0) % 3 > 0
         return mask
 
-    study, _ = study_of(cases, ShapeMethod("m", source=rough), library)
+    study = study_of(cases, ShapeMethod("m", source=rough), library=library)
     found = shapes.steering(study, ["m"], spheres=3)
     assert set(found["methods"]["m"]) == {"spiculation"}  # all that this source knows of
     row = found["methods"]["m"]["spiculation"]["sphericity"]

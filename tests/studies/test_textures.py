@@ -1,18 +1,14 @@
 """What a lesion looks like is measured rightly: on images whose values are known beforehand."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.studies.conftest import made_case
+from tests.studies.conftest import made_case, study_of
 from tools.studies import textures
 from tools.studies.cases import Case, other_cases
 from tools.studies.methods import MeanFill, Request, TextureMethod, parse_variants, rebin
-from tools.studies.study import Run
 from tools.studies.textures import (
     border_jump,
     changes,
@@ -24,26 +20,26 @@ from tools.studies.textures import (
 )
 
 
-def study_of(cases: list[Case], images: list[np.ndarray], asked: list[Tensor | None]) -> Any:
-    """A study with one method, which made these images for these requests."""
-    requests = [Request(rows) for rows in asked]
-    method = TextureMethod("m", asked=requests, targets={"m": asked})
-    run = Run([[image] for image in images], [0.0] * len(images))
-    parts = {"cases": cases, "methods": {"m": method}, "runs": {"m": run}}
-    return SimpleNamespace(classes=["all"], seed=0, **parts)
+def method_of(asked: list[Tensor | None]) -> TextureMethod:
+    """A method that asked for this, and is compared with it."""
+    return TextureMethod("m", asked=[Request(rows) for rows in asked], targets={"m": asked})
 
 
 def measured(cases: list[Case], images: list[np.ndarray], asked: list[Tensor | None]) -> dict:
     of = ["divergence", "wasserstein", "mean_asked", "mean_drawn"]
-    found = textures.histograms(study_of(cases, images, asked), ["m"], of)
+    found = textures.histograms(study_of(cases, method_of(asked), images), ["m"], of)
     return found["methods"]["m"]["m"]["all"]
 
 
-def test_the_real_image_meets_its_own_histogram(cases: list[Case]) -> None:
-    found = measured(cases, [c.image for c in cases], [c.histograms for c in cases])
+def test_the_real_image_meets_its_own_histogram_and_none_asked_does_not_count(
+    cases: list[Case],
+) -> None:
+    asked = [None, *(c.histograms for c in cases[1:])]
+    found = measured(cases, [c.image for c in cases], asked)
     assert found["divergence"]["median"] == pytest.approx(0, abs=1e-6)
     assert found["wasserstein"]["median"] == pytest.approx(0, abs=1e-3)
     assert found["mean_asked"] == found["mean_drawn"]
+    assert found["divergence"]["n"] == len(cases) - 1
 
 
 def test_another_image_is_off_by_its_distance(cases: list[Case]) -> None:
@@ -56,19 +52,13 @@ def test_another_image_is_off_by_its_distance(cases: list[Case]) -> None:
     assert step == pytest.approx(15 * 87.5)
 
 
-def test_a_case_without_a_request_does_not_count(cases: list[Case]) -> None:
-    asked = [None, *(c.histograms for c in cases[1:])]
-    assert measured(cases, [c.image for c in cases], asked)["divergence"]["n"] == len(cases) - 1
-
-
 def test_chance_is_that_of_a_multinomial_draw() -> None:
     # JSD is chi-squared / 8n for large n: (k - 1) / 8n on average, k = 16 equal bins, n = 100
     cases = [made_case(0)] * 300
-    images = [case.image for case in cases]
-    uniform = study_of(cases, images, [torch.full((1, 16), 1 / 16)] * 300)
+    uniform = study_of(cases, method_of([torch.full((1, 16), 1 / 16)] * 300), [])
     found = textures.chance(uniform, ["m"])["methods"]["m"]
     assert found["mean"] == pytest.approx(15 / 800, rel=0.1)
-    certain = study_of(cases, images, [torch.eye(16)[[3]]] * 300)
+    certain = study_of(cases, method_of([torch.eye(16)[[3]]] * 300), [])
     assert max(textures.chance(certain, ["m"])["cases"]["m"]) == 0
 
 

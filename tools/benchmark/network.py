@@ -14,9 +14,10 @@ from torch import Tensor
 from tools.benchmark.plain_factorised_unet import PlainFactorisedUNet
 from tools.networks.factorised_unet import FactorisedUNet
 
-__all__ = ["benchmark_network"]
-
 VARIANTS = ("plain float32", "fast float32", "fast bfloat16")
+
+Run = Callable[[], Tensor]
+Times = list[tuple[float, float]]  # elapsed and processor seconds
 
 
 def benchmark_network(
@@ -31,47 +32,35 @@ def benchmark_network(
 
     The variants take turns within one process, so that other load meets them alike. Processor
     seconds are robust against other jobs, elapsed seconds are not; ratios of the medians are given
-    for both. Random weights: the arithmetic does not depend on them.
-
-    Args:
-        threads: threads of PyTorch.
-        repeats: timed runs per variant.
-        warmup: untimed runs per variant before them.
-        base_channels: width of the first level.
-        spatial_size: ``H, W, D`` of the input.
-        seed: seed of weights and input.
+    for both. Random weights: the arithmetic does not depend on them. ``warmup`` runs per variant go
+    untimed before the ``repeats``.
 
     Returns:
-        ``threads``, ``repeats``, ``base_channels``, ``spatial_size`` and ``variants``: per variant
-        ``wall_s`` and ``cpu_s`` (min, median, max), ``wall_ratio``, ``cpu_ratio`` (plain / variant)
-        and ``difference``, the largest deviation from the plain output over its largest value.
-
-    Raises:
-        ValueError: if ``repeats`` is below 1.
+        The settings and ``variants``: of each ``wall_s`` and ``cpu_s`` (min, median, max),
+        ``wall_ratio``, ``cpu_ratio`` (plain / variant) and ``difference``, the largest deviation
+        from the plain output over its largest value.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        runs = _runs(base_channels, tuple(spatial_size), seed)
+        runs = _runs(base_channels, spatial_size, seed)
         times, outputs = _measure(runs, repeats, warmup)
     finally:
         torch.set_num_threads(before)
-    settings = {
+    report = {
         "threads": threads,
         "repeats": repeats,
         "base_channels": base_channels,
         "spatial_size": list(spatial_size),
+        "variants": _summary(times, outputs),
     }
-    report = {**settings, "variants": _summary(times, outputs)}
     _print_table(report)
     return report
 
 
-def _runs(
-    base_channels: int, spatial_size: tuple[int, ...], seed: int
-) -> list[Callable[[], Tensor]]:
+def _runs(base_channels: int, spatial_size: Sequence[int], seed: int) -> list[Run]:
     """Return one call per variant; all share weights and input."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,11 +75,9 @@ def _runs(
     return [partial(network, x, timesteps, condition) for network in networks]
 
 
-def _measure(
-    runs: list[Callable[[], Tensor]], repeats: int, warmup: int
-) -> tuple[list[list[tuple[float, float]]], list[Tensor]]:
+def _measure(runs: list[Run], repeats: int, warmup: int) -> tuple[list[Times], list[Tensor]]:
     """Return (elapsed, processor) seconds of every run, and the output, of each variant."""
-    times: list[list[tuple[float, float]]] = [[] for _ in runs]
+    times: list[Times] = [[] for _ in runs]
     outputs: list[Tensor] = []
     with torch.inference_mode():
         for turn in range(warmup + repeats):
@@ -103,9 +90,7 @@ def _measure(
     return times, outputs
 
 
-def _summary(
-    times: list[list[tuple[float, float]]], outputs: list[Tensor]
-) -> dict[str, dict[str, Any]]:
+def _summary(times: list[Times], outputs: list[Tensor]) -> dict[str, dict[str, Any]]:
     """Return spread, ratio to the first variant and deviation from it, by variant."""
     summary: dict[str, dict[str, Any]] = {}
     for name, rows, output in zip(VARIANTS, times, outputs, strict=True):
@@ -120,12 +105,10 @@ def _summary(
 
 
 def _print_table(report: dict[str, Any]) -> None:
-    """Print one row per variant."""
     size = " x ".join(str(each) for each in report["spatial_size"])
     print(f"forward, 1 x {size}, base {report['base_channels']}, {report['threads']} thread(s)")
-    print(
-        f"{report['repeats']} runs: min / median / max; ratio of the medians of processor seconds"
-    )
+    runs = report["repeats"]
+    print(f"{runs} runs: min / median / max; ratio of the medians of processor seconds")
     print(f"{'variant':<15}{'elapsed s':>23}{'processor s':>23}{'ratio':>7}{'difference':>12}")
     for name, entry in report["variants"].items():
         wall, cpu = (" / ".join(f"{v:.2f}" for v in entry[key]) for key in ("wall_s", "cpu_s"))

@@ -16,8 +16,6 @@ from torch.nn import functional
 
 from tools.networks.factorised_unet import FactorisedUNet
 
-__all__ = ["PlainFactorisedUNet"]
-
 
 def channel_norm(x: Tensor, gamma: Tensor) -> Tensor:
     """Normalise over axis 1 of ``(B, C, D, H, W)``, with a gain ``(1, C, 1, 1, 1)``."""

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import nibabel as nib
@@ -29,8 +28,6 @@ from tools.synthesis.cases import Case
 from tools.synthesis.lesion import SynthesisResult
 from tools.synthesis.scan import Scan
 from tools.synthesis.synthesizer import Plan, Synthesizer
-
-__all__ = ["PeakMemory", "benchmark_synthesis", "with_weights"]
 
 STAGES = ("read", "lungs", "plan", "synthesis", "write")
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -54,29 +51,16 @@ def benchmark_synthesis(
     """Time each stage of a run on the embedded chest at several sizes, and print a table.
 
     The body is the same in all scans, only the voxels get smaller, and so are the lesions' sizes in
-    mm: what grows is the scan alone. A bundle whose weights are not there is measured with random
-    ones, which cost the same.
-
-    Args:
-        bundle: name or folder.
-        shapes: voxels of each scan, smallest first.
-        count: lesions per scan.
-        threads: processor threads.
-        repeats: runs per size; the median of each stage is given.
-        seed: of the plan.
-        steps: of the sampler; None is the bundle's own number.
-        device: ``auto``, ``cpu``, ``cuda``.
+    mm: what grows is the scan alone. ``shapes`` are their voxels, smallest first. A bundle whose
+    weights are not there is measured with random ones, which cost the same. One run goes before
+    those that count.
 
     Returns:
         One dictionary per size: ``shape``, median seconds by stage, ``seconds_per_lesion`` of the
         synthesis alone, ``cpu_seconds_per_lesion`` (of all threads; it does not suffer from what
         else runs on the machine), ``peak_mb`` of the process so far, ``synthesis_mb`` and, on a
         GPU, ``gpu_mb``. ``synthesis_mb`` is by how much the process grew at most during synthesis,
-        the scan that it returns not counted; None where the system does not tell. One run
-        goes before those that count.
-
-    Raises:
-        ValueError: if ``count`` or ``repeats`` is below 1.
+        the scan that it returns not counted; None where the system does not tell.
     """
     for name, value in (("count", count), ("repeats", repeats)):
         if value < 1:
@@ -87,13 +71,8 @@ def benchmark_synthesis(
     peak = 0.0
     with tempfile.TemporaryDirectory() as folder:
         weighted = with_weights(find_bundle(bundle), Path(folder))
-        options: dict[str, Any] = {
-            "steps": steps,
-            "count": count,
-            "diameter_mm": (8.0, 16.0),
-            "attempts": 1,
-        }
-        options |= {"shape": "ellipsoid", "organ_source": "recipe", "seed": seed}
+        options: dict[str, Any] = {"steps": steps, "count": count, "attempts": 1, "seed": seed}
+        options |= {"diameter_mm": (8.0, 16.0), "shape": "ellipsoid", "organ_source": "recipe"}
         job = open_synthesizer(weighted, device, options=options).get("synthesizer")
         for shape in shapes:
             path = _write_enlarged(body.image, body.affine, shape, Path(folder) / "scan.nii.gz")
@@ -105,9 +84,8 @@ def benchmark_synthesis(
             row["seconds_per_lesion"] = row["synthesis"] / count
             row["cpu_seconds_per_lesion"] = row.pop("cpu") / count
             rows.append(row)
-            print(
-                json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()})
-            )
+            shown = {k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()}
+            print(json.dumps(shown))
     return rows
 
 
@@ -198,12 +176,7 @@ class PeakMemory:
             pass
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._before is not None:
             self.mb = max(0.0, _status_mb("VmHWM") - self._before)
 
@@ -225,22 +198,17 @@ def _status_mb(name: str) -> float:
 
 
 def with_weights(bundle: Path, folder: Path) -> Path:
-    """Return the bundle, or where weights are missing a copy of it in a folder with random ones.
-
-    Raises:
-        FileNotFoundError: if the bundle has no ``inference.json``.
-    """
-    path = bundle / "configs" / "inference.json"
-    if not path.is_file():
+    """Return the bundle, or where weights are missing a copy of it in a folder with random ones."""
+    if not (bundle / "configs" / "inference.json").is_file():
         raise FileNotFoundError(f"bundle must have configs/inference.json, got none in {bundle}")
-    if not _missing(bundle):
+    if not _missing(bundle)[1]:
         return bundle
     copy = folder / bundle.resolve().name
     for name in ("configs", "models"):
         if (bundle / name).is_dir():
             shutil.copytree(bundle / name, copy / name)
-    for key in _missing(copy):
-        parser = _parser(copy)
+    parser, missing = _missing(copy)
+    for key in missing:
         target = Path(parser.get_parsed_content(key))
         logger.warning("%s is not there: random weights are measured", target.name)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -248,14 +216,9 @@ def with_weights(bundle: Path, folder: Path) -> Path:
     return copy
 
 
-def _parser(bundle: Path) -> ConfigParser:
+def _missing(bundle: Path) -> tuple[ConfigParser, list[str]]:
+    """Return the config and the keys of the weights that are not there."""
     parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "inference.json"))
     parser["bundle_root"] = str(bundle)
-    return parser
-
-
-def _missing(bundle: Path) -> list[str]:
-    """Return the keys of the weights that are not there."""
-    parser = _parser(bundle)
     keys = [key for key in NETWORKS if parser.get(key)]
-    return [key for key in keys if not Path(parser.get_parsed_content(key)).is_file()]
+    return parser, [key for key in keys if not Path(parser.get_parsed_content(key)).is_file()]

@@ -1,7 +1,6 @@
 """Measures of what was synthesised: pure functions, with MONAI adapters beside them."""
 
-from .histogram import HistogramDivergence
-from .lesion_mean import LesionMean, RisingMeans
+from .lesion_edit import HistogramDivergence, LesionMean, RisingMeans
 from .shape import ShapeDistance, ShapeFeatures, shape_features
 from .sphere import InsideShare, SphereError
 

@@ -7,20 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from monai.metrics import CumulativeIterationMetric
 from monai.utils import optional_import
 from nibabel.affines import apply_affine
 from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
+from tools.metrics.per_case import CaseMetric
 from tools.metrics.sphere import mask_affine
 from tools.transforms.spheres import enclosing_sphere
 
 # MONAI's own way to the package: who computes no shapes does without it
 marching_cubes, _ = optional_import("skimage.measure", name="marching_cubes")
-
-__all__ = ["ShapeDistance", "ShapeFeatures", "feature_distances", "shape_features", "surface_mesh"]
 
 SMOOTHING_VOXELS = 0.8  # takes the staircase of the grid away: a digital ball becomes a ball
 SMALLEST_SPREAD = 0.1  # of the mean: the least spread by which a distance is divided
@@ -28,7 +26,7 @@ WORST = 10.0  # standard deviations
 
 
 class ShapeFeatures(NamedTuple):
-    """What a shape is like, in numbers; see :func:`shape_features`."""
+    """Numbers that :func:`shape_features` explains."""
 
     volume_mm3: float
     sphericity: float
@@ -42,12 +40,9 @@ class ShapeFeatures(NamedTuple):
 def surface_mesh(mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the surface of a mask between its voxels, as triangles.
 
-    The mask is smoothed by 0.8 voxels along each axis, and the surface lies where it encloses as
-    many voxels as the mask has: small lesions neither shrink nor vanish.
-
-    Args:
-        mask: 3-D; values above 0 are lesion.
-        affine: voxel index to RAS mm, 4x4; anisotropic, oblique and mirrored grids are right.
+    The mask (3-D, above 0 in the lesion) is smoothed by 0.8 voxels along each axis, and the surface
+    lies where it encloses as many voxels as the mask has: small lesions neither shrink nor vanish.
+    ``affine`` leads from voxel index to RAS mm; anisotropic, oblique and mirrored grids are right.
 
     Returns:
         Vertices in RAS mm, ``(n, 3)``, and the indices of each triangle's corners, ``(m, 3)``.
@@ -94,12 +89,7 @@ def shape_features(mask: np.ndarray, affine: np.ndarray) -> ShapeFeatures:
       :func:`tools.transforms.spheres.enclosing_sphere`; at most 1, a ball.
     * ``elongation``: longest over shortest principal axis, at least 1.
 
-    Args:
-        mask: 3-D; values above 0 are lesion.
-        affine: voxel index to RAS mm, 4x4.
-
-    Raises:
-        ValueError: if the mask is empty.
+    Mask, affine and error are those of :func:`surface_mesh`.
 
     Example:
         >>> grid = np.indices((25, 25, 25)) - 12
@@ -151,15 +141,9 @@ def feature_distances(predicted: np.ndarray, real: np.ndarray) -> np.ndarray:
 
     :math:`\min(10, W_1(p, q) / s)` with the 1-Wasserstein distance and the standard deviation
     :math:`s` of the real values, at least a tenth of their mean, so that a feature that is the same
-    in all real lesions (one piece) does not decide alone. A row of NaN stands for a prediction
-    without a lesion: it counts as 10 standard deviations, whatever the other rows are.
-
-    Args:
-        predicted: shape ``(n, features)``.
-        real: shape ``(m, features)``, without NaN, at least one row.
-
-    Returns:
-        Shape ``(features,)``, 0 to 10.
+    in all real lesions (one piece) does not decide alone. ``(n, features)`` and ``(m, features)``
+    give ``(features,)``, 0 to 10. A predicted row of NaN stands for a prediction without a lesion:
+    it counts as 10 standard deviations, whatever the other rows are.
 
     Raises:
         ValueError: if either set has no row, or the real one has NaN.
@@ -183,16 +167,14 @@ def feature_distances(predicted: np.ndarray, real: np.ndarray) -> np.ndarray:
     return (1 - empty) * distances + empty * WORST
 
 
-class ShapeDistance(CumulativeIterationMetric):
+class ShapeDistance(CaseMetric):
     """Distance between the shapes of predicted and real lesions, as a MONAI metric.
 
     ``aggregate`` returns the mean over the features of :func:`shape_features` of
     :func:`feature_distances`, 0 (equal distributions) to 10; less is better. Predictions are not
     compared with their own reference but all with all. An empty prediction counts as 10, and an
-    empty reference is left out: there is no shape to compare with.
-
-    Args:
-        spacing_mm: size of the masks' voxels; None: each mask's own affine (MetaTensor).
+    empty reference is left out: there is no shape to compare with. ``spacing_mm`` is the size of
+    the masks' voxels; None: each mask's own affine (MetaTensor).
 
     Example:
         >>> metric = ShapeDistance()
@@ -203,30 +185,23 @@ class ShapeDistance(CumulativeIterationMetric):
         0.0
     """
 
+    reference = "the real masks"
+    of_masks = True
+
     def __init__(self, spacing_mm: Sequence[float] | None = (1.0, 1.0, 1.0)) -> None:
         super().__init__()
         if spacing_mm is not None:
             mask_affine(torch.empty(0), spacing_mm)
         self.spacing_mm = spacing_mm
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **_: object) -> Tensor:
-        if y is None:
-            raise ValueError("y must hold the real masks, got None")
-        if y_pred.shape != y.shape or y.ndim != 5 or y.shape[1] != 1:
-            raise ValueError(
-                f"y_pred and y must be masks of equal shape (B, 1, H, W, D), got "
-                f"{tuple(y_pred.shape)} and {tuple(y.shape)}"
-            )
+    def _measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
         affine, pairs = mask_affine(y, self.spacing_mm), zip(y_pred, y, strict=True)
         rows = [torch.stack([_features(p, affine), _features(r, affine)]) for p, r in pairs]
         return torch.stack(rows).to(y.device)
 
     def aggregate(self) -> Tensor:
-        """Return one number over all samples seen since ``reset``."""
-        values = self.get_buffer()
-        if not isinstance(values, Tensor):
-            raise ValueError("aggregate needs at least one sample, got none")
-        predicted, real = values.double().cpu().numpy().transpose(1, 0, 2)
+        """Return one number over all cases since ``reset``."""
+        predicted, real = self.measured().double().cpu().numpy().transpose(1, 0, 2)
         real = real[~np.isnan(real).any(1)]
         if len(real) == 0:
             raise ValueError("y must hold at least one lesion, got empty masks only")

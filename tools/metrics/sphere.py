@@ -7,27 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.metrics import CumulativeIterationMetric
 from torch import Tensor
 
+from tools.metrics.per_case import CaseMetric
 from tools.transforms.spheres import enclosing_sphere
-
-__all__ = ["InsideShare", "SphereError", "mask_affine"]
 
 
 def mask_affine(mask: Tensor, spacing_mm: Sequence[float] | None = None) -> np.ndarray:
     """Return voxel index to mm of a mask, 4x4: from its voxel size, else its own (MetaTensor).
 
-    Args:
-        mask: any shape.
-        spacing_mm: size of its voxels; None: the affine that it carries.
-
     Raises:
         ValueError: if the size is not three numbers above 0, or there is neither.
-
-    Example:
-        >>> mask_affine(torch.zeros(1), (1, 1, 5)).diagonal().tolist()
-        [1.0, 1.0, 5.0, 1.0]
     """
     if spacing_mm is not None:
         if len(spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
@@ -38,19 +28,13 @@ def mask_affine(mask: Tensor, spacing_mm: Sequence[float] | None = None) -> np.n
     return np.asarray(mask.affine, float).reshape(-1, 4, 4)[0]
 
 
-class SphereError(CumulativeIterationMetric):
+class SphereError(CaseMetric):
     """Smallest enclosing sphere of a lesion against the one that was asked for, as a MONAI metric.
 
     The sphere asked for is that of the reference mask. Per case the difference of the diameters
     (above 0: too large) or the distance of the centres, in mm; ``aggregate`` is the median over the
-    cases. An empty mask on either side has no sphere: NaN, and it does not count.
-
-    Args:
-        quantity: ``"diameter"`` or ``"centre"``.
-        spacing_mm: size of the masks' voxels; None: each mask's own affine (MetaTensor).
-
-    Raises:
-        ValueError: if ``quantity`` is none of its choices.
+    cases. An empty mask on either side has no sphere: NaN, and it does not count. ``spacing_mm`` is
+    the size of the masks' voxels; None: each mask's own affine (MetaTensor).
 
     Example:
         >>> real, result = torch.zeros(2, 1, 1, 9, 9, 9)
@@ -61,6 +45,8 @@ class SphereError(CumulativeIterationMetric):
         (-2.0, 1.0)
     """
 
+    of_masks = True
+
     def __init__(
         self, quantity: str = "diameter", spacing_mm: Sequence[float] | None = None
     ) -> None:
@@ -69,8 +55,7 @@ class SphereError(CumulativeIterationMetric):
             raise ValueError(f'quantity must be "diameter" or "centre", got {quantity!r}')
         self.quantity, self.spacing_mm = quantity, spacing_mm
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **_: object) -> Tensor:
-        y = _reference(y_pred, y)
+    def _measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
         affine = mask_affine(y, self.spacing_mm)
         errors = [self._error(p[0], r[0], affine) for p, r in zip(*_arrays(y_pred, y), strict=True)]
         return torch.tensor(errors, dtype=torch.float32)[:, None]
@@ -83,12 +68,8 @@ class SphereError(CumulativeIterationMetric):
             return 2 * (got.radius_mm - asked.radius_mm)
         return float(np.linalg.norm(np.subtract(got.centre_mm, asked.centre_mm)))
 
-    def aggregate(self) -> Tensor:
-        """Return one number over all samples seen since ``reset``."""
-        return _buffer(self).nanmedian()
 
-
-class InsideShare(CumulativeIterationMetric):
+class InsideShare(CaseMetric):
     """Share of a lesion's voxels that lie in the region it was asked for; must be 1.
 
     ``aggregate`` is the mean over the cases. An empty lesion leaves nothing outside, and nothing
@@ -101,35 +82,17 @@ class InsideShare(CumulativeIterationMetric):
         0.5
     """
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **_: object) -> Tensor:
-        lesion, region = _arrays(y_pred, _reference(y_pred, y))
+    reduction = "mean"
+    of_masks = True
+
+    def _measure(self, y_pred: Tensor, y: Tensor) -> Tensor:
+        lesion, region = _arrays(y_pred, y)
         voxels = lesion.reshape(len(lesion), -1).sum(1).astype(np.float32)
         inside = (lesion & region).reshape(len(lesion), -1).sum(1)
         shares = np.divide(inside, voxels, out=np.full_like(voxels, np.nan), where=voxels > 0)
         return torch.from_numpy(shares)[:, None]
 
-    def aggregate(self) -> Tensor:
-        """Return one number over all samples seen since ``reset``."""
-        return _buffer(self).nanmean()
-
-
-def _reference(y_pred: Tensor, y: Tensor | None) -> Tensor:
-    if y is None or y_pred.shape != y.shape or y.ndim != 5 or y.shape[1] != 1:
-        shape = None if y is None else tuple(y.shape)
-        raise ValueError(
-            f"y_pred and y must be masks of equal shape (B, 1, H, W, D), got "
-            f"{tuple(y_pred.shape)} and {shape}"
-        )
-    return y
-
 
 def _arrays(*masks: Tensor) -> list[np.ndarray]:
     plain = (torch.as_tensor(mask).as_subclass(Tensor) for mask in masks)
     return [mask.detach().cpu().numpy() > 0 for mask in plain]
-
-
-def _buffer(metric: CumulativeIterationMetric) -> Tensor:
-    values = metric.get_buffer()
-    if not isinstance(values, Tensor):
-        raise ValueError("aggregate needs at least one sample, got none")
-    return values

@@ -28,30 +28,22 @@ def write_overview(
 ) -> Path:
     """Write a PNG with one column per lesion and rows before, after, label: axial slices.
 
-    Args:
-        case: ``folder`` and ``original`` as :func:`synthesize_scans` returns them.
-        path: file to write.
-        window: intensities shown as black and white.
-
-    Returns:
-        The path written.
+    ``case`` has ``folder`` and ``original`` as :func:`synthesize_scans` returns them; ``window`` is
+    shown from black to white.
     """
-    record = read_record(Path(case["folder"]) / "lesions.json")
-    before, after = Scan(case["original"]), Scan(Path(case["folder"]) / "image.nii.gz")
-    label = np.asarray(nib.load(Path(case["folder"]) / "label.nii.gz").dataobj).astype(np.float32)
+    folder = Path(case["folder"])
+    record = read_record(folder / "lesions.json")
+    before, after = Scan(case["original"]), Scan(folder / "image.nii.gz")
+    label = np.asarray(nib.load(folder / "label.nii.gz").dataobj).astype(np.float32)
     with mpl.rc_context({"font.size": 9, "axes.titlesize": 9}):
-        figure, axes = plt.subplots(
-            3, len(record.lesions), figsize=(2.6 * len(record.lesions), 8.2), squeeze=False
-        )
+        count = len(record.lesions)
+        figure, axes = plt.subplots(3, count, figsize=(2.6 * count, 8.2), squeeze=False)
         for column, lesion in zip(axes.T, record.lesions, strict=True):
             grid = WindowGrid.around(lesion.site_mm, (2 * FIELD, 2 * FIELD, 1), 0.5)
+            volumes = ((before.image, window[0]), (after.image, window[0]), (label, 0.0))
             views = [
                 cut_window(volume, before.affine, grid, beyond=outside)[..., 0].T
-                for volume, outside in (
-                    (before.image, window[0]),
-                    (after.image, window[0]),
-                    (label, 0.0),
-                )
+                for volume, outside in volumes
             ]
             kind = lesion.texture.replace("_", "-")
             column[0].set_title(f"{kind}, {lesion.diameter_mm:.0f} mm")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from operator import attrgetter
 from pathlib import Path
@@ -15,14 +15,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from nibabel.spatialimages import SpatialImage
 
 from tools.files import new_file
-from tools.report.charts import CHART_HEIGHT, CHART_WIDTH, histogram_chart, number_text
-from tools.report.facts import scan_facts
 from tools.report.slices import (
     AXIAL,
     CORONAL,
     DIFFERENCE_COLOURS,
     OrientedVolume,
     Plane,
+    changed_outside,
     difference_uri,
     grey_uri,
     lesion_focus,
@@ -46,104 +45,54 @@ SECTION_FILE = ".report.html"  # of one case
 FIELD_MM = 60.0
 PIXELS = 272
 OVERVIEW_PIXELS = 440
+CHART_WIDTH = 320.0
+CHART_HEIGHT = 132.0
 
 
 class PageReport:
-    """The report of a run, put together case by case.
+    """The report of a run, put together case by case: one page that opens offline.
 
-    Args:
-        window: display window; None: that of each scan, for MRI.
+    ``window`` is the display window in HU; None takes the 0.5 and 99.5 percentiles of each
+    original, for MRI.
+
+    Raises:
+        ValueError: if the window is empty.
     """
 
     def __init__(self, window: Sequence[float] | None) -> None:
+        if window is not None and not window[0] < window[1]:
+            raise ValueError(f"window must be (low, high) with low < high, got {window}")
         self.window = None if window is None else (float(window[0]), float(window[1]))
 
-    def add(self, folder: Path, name: str, original: nib.Nifti1Image) -> None:
-        """Write what there is to say of a case into its folder."""
-        write_section(folder, name, original, self.window)
+    def add(self, folder: Path, name: str, original: SpatialImage) -> None:
+        """Write what there is to say of a case into its folder, beside image, label and record.
+
+        So a report is put together from what earlier runs left; their scans are not read again.
+
+        Raises:
+            ValueError: if image, label and original do not share one grid.
+        """
+        text = _render("scan.html", scan=_Section(folder, name, original, self.window))
+        (folder / SECTION_FILE).write_text(text, encoding="utf-8")
 
     def write(self, out: Path, cases: Sequence[Mapping[str, Any]]) -> None:
-        """Write the page of all cases."""
-        write_report(out, cases, self.window)
+        """Write ``report.html`` of all cases, each with ``name`` and ``folder``."""
+        scans = [_entry(Path(case["folder"]), str(case["name"])) for case in cases]
+        summary = _summary([scan["record"] for scan in scans])
+        with new_file(out / REPORT_FILE) as partial:
+            page = _render("page.html", scans=scans, summary=summary)
+            partial.write_text(page, encoding="utf-8")
 
 
-def write_section(
-    folder: Path, name: str, original: Any, window: tuple[float, float] | None
-) -> None:
-    """Write what the report says of one case, beside its files.
-
-    So a report is put together from what earlier runs left, and their scans are not read again.
-
-    Args:
-        folder: with ``image.nii.gz``, ``label.nii.gz`` and ``lesions.json``.
-        name: of the case.
-        original: the input as a NIfTI path or as a nibabel image in memory.
-        window: display window; None takes the 0.5 and 99.5 percentiles of the original, for MRI.
-
-    Raises:
-        ValueError: if image, label and original do not share one grid.
-    """
-    scan = _scan(_anchor(name), {"name": name, "folder": folder, "original": original}, window)
-    section = _render("scan.html", scan=scan)
-    (folder / SECTION_FILE).write_text(section, encoding="utf-8")
-
-
-def write_report(
-    out_dir: str | Path,
-    cases: Iterable[Mapping[str, Any]],
-    window: tuple[float, float] | None = (-1000.0, 400.0),
-    title: str = "Synthetic lesion report",
-) -> Path:
-    """Write ``report.html``, one page that holds its pictures and opens offline.
-
-    Args:
-        out_dir: folder to write into.
-        cases: one mapping per scan: ``name``; ``folder`` with ``image.nii.gz``, ``label.nii.gz``
-            and ``lesions.json``; ``original``, the input as a NIfTI path or as a nibabel image in
-            memory, where :func:`write_section` has not been called. Consumed one at a time.
-        window: display window in HU; None takes the 0.5 and 99.5 percentiles of each original,
-            for MRI.
-        title: heading of the page.
-
-    Returns:
-        The path written.
-
-    Raises:
-        ValueError: if the window is empty, or the image, label and original of a case do not share
-            one grid.
-    """
-    if window is not None and not window[0] < window[1]:
-        raise ValueError(f"window must be (low, high) with low < high, got {window}")
-    scans = [_entry(case, window) for case in cases]
-    page = _render(
-        "page.html",
-        title=title,
-        scans=scans,
-        summary=_summary([scan["record"] for scan in scans]),
-    )
-    path = Path(out_dir) / REPORT_FILE
-    with new_file(path) as partial:
-        partial.write_text(page, encoding="utf-8")
-    return path
-
-
-def _entry(case: Mapping[str, Any], window: tuple[float, float] | None) -> dict[str, Any]:
-    folder, name = Path(case["folder"]), str(case["name"])
-    section = folder / SECTION_FILE
-    if case.get("original") is not None:
-        text = _render("scan.html", scan=_scan(_anchor(name), case, window))
-    elif section.is_file():
-        text = section.read_text(encoding="utf-8")
-    else:
-        shown = escape(name)
-        text = f'<section class="scan" id="{_anchor(shown)}"><h2>{shown}</h2></section>'
-    record = read_record(folder / RECORD_FILE)
+def _entry(folder: Path, name: str) -> dict[str, Any]:
+    record, section, shown = read_record(folder / RECORD_FILE), folder / SECTION_FILE, escape(name)
+    text = f'<section class="scan" id="{_anchor(shown)}"><h2>{shown}</h2></section>'
     return {
         "anchor": _anchor(name),
         "name": name,
         "record": record,
         "summary": _summary([record])[2:],
-        "section": text,
+        "section": section.read_text(encoding="utf-8") if section.is_file() else text,
     }
 
 
@@ -169,44 +118,143 @@ def _render(template: str, **content: Any) -> str:
     return environment.get_template(template).render(**sizes, **content)
 
 
-def _scan(
-    anchor: str, case: Mapping[str, Any], window: tuple[float, float] | None
-) -> dict[str, Any]:
-    folder = Path(case["folder"])
-    record = read_record(folder / RECORD_FILE)
-    before = OrientedVolume(case["original"])
-    after, labels = OrientedVolume(folder / IMAGE_FILE), _lesion_labels(folder, record)
-    for name, volume in ((IMAGE_FILE, after), (LABEL_FILE, labels)):
-        if volume.shape != before.shape or not np.allclose(volume.affine, before.affine, atol=1e-3):
-            raise ValueError(
-                f"{name} of {case['name']} must lie on the grid of the original, got {volume.shape}"
+class _Section:
+    """What the report says of one scan, for its template."""
+
+    def __init__(
+        self, folder: Path, name: str, original: SpatialImage, window: tuple[float, float] | None
+    ) -> None:
+        self.anchor, self.name = _anchor(name), name
+        self.record = read_record(folder / RECORD_FILE)
+        self.before, self.after = OrientedVolume(original), OrientedVolume(folder / IMAGE_FILE)
+        self.labels = _lesion_labels(folder, self.record)
+        grid = self.before.affine
+        for file, volume in ((IMAGE_FILE, self.after), (LABEL_FILE, self.labels)):
+            if volume.shape != self.before.shape or not np.allclose(volume.affine, grid, atol=1e-3):
+                raise ValueError(
+                    f"{file} of {name} must lie on the grid of the original, got {volume.shape}"
+                )
+        self.window = window or self.before.percentiles(0.5, 99.5)
+        self.unit = "" if window is None else " HU"
+        self.facts = self._facts()
+        self.lesions = [self._lesion(n, lesion) for n, lesion in enumerate(self.record.lesions, 1)]
+        self.overviews = self._overviews()
+
+    def _facts(self) -> list[tuple[str, str, str]]:
+        """Return name, value and what stands behind the value for each fact about the scan."""
+        record, weights = self.record, self.record.bundle.weights_sha256
+        seeds = [str(lesion.seed) for lesion in record.lesions]
+        more = ", …" if len(seeds) > 4 else ""
+        digits = 0 if self.window[1] - self.window[0] > 20 else 2
+        window = " to ".join(number_text(value, digits) for value in self.window) + self.unit
+        spacing = " × ".join(number_text(value, 3) for value in record.spacing_mm)
+        return [
+            ("Spacing", f"{spacing} mm", ""),
+            ("Shape", " × ".join(str(value) for value in record.shape), ""),
+            ("Made by", f"{record.bundle.name} {record.bundle.version}", ""),
+            ("Weights", weights[:12] if weights else "none", weights or ""),
+            ("Seed", ", ".join(seeds[:4]) + more if seeds else "none", ", ".join(seeds)),
+            ("Input", record.sha256[:12], record.sha256),
+            ("Window", window, ""),
+            *_organ_fact(record),
+            self._changed_fact(),
+        ]
+
+    def _changed_fact(self) -> tuple[str, str, str]:
+        """Return what changed where nothing should: outside the labels, or beyond the blend."""
+        margins = [float(lesion.sampler.get("margin_mm", 0.0)) for lesion in self.record.lesions]
+        margin, volumes = max(margins, default=0.0), (self.before, self.after, self.labels)
+        changed = changed_outside(*volumes, margin)
+        text = f"{changed:,} voxel{'' if changed == 1 else 's'}"
+        if margin == 0:
+            return "Changed outside label", text, ""
+        ring = changed_outside(*volumes) - changed
+        more = f"{ring:,} voxels nearer than that, where each lesion fades out"
+        return f"Changed {number_text(margin)} mm or more from label", text, more
+
+    def _lesion(self, number: int, record: LesionRecord) -> dict[str, Any]:
+        shared = [lesion.label for lesion in self.record.lesions].count(record.label) > 1
+        field_mm = max(FIELD_MM, 10.0 * np.ceil(0.16 * record.diameter_mm))
+        focus = lesion_focus(self.labels, record.label, record.site_mm, field_mm / 2)
+        field_mm, planes = lesion_views(self.labels, record.label, focus, field_mm, shared)
+        views = [self._view(plane, place, field_mm) for plane, place in planes]
+        limit = _round_up(max(float(np.abs(view["difference"]).max()) for view in views))
+        for view in views:
+            view["difference"] = difference_uri(view["difference"], limit)
+        asked = record.diameter_requested_mm
+        return {
+            "anchor": f"{self.anchor}-lesion-{number}",
+            "number": number,
+            "record": record,
+            "focus": focus,
+            "views": views,
+            "field_mm": field_mm,
+            "limit": f"{number_text(limit)}{self.unit}",
+            "deviation": None if not asked else 100.0 * (record.diameter_mm / asked - 1.0),
+            "chart": histogram_chart(record, self.window, self.unit),
+        }
+
+    def _view(self, plane: Plane, focus: np.ndarray, field_mm: float) -> dict[str, Any]:
+        frame = (plane, focus, (field_mm, field_mm), (PIXELS, PIXELS))
+        old, new = (v.sample(*frame, fill=self.window[0]) for v in (self.before, self.after))
+        grey, changed = to_grey(old, self.window), to_grey(new, self.window)
+        values = np.unique(self.labels.sample(*frame, order=0)).astype(int)
+        outlines = [
+            (int(value), outline_path(self.labels.sample(*frame, order=1, value=int(value))))
+            for value in values[values > 0]
+        ]
+        return {
+            "plane": plane,
+            "before": grey_uri(grey),
+            "patch": patch_uri(grey, changed),
+            "difference": np.nan_to_num(new - old),
+            "outlines": outlines,
+        }
+
+    def _overviews(self) -> list[dict[str, Any]]:
+        """Return two slices of the whole scan, through its largest lesion."""
+        volume = self.after
+        centre = (np.array(volume.shape) - 1) / 2
+        largest = max(self.lesions, key=lambda lesion: lesion["record"].volume_mm3, default=None)
+        focus = centre if largest is None else largest["focus"]
+        full_mm = np.array(volume.shape) * volume.spacing_mm
+        scale = OVERVIEW_PIXELS / full_mm.max()  # one scale for both, so that they compare
+        offset = (focus - centre) * volume.spacing_mm
+        pictures = []
+        for plane, other in ((AXIAL, CORONAL), (CORONAL, AXIAL)):
+            extent = full_mm[plane.across], full_mm[plane.down]
+            size = (max(1, round(extent[0] * scale)), max(1, round(extent[1] * scale)))
+            middle = np.where(np.arange(3) == plane.axis, focus, centre)
+            grey = to_grey(volume.sample(plane, middle, extent, size), self.window)
+            pictures.append(
+                {
+                    "plane": plane,
+                    "source": photo_uri(grey),
+                    "size": size,
+                    "level": size[1] / 2 - offset[other.axis] * scale,
+                    "marks": [self._mark(plane, each, focus, scale, size) for each in self.lesions],
+                }
             )
-    shown = window or before.percentiles(0.5, 99.5)
-    unit = "" if window is None else " HU"
-    digits = 0 if shown[1] - shown[0] > 20 else 2
-    window_text = " to ".join(number_text(value, digits) for value in shown) + unit
-    volumes = (before, after, labels)
-    values = [lesion.label for lesion in record.lesions]
-    lesions = [
-        _lesion(
-            f"{anchor}-lesion-{number}",
-            number,
-            lesion,
-            volumes,
-            shown,
-            unit,
-            values.count(lesion.label) > 1,
-        )
-        for number, lesion in enumerate(record.lesions, 1)
-    ]
-    return {
-        "anchor": anchor,
-        "name": str(case["name"]),
-        "record": record,
-        "facts": scan_facts(record, window_text, before, after, labels),
-        "lesions": lesions,
-        "overviews": _overviews(after, lesions, shown),
-    }
+        return pictures
+
+    def _mark(
+        self,
+        plane: Plane,
+        lesion: Mapping[str, Any],
+        focus: np.ndarray,
+        scale: float,
+        size: tuple[int, int],
+    ) -> dict[str, Any]:
+        spacing, diameter = self.after.spacing_mm, lesion["record"].diameter_mm
+        offset = (lesion["focus"] - (np.array(self.after.shape) - 1) / 2) * spacing
+        depth = abs(lesion["focus"] - focus)[plane.axis] * spacing[plane.axis]
+        return {
+            "lesion": lesion,
+            "x": size[0] / 2 - offset[plane.across] * scale,
+            "y": size[1] / 2 - offset[plane.down] * scale,
+            "radius": max(diameter * scale / 2 + 4, 8.0),
+            "cut": bool(depth <= diameter / 2),
+        }
 
 
 def _lesion_labels(folder: Path, record: ScanRecord) -> OrientedVolume:
@@ -219,114 +267,67 @@ def _lesion_labels(folder: Path, record: ScanRecord) -> OrientedVolume:
     return OrientedVolume(nib.Nifti1Image(np.where(lesions, label, 0), image.affine))
 
 
-def _lesion(
-    anchor: str,
-    number: int,
-    record: LesionRecord,
-    volumes: tuple[OrientedVolume, OrientedVolume, OrientedVolume],
-    window: tuple[float, float],
-    unit: str,
-    shared: bool,
-) -> dict[str, Any]:
-    field_mm = max(FIELD_MM, 10.0 * np.ceil(0.16 * record.diameter_mm))
-    focus = lesion_focus(volumes[2], record.label, record.site_mm, field_mm / 2)
-    field_mm, planes = lesion_views(volumes[2], record.label, focus, field_mm, shared)
-    views = [_view(plane, place, field_mm, volumes, window) for plane, place in planes]
-    limit = _round_up(max(float(np.abs(view["difference"]).max()) for view in views))
-    for view in views:
-        view["difference"] = difference_uri(view["difference"], limit)
-    asked = record.diameter_requested_mm
-    return {
-        "anchor": anchor,
-        "number": number,
-        "record": record,
-        "focus": focus,
-        "views": views,
-        "field_mm": field_mm,
-        "limit": f"{number_text(limit)}{unit}",
-        "deviation": None if not asked else 100.0 * (record.diameter_mm / asked - 1.0),
-        "chart": histogram_chart(record, window, unit),
-    }
+def _organ_fact(record: ScanRecord) -> list[tuple[str, str, str]]:
+    if not record.organ_mask:
+        return []
+    details = ", ".join(f"{key}: {value}" for key, value in record.organ_mask.items())
+    source, name = (str(record.organ_mask.get(key, "")) for key in ("source", "name"))
+    return [("Organ mask", name if source in ("file", "none") else source, details)]
 
 
-def _view(
-    plane: Plane,
-    focus: np.ndarray,
-    field_mm: float,
-    volumes: tuple[OrientedVolume, OrientedVolume, OrientedVolume],
-    window: tuple[float, float],
-) -> dict[str, Any]:
-    before, after, labels = volumes
-    frame = (plane, focus, (field_mm, field_mm), (PIXELS, PIXELS))
-    old, new = (volume.sample(*frame, fill=window[0]) for volume in (before, after))
-    grey, changed = to_grey(old, window), to_grey(new, window)
-    values = np.unique(labels.sample(*frame, order=0)).astype(int)
-    outlines = [
-        (int(value), outline_path(labels.sample(*frame, order=1, value=int(value))))
-        for value in values[values > 0]
+def histogram_chart(
+    record: LesionRecord, window: tuple[float, float], unit: str
+) -> dict[str, Any] | None:
+    """Return bars, outline and ticks that draw the histogram asked for over the one achieved.
+
+    Coordinates inside ``CHART_WIDTH`` x ``CHART_HEIGHT``, or None without any histogram. ``window``
+    are the intensities at the two ends of the axis; without a ``unit`` it is labelled by intensity
+    scaled to [-1, 1].
+
+    Raises:
+        ValueError: if the two histograms differ in length.
+    """
+    asked, got = list(record.histogram_requested or ()), list(record.histogram_achieved or ())
+    if not asked and not got:
+        return None
+    if asked and got and len(asked) != len(got):
+        raise ValueError(
+            f"histogram_achieved must have {len(asked)} bins as the one requested, got {len(got)}"
+        )
+    bins = len(asked or got)
+    low, high = window if unit else (-1.0, 1.0)
+    edges = [number_text(edge) for edge in np.linspace(low, high, bins + 1)]
+    top = max(*asked, *got, 1e-9)
+    step = CHART_WIDTH / bins
+    bars = [
+        {
+            "x": index * step + 1,
+            "height": CHART_HEIGHT * value / top,
+            "text": f"{edges[index]} to {edges[index + 1]}{unit}: {value:.1%}"
+            + (f", asked {asked[index]:.1%}" if asked else ""),
+        }
+        for index, value in enumerate(got)
+    ]
+    levels = [CHART_HEIGHT * (1 - value / top) for value in asked]
+    path = "".join(f"L{i * step:.1f} {y:.1f}H{(i + 1) * step:.1f}" for i, y in enumerate(levels))
+    ticks = [
+        (CHART_WIDTH * part, number_text(low + part * (high - low)))
+        for part in (0, 0.25, 0.5, 0.75, 1)
     ]
     return {
-        "plane": plane,
-        "before": grey_uri(grey),
-        "patch": patch_uri(grey, changed),
-        "difference": np.nan_to_num(new - old),
-        "outlines": outlines,
+        "bars": bars,
+        "step": step - 2,
+        "path": f"M0 {CHART_HEIGHT}{path}V{CHART_HEIGHT}" if path else "",
+        "ticks": ticks,
+        "top": f"{top:.0%}",
+        "unit": unit.strip() or "scaled intensity",
     }
 
 
-def _overviews(
-    volume: OrientedVolume, lesions: Sequence[Mapping[str, Any]], window: tuple[float, float]
-) -> list[dict[str, Any]]:
-    largest = max(lesions, key=lambda lesion: lesion["record"].volume_mm3, default=None)
-    focus = (np.array(volume.shape) - 1) / 2 if largest is None else largest["focus"]
-    centre = (np.array(volume.shape) - 1) / 2
-    full_mm = np.array(volume.shape) * volume.spacing_mm
-    scale = OVERVIEW_PIXELS / full_mm.max()  # one scale for both, so that they compare
-    pictures = []
-    for plane in (AXIAL, CORONAL):
-        width, height = full_mm[plane.across], full_mm[plane.down]
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        middle = np.where(np.arange(3) == plane.axis, focus, centre)
-        grey = to_grey(
-            volume.sample(
-                plane,
-                middle,
-                (width, height),
-                size,
-            ),
-            window,
-        )
-        offset = (focus - centre) * volume.spacing_mm
-        other = CORONAL if plane is AXIAL else AXIAL
-        pictures.append(
-            {
-                "plane": plane,
-                "source": photo_uri(grey),
-                "size": size,
-                "level": size[1] / 2 - offset[other.axis] * scale,
-                "marks": [_mark(volume, plane, lesion, focus, scale, size) for lesion in lesions],
-            }
-        )
-    return pictures
-
-
-def _mark(
-    volume: OrientedVolume,
-    plane: Plane,
-    lesion: Mapping[str, Any],
-    focus: np.ndarray,
-    scale: float,
-    size: tuple[int, int],
-) -> dict[str, Any]:
-    offset = (lesion["focus"] - (np.array(volume.shape) - 1) / 2) * volume.spacing_mm
-    depth = abs(lesion["focus"] - focus)[plane.axis] * volume.spacing_mm[plane.axis]
-    return {
-        "lesion": lesion,
-        "x": size[0] / 2 - offset[plane.across] * scale,
-        "y": size[1] / 2 - offset[plane.down] * scale,
-        "radius": max(lesion["record"].diameter_mm * scale / 2 + 4, 8.0),
-        "cut": bool(depth <= lesion["record"].diameter_mm / 2),
-    }
+def number_text(value: float, digits: int = 2) -> str:
+    """Return a number without needless zeros and with a true minus sign."""
+    text = f"{value:.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:.0f}"
+    return ("0" if text == "-0" else text).replace("-", "\u2212")
 
 
 def _summary(records: Sequence[ScanRecord]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 from nibabel.spatialimages import SpatialImage
 from PIL import Image
 from scipy.ndimage import center_of_mass, label, map_coordinates, maximum_filter
@@ -47,12 +48,6 @@ class OrientedVolume:
     """Read a scan in closest-canonical (RAS+) axis order, box by box.
 
     Uncompressed files stay on disk; compressed ones are unpacked once, in their stored type.
-
-    Args:
-        source: NIfTI path, or an image in memory (for instance from a DICOM series).
-
-    Raises:
-        ValueError: if the image is not three-dimensional.
     """
 
     def __init__(self, source: str | Path | SpatialImage) -> None:
@@ -77,9 +72,7 @@ class OrientedVolume:
 
     def index_of(self, point_mm: Sequence[float]) -> np.ndarray:
         """Return the fractional array index (3,) of an RAS point in mm."""
-        return nib.affines.apply_affine(
-            np.linalg.inv(self.affine), np.asarray(point_mm, dtype=float)
-        )
+        return apply_affine(np.linalg.inv(self.affine), np.asarray(point_mm, dtype=float))
 
     def percentiles(self, low: float, high: float) -> tuple[float, float]:
         """Return two percentiles of a subsample of the values, the second above the first."""
@@ -97,19 +90,12 @@ class OrientedVolume:
         fill: float = 0.0,
         value: int | None = None,
     ) -> np.ndarray:
-        """Return one voxel slice, interpolated within itself on square pixels.
+        """Return one voxel slice, interpolated within itself on square pixels: (rows, columns).
 
-        Args:
-            plane: which plane; its slice is the voxel nearest to ``centre``.
-            centre: array index (3,) at the middle of the picture.
-            extent_mm: width and height of the picture.
-            size: columns and rows of the picture.
-            order: spline order; above 1 a sharp lesion edge gets a halo that is not in the scan.
-            fill: value outside the volume.
-            value: sample the mask of this label value (0 to 1) instead.
-
-        Returns:
-            Array (rows, columns), float32.
+        It is that nearest to ``centre``, the array index at the middle of the picture, whose width
+        and height are ``extent_mm`` and whose columns and rows ``size``; ``fill`` is the value
+        outside the volume. A spline ``order`` above 1 gives a sharp lesion edge a halo that is not
+        in the scan. With ``value`` the mask of this label (0 to 1) is sampled instead.
         """
         level = int(np.clip(round(float(centre[plane.axis])), 0, self.shape[plane.axis] - 1))
         index: list[slice | int] = [level, level, level]
@@ -136,14 +122,9 @@ def lesion_focus(
 ) -> np.ndarray:
     """Return the array index (3,) at which the three planes show a lesion best.
 
-    That is the largest cross-section, along each axis, of the component nearest to the point.
-
-    Args:
-        labels: label map.
-        value: label value of the lesion.
-        point_mm: recorded centre, RAS mm.
-        reach_mm: half width of the cube searched; without a labelled voxel in it, the point itself
-            is returned.
+    That is the largest cross-section, along each axis, of the component nearest to the point (its
+    recorded centre, RAS mm) in a cube of half width ``reach_mm``; the point itself where there is
+    no voxel of this label value.
     """
     point = labels.index_of(point_mm)
     reach = reach_mm / labels.spacing_mm
@@ -177,15 +158,9 @@ def lesion_views(
     """Return the width of the pictures of a lesion, and their planes, each with its middle.
 
     These are the three planes through the focus. In a scan of thick slices they are up to three of
-    its slices, spread over the lesion and wide enough for all that is labelled.
-
-    Args:
-        labels: label map.
-        value: label value of the lesion.
-        focus: see :func:`lesion_focus`.
-        field_mm: least width.
-        shared: whether other lesions have this value too; then only the piece nearest to the focus
-            belongs to this one.
+    its slices, spread over the lesion and wide enough for all that is labelled; ``field_mm`` is the
+    least width. Where the value is ``shared`` with other lesions, only the piece nearest to the
+    focus belongs to this one.
     """
     spacing = labels.spacing_mm
     if spacing.max() < THICK * spacing.min():
@@ -215,27 +190,18 @@ def changed_outside(
 ) -> int:
     """Return how many voxels differ between two scans where the label is 0; NaN equals NaN.
 
-    Args:
-        before: a scan.
-        after: the other.
-        labels: on the same grid.
-        margin_mm: only voxels whose middle is at least this far from that of the nearest voxel of
-            the label count.
+    Only voxels count whose middle lies ``margin_mm`` or more from that of the nearest labelled one.
     """
-    changed: list[np.ndarray] = []
-    marked: list[np.ndarray] = []
+    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for level in range(before.shape[2]):
         plane = (slice(None), slice(None), level)
         old, new = (volume.box(plane) for volume in (before, after))
         inside = labels.box(plane) != 0
         same = (old == new) | (np.isnan(old) & np.isnan(new))
-        for voxels, found in ((changed, ~same & ~inside), (marked, inside)):
-            flat = np.argwhere(found)
+        for voxels, there in zip(found, (~same & ~inside, inside), strict=True):
+            flat = np.argwhere(there)
             voxels.append(np.column_stack([flat, np.full(len(flat), level)]))
-    places, label_places = (
-        nib.affines.apply_affine(before.affine, np.concatenate(voxels))
-        for voxels in (changed, marked)
-    )
+    places, label_places = (apply_affine(before.affine, np.concatenate(part)) for part in found)
     if margin_mm == 0 or not len(places) or not len(label_places):
         return len(places)
     distance, _ = cKDTree(label_places).query(places)
@@ -269,15 +235,12 @@ def patch_uri(before: np.ndarray, after: np.ndarray) -> str:
 
 def difference_uri(difference: np.ndarray, limit: float) -> str:
     """Return a palette PNG of differences, -``limit`` to ``limit``, in diverging colours."""
-    index = np.round((np.clip(np.nan_to_num(difference) / limit, -1, 1) + 1) * 127.5).astype(
-        np.uint8
-    )
+    scaled = (np.clip(np.nan_to_num(difference) / limit, -1, 1) + 1) * 127.5
     colours = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in DIFFERENCE_COLOURS])
     places = np.linspace(0, len(colours) - 1, 256)
-    palette = np.stack(
-        [np.interp(places, range(len(colours)), channel) for channel in colours.T], 1
-    )
-    image = Image.fromarray(index)
+    channels = [np.interp(places, range(len(colours)), channel) for channel in colours.T]
+    palette = np.stack(channels, 1)
+    image = Image.fromarray(np.round(scaled).astype(np.uint8))
     image.putpalette(np.round(palette).astype(np.uint8).tobytes())
     return _uri(image, "PNG", optimize=True)
 

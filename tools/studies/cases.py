@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,21 +22,8 @@ from tools.transforms.spheres import Sphere, enclosing_sphere
 from tools.transforms.windows import PasteLesiond
 from tools.windows import WindowGrid, cut_window, window_size
 
-__all__ = [
-    "Case",
-    "PlacedMask",
-    "class_histograms",
-    "lesion_box",
-    "other_cases",
-    "read_masks",
-    "read_patches",
-    "slice_cases",
-    "spread",
-    "subtype_cases",
-    "window_cases",
-]
-
 Range = tuple[float, float]
+Entry = Mapping[str, Any]  # of a datalist
 SCALED: Range = (-1.0, 1.0)
 
 
@@ -54,20 +41,13 @@ class Native(NamedTuple):
 class Case:
     """A real lesion, or an organ with lesions of several classes, and what is known of it.
 
-    Args:
-        name: of the case.
-        patient: cases of one patient never lie on both sides of a split.
-        image: ``(H, W, D)``; empty where the study is of masks alone.
-        masks: True inside, one per lesion class, ``(K, H, W, D)``.
-        value_range: values of ``image`` that are the ends of histograms and of what a model sees.
-        scale: intensities of the scan that they stand for.
-        histograms: own ones of the classes, ``(K, bins)``; zeros where a class is absent.
-        affine: voxel index to RAS mm.
-        group: what the datalist sorts the case into: a subtype, a section, a kind.
-        facts: what else the results say of the case.
-        tissue: label map of the window, where there is one.
-        native: the scan, where the window was resampled.
-        sphere: the smallest about the lesion, of studies of masks.
+    ``image`` is ``(H, W, D)``, empty where the study is of masks alone; ``masks`` are True inside,
+    one per lesion class, ``(K, H, W, D)``; ``histograms`` their own, ``(K, bins)``, zeros where a
+    class is absent. ``value_range`` are the values of ``image`` that are the ends of histograms and
+    of what a model sees, ``scale`` the scan's intensities that they stand for. Cases of one patient
+    never lie on both sides of a split; ``group`` is what the datalist sorts the case into (a
+    subtype, a section); ``facts`` go into the results. ``tissue`` is the label map of the window,
+    ``native`` the scan that it was resampled from, ``sphere`` the smallest about a mask.
     """
 
     name: str
@@ -105,22 +85,16 @@ class Case:
             raise ValueError("case must have been cut from a scan, got a window without one")
         scan, label, affine, grid, lesions = self.native
         window = torch.as_tensor(image, dtype=torch.float32)[None]
+        pixels, labels = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in (scan, label))
         sample: dict[Hashable, Any] = {
             "pred": window,
-            "scan": MetaTensor(
-                torch.from_numpy(np.ascontiguousarray(scan))[None], affine=torch.from_numpy(affine)
-            ),
-            "scan_label": torch.from_numpy(np.ascontiguousarray(label))[None],
+            "scan": MetaTensor(pixels, affine=torch.from_numpy(affine)),
+            "scan_label": labels,
             "window": MetaTensor(window, affine=torch.from_numpy(grid.affine)),
             "intensity_range": self.scale,
         }
-        return (
-            PasteLesiond("pred", "scan", "scan_label", lesions, window_key="window")(sample)[
-                "pred"
-            ][0]
-            .as_subclass(Tensor)
-            .numpy()
-        )
+        paste = PasteLesiond("pred", "scan", "scan_label", lesions, window_key="window")
+        return paste(sample)["pred"][0].as_subclass(Tensor).numpy()
 
 
 class PlacedMask(NamedTuple):
@@ -134,9 +108,6 @@ def spread(entries: Sequence[Any], count: int | None, ends: bool = False) -> lis
     """Return entries evenly spread over a list, from the first on; None takes all.
 
     With ``ends`` the last is taken too.
-
-    Raises:
-        ValueError: if ``count`` is below 1.
 
     Example:
         >>> spread("abcdef", 3), spread("abcdef", 3, ends=True)
@@ -170,10 +141,8 @@ def lesion_box(
 ) -> tuple[slice, ...]:
     """Return the cube about a lesion, moved inside the array or cut down to it.
 
-    Args:
-        inside: True inside the lesion, on a grid of 1 mm.
-        size: from the largest extent in mm to the voxels of a side.
-        step: a side that is cut down is a multiple of this.
+    The grid is of 1 mm; ``size`` leads from the largest extent to the voxels of a side, and a side
+    that is cut down is a multiple of ``step``.
 
     Raises:
         ValueError: if the mask is empty, or no such cube inside the array holds the lesion.
@@ -204,24 +173,21 @@ def other_cases(cases: Sequence[Case], seed: int = 0) -> list[int]:
     return order
 
 
-def _read(entry: Mapping[str, Any], key: str) -> nib.Nifti1Image:
+def _read(entry: Entry, key: str) -> nib.Nifti1Image:
     return nib.Nifti1Image.from_filename(entry[key])
 
 
-def _named(entry: Mapping[str, Any]) -> tuple[str, str]:
+def _named(entry: Entry) -> tuple[str, str]:
     name = str(entry.get("name", entry.get("image", entry["label"])))
     return name, str(entry.get("patient", name))
 
 
 def window_cases(
-    files: Sequence[Mapping[str, Any]], view: CubeView, bins: int, limit: int | None
+    files: Sequence[Entry], view: CubeView, bins: int, limit: int | None
 ) -> list[Case]:
     """Return lesions in the smallest window that the network can work in, scaled as it sees them.
 
     ``files`` have ``image`` (HU, 1 mm isotropic) and ``label``; ``limit`` spreads over them.
-
-    Raises:
-        ValueError: if a label is empty, or fewer than two lesions are left.
     """
     cases = []
     for entry in tqdm(spread(files, limit), desc="loading lesions"):
@@ -232,34 +198,23 @@ def window_cases(
         image, masks = view.scale.scaled(hu).astype(np.float64), inside[box][None]
         own = class_histograms(image, masks, bins, SCALED)
         facts = {"voxels": int(masks.sum()), "window": image.shape[-1]}
-        case = Case(
-            *_named(entry),
-            image,
-            masks,
-            SCALED,
-            (view.scale.low, view.scale.high),
-            own,
-            facts=facts,
-        )
-        cases.append(case)
+        scale = (view.scale.low, view.scale.high)
+        cases.append(Case(*_named(entry), image, masks, SCALED, scale, own, facts=facts))
     if len(cases) < 2:
         raise ValueError(f"limit must leave at least 2 lesions, got {len(cases)}")
     return cases
 
 
 def subtype_cases(
-    files: Sequence[Mapping[str, Any]], view: CropView, bins: int, limit: int | None
+    files: Sequence[Entry], view: CropView, bins: int, limit: int | None
 ) -> list[Case]:
     """Return the lesions whose subtype is known, in HU, in the windows of a latent model.
 
     ``files`` have ``texture`` as well, a rating from 1 to 5 or a name. ``limit`` is shared equally
     by the subtypes: a rare one keeps all it has.
-
-    Raises:
-        ValueError: if ``limit`` is below 1 or no lesion has a subtype.
     """
     window = (view.scale.low, view.scale.high)
-    chosen: list[tuple[Mapping[str, Any], str]] = []
+    chosen: list[tuple[Entry, str]] = []
     for number, name in enumerate(SUBTYPES):
         mine = [entry for entry in files if lesion_subtype(entry.get("texture")) == number]
         share = None if limit is None else -(-limit // len(SUBTYPES))
@@ -275,36 +230,30 @@ def subtype_cases(
         own = class_histograms(image, masks, bins, window)
         diameter = float((6 * inside.sum() / np.pi) ** (1 / 3))
         facts = {"voxels": int(masks.sum()), "diameter_mm": diameter}
-        case = Case(*_named(entry), image, masks, window, window, own, group=name, facts=facts)
-        cases.append(case)
+        cases.append(
+            Case(*_named(entry), image, masks, window, window, own, np.eye(4), name, facts)
+        )
     return cases
 
 
 def slice_cases(
-    files: Sequence[Mapping[str, Any]],
-    view: SlicesView,
-    bins: int,
-    limit: int | None,
-    classes: Sequence[str] = (),
+    files: Sequence[Entry], view: SlicesView, bins: int, limit: int | None
 ) -> list[Case]:
     """Return organs on scans of few thick slices, each in the window that the model sees.
 
-    ``label`` is the map of the organ, lesions included; ``classes`` names these for the results.
-
-    Raises:
-        ValueError: if ``limit`` is below 2, or fewer than two scans have a lesion.
+    ``label`` is the map of the organ, lesions included.
     """
     if limit is not None and limit < 2:
         raise ValueError(f"limit must be at least 2, got {limit}")
     chosen = tqdm(spread(files, limit), desc="loading scans")
-    cases = [_slices(entry, view, bins, classes) for entry in chosen]
+    cases = [_slices(entry, view, bins) for entry in chosen]
     cases = [case for case in cases if any(case.present)]
     if len(cases) < 2:
         raise ValueError(f"dataset_dir must hold two scans with a lesion, got {len(cases)}")
     return cases
 
 
-def _slices(entry: Mapping[str, Any], view: SlicesView, bins: int, classes: Sequence[str]) -> Case:
+def _slices(entry: Entry, view: SlicesView, bins: int) -> Case:
     header = _read(entry, "image")
     scan, label = np.asarray(header.dataobj), np.asarray(_read(entry, "label").dataobj)
     affine = np.asarray(header.affine, float)
@@ -314,23 +263,23 @@ def _slices(entry: Mapping[str, Any], view: SlicesView, bins: int, classes: Sequ
     tissue = cut_window(label, affine, grid, order=0, beyond=0.0)
     masks = np.stack([tissue == value for value in view.organ.values])
     image = scale.scaled(cut).astype(np.float64)
-    counts = dict(zip(classes, masks.sum((1, 2, 3)).tolist(), strict=True))
+    names = [each.name for each in view.organ.classes]
+    counts = dict(zip(names, masks.sum((1, 2, 3)).tolist(), strict=True))
     facts = {"slices": int(label.shape[2]), "voxels": counts}
     own = class_histograms(image, masks, bins, SCALED)
     native = Native(scan, label, affine, grid, view.organ.values)
-    names = _named({"name": entry.get("patient", entry["image"]), **entry})
-    case = Case(*names, image, masks, SCALED, (scale.low, scale.high), own, facts=facts)
-    return replace(case, tissue=tissue, native=native)
+    named = _named({"name": entry.get("patient", entry["image"]), **entry})
+    known: dict[str, Any] = {"facts": facts, "tissue": tissue, "native": native}
+    return Case(*named, image, masks, SCALED, (scale.low, scale.high), own, **known)
 
 
-def read_masks(files: Sequence[Mapping[str, Any]], limit: int | None = None) -> list[Case]:
+def read_masks(files: Sequence[Entry], limit: int | None = None) -> list[Case]:
     """Return the masks of a datalist, each cut or padded to the grid round its sphere."""
-    return [
-        _mask_case(entry) for entry in tqdm(spread(files, limit, ends=True), desc="reading masks")
-    ]
+    chosen = spread(files, limit, ends=True)
+    return [_mask_case(entry) for entry in tqdm(chosen, desc="reading masks")]
 
 
-def _mask_case(entry: Mapping[str, Any], margin: int = 2) -> Case:
+def _mask_case(entry: Entry, margin: int = 2) -> Case:
     """Return a mask on the part of its lattice that holds its sphere and some voxels."""
     volume = _read(entry, "label")
     mask, affine = np.asarray(volume.dataobj) > 0, np.asarray(volume.affine, float)
@@ -351,9 +300,7 @@ def _mask_case(entry: Mapping[str, Any], margin: int = 2) -> Case:
     return Case(name, patient, np.empty(0), window[None], affine=moved, facts=facts, sphere=sphere)
 
 
-def read_patches(
-    files: Iterable[Mapping[str, Any]], section: str, intensity_range: Range
-) -> list[Case]:
+def read_patches(files: Iterable[Entry], section: str, intensity_range: Range) -> list[Case]:
     """Return patches scaled to [0, 1]; a patch without a label has no mask at all (K = 0)."""
     low, high = intensity_range
     cases = []
@@ -366,6 +313,7 @@ def read_patches(
         kind = "nodule" if "diameter_mm" in entry else "scan"
         kind = "phantom" if entry.get("phantom") else kind
         names = _named({"name": Path(entry["image"]).name, "patient": "", **entry})
-        case = Case(*names, image, masks, (0.0, 1.0), (low, high), group=section)
-        cases.append(replace(case, facts={"section": section, "kind": kind}))
+        facts = {"section": section, "kind": kind}
+        case = Case(*names, image, masks, (0.0, 1.0), (low, high), group=section, facts=facts)
+        cases.append(case)
     return cases

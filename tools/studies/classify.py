@@ -21,34 +21,20 @@ from tqdm import tqdm
 from tools.studies.cases import Range, class_histograms
 from tools.transforms.conditions import SUBTYPES
 
-__all__ = [
-    "Discriminator",
-    "SubtypeClassifier",
-    "forest_test",
-    "lesion_features",
-    "network_test",
-    "patient_folds",
-    "pooled",
-]
-
+Arrays = Sequence[np.ndarray]
 FOLDS, TREES, EPOCHS = 5, 300, 25
 CLIP_HU: Range = (-1000.0, 400.0)
 SOLID_HU = -150.0
 PERCENTILES = (5, 25, 50, 75, 95)
 
 
-def patient_folds(patients: Sequence[str], folds: int = FOLDS, seed: int = 0) -> np.ndarray:
+def patient_folds(patients: Sequence[str], folds: int, seed: int = 0) -> np.ndarray:
     """Return the fold of each lesion: patients stay whole, folds are about equally large.
 
     As scikit-learn's GroupKFold deals groups out, but the seed decides among patients with equally
     many lesions. There the sort of the processor does, and ``shuffle`` gives up the equal sizes.
-
-    Raises:
-        ValueError: if ``folds`` is below 2 or above the number of patients.
     """
     names, members, counts = np.unique(patients, return_inverse=True, return_counts=True)
-    if not 2 <= folds <= len(names):
-        raise ValueError(f"folds must be in 2..{len(names)} (the number of patients), got {folds}")
     size, fold_of = np.zeros(folds), np.zeros(len(names), int)
     order = np.random.default_rng(seed).permutation(len(names))
     # patients with many lesions first, while there is room to even out
@@ -58,28 +44,25 @@ def patient_folds(patients: Sequence[str], folds: int = FOLDS, seed: int = 0) ->
     return fold_of[members]
 
 
-Fit = Callable[[Any, Any, int], Callable[[Any], np.ndarray]]
+Score = Callable[[Any], np.ndarray]
+Fit = Callable[[Any, Any, int], Score]
 
 
 def _tell_apart(
-    fit: Fit, real: Any, synthetic: Any, patients: Sequence[str], folds: int, seed: int
+    fit: Fit, real: Any, synthetic: Any, patients: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """Cross-validate by patient what scores synthetic lesions above 0 and real ones below.
 
     A real lesion and its synthetic twin always lie in the same fold. Fewer patients than folds make
-    fewer folds; with fewer than two the result is empty.
-
-    Returns:
-        ``{"accuracy": {"mean", "sd", "folds"}, "auc": {...}, "pairs", "chance_sd"}``: accuracy 0.5
-        means that the two cannot be told apart; ``chance_sd`` is the spread of one fold's accuracy
-        under guessing.
+    fewer folds; with fewer than two the result is empty. Accuracy 0.5 means that the two cannot be
+    told apart; ``chance_sd`` is the spread of one fold's accuracy under guessing.
     """
     if real.shape != synthetic.shape or len(real) != len(patients):
         raise ValueError(
             f"synthetic and patients must match real, got {tuple(real.shape)}, "
             f"{tuple(synthetic.shape)} and {len(patients)} patients"
         )
-    folds = min(folds, len(set(patients)))
+    folds = min(FOLDS, len(set(patients)))
     if folds < 2:
         return {}
     fold_of = patient_folds(patients, folds, seed)
@@ -108,22 +91,16 @@ def pooled(tests: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def forest_test(
-    real: np.ndarray,
-    synthetic: np.ndarray,
-    patients: Sequence[str],
-    folds: int = FOLDS,
-    seed: int = 0,
+    real: np.ndarray, synthetic: np.ndarray, patients: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
     """Train a random forest per fold on features ``(n, features)``; see :func:`_tell_apart`."""
 
-    def fit(
-        real: np.ndarray, synthetic: np.ndarray, seed: int
-    ) -> Callable[[np.ndarray], np.ndarray]:
+    def fit(real: np.ndarray, synthetic: np.ndarray, seed: int) -> Score:
         forest = RandomForestClassifier(TREES, min_samples_leaf=3, random_state=seed)
         forest.fit(np.concatenate([real, synthetic]), np.repeat([0, 1], len(real)))
         return lambda rows: forest.predict_proba(rows)[:, 1] - 0.5
 
-    return _tell_apart(fit, real, synthetic, patients, folds, seed)
+    return _tell_apart(fit, real, synthetic, patients, seed)
 
 
 class Discriminator(nn.Sequential):
@@ -143,7 +120,6 @@ def network_test(
     real: Tensor,
     synthetic: Tensor,
     patients: Sequence[str],
-    folds: int = FOLDS,
     epochs: int = EPOCHS,
     seed: int = 0,
     device: str = "cpu",
@@ -154,13 +130,13 @@ def network_test(
     apart. The number of epochs is fixed: no test lesion has a say in when to stop.
     """
 
-    def fit(real: Tensor, synthetic: Tensor, seed: int) -> Callable[[Tensor], np.ndarray]:
+    def fit(real: Tensor, synthetic: Tensor, seed: int) -> Score:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = _train(torch.stack([real, synthetic], 1).to(device), epochs).eval()
         return lambda crops: _logits(network, crops.to(device))
 
-    return _tell_apart(fit, real, synthetic, patients, folds, seed)
+    return _tell_apart(fit, real, synthetic, patients, seed)
 
 
 def _batches(pairs: Tensor, size: int = 16) -> Iterator[Tensor]:
@@ -204,9 +180,6 @@ def lesion_features(image: np.ndarray, lesion_mask: np.ndarray, bins: int = 40) 
 
     Histogram of HU, percentiles, spread, mean and spread of the gradient, grain, mean HU of core
     and rim, share of solid voxels, and the logarithm of the volume (1 mm voxels).
-
-    Raises:
-        ValueError: if the mask is empty.
     """
     inside = np.asarray(lesion_mask, bool)
     if not inside.any():
@@ -231,29 +204,20 @@ class SubtypeClassifier:
     lesions of the rarest it generalises better than a random forest, which hardly names it.
     """
 
-    def __init__(
-        self,
-        images: Sequence[np.ndarray],
-        masks: Sequence[np.ndarray],
-        subtypes: Sequence[int],
-        strength: float = 0.01,
-    ) -> None:
-        regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
+    def __init__(self, images: Arrays, masks: Arrays, subtypes: Sequence[int]) -> None:
+        regression = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
         self.model = make_pipeline(StandardScaler(), regression)
         self.model.fit(self._features(images, masks), subtypes)
 
     @staticmethod
-    def _features(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
+    def _features(images: Arrays, masks: Arrays) -> np.ndarray:
         return np.stack([lesion_features(*pair) for pair in zip(images, masks, strict=True)])
 
-    def measure(
-        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], asked: Sequence[int]
-    ) -> dict[str, Any]:
+    def measure(self, images: Arrays, masks: Arrays, asked: Sequence[int]) -> dict[str, Any]:
         """Return how often lesions are named as they were asked for.
 
-        Returns:
-            ``accuracy``, ``balanced_accuracy``, ``chance`` (of the balanced one), ``table`` (rows
-            are subtypes asked, columns subtypes named), ``named`` (``"5 of 6"`` of each subtype).
+        ``chance`` is of the balanced accuracy; rows of ``table`` are subtypes asked, columns
+        subtypes named; ``named`` is ``"5 of 6"`` of each.
         """
         named = self.model.predict(self._features(images, masks))
         table = confusion_matrix(asked, named, labels=list(range(len(SUBTYPES))))

@@ -20,7 +20,7 @@ from tools.studies.cases import Case, PlacedMask
 if TYPE_CHECKING:
     from tools.studies.study import Study
 
-__all__ = ["example_cases", "write_figure"]
+Named = Mapping[str, Any]
 
 INK, MUTED = "#1f2933", "#9aa5b1"
 COLOURS = ("#2b6cb0", "#dd6b20", "#2f855a", "#b7791f", "#9b2c2c")
@@ -53,7 +53,7 @@ def write_figure(path: Path, study: Study, results: Mapping[str, Any]) -> None:
     """
     settings = study.config["figure"]
     chosen = example_cases(study.cases, settings.get("examples", 6))
-    shown = {name: study.runs[name].images for name in settings["columns"] if name in study.runs}
+    shown = {name: study.runs[name].first for name in settings["columns"] if name in study.runs}
     draw, extra = VIEWS[settings["view"]]
     columns = ["real", *shown, *extra]
     below = 3.2 if "spread" in settings else 0.0
@@ -65,7 +65,7 @@ def write_figure(path: Path, study: Study, results: Mapping[str, Any]) -> None:
     kind = {"projection": "3d"} if settings["view"] == "surfaces" else {}
     grid = top.subplots(len(chosen), len(columns), squeeze=False, subplot_kw=kind)
     for row, i in zip(grid, chosen, strict=True):
-        made = {name: images[i][0] for name, images in shown.items()}
+        made = {name: images[i] for name, images in shown.items()}
         for axes, name in zip(row, columns, strict=True):
             draw(axes, study.cases[i], made, name, settings)
             if i == chosen[0]:
@@ -108,9 +108,7 @@ def _plane(array: np.ndarray, k: int, settings: Mapping[str, Any]) -> np.ndarray
     return part.T
 
 
-def _draw_slice(
-    axes: Axes, case: Case, made: Mapping[str, Any], name: str, settings: Mapping[str, Any]
-) -> None:
+def _draw_slice(axes: Axes, case: Case, made: Named, name: str, settings: Named) -> None:
     """Draw an axial slice, outlines of the classes on the real one."""
     image, k = made.get(name, case.image), _level(case)
     low, high = settings.get("window", case.scale)
@@ -123,9 +121,7 @@ def _draw_slice(
     _bare(axes)
 
 
-def _draw_error(
-    axes: Axes, case: Case, made: Mapping[str, Any], name: str, settings: Mapping[str, Any]
-) -> None:
+def _draw_error(axes: Axes, case: Case, made: Named, name: str, settings: Named) -> None:
     """Draw a slice, or the difference from the real one in the last column."""
     if name != "difference":
         _draw_slice(axes, case, made, name, settings)
@@ -136,16 +132,13 @@ def _draw_error(
     _bare(axes)
 
 
-def _draw_surface(
-    axes: Axes3D, case: Case, made: Mapping[str, Any], name: str, settings: Mapping[str, Any]
-) -> None:
+def _draw_surface(axes: Axes3D, case: Case, made: Named, name: str, _: Named) -> None:
     """Draw the shaded surface, seen a little from above; the frame is the sphere's."""
     axes.set_axis_off()
     axes.view_init(**VIEW)
     reach = case.sphere.radius_mm + 0.5
-    for set_limits, middle in zip(
-        (axes.set_xlim, axes.set_ylim, axes.set_zlim), case.sphere.centre_mm, strict=True
-    ):
+    frame = (axes.set_xlim, axes.set_ylim, axes.set_zlim)
+    for set_limits, middle in zip(frame, case.sphere.centre_mm, strict=True):
         set_limits(middle - reach, middle + reach)
     axes.set_box_aspect((1, 1, 1), zoom=1.6)
     shape: PlacedMask | None = made.get(name, case.placed)
@@ -155,11 +148,8 @@ def _draw_surface(
     brightness = 0.35 + 0.65 * np.clip(_normals(vertices, triangles) @ LIGHT, 0, 1)
     colour = COLOURS[[*made].index(name) % len(COLOURS)] if name in made else MUTED
     colours = np.clip(np.array(to_rgb(colour)) * 1.35 * brightness[:, None], 0, 1)
-    axes.add_collection3d(
-        Poly3DCollection(
-            vertices[triangles], facecolors=colours, edgecolors=colours, linewidths=0.3
-        )
-    )
+    drawn = {"facecolors": colours, "edgecolors": colours, "linewidths": 0.3}
+    axes.add_collection3d(Poly3DCollection(vertices[triangles], **drawn))
 
 
 def _normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:

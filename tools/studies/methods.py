@@ -21,18 +21,6 @@ from tools.synthesis.texturers import load_texturer
 from tools.synthesis.view import CropView, CubeView
 from tools.transforms.conditions import SUBTYPES
 
-__all__ = [
-    "MeanFill",
-    "Method",
-    "Request",
-    "TextureMethod",
-    "TextureModel",
-    "Variant",
-    "parse_variants",
-    "rebin",
-    "requests",
-]
-
 
 class Request(NamedTuple):
     """What is asked for one case: a histogram per class, ``(K, bins)``, and a subtype; or none."""
@@ -173,14 +161,9 @@ def requests(
 ) -> tuple[list[Tensor | None], list[Request]]:
     """Return which histograms a method of the study stands for, and what is asked of the model.
 
-    Args:
-        cases: real lesions.
-        model: the first one of the study, whose library of subtypes all are asked from.
-        histogram: ``own``, ``other`` (another case's), ``library`` (a training lesion's of the
-            subtype, near in size), the name of a preset, or None.
-        subtype: ``own``, a subtype's name, or None.
-        presets: file of the presets.
-        seed: of the choice.
+    ``histogram`` is ``own``, ``other`` (another case's), ``library`` (a training lesion's of the
+    subtype, near in size, of the library of ``model``), the name of one of the ``presets``, or
+    None. ``subtype`` is ``own``, a subtype's name, or None.
     """
     own: list[Tensor] = [case.histograms for case in cases]
     numbers = [SUBTYPES.index(case.group) if case.group in SUBTYPES else -1 for case in cases]
@@ -195,28 +178,18 @@ def requests(
         # a case that is alone with its classes has no other to take a request from
         targets = [own[j] if j != i else None for i, j in enumerate(order)]
     elif histogram != "own":
-        rows = _drawn(cases, model, histogram, subtype, presets, seed)
+        if histogram == "library":
+            library = (model.texturer.library or SubtypeLibrary())[str(subtype)]
+            rng = np.random.default_rng([seed, library.number])
+            rows = [library.draw(case.facts["diameter_mm"], rng) for case in cases]
+        else:
+            found = load_presets(presets)
+            if histogram not in found:
+                raise ValueError(f"histogram must be in {presets}, got {histogram!r}")
+            rows = [list(found[histogram]["histogram"])] * len(cases)
         wanted = [torch.tensor(row, dtype=torch.float32).view(len(own[0]), -1) for row in rows]
         targets = list(wanted)
     return targets, [Request(rows, n) for rows, n in zip(wanted, numbers, strict=True)]
-
-
-def _drawn(
-    cases: Sequence[Case],
-    model: TextureModel,
-    histogram: str,
-    subtype: str | None,
-    presets: Path,
-    seed: int,
-) -> list[list[float]]:
-    if histogram != "library":
-        found = load_presets(presets)
-        if histogram not in found:
-            raise ValueError(f"histogram must be in {presets}, got {histogram!r}")
-        return [list(found[histogram]["histogram"])] * len(cases)
-    library = (model.texturer.library or SubtypeLibrary())[str(subtype)]
-    rng = np.random.default_rng([seed, library.number])
-    return [library.draw(case.facts["diameter_mm"], rng) for case in cases]
 
 
 class Variant(NamedTuple):
@@ -229,9 +202,6 @@ class Variant(NamedTuple):
 
 def parse_variants(text: str | Sequence[str]) -> list[Variant]:
     """Return the variants of a list ``NAME:OVERLAY:WEIGHTS``, separated by commas.
-
-    Raises:
-        ValueError: if an entry does not have three parts, or two have one name.
 
     Example:
         >>> parse_variants("J:joint.json:j.pt")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,6 @@ from tools.studies.statistics import Found
 if TYPE_CHECKING:
     from tools.studies.study import Study
 
-__all__ = ["Autoencoder", "Reconstruction", "compare_regions", "summarize_regions"]
-
 REGIONS = ("patch", "lung", "lesion")
 MEASURES = ("psnr", "ssim", "mae_hu", "bias_hu")
 LUNG_BELOW_HU = -400.0
@@ -31,12 +29,7 @@ LEAST_MSE = 1e-10  # 100 dB: a perfect reconstruction stays a number
 
 
 class Autoencoder:
-    """The autoencoder of a bundle (``autoencoder_def``) with its weights, or those of a training.
-
-    Raises:
-        FileNotFoundError: if the bundle, a config or the weights do not exist.
-        ValueError: if the bundle has no autoencoder, or the weights do not fit it.
-    """
+    """The autoencoder of a bundle (``autoencoder_def``), with its weights or a training's."""
 
     def __init__(
         self,
@@ -52,11 +45,12 @@ class Autoencoder:
         self.network = opened.network("autoencoder_def").to(self.device)
         low, high = opened.get("intensity_range")
         self.intensity_range = float(low), float(high)
-        levels = len(opened.get("autoencoder_def#num_channels"))
-        self.factor = 2 ** (levels - 1)
-        count = sum(p.numel() for p in self.network.parameters())
-        self.facts = {"weights_sha256": sha256_file(opened.weights)[:16], "parameters": count}
-        self.facts |= {"intensity_range": list(self.intensity_range)}
+        self.factor = 2 ** (len(opened.get("autoencoder_def#num_channels")) - 1)
+        self.facts = {
+            "weights_sha256": sha256_file(opened.weights)[:16],
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "intensity_range": list(self.intensity_range),
+        }
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> Tensor:
@@ -91,7 +85,6 @@ def compare_regions(
     reconstruction: Tensor,
     lesion_mask: Tensor | None,
     intensity_range: Sequence[float] = (-1000.0, 1000.0),
-    lung_below_hu: float = LUNG_BELOW_HU,
 ) -> dict[str, dict[str, float]]:
     """Return PSNR, SSIM, mean absolute and mean signed error by region.
 
@@ -99,16 +92,10 @@ def compare_regions(
     ``intensity_range``; at most 100 dB. SSIM is MONAI's map (Gaussian of 11 voxels) averaged over
     the region; its middle part only, 5 voxels off the border, has values.
 
-    Args:
-        image: in [0, 1], shape ``(1, 1, H, W, D)``, at least 11 voxels along each axis.
-        reconstruction: same shape; clipped to [0, 1].
-        lesion_mask: above 0 in lesions, same shape; None: no lesion is outlined.
-        intensity_range: HU that 0 and 1 stand for.
-        lung_below_hu: voxels of the image below it count as lung (air in and round the body too).
-
-    Returns:
-        Measures by region, those without voxels left out; ``ssim`` is left out where no voxel of
-        the region has a value.
+    Image and reconstruction (clipped) are in [0, 1], which stand for ``intensity_range`` in HU,
+    shape ``(1, 1, H, W, D)``, at least 11 voxels along each axis; the mask is above 0 in lesions.
+    Voxels of the image below -400 HU count as lung, air in and round the body too. Regions without
+    voxels are left out, and ``ssim`` where no voxel of the region has a value.
 
     Raises:
         ValueError: if the shapes differ or are too small.
@@ -130,7 +117,7 @@ def compare_regions(
     )
     inside = {
         "patch": torch.ones_like(image, dtype=torch.bool),
-        "lung": image * (high - low) + low < lung_below_hu,
+        "lung": image * (high - low) + low < LUNG_BELOW_HU,
     }
     if lesion_mask is not None:
         inside["lesion"] = lesion_mask > 0
@@ -159,7 +146,7 @@ def _similarity(similarity: Tensor, region: Tensor) -> dict[str, float]:
     return {"ssim": round(float(values.mean()), 5)} if len(values) else {}
 
 
-def summarize_regions(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def summarize_regions(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return number, mean and standard deviation of each measure by region, over patches.
 
     Example:
@@ -167,7 +154,6 @@ def summarize_regions(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, 
         >>> summary["lung"]["n"], summary["lung"]["psnr"]
         (2, {'mean': 31.0, 'sd': 1.0})
     """
-    rows = list(rows)
     summary: dict[str, dict[str, Any]] = {}
     for region in REGIONS:
         found = [row[region] for row in rows if region in row]
@@ -186,15 +172,13 @@ def reconstruction(study: Study, methods: Sequence[str]) -> Found:
     """Return the errors by section and kind of patch, and by region."""
     found: Found = {"methods": {}, "cases": {}}
     for name in methods:
-        rows = []
-        for case, images in zip(study.cases, study.runs[name].images, strict=True):
-            real, made = (torch.from_numpy(part)[None, None] for part in (case.image, images[0]))
+        rows = found["cases"][name] = []
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for case, image in zip(study.cases, study.runs[name].first, strict=True):
+            real, made = (torch.from_numpy(part)[None, None] for part in (case.image, image))
             mask = torch.from_numpy(case.masks)[None] if len(case.masks) else None
             rows.append(compare_regions(real, made, mask, case.scale))
-        groups: dict[str, list[dict[str, Any]]] = {}
-        for case, row in zip(study.cases, rows, strict=True):
             for kind in ("all", case.facts["kind"]):
-                groups.setdefault(f"{case.group}, {kind}", []).append(row)
-        summary = {group: summarize_regions(members) for group, members in groups.items()}
-        found["methods"][name], found["cases"][name] = summary, rows
+                groups.setdefault(f"{case.group}, {kind}", []).append(rows[-1])
+        found["methods"][name] = {key: summarize_regions(group) for key, group in groups.items()}
     return found

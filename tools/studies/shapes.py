@@ -34,15 +34,6 @@ from tools.windows import cut_window
 if TYPE_CHECKING:
     from tools.studies.study import Study
 
-__all__ = [
-    "DrawShape",
-    "NearestShapes",
-    "ShapeMethod",
-    "draw_ellipsoid",
-    "nearest_shapes",
-    "shape_windows",
-]
-
 # Below this diameter an ellipsoid's deformation grows with its size, so a large one may be shrunk;
 # a small one is coarse on its window of 1 mm.
 ELLIPSOID_MM, FITS = 16.0, 6
@@ -87,10 +78,9 @@ class ShapeMethod(Method):
 
     def boundaries(self, cases: Sequence[Case], seed: int) -> list[np.ndarray | None]:
         """Return True on the larger side of a random plane through each sphere; None: no plane."""
-        rng = np.random.default_rng(seed)
+        rng, found = np.random.default_rng(seed), list[np.ndarray | None]()
         if not self.cut:
             return [None] * len(cases)
-        found: list[np.ndarray | None] = []
         for case in cases:
             mask, affine = case.placed
             normal = rng.normal(size=3)
@@ -102,19 +92,32 @@ class ShapeMethod(Method):
 
 @dataclass
 class NearestShapes(Method):
-    """Real masks of nearest size, each about the centre of the other: the best to be reached."""
+    """Real masks of nearest size, each about the centre of the other: the best to be reached.
+
+    They are mirrored at random; none is taken twice while there are others.
+    """
 
     library: Sequence[Case] = ()
 
     def generate(self, cases: Sequence[Case], seed: int) -> Iterator[PlacedMask]:
         """Yield the masks."""
-        yield from nearest_shapes(cases, self.library, seed)
+        rng = np.random.default_rng(seed)
+        radii = np.array([item.sphere.radius_mm for item in self.library])
+        free = np.ones(len(self.library), bool)
+        found: dict[int, PlacedMask] = {}
+        for i in rng.permutation(len(cases)):
+            if not free.any():
+                free[:] = True
+            distance = np.where(free, np.abs(radii - cases[i].sphere.radius_mm), np.inf)
+            chosen = int(distance.argmin())
+            free[chosen] = False
+            found[int(i)] = _place_on(self.library[chosen].placed, cases[i].sphere, rng)
+        yield from (found[i] for i in range(len(cases)))
 
 
 def _points(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Return the place of each voxel in mm, ``(*shape, 3)``."""
-    index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
-    return apply_affine(affine, index)
+    return apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
 
 
 def draw_ellipsoid(
@@ -153,27 +156,6 @@ def draw_ellipsoid(
     return best if within is None else best & (np.asarray(within) > 0)
 
 
-def nearest_shapes(
-    cases: Sequence[Case], library: Sequence[Case], seed: int = 0
-) -> list[PlacedMask]:
-    """Return for each case the mask of another lesion with the nearest sphere, mirrored at random.
-
-    None is taken twice while there are others; it is moved so that both spheres have one centre.
-    """
-    rng = np.random.default_rng(seed)
-    radii = np.array([item.sphere.radius_mm for item in library])
-    free = np.ones(len(library), bool)
-    found: dict[int, PlacedMask] = {}
-    for i in rng.permutation(len(cases)):
-        if not free.any():
-            free[:] = True
-        distance = np.where(free, np.abs(radii - cases[i].sphere.radius_mm), np.inf)
-        chosen = int(distance.argmin())
-        free[chosen] = False
-        found[int(i)] = _place_on(library[chosen].placed, cases[i].sphere, rng)
-    return [found[i] for i in range(len(cases))]
-
-
 def _place_on(item: PlacedMask, sphere: Sphere, rng: np.random.Generator) -> PlacedMask:
     """Return a mask mirrored in-plane at random, its sphere about the centre of another one."""
     mask, affine = item
@@ -189,8 +171,8 @@ def sphere(study: Study, methods: Sequence[str]) -> Found:
     """Return errors of the sphere in mm, voxels inside sphere and boundary, empty draws."""
     found: Found = {"methods": {}}
     for name in methods:
-        method, made = study.methods[name], [images[0] for images in study.runs[name].images]
-        summary: dict[str, Any] = {"empty": sum(shape is None for shape in made)}
+        method, made = study.methods[name], study.runs[name].first
+        summary: dict[str, Any] = {"empty": made.count(None)}
         found["methods"][name] = summary
         pairs = [(s, case) for s, case in zip(made, study.cases, strict=True) if s is not None]
         if not pairs:
@@ -257,10 +239,6 @@ def _features(shapes: Sequence[PlacedMask | None]) -> np.ndarray:
     return np.array([nothing if shape is None else shape_features(*shape) for shape in shapes])
 
 
-def _first(study: Study, name: str) -> list[PlacedMask | None]:
-    return [images[0] for images in study.runs[name].images]
-
-
 def features(study: Study, methods: Sequence[str]) -> Found:
     """Return the features of shapes: quartiles, and the distances of their distributions.
 
@@ -270,7 +248,7 @@ def features(study: Study, methods: Sequence[str]) -> Found:
     reference = _features([case.placed for case in study.cases])
     found: Found = {"methods": {}, "real": _quartiles(reference)}
     for name in methods:
-        drawn = _features(_first(study, name))
+        drawn = _features(study.runs[name].first)
 
         def all_and_mean(rows: np.ndarray, drawn: np.ndarray = drawn) -> np.ndarray:
             found = feature_distances(drawn[rows], reference[rows])
@@ -304,8 +282,7 @@ def shape_windows(shapes: Sequence[PlacedMask], size: int = MASK_WINDOW) -> Tens
     for mask, affine in shapes:
         centre, radius = enclosing_sphere(mask, affine)
         # voxels reach half their width beyond their centres; a lone one has no sphere at all
-        half_mm = 0.5 * abs(np.linalg.det(affine[:3, :3])) ** (1 / 3)
-        grid = shape_grid(centre, radius + half_mm, size)
+        grid = shape_grid(centre, radius + half_voxel_mm(affine), size)
         windows.append(torch.from_numpy(cut_window(mask, affine, grid, beyond=0.0))[None])
     return torch.stack(windows)
 
@@ -314,11 +291,10 @@ def mask_realism(study: Study, methods: Sequence[str]) -> Found:
     """Test with a random forest on features, and with a 3-D network on the masks themselves."""
     found: Found = {"methods": {}}
     for name in methods:
-        drawn = _first(study, name)
-        kept = [i for i, shape in enumerate(drawn) if shape is not None]
-        real = [study.cases[i].placed for i in kept]
-        synthetic = [shape for shape in drawn if shape is not None]
-        patients = [study.cases[i].patient for i in kept]
+        pairs = zip(study.runs[name].first, study.cases, strict=True)
+        kept = [(shape, case) for shape, case in pairs if shape is not None]
+        synthetic, real = [shape for shape, _ in kept], [case.placed for _, case in kept]
+        patients = [case.patient for _, case in kept]
         if len(set(patients)) < 2:
             found["methods"][name] = {}
             continue
@@ -358,25 +334,26 @@ def diversity(study: Study, methods: Sequence[str], spheres: int, draws: int) ->
     ``spheres`` of all sizes are drawn into. ``real``: as many real training masks of nearest size.
     """
     cases, rng = _chosen(study.cases, spheres), np.random.default_rng(study.seed)
-    found: dict[str, Any] = {}
     library = study.training_cases()
     radii = np.array([item.sphere.radius_mm for item in library])
-    nearest = []
+    found: dict[str, list[float | None]] = {"real": []}
     for case in cases:
         order = np.argsort(np.abs(radii - case.sphere.radius_mm), kind="stable")[:draws]
         placed = [_place_on(library[int(i)].placed, case.sphere, rng) for i in order]
-        nearest.append(_overlap(placed))
+        found["real"].append(_overlap(placed))
     for name in methods:
         method = study.methods[name]
         assert isinstance(method, ShapeMethod)
         seeds = [study.seed + 1000 * k for k in range(draws)]
-        rows = [
+        found[name] = [
             _overlap([method.draw(case, seed + i) for seed in seeds])
             for i, case in enumerate(tqdm(cases, desc=f"diversity, {name}"))
         ]
-        found[name] = mean_and_error([v for v in rows if v is not None], study.seed)
-    real = mean_and_error([v for v in nearest if v is not None], study.seed)
-    return {"methods": found, "real": real}
+    errors = {
+        name: mean_and_error([value for value in values if value is not None], study.seed)
+        for name, values in found.items()
+    }
+    return {"real": errors.pop("real"), "methods": errors}
 
 
 def steering(study: Study, methods: Sequence[str], spheres: int) -> Found:
@@ -384,7 +361,7 @@ def steering(study: Study, methods: Sequence[str], spheres: int) -> Found:
 
     By score that a source knows of and feature: mean change at the same sphere and seed with its
     standard error, the means at both ends, and the share of spheres in which it rises. ``real``:
-    what goes with the score in training masks, see :func:`_real_slopes`.
+    what goes with the score in training masks (:func:`_real_slopes`).
     """
     cases, found = _chosen(study.cases, spheres), dict[str, Any]()
     for name in methods:

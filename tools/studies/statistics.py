@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
-__all__ = ["RESAMPLES", "Found", "mean_and_error", "standard_error", "summarize"]
-
 RESAMPLES = 200
 
 # What a measure returns, JSON values all. methods: by method, for the tables; cases: by method, a
@@ -36,10 +34,8 @@ def standard_error(
 ) -> np.ndarray:
     """Return the standard error of a statistic of row numbers ``0..count - 1``, by the bootstrap.
 
-    Args:
-        count: rows, at least 2; fewer have no spread.
-        statistic: of an array of row numbers drawn with replacement; a number or a vector.
-        seed: of the draws.
+    The statistic is a number or a vector of row numbers drawn with replacement; below two rows
+    there is no spread, and the error is 0.
     """
     if count < 2:
         return np.zeros_like(statistic(np.arange(count)))

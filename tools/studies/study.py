@@ -31,8 +31,6 @@ from tools.studies.methods import (
 from tools.studies.statistics import Found, summarize
 from tools.studies.tables import page
 
-__all__ = ["Run", "Study", "evaluate_bundle"]
-
 SEED_STEP = 1009  # from sample to sample: more than there are cases
 STUDY_FILE = "study.json"
 
@@ -42,6 +40,11 @@ class Run(NamedTuple):
 
     images: list[list[Any]]
     seconds: list[float]
+
+    @property
+    def first(self) -> list[Any]:
+        """The first sample of each case."""
+        return [samples[0] for samples in self.images]
 
 
 MEASURES: dict[str, Callable[..., Found]] = {
@@ -59,6 +62,13 @@ MEASURES: dict[str, Callable[..., Found]] = {
     "diversity": shapes.diversity,
     "steering": shapes.steering,
     "reconstruction": reconstruction.reconstruction,
+}
+
+
+READERS: dict[str, Callable[..., list[Case]]] = {
+    "windows": readers.window_cases,
+    "subtypes": readers.subtype_cases,
+    "slices": readers.slice_cases,
 }
 
 
@@ -82,12 +92,7 @@ class Options:
 
 
 class Study:
-    """The same cases, requests and seeds for every method.
-
-    Raises:
-        FileNotFoundError: if the bundle, its study, a config, weights or the dataset do not exist.
-        ValueError: if an option breaks its rule.
-    """
+    """The same cases, requests and seeds for every method."""
 
     def __init__(self, options: Options) -> None:
         if options.samples < 1:
@@ -132,20 +137,12 @@ class Study:
         """Return all cases of the training section."""
         return self.read_cases("training", None)
 
-    # what the three kinds of studies compare
-
     def _textures(self, variants: Sequence[Variant]) -> None:
         options = self.options
         self.model = self._model(options.weights)
-        readers_of: dict[str, Any] = {
-            "windows": readers.window_cases,
-            "subtypes": readers.subtype_cases,
-            "slices": readers.slice_cases,
-        }
-        reader, bins = readers_of[self.config["cases"]], self.model.values // len(self.classes)
-        names = {"classes": self.classes} if reader is readers.slice_cases else {}
+        reader, bins = READERS[self.config["cases"]], self.model.values // len(self.classes)
         self.read_cases = lambda section, limit: reader(
-            self.files(section), self.model.view, bins, limit, **names
+            self.files(section), self.model.view, bins, limit
         )
         self.cases = self.read_cases("validation", options.limit)
         for name, entry in self.config["methods"].items():
@@ -207,12 +204,16 @@ class Study:
         self.cases = self.read_cases("validation", options.limit)
         generator = ShapeGenerator(options.bundle, options.device)
         facts = {"weights_sha256": sha256_file(generator.weights)[:16]}
+        draws: dict[str, tuple[shapes.DrawShape, dict[str, Any]]] = {
+            "ellipsoid": (shapes.draw_ellipsoid, {}),
+            "model": (generator.draw, facts),
+        }
         for name, entry in self.config["methods"].items():
             if entry["source"] == "nearest":
                 self.methods[name] = shapes.NearestShapes(name, library=self.training_cases())
                 continue
-            source = shapes.draw_ellipsoid if entry["source"] == "ellipsoid" else generator.draw
-            cut, known = entry.get("cut", False), facts if entry["source"] == "model" else {}
+            source, known = draws[entry["source"]]
+            cut = entry.get("cut", False)
             self.methods[name] = shapes.ShapeMethod(name, facts=known, source=source, cut=cut)
 
     def _patches(self, variants: Sequence[Variant]) -> None:
@@ -228,19 +229,27 @@ class Study:
         for section, files in sections.items():
             chosen = readers.spread(files, limit, ends=True)
             self.cases += readers.read_patches(chosen, section, model.intensity_range)
-        for name in self.config["methods"]:
-            method = reconstruction.Reconstruction(name, facts=model.facts, autoencoder=model)
-            self.methods[name] = method
-
-    # the run
+        self.methods = {
+            name: reconstruction.Reconstruction(name, facts=model.facts, autoencoder=model)
+            for name in self.config["methods"]
+        }
 
     def run(self) -> dict[str, Any]:
         """Let each method make something of each case, and measure it."""
         samples = self.config.get("samples", self.options.samples)
         for name, method in self.methods.items():
             self.runs[name] = self._run(method, samples)
+        settings = {
+            "bundle": self.name,
+            "dataset": self.options.dataset_dir or "embedded phantom",
+            "cases": len(self.cases),
+            "samples": samples,
+            "device": self.device,
+            "threads": torch.get_num_threads(),
+            "seed": self.seed,
+        }
         results: dict[str, Any] = {
-            "settings": self._settings(samples),
+            "settings": settings,
             "methods": {
                 name: {
                     **({"facts": method.facts} if method.facts else {}),
@@ -260,13 +269,12 @@ class Study:
 
     def _run(self, method: Method, samples: int) -> Run:
         images: list[list[Any]] = [[] for _ in self.cases]
-        seconds = [0.0 for _ in self.cases]
+        seconds = [0.0] * len(self.cases)
         with tqdm(total=len(self.cases) * samples, desc=method.name) as bar:
             for sample in range(samples):
                 start = time.perf_counter()
-                for i, made in enumerate(
-                    method.generate(self.cases, self.seed + SEED_STEP * sample)
-                ):
+                generated = method.generate(self.cases, self.seed + SEED_STEP * sample)
+                for i, made in enumerate(generated):
                     images[i].append(made)
                     now = time.perf_counter()
                     seconds[i] += (now - start) / samples
@@ -291,31 +299,17 @@ class Study:
             for row, value in zip(results["cases"], values, strict=True):
                 row.setdefault(measure, {})[name] = value
 
-    def _settings(self, samples: int) -> dict[str, Any]:
-        options = self.options
-        return {
-            "bundle": self.name,
-            "dataset": options.dataset_dir or "embedded phantom",
-            "cases": len(self.cases),
-            "samples": samples,
-            "device": self.device,
-            "threads": torch.get_num_threads(),
-            "seed": self.seed,
-        }
-
 
 def evaluate_bundle(out: str, options: Options) -> dict[str, Any]:
     """Run the study of a bundle; write ``results.json``, ``results.md`` and ``results.png``.
 
-    Returns:
-        The content of ``results.json``: ``settings``; ``methods``, by name what each measure found;
-        ``real``, the same of the real cases; ``together``, what concerns several methods;
-        ``cases``, by measure and method.
+    ``results.json``, which is returned, has ``settings``; ``methods``, by name what each measure
+    found; ``real``, the same of the real cases; ``together``, what concerns several methods;
+    ``cases``, by measure and method.
     """
-    study = Study(options)
+    study, target = Study(options), Path(out)
     results = study.run()
     text = page(results, study.config)
-    target = Path(out)
     write_json(target / "results.json", results)
     with new_file(target / "results.md") as partial:
         partial.write_text(text, encoding="utf-8")

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["page"]
-
 ABSENT = "-"
+
+
+def quartiles(form: str, key: str = "") -> str:
+    """Return the template of a median with its quartiles, which may lie under a key."""
+    middle, q1, q3 = (f"{key}[{name}]" if key else name for name in ("median", "q1", "q3"))
+    return f"{{{middle}:{form}}} ({{{q1}:{form}}} to {{{q3}:{form}}})"
+
+
+def spread(key: str, form: str) -> str:
+    """Return the template of a mean with its standard deviation."""
+    return f"{{{key}[mean]:{form}}} ± {{{key}[sd]:{form}}}"
+
+
 TEST = {
-    "accuracy": "{accuracy[mean]:.1%} ± {accuracy[sd]:.1%}",
-    "AUC": "{auc[mean]:.3f} ± {auc[sd]:.3f}",
+    "accuracy": spread("accuracy", ".1%"),
+    "AUC": spread("auc", ".3f"),
     "pairs": "{pairs}",
     "sd of guessing": "{chance_sd:.1%}",
 }
@@ -20,12 +31,9 @@ TEST_NOTE = "Cross-validation by patient, mean ± sd over folds; 50 % means that
 class Table(NamedTuple):
     """How the results of one measure are told.
 
-    Attributes:
-        title: of the section.
-        note: what the numbers are.
-        labels: what the keys between the method and the numbers are.
-        columns: headers, and how each is filled from a row of numbers.
-        turned: methods are columns, for a measure with many rows and one thing to tell of each.
+    ``labels`` say what the keys between the method and the numbers are, ``columns`` how each is
+    filled from a row of numbers. ``turned``: methods are columns, for a measure with many rows and
+    one thing to tell of each.
     """
 
     title: str
@@ -42,9 +50,9 @@ TABLES = {
         "to 0.693, Wasserstein-1 distance and means in the scan's units; median (quartiles).",
         ("compared with", "of"),
         {
-            "JSD": "{divergence[median]:.4f} ({divergence[q1]:.4f} to {divergence[q3]:.4f})",
+            "JSD": quartiles(".4f", "divergence"),
             "mean": "{divergence[mean]:.4f}",
-            "W1": "{wasserstein[median]:.0f} ({wasserstein[q1]:.0f} to {wasserstein[q3]:.0f})",
+            "W1": quartiles(".0f", "wasserstein"),
             "mean asked": "{mean_asked[median]:.0f}",
             "drawn": "{mean_drawn[median]:.0f}",
             "n": "{divergence[n]}",
@@ -54,20 +62,13 @@ TABLES = {
         "Asked and drawn: what chance leaves",
         "Divergence of one draw from the histogram per voxel of the lesion.",
         (),
-        {
-            "median (quartiles)": "{median:.4f} ({q1:.4f} to {q3:.4f})",
-            "mean": "{mean:.4f}",
-            "n": "{n}",
-        },
+        {"median (quartiles)": quartiles(".4f"), "mean": "{mean:.4f}", "n": "{n}"},
     ),
     "order": Table(
         "Textures asked on the same scan, mask and noise",
         "Mean in the lesion, in the scan's units.",
         (),
-        {
-            "asked": "{asked:.0f}",
-            "drawn, median (quartiles)": "{drawn[median]:.0f} ({drawn[q1]:.0f} to {drawn[q3]:.0f})",
-        },
+        {"asked": "{asked:.0f}", "drawn, median (quartiles)": quartiles(".0f", "drawn")},
     ),
     "contrast": Table(
         "Contrasts",
@@ -77,8 +78,8 @@ TABLES = {
         "the real lesion there.",
         ("measure",),
         {
-            "real": "{real[median]:.2f} ({real[q1]:.2f} to {real[q3]:.2f})",
-            "drawn": "{synthetic[median]:.2f} ({synthetic[q1]:.2f} to {synthetic[q3]:.2f})",
+            "real": quartiles(".2f", "real"),
+            "drawn": quartiles(".2f", "synthetic"),
             "W1": "{wasserstein:.3f}",
             "error": "{error:.3f}",
             "n": "{n}",
@@ -139,7 +140,7 @@ TABLES = {
         "metric of the training.",
         ("feature",),
         {
-            "quartiles": "{median:.3g} ({q1:.3g} to {q3:.3g})",
+            "quartiles": quartiles(".3g"),
             "mean": "{mean:.3g}",
             "distance": "{distance:.3f} ± {error:.3f}",
         },
@@ -171,27 +172,21 @@ TABLES = {
         ("patches", "region"),
         {
             "n": "{n}",
-            "PSNR (dB)": "{psnr[mean]:.1f} ± {psnr[sd]:.1f}",
-            "SSIM": "{ssim[mean]:.3f} ± {ssim[sd]:.3f}",
-            "MAE (HU)": "{mae_hu[mean]:.1f} ± {mae_hu[sd]:.1f}",
-            "bias (HU)": "{bias_hu[mean]:.1f} ± {bias_hu[sd]:.1f}",
+            "PSNR (dB)": spread("psnr", ".1f"),
+            "SSIM": spread("ssim", ".3f"),
+            "MAE (HU)": spread("mae_hu", ".1f"),
+            "bias (HU)": spread("bias_hu", ".1f"),
         },
     ),
-    "seconds": Table(
-        "Time",
-        "Seconds per case.",
-        (),
-        {"median (quartiles)": "{median:.2f} ({q1:.2f} to {q3:.2f})"},
-    ),
+    "seconds": Table("Time", "Seconds per case.", (), {"median (quartiles)": quartiles(".2f")}),
 }
 
 
 def page(results: Mapping[str, Any], study: Mapping[str, Any]) -> str:
     """Return Markdown: the settings, what was compared, and a table per measure.
 
-    Args:
-        results: as :func:`tools.studies.study.evaluate_bundle` returns them.
-        study: its part of ``study.json``: a title, and words for methods.
+    ``results`` are those of :func:`tools.studies.study.evaluate_bundle`, ``study`` the part of
+    ``study.json``.
     """
     words = {name: entry["label"] for name, entry in study["methods"].items() if entry.get("label")}
     parts = [f"# {study['title']}", _pairs(results["settings"])]

@@ -22,17 +22,6 @@ from tools.transforms.conditions import SUBTYPES
 if TYPE_CHECKING:
     from tools.studies.study import Study
 
-__all__ = [
-    "border_jump",
-    "changes",
-    "compare_values",
-    "lesion_crops",
-    "lesion_mean",
-    "ordered_fraction",
-    "slice_features",
-    "tissue_contrasts",
-]
-
 # of the window's 2: below this, blood and myocardium are alike and a ratio to them says nothing
 SMALLEST_SCALE = 0.05
 SMALLEST_LESION, PAIRINGS = 8, 5
@@ -94,12 +83,8 @@ def _values(
         known = (got.sum(1) > 0) & (asked.sum(1) > 0)
         values = compare(got, asked, case).tolist()
         samples.append([v if there else None for v, there in zip(values, known, strict=True)])
-    return {name: _mean(column) for name, *column in zip(classes, *samples, strict=True)}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    found = {name: summarize(column) for name, *column in zip(classes, *samples, strict=True)}
+    return {name: None if row is None else row["mean"] for name, row in found.items()}
 
 
 def _by_group(
@@ -126,28 +111,16 @@ def chance(study: Study, methods: Sequence[str]) -> Found:
     A network that draws voxels independently from the requested histogram would reach this; one
     that arranges them can be better.
     """
-    found: Found = {"methods": {}, "cases": {}}
+    found: Found = {}
     for name in methods:
-        method, rng, values = study.methods[name], np.random.default_rng(study.seed), []
-        for case, asked in zip(study.cases, method.targets[name], strict=True):
+        rng, found[name] = np.random.default_rng(study.seed), []
+        for case, asked in zip(study.cases, study.methods[name].targets[name], strict=True):
             assert asked is not None
             weights = asked[0].double().numpy()
             counts = rng.multinomial(int(case.masks[0].sum()), weights / weights.sum())
             drawn = jensen_shannon_divergence(torch.from_numpy(counts), asked[0])
-            values.append(float(drawn))
-        found["methods"][name] = summarize(values)
-        found["cases"][name] = values
-    return found
-
-
-def ordered_fraction(values: Sequence[Sequence[float]]) -> float:
-    """Return the fraction of rows whose entries rise strictly from first to last.
-
-    Example:
-        >>> ordered_fraction([(-600, -200, 20), (-600, 30, 20)])
-        0.5
-    """
-    return float(np.mean([(np.diff(row) > 0).all() for row in values]))
+            found[name].append(float(drawn))
+    return {"methods": {name: summarize(values) for name, values in found.items()}, "cases": found}
 
 
 def lesion_mean(image: np.ndarray, case: Case) -> float:
@@ -159,34 +132,28 @@ def lesion_mean(image: np.ndarray, case: Case) -> float:
 
 def order(study: Study, methods: Sequence[str]) -> Found:
     """Compare means in the lesions by preset; ``methods`` in rising order of what is asked."""
-    means = {
-        name: [
-            lesion_mean(images[0], case)
-            for images, case in zip(study.runs[name].images, study.cases, strict=True)
-        ]
-        for name in methods
-    }
-    found: Found = {"methods": {}, "cases": means}
+    found: Found = {"methods": {}, "cases": {}}
     for name in methods:
-        method = study.methods[name]
-        asked, case = method.targets[name][0], study.cases[0]
+        pairs = zip(study.runs[name].first, study.cases, strict=True)
+        means = [lesion_mean(image, case) for image, case in pairs]
+        asked = study.methods[name].targets[name][0]
         assert asked is not None
-        row: dict[str, Any] = {"asked": float(_mean_of(asked.double(), case)[0])}
-        found["methods"][name] = row | {"drawn": summarize(means[name])}
-    triples = list(zip(*means.values(), strict=True))
+        wanted = float(_mean_of(asked.double(), study.cases[0])[0])
+        found["methods"][name] = {"asked": wanted, "drawn": summarize(means)}
+        found["cases"][name] = means
+    rising = np.diff(list(found["cases"].values()), axis=0) > 0
     found["together"] = {
         "rising": " < ".join(methods),
-        "ordered_fraction": ordered_fraction(triples),
-        "n": len(triples),
+        "ordered_fraction": float(rising.all(0).mean()),
+        "n": len(study.cases),
     }
     return found
 
 
 def tissue_scale(image: np.ndarray, dark: np.ndarray, bright: np.ndarray) -> tuple | None:
-    """Return the median of the dark tissue and the distance of the bright one's median from it.
+    """Return the median of the dark tissue and how far the bright one's lies above it.
 
-    Returns:
-        None where a tissue is absent or the bright one is hardly brighter.
+    None where a tissue is absent or the bright one is hardly brighter.
     """
     if not (dark.any() and bright.any()):
         return None
@@ -203,16 +170,10 @@ def tissue_contrasts(
 ) -> dict[str, float | None]:
     r"""Return :math:`(x - d) / (b - d)`: 0 is the dark tissue, 1 is the bright one; medians.
 
-    Args:
-        image: in [-1, 1], any shape.
-        masks: True inside the two lesion classes (the x), ``(2, ...)``.
-        dark: True in the dark tissue, such as remote myocardium.
-        bright: True in the bright one, such as blood.
-        names: of the classes.
-
-    Returns:
-        A contrast per class, and ``ratio``, the second to the first; None where a tissue is absent,
-        the bright one is hardly brighter, or, for the ratio, the first class is no brighter.
+    Of an image in [-1, 1] of any shape: ``dark`` is True in tissue such as remote myocardium,
+    ``bright`` in one such as blood, ``masks`` ``(2, ...)`` in the lesion classes (the x). A
+    contrast per class, and ``ratio``, the second to the first; None where a tissue is absent, the
+    bright one is hardly brighter, or, for the ratio, the first class is no brighter.
 
     Example:
         >>> image = np.array([0.5, -0.5, 1.0, 0.0])
@@ -238,12 +199,9 @@ def border_jump(
 ) -> dict[str, float | None]:
     """Return how far the intensity falls from the first class to the second one beside it.
 
-    Only neighbours within a slice count: slices are far apart.
-
-    Returns:
-        ``fall``, the mean of first minus second over such pairs of neighbours, and ``step``, the
-        mean of its absolute value, both in units of the bright minus the dark tissue; None where
-        the two do not touch or there is no such unit.
+    Only neighbours within a slice count: slices are far apart. ``fall`` is the mean of first minus
+    second over such pairs, ``step`` that of its absolute value, both in units of the bright minus
+    the dark tissue; None where the two do not touch or there is no such unit.
     """
     scale = tissue_scale(image, dark, bright)
     falls: list[np.ndarray] = []
@@ -264,33 +222,31 @@ def compare_values(
 ) -> dict[str, Any] | None:
     """Compare a measure of real cases with that of their synthetic twins, several per case.
 
-    Returns:
-        Quartiles of both (``real``, ``synthetic``), ``wasserstein``, the Wasserstein-1 distance of
-        their distributions, ``error``, the median absolute difference of twins, and ``n`` cases.
-        None if no case has both.
+    Quartiles of both (``real``, ``synthetic``), ``wasserstein``, the Wasserstein-1 distance of
+    their distributions, ``error``, the median absolute difference of twins, and ``n`` cases; None
+    if no case has both.
 
     Example:
         >>> compare_values([1.0, None, 3.0], [[1.5], [9.0], [3.5]])["wasserstein"]
         0.5
     """
-    pairs = [
-        (value, [twin for twin in twins if twin is not None])
-        for value, twins in zip(real, synthetic, strict=True)
-    ]
-    kept = [(value, twins) for value, twins in pairs if value is not None and twins]
-    if not kept:
+    values, drawn, weights, errors = [], [], [], []
+    for value, samples in zip(real, synthetic, strict=True):
+        twins = [twin for twin in samples if twin is not None]
+        if value is None or not twins:
+            continue
+        values.append(value)
+        drawn += twins
+        weights += [1 / len(twins)] * len(twins)  # cases count alike, however many their samples
+        errors.append(np.mean([abs(twin - value) for twin in twins]))
+    if not values:
         return None
-    values = [value for value, _ in kept]
-    # cases count alike, whatever the number of their samples
-    drawn = [twin for _, twins in kept for twin in twins]
-    weights = [1 / len(twins) for _, twins in kept for _ in twins]
-    errors = [float(np.mean([abs(twin - value) for twin in twins])) for value, twins in kept]
     return {
         "real": summarize(values),
         "synthetic": summarize(drawn),
         "wasserstein": float(wasserstein_distance(values, drawn, v_weights=weights)),
         "error": float(np.median(errors)),
-        "n": len(kept),
+        "n": len(values),
     }
 
 
@@ -332,9 +288,11 @@ def changes(image: np.ndarray, case: Case, margin_mm: float = 0.0) -> dict[str, 
     free, change = ~case.lesion, np.abs(image - case.image)
     if margin_mm:
         free = ndimage.distance_transform_edt(free) >= margin_mm
-    found: dict[str, Any] = {"largest": float(change[free].max(initial=0.0))}
-    found |= {"outside": int((change[free] > 0).sum())}
-    found |= {"inside": int((change[~free] > 0).sum())}
+    found: dict[str, Any] = {
+        "largest": float(change[free].max(initial=0.0)),
+        "outside": int((change[free] > 0).sum()),
+        "inside": int((change[~free] > 0).sum()),
+    }
     if case.native is not None:
         moved = case.pasted(image) != case.native.scan
         lesion = np.isin(case.native.label, case.native.lesions)
@@ -382,8 +340,8 @@ def slice_features(image: np.ndarray, masks: np.ndarray) -> list[float]:
     """Return what a radiologist would look at in a slice: levels, spread, grain, edges.
 
     For each class (masks ``(K, H, W)``) mean, standard deviation, grain (deviation from the mean of
-    the neighbours) and slope, 0 where it is absent; then mean and slope of the ring of one voxel
-    round the lesion.
+    the neighbours) and slope, 0 where it is absent; then mean of the ring of one voxel round the
+    lesion, and slope of its edge.
     """
     grain = np.abs(image - ndimage.uniform_filter(image, 3))
     slope = np.hypot(*np.gradient(image))
@@ -425,17 +383,16 @@ def realism(study: Study, methods: Sequence[str], by: str) -> Found:
     also given slices of one patient against those of another, called real and synthetic at
     random (``real_other``): what it says where there is nothing to tell.
     """
-    shown = {name: [images[0] for images in study.runs[name].images] for name in methods}
     tests: dict[str, Any] = {}
     if by == "network":
         crops, patients = lesion_crops(study.cases), [case.patient for case in study.cases]
-        for name, images in shown.items():
-            drawn = lesion_crops(study.cases, images)
+        for name in methods:
+            drawn = lesion_crops(study.cases, study.runs[name].first)
             tests[name] = network_test(crops, drawn, patients, seed=study.seed, device=study.device)
         return {"methods": tests}
     real, patients = lesion_slices(study.cases)
-    for name, images in shown.items():
-        features = lesion_slices(study.cases, images)[0]
+    for name in methods:
+        features, _ = lesion_slices(study.cases, study.runs[name].first)
         tests[name] = forest_test(real, features, patients, seed=study.seed)
     return {"methods": tests, "real": {"real_other": _real_pairs(real, patients, study.seed)}}
 
@@ -446,12 +403,11 @@ def _real_pairs(real: np.ndarray, patients: Sequence[str], seed: int) -> dict[st
     for number in range(PAIRINGS):
         order = np.random.default_rng(seed + number).permutation(names)
         members = [np.flatnonzero(owner == name).tolist() for name in order]
-        pairs = [
-            pair
-            for one, two in zip(members[0::2], members[1::2], strict=False)
-            for pair in zip(one, two, strict=False)
-        ]
-        left, right = ([pair[k] for pair in pairs] for k in (0, 1))
+        left, right = [], []
+        for one, two in zip(members[0::2], members[1::2], strict=False):
+            count = min(len(one), len(two))
+            left += one[:count]
+            right += two[:count]
         tests.append(forest_test(real[left], real[right], owner[left].tolist(), seed=seed + number))
     return pooled(tests)
 
@@ -461,29 +417,24 @@ def subtype(study: Study, methods: Sequence[str]) -> Found:
 
     ``together``: by model, over all methods that ask for one subtype in every lesion.
     """
-    train = study.training_cases()
-    classifier = SubtypeClassifier(
-        [case.image for case in train], [case.lesion for case in train], _numbers(train)
-    )
-    masks, truth = [case.lesion for case in study.cases], _numbers(study.cases)
-    real = classifier.measure([case.image for case in study.cases], masks, truth)
-    found: Found = {"methods": {}, "real": real, "together": {}}
-    fixed: dict[str, list[tuple[np.ndarray, np.ndarray, int]]] = {}
+
+    def known(cases: Sequence[Case]) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:
+        numbers = [SUBTYPES.index(case.group) for case in cases]
+        return [case.image for case in cases], [case.lesion for case in cases], numbers
+
+    classifier = SubtypeClassifier(*known(study.training_cases()))
+    images, masks, truth = known(study.cases)
+    found: Found = {"methods": {}, "real": classifier.measure(images, masks, truth)}
+    fixed: dict[str, tuple[list[np.ndarray], list[np.ndarray], list[int]]] = {}
     for name in methods:
-        images = [images[0] for images in study.runs[name].images]
-        base = study.methods[name].base or name
+        method, images = study.methods[name], study.runs[name].first
+        base = method.base or name
         if base not in SUBTYPES:
             found["methods"][name] = classifier.measure(images, masks, truth)
             continue
-        asked = [SUBTYPES.index(base)] * len(masks)
-        fixed.setdefault(study.methods[name].model, []).extend(
-            zip(images, masks, asked, strict=True)
-        )
-    for model, rows in fixed.items():
-        drawn, inside, numbers = (list(column) for column in zip(*rows, strict=True))
-        found["together"][model] = classifier.measure(drawn, inside, numbers)
+        rows = fixed.setdefault(method.model, ([], [], []))
+        rows[0].extend(images)
+        rows[1].extend(masks)
+        rows[2].extend([SUBTYPES.index(base)] * len(masks))
+    found["together"] = {model: classifier.measure(*rows) for model, rows in fixed.items()}
     return found
-
-
-def _numbers(cases: Sequence[Case]) -> list[int]:
-    return [SUBTYPES.index(case.group) for case in cases]
