@@ -1,12 +1,10 @@
 """Released LeFusion and DiffMask checkpoints to :class:`FactorisedUNet` and its mask variant.
 
-A released file holds ``step``, ``model``, ``ema`` and ``scaler``; ``model`` and ``ema`` are state
-dicts of the whole diffusion process, the network's part under ``denoise_fn.`` or, trained on
-several GPUs, ``denoise_fn.module.``. Names and shapes agree with ours, so that conversion is a
-prefix filter with strict checks. Only the rotary frequencies go: constants, once per attention.
-
-DiffMask (two inputs, one output, no condition) becomes :class:`SphereEncodedUNet`. How its training
-encoded the sphere is not in the file, so it is an argument, kept in ``network_def``.
+``model`` and ``ema`` of a released file are state dicts of the whole diffusion process, the part of
+the network under ``denoise_fn.`` or, trained on several GPUs, ``denoise_fn.module.``. Names and
+shapes agree with ours: conversion is a prefix filter with strict checks. Only the rotary
+frequencies, which are constants, go. DiffMask (two inputs, one output, no condition) becomes
+:class:`SphereEncodedUNet`; how its training encoded the sphere is not in the file: an argument.
 """
 
 from __future__ import annotations
@@ -36,13 +34,9 @@ def load_network(
 ) -> FactorisedUNet:
     """Return the network of a released or converted checkpoint, in eval mode.
 
-    Widths, channels and condition size are read from the shapes of the tensors. The published
-    sampler uses ``model``; a converted file holds one set of weights and ignores ``weights``.
-
-    Args:
-        path: released ``.pt`` file, or one written by :func:`convert`.
-        weights: ``"model"`` or ``"ema"``.
-        sphere_outside: see :func:`convert`; None takes what a converted file says.
+    Widths, channels and condition size are read from the shapes of the tensors. A converted file
+    holds one set of weights, and says its ``sphere_outside`` (taken for None). Options are those of
+    :func:`convert`.
 
     Raises:
         FileNotFoundError: if there is no file at ``path``.
@@ -55,26 +49,19 @@ def load_network(
 def convert(
     src: str, dst: str, weights: str = "model", sphere_outside: float | str | None = None
 ) -> dict[str, Any]:
-    """Write ``{"network_def": arguments, "model": state dict}``, all or nothing.
+    """Write ``{"network_def": arguments, "model": state dict}``; return the arguments.
 
-    The arguments are those of :class:`SphereEncodedUNet` if ``sphere_outside`` is among them, and
-    of :class:`FactorisedUNet` otherwise.
+    They are those of :class:`SphereEncodedUNet` if ``sphere_outside`` is among them, and of
+    :class:`FactorisedUNet` otherwise.
 
     Args:
         src: released ``.pt`` file.
-        dst: file to write; its folder is made if need be.
-        weights: ``"model"`` or ``"ema"``.
+        dst: file to write.
+        weights: ``"model"``, which the published sampler uses, or ``"ema"``.
         sphere_outside: only for DiffMask: the value outside the control sphere that the weights
             were trained with. None means 255, as the released code trains; -1 is what its authors
-            meant; ``"auto"`` takes the one under which the network denoises better and prints both
-            losses (:func:`tools.convert.sphere_encoding.choose_sphere_outside`).
-
-    Returns:
-        The arguments, ``network_def``.
-
-    Raises:
-        FileNotFoundError: if there is no file at ``src``.
-        ValueError: see :func:`load_network`.
+            meant; ``"auto"`` is the choice of
+            :func:`tools.convert.sphere_encoding.choose_sphere_outside`.
     """
     definition, network = _load(src, weights, sphere_outside)
     write_converted(dst, definition, network.state_dict())

@@ -18,6 +18,7 @@ __all__ = ["choose_sphere_outside", "sphere_encoding_losses"]
 ENCODINGS = (255.0, -1.0)
 # parts of the noise schedule: from a lesion in plain sight to one that only the sphere shows
 NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7)
+LESIONS = 2
 LONGEST_VOXELS = (4, 10)
 ROUNDNESS = (0.6, 1.0)
 # mean |noise| of a standard normal is what predicting no noise at all costs
@@ -32,12 +33,10 @@ def choose_sphere_outside(
 ) -> float:
     """Return the encoding under which a network denoises better, and print both losses.
 
-    Arguments as for :func:`sphere_encoding_losses`.
-
     Raises:
         ValueError: if the network denoises under neither encoding: the comparison would be chance.
     """
-    losses = sphere_encoding_losses(network, ENCODINGS, num_train_timesteps, window_size)
+    losses = sphere_encoding_losses(network, num_train_timesteps, window_size)
     shown = ", ".join(f"{loss:.4f} with {outside:g}" for outside, loss in losses.items())
     print(f"denoising loss by sphere_outside: {shown} (predicting no noise: {NO_PREDICTION:.2f})")
     best = min(losses, key=lambda outside: losses[outside])
@@ -51,37 +50,26 @@ def choose_sphere_outside(
 @torch.no_grad()
 def sphere_encoding_losses(
     network: SphereEncodedUNet,
-    encodings: Sequence[float] = ENCODINGS,
     num_train_timesteps: int = 300,
     window_size: Sequence[int] = (64, 64, 32),
-    lesions: int = 2,
-    seed: int = 0,
 ) -> dict[float, float]:
     """Return the mean absolute error of the predicted noise under each encoding of the sphere.
 
-    Ellipsoids in {-1, 1}, each with the sphere round it, are noised at four points of the schedule.
-    Every encoding sees the same lesions and the same noise, so that the losses differ by the
-    encoding alone. This is one network call per lesion, noise level and encoding, no sampling.
-
-    Args:
-        network: with its weights; left as it was.
-        encodings: values of ``sphere_outside`` to compare.
-        num_train_timesteps: length of the cosine schedule the network was trained with.
-        window_size: window it was trained on, voxels; from 24 per axis no lesion is cut off.
-        lesions: ellipsoids to draw.
-        seed: source of all chance.
+    Ellipsoids in {-1, 1}, each with the sphere round it, are noised at four points of the cosine
+    schedule. Every encoding sees the same lesions and the same noise, so that the losses differ by
+    the encoding alone. This is one network call per lesion, noise level and encoding, no sampling.
+    The network is left as it was. From 24 voxels per axis of the window no lesion is cut off.
 
     Example:
         >>> network = SphereEncodedUNet(base_channels=8, channel_multipliers=(1, 2)).eval()
-        >>> losses = sphere_encoding_losses(network, window_size=(8, 8, 4), lesions=1)
-        >>> sorted(losses)
+        >>> sorted(sphere_encoding_losses(network, window_size=(8, 8, 4)))
         [-1.0, 255.0]
     """
     parameter = next(network.parameters())
     scheduler = cosine_scheduler(num_train_timesteps)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     cases: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for _ in range(lesions):
+    for _ in range(LESIONS):
         lesion, region = (torch.from_numpy(array) for array in _lesion(window_size, rng))
         for level in NOISE_LEVELS:
             timesteps = torch.tensor([round(level * (num_train_timesteps - 1))])
@@ -89,17 +77,17 @@ def sphere_encoding_losses(
             x_t = scheduler.add_noise(original_samples=lesion, noise=noise, timesteps=timesteps)
             cases.append((x_t, region, timesteps, noise))
     before, losses = network.sphere_outside, {}
-    progress = tqdm(total=len(encodings) * len(cases), desc="comparing sphere encodings")
+    progress = tqdm(total=len(ENCODINGS) * len(cases), desc="comparing sphere encodings")
     try:
-        for outside in encodings:
-            network.sphere_outside, total = float(outside), 0.0
+        for outside in ENCODINGS:
+            network.sphere_outside, total = outside, 0.0
             for x_t, region, timesteps, noise in cases:
                 x = torch.cat([x_t, region], 1).to(parameter.device)
                 predicted = network(x, timesteps.to(parameter.device)).float().cpu()
                 total += float((predicted - noise).abs().mean())
                 progress.update()
             # overflow under the wrong encoding is as bad as it gets, and must not win as NaN
-            losses[float(outside)] = total / len(cases) if math.isfinite(total) else math.inf
+            losses[outside] = total / len(cases) if math.isfinite(total) else math.inf
     finally:
         network.sphere_outside = before
         progress.close()
