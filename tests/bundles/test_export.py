@@ -8,6 +8,8 @@ from monai.bundle import ConfigParser, ckpt_export, onnx_export
 from monai.data import load_net_with_metadata
 from torch import Tensor, nn
 
+from tests.bundles.runs import random_weights
+
 SMALL = {"network_def#channels": [8, 16]}
 SMALL_MAISI = {
     "network_def#network#num_res_blocks": [1, 1],
@@ -27,11 +29,6 @@ parametrised = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def at_repository_root(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(repository)
-
-
 def files(name: str) -> dict[str, str]:
     folder = f"bundles/{name}/configs"
     return {"meta_file": f"{folder}/metadata.json", "config_file": f"{folder}/inference.json"}
@@ -42,12 +39,7 @@ def saved(name: str, settings: dict, path: Path) -> nn.Module:
     parser = ConfigParser(ConfigParser.load_config_file(files(name)["config_file"]))
     for key, value in settings.items():
         parser[key] = value
-    network = parser.get_parsed_content("network_def").eval()
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
-    torch.save(network.state_dict(), path)
-    return network
+    return random_weights(parser.get_parsed_content("network_def").eval(), path)
 
 
 def inputs(batch: int, channels: int, numbers: int, *size: int) -> dict[str, Tensor]:
