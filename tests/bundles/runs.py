@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.bundle import run
@@ -83,3 +84,12 @@ def random_weights(network: nn.Module, path: Path) -> nn.Module:
 def raw_values(folder: Path, name: str) -> np.ndarray:
     """The values of a metric, case by case, as an evaluation writes them."""
     return np.genfromtxt(folder / f"{name}_raw.csv", delimiter=",", skip_header=1, usecols=1)
+
+
+def written(entry: dict[str, Any], folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scan, label and result of an entry, the last on the grid of the first."""
+    name = Path(entry["image"]).name.removesuffix(".nii.gz")
+    before, after = nib.load(entry["image"]), nib.load(folder / f"{name}_synthetic.nii.gz")
+    np.testing.assert_allclose(after.affine, before.affine, atol=1e-5)
+    label = np.asarray(nib.load(entry["label"]).dataobj)
+    return np.asarray(before.dataobj), label, np.asarray(after.dataobj)

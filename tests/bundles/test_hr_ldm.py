@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from scipy import ndimage
 
-from tests.bundles.runs import CROPS, FEW_LATENT_STEPS, SHORT, TINY_LATENT, raw_values
+from tests.bundles.runs import CROPS, FEW_LATENT_STEPS, SHORT, TINY_LATENT, raw_values, written
 from tools.losses import HistogramRegularizedLoss
 from tools.phantoms.datasets import lesion_datalist
 
@@ -82,10 +81,8 @@ def test_inference_changes_the_lesion_and_nothing_beyond_the_margin(
     )
     run.run()
     for entry in lesion_datalist("", "validation")[:2]:
-        name = Path(entry["image"]).name.removesuffix(".nii.gz")
-        output = nib.load(tmp_path / f"{name}_synthetic.nii.gz").get_fdata()
-        before = nib.load(entry["image"]).get_fdata()
-        inside = nib.load(entry["label"]).get_fdata() > 0
+        before, label, output = written(entry, tmp_path)
+        inside = label > 0
         far = ndimage.distance_transform_edt(~inside) >= 3
         assert np.array_equal(output[far], before[far])
         assert (output[inside] != before[inside]).mean() > 0.9

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow, verify_net_in_out
 
-from tests.bundles.runs import NAMES, raw_values, run_configs
+from tests.bundles.runs import NAMES, raw_values, run_configs, written
 from tools.phantoms.datasets import lesion_datalist
 
 each_bundle = pytest.mark.parametrize("bundle", NAMES)
@@ -56,10 +55,8 @@ def test_inference_writes_hounsfield_units_and_keeps_the_background(tmp_path: Pa
     run_configs("lefusion_lidc", "inference", "inference", tmp_path, **steps)
     assert len(list(tmp_path.glob("*_synthetic.nii.gz"))) == 8
     for entry in lesion_datalist("", "validation"):
-        name = Path(entry["image"]).name.removesuffix(".nii.gz")
-        output = nib.load(tmp_path / f"{name}_synthetic.nii.gz").get_fdata()
-        before = nib.load(entry["image"]).get_fdata()
-        inside = nib.load(entry["label"]).get_fdata() > 0
+        before, label, output = written(entry, tmp_path)
+        inside = label > 0
         assert np.array_equal(output[~inside], before[~inside])
         assert (output[inside] != before[inside]).mean() > 0.9
         assert output[inside].min() >= -1000

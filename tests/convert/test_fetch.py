@@ -108,10 +108,19 @@ def test_known_checksum_is_checked_and_not_recorded(tmp_path: Path, upper: bool)
         fetch(root, convert=None)
 
 
-def test_wrong_checksum_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = bundle(tmp_path, source(tmp_path).as_uri(), hash_val="0" * 64)
+@pytest.mark.parametrize(
+    ("name", "hash_val", "sentence"),
+    [
+        ("published.bin", "0" * 64, "hash_val must be the sha256 of the file, 000"),
+        ("absent.bin", "", "error: url must be a file that can be read, got file://"),
+    ],
+)
+def test_failed_download_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, hash_val: str, sentence: str
+) -> None:
+    root = bundle(tmp_path, source(tmp_path).with_name(name).as_uri(), hash_val=hash_val)
     assert main(["fetch", str(root)]) == 1
-    assert "hash_val must be the sha256 of the file, 000" in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
     assert files(root) == CONFIGS
 
 
@@ -141,13 +150,6 @@ def test_interrupted_download_leaves_nothing(
             fetch(root)
     assert files(root) == CONFIGS
     assert len(fetch(root)) == 2
-
-
-def test_missing_source_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = bundle(tmp_path, (tmp_path / "absent.pt").as_uri())
-    assert main(["fetch", str(root)]) == 1
-    assert "error: url must be a file that can be read, got file://" in capsys.readouterr().err
-    assert files(root) == CONFIGS
 
 
 def test_faulty_arguments(tmp_path: Path) -> None:
