@@ -32,14 +32,8 @@ class OracleDenoiser(nn.Module):
 
     With :math:`x_t = \sqrt{\bar\alpha_t} x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon`, both Gaussian,
     :math:`E[\epsilon | x_t] = \sqrt{1-\bar\alpha_t}\,(x_t - \sqrt{\bar\alpha_t}\,\mu)
-    / (\bar\alpha_t s^2 + 1 - \bar\alpha_t)`.
-
-    Args:
-        scheduler: any MONAI scheduler; its ``alphas_cumprod`` is read.
-        mean: mean of the data.
-        std: standard deviation of the data.
-        image_channels: leading channels of the input that are the noisy image; the rest
-            (lesion mask) is ignored.
+    / (\bar\alpha_t s^2 + 1 - \bar\alpha_t)`. The leading ``image_channels`` of the input are the
+    noisy image; the rest (lesion mask) is ignored.
     """
 
     def __init__(

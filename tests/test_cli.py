@@ -216,39 +216,28 @@ def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("words", "sentence"),
     [
-        (["--scan", "no.nii.gz"], "scan must be a NIfTI file, a DICOM series folder, a"),
-        (["--scan", "{scan}", "--bundle", "none"], "bundle must be a bundle folder or one of"),
-        (["--scan", "{scan}", "--texture", "granite"], "texture must be one of"),
-        (["--scan", "{scan}", "--shape", "cube"], "shape must be one of"),
-        (
-            ["--scan", "{scan}", "--bundle", "hr_ldm", "--steps", "4"],
-            "error: num_inference_steps must be at least 50 for ddim",
-        ),
-        (
-            ["--scan", "{scan}", "--shape", "diffmask:lefusion_lidc"],
-            "bundle must have shape_window",
-        ),
-        (["--scan", "{scan}", "--spiculation", "4"], "spiculation and lobulation need shape diffm"),
-        (["--scan", "{scan}", "--lobulation", "6"], "lobulation must be a score from 1 to 5"),
-        (["--scan", "{scan}", "--diameter_mm", "30,10"], "diameter_mm must be two numbers"),
-        (["--scan", "{scan}", "--device", "abacus"], "device must be auto, cpu or cuda"),
-        (["--scan", "{scan}", "--site", "9000,0,0"], "must lie inside the volume"),
+        ("--scan no.nii.gz", "scan must be a NIfTI file, a DICOM series folder, a"),
+        ("--bundle none", "bundle must be a bundle folder or one of"),
+        ("--bundle hr_ldm --steps 4", "error: num_inference_steps must be at least 50 for ddim"),
+        ("--texture granite", "texture must be one of"),
+        ("--shape diffmask:lefusion_lidc", "bundle must have shape_window"),
+        ("--lobulation 6 --shape diffmask", "lobulation must be a score from 1 to 5"),
+        ("--site 9000,0,0", "must lie inside the volume"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, sentence: str
 ) -> None:
-    scan = tmp_path / "scan.nii.gz"
     values = np.full((20, 20, 20), -850, np.int16)
-    nib.save(nib.Nifti1Image(values, np.eye(4)), scan)
-    nib.save(nib.Nifti1Image(np.ones_like(values, np.uint8), np.eye(4)), tmp_path / "organ.nii.gz")
-    given = [argument.format(scan=scan) for argument in arguments]
-    organ = ["--organ_mask", str(tmp_path / "organ.nii.gz"), "--count", "1"]
-    out = ["--out", str(tmp_path / "out")]
-    shape = [] if "--shape" in given else ["--shape", "ellipsoid"]  # needs no weights
-    assert main(["synthesize", *given, *shape, *organ, *out]) == 1
+    for name, data in (("scan", values), ("organ", np.ones_like(values, np.uint8))):
+        nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    known = {"--shape": "ellipsoid", "--count": "1", "--out": str(tmp_path / "out")}
+    known |= {"--scan": f"{tmp_path}/scan.nii.gz", "--organ_mask": f"{tmp_path}/organ.nii.gz"}
+    typed = words.split()
+    known |= dict(zip(typed[::2], typed[1::2], strict=True))
+    assert main(["synthesize", *(word for pair in known.items() for word in pair)]) == 1
     assert sentence in capsys.readouterr().err
     assert not [path for path in tmp_path.glob("out/*") if path.is_file()]
 

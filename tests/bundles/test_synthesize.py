@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 
+from tests.bundles.runs import NAMES, words
 from tests.synthesis.jobs import heart_scan
 from tests.synthesis.test_run import write_scans
 from tools.cli import main
 from tools.synthesis.records import read_record
 
-BUNDLES = {
-    "lefusion_lidc": {"window_size": [32, 32, 32]},  # a key that all must heed
-    "lefusion_emidec": {"window_size": [64, 64]},
-    "hr_ldm": {},
-    "diffmask": {},
-}
+STEPS = "displayable_configs#num_inference_steps"
 KINDS = {"lefusion_emidec": "heart"}
 
 
@@ -33,7 +29,7 @@ def scans(folder: Path, bundle: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bundle", BUNDLES)
+@pytest.mark.parametrize("bundle", NAMES)
 def test_bundle_run_and_the_command_write_the_same(tmp_path: Path, bundle: str) -> None:
     given = scans(tmp_path, bundle)
     steps = 50 if bundle == "hr_ldm" else 2
@@ -41,7 +37,7 @@ def test_bundle_run_and_the_command_write_the_same(tmp_path: Path, bundle: str) 
     if bundle not in KINDS:
         options |= {"count": 1, "diameter_mm": 7.0}
     if bundle != "diffmask":
-        options |= {"displayable_configs#num_inference_steps": steps}
+        options |= {STEPS: steps}
     if bundle in ("lefusion_lidc", "hr_ldm"):
         options["shape"] = "ellipsoid"
     configs = [f"bundles/{bundle}/configs/{name}.json" for name in ("inference", "synthesize")]
@@ -53,19 +49,9 @@ def test_bundle_run_and_the_command_write_the_same(tmp_path: Path, bundle: str) 
     workflow.initialize()
     workflow.run()
     workflow.finalize()
-    words = [
-        "synthesize",
-        "--bundle",
-        bundle,
-        "--out",
-        str(tmp_path / "command"),
-        "--device",
-        "cpu",
-    ]
-    for key, value in (given | options).items():
-        name = {"displayable_configs#num_inference_steps": "steps"}.get(key, key)
-        words += [f"--{name}", str(value)]
-    assert main(words) == 0
+    options |= given | {"bundle": bundle, "out": tmp_path / "command", "device": "cpu"}
+    typed = words({key.replace(STEPS, "steps"): value for key, value in options.items()})
+    assert main(["synthesize", *typed]) == 0
     for name in ("image", "label"):
         one, other = (
             np.asarray(nib.load(tmp_path / out / "a" / f"{name}.nii.gz").dataobj)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from monai.bundle import download
 
+from tests.bundles.runs import FEW_LATENT_STEPS, NAMES, SHORT, TINY_MAISI, UNET
 from tools.release.check import find_schema
 from tools.release.pack import pack_bundle
 
-NAMES = ["lefusion_lidc", "lefusion_emidec", "diffmask", "hr_ldm"]
 VERIFICATION = str(Path(__file__).with_name("zoo_verification.py"))
 # MONAI's own commands, with fewer interpreters
 RUN = """
@@ -28,28 +28,8 @@ for job in json.loads(sys.argv[1]):
     run(logging_file=False, **job)
 """
 FEW: dict[str, Any] = {"displayable_configs#num_inference_steps": 2, "dataset#data": "$@files[:1]"}
-SHORT: dict[str, Any] = {
-    "train#trainer#epoch_length": 2,
-    "max_epochs": 1,
-    "batch_size": 2,
-    "val_interval": 1,
-    "validate#inferer#num_inference_steps": 2,
-    "val_every_nth_case": 8,
-}
-SMALL = {"network_def#channels": [8, 16, 16]}
-SMALL_MAISI = {
-    "network_def#network#num_channels": [8, 16, 16],
-    "network_def#network#norm_num_groups": 8,
-    "network_def#network#num_head_channels": [0, 8, 8],
-}
-# of latents, the sampler lies deeper
-LATENT = {key.replace("inferer#num", "inferer#sampler#num"): value for key, value in SHORT.items()}
-TRAINING = {
-    "lefusion_lidc": SMALL | SHORT,
-    "lefusion_emidec": SMALL | SHORT,
-    "diffmask": SMALL | SHORT,
-    "hr_ldm": SMALL_MAISI | LATENT | {"variants": 1, "validate#inferer#fewest_steps": 2},
-}
+# with the autoencoder and the crops of the bundle
+TRAINING = {"hr_ldm": TINY_MAISI | FEW_LATENT_STEPS | {"variants": 1}}
 INFERENCE = {"hr_ldm": FEW | {"inferer#inferer#fewest_steps": 2}}
 POSTFIX = {"diffmask": "lesion"}
 
@@ -98,8 +78,9 @@ def test_zip_is_verified_trains_and_infers(
 ) -> None:
     bundle = downloaded(repository, name, tmp_path)
     schema = find_schema(json.loads((bundle / "configs" / "metadata.json").read_text()))
+    small = TRAINING.get(name, UNET) | SHORT | {"val_every_nth_case": 8}
     jobs = [
-        job(bundle, "training", "train.json", TRAINING[name]),
+        job(bundle, "training", "train.json", small),
         job(bundle, "inference", "inference.json", INFERENCE.get(name, FEW)),
     ]
     arguments = [str(bundle), json.dumps(jobs), *([] if schema is None else [str(schema)])]

@@ -8,32 +8,21 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from tests.convert.released import ARGUMENTS, DIFFMASK, write_released
 from tools.cli import main
 from tools.convert.fetch import fetch
 from tools.convert.lefusion import load_network
-from tools.networks.factorised_unet import FactorisedUNet
 from tools.networks.sphere_encoded_unet import SphereEncodedUNet
 
 ROOT = Path(__file__).resolve().parents[2]
-ARGUMENTS = {
-    "in_channels": 1,
-    "out_channels": 1,
-    "base_channels": 8,
-    "channel_multipliers": [1, 2],
-    "condition_size": 4,
-    "attention_heads": 2,
-    "attention_head_size": 8,
-}
-DIFFMASK = {**ARGUMENTS, "in_channels": 2, "condition_size": None}
+PREFIX = "denoise_fn.module."
 
 
 def source(folder: Path, arguments: dict = ARGUMENTS) -> Path:
     """A released checkpoint of a tiny network."""
     path = folder / "source" / "published.bin"
     path.parent.mkdir()
-    network = FactorisedUNet(**arguments)
-    state = {f"denoise_fn.module.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"step": 1, "model": state, "ema": state, "scaler": {}}, path)
+    write_released(path, PREFIX, arguments)
     return path
 
 
@@ -67,9 +56,9 @@ def test_file_is_fetched_recorded_and_converted(
     assert digest in capsys.readouterr().out
     converted = torch.load(root / "models" / "published.pt", weights_only=True)
     original = torch.load(origin, weights_only=True)["model"]
-    assert len(converted["model"]) == len(original)
+    assert {PREFIX + name for name in converted["model"]} == original.keys() - {"betas"}
     name = "init_conv.weight"
-    assert torch.equal(converted["model"][name], original[f"denoise_fn.module.{name}"])
+    assert torch.equal(converted["model"][name], original[PREFIX + name])
 
 
 @pytest.mark.parametrize(("option", "outside"), [([], 255.0), (["--sphere_outside", "-1"], -1.0)])
@@ -119,10 +108,19 @@ def test_known_checksum_is_checked_and_not_recorded(tmp_path: Path, upper: bool)
         fetch(root, convert=None)
 
 
-def test_wrong_checksum_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = bundle(tmp_path, source(tmp_path).as_uri(), hash_val="0" * 64)
+@pytest.mark.parametrize(
+    ("name", "hash_val", "sentence"),
+    [
+        ("published.bin", "0" * 64, "hash_val must be the sha256 of the file, 000"),
+        ("absent.bin", "", "error: url must be a file that can be read, got file://"),
+    ],
+)
+def test_failed_download_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, hash_val: str, sentence: str
+) -> None:
+    root = bundle(tmp_path, source(tmp_path).with_name(name).as_uri(), hash_val=hash_val)
     assert main(["fetch", str(root)]) == 1
-    assert "hash_val must be the sha256 of the file, 000" in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
     assert files(root) == CONFIGS
 
 
@@ -154,13 +152,6 @@ def test_interrupted_download_leaves_nothing(
     assert len(fetch(root)) == 2
 
 
-def test_missing_source_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = bundle(tmp_path, (tmp_path / "absent.pt").as_uri())
-    assert main(["fetch", str(root)]) == 1
-    assert "error: url must be a file that can be read, got file://" in capsys.readouterr().err
-    assert files(root) == CONFIGS
-
-
 def test_faulty_arguments(tmp_path: Path) -> None:
     root = bundle(tmp_path, "file:///a")
     with pytest.raises(ValueError, match="convert must be one of"):
@@ -182,15 +173,6 @@ def test_faulty_arguments(tmp_path: Path) -> None:
     (root / "published_weights.yml").unlink()
     with pytest.raises(FileNotFoundError, match=r"must hold published_weights\.yml"):
         fetch(root)
-
-
-def test_sphere_encoding_of_a_network_without_sphere_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = bundle(tmp_path, source(tmp_path).as_uri())
-    assert main(["fetch", str(root), "--sphere_outside", "auto"]) == 1
-    assert "error: sphere_outside needs a DiffMask checkpoint" in capsys.readouterr().err
-    assert not (root / "models" / "published.pt").exists()
 
 
 # test_maisi.py fetches what has a converter of its own

@@ -5,32 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.convert.released import ARGUMENTS, DIFFMASK, write_released
 from tools.cli import main
 from tools.convert import lefusion
 from tools.convert.lefusion import convert, load_network
 from tools.networks.factorised_unet import FactorisedUNet
 from tools.networks.sphere_encoded_unet import SphereEncodedUNet
 
-ARGUMENTS = {
-    "in_channels": 2,
-    "out_channels": 2,
-    "base_channels": 8,
-    "channel_multipliers": [1, 3],
-    "condition_size": None,
-    "attention_heads": 2,
-    "attention_head_size": 16,
-}
-DIFFMASK = {**ARGUMENTS, "out_channels": 1}
 CONVERTED = {k: v for k, v in DIFFMASK.items() if k != "condition_size"}
-
-
-def checkpoint(
-    path: Path, prefix: str = "denoise_fn.", arguments: dict = ARGUMENTS
-) -> FactorisedUNet:
-    network = FactorisedUNet(**arguments)
-    state = {prefix + name: value for name, value in network.state_dict().items()}
-    torch.save({"step": 1, "model": {"betas": torch.zeros(3), **state}, "scaler": {}}, path)
-    return network
 
 
 @pytest.mark.parametrize("prefix", ["denoise_fn.", "denoise_fn.module."])
@@ -39,7 +21,7 @@ def test_arguments_are_read_from_shapes(
     tmp_path: Path, prefix: str, condition_size: int | None
 ) -> None:
     arguments = {**ARGUMENTS, "condition_size": condition_size}  # 32: two classes of 16 bins
-    network = checkpoint(tmp_path / "a.pt", prefix, arguments)
+    network = write_released(tmp_path / "a.pt", prefix, arguments)
     convert(str(tmp_path / "a.pt"), str(tmp_path / "b.pt"))
     written = torch.load(tmp_path / "b.pt", weights_only=True)
     assert written["network_def"] == arguments
@@ -52,7 +34,7 @@ def test_arguments_are_read_from_shapes(
 def test_mask_network_keeps_its_sphere_encoding(
     tmp_path: Path, prefix: str, asked: float | None, outside: float
 ) -> None:
-    network = checkpoint(tmp_path / "a.pt", prefix, DIFFMASK)
+    network = write_released(tmp_path / "a.pt", prefix, DIFFMASK)
     definition = convert(str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), sphere_outside=asked)
     written = torch.load(tmp_path / "b.pt", weights_only=True)
     assert definition == written["network_def"]
@@ -69,7 +51,7 @@ def test_mask_network_keeps_its_sphere_encoding(
 
 
 def test_encoding_of_a_converted_file_can_be_changed(tmp_path: Path) -> None:
-    checkpoint(tmp_path / "a.pt", arguments=DIFFMASK)
+    write_released(tmp_path / "a.pt", arguments=DIFFMASK)
     convert(str(tmp_path / "a.pt"), str(tmp_path / "b.pt"))
     convert(str(tmp_path / "b.pt"), str(tmp_path / "c.pt"), sphere_outside=-1)
     for name, outside in (("b.pt", 255.0), ("c.pt", -1.0)):
@@ -81,7 +63,7 @@ def test_encoding_of_a_converted_file_can_be_changed(tmp_path: Path) -> None:
 def test_automatic_choice_gets_the_weights_and_their_schedule(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = checkpoint(tmp_path / "a.pt", arguments=DIFFMASK)
+    original = write_released(tmp_path / "a.pt", arguments=DIFFMASK)
     seen: list[int] = []
 
     def choose(network: SphereEncodedUNet, num_train_timesteps: int) -> float:
@@ -97,13 +79,6 @@ def test_automatic_choice_gets_the_weights_and_their_schedule(
     assert torch.load(b, weights_only=True)["network_def"]["sphere_outside"] == -1.0
 
 
-def test_command_takes_a_negative_number(tmp_path: Path) -> None:
-    checkpoint(tmp_path / "a.pt", arguments=DIFFMASK)
-    a, b = str(tmp_path / "a.pt"), str(tmp_path / "b.pt")
-    assert main(["convert", "lefusion", a, b, "--sphere_outside", "-1"]) == 0
-    assert torch.load(b, weights_only=True)["network_def"]["sphere_outside"] == -1.0
-
-
 @pytest.mark.parametrize(
     ("arguments", "value", "message"),
     [
@@ -115,14 +90,14 @@ def test_command_takes_a_negative_number(tmp_path: Path) -> None:
     ],
 )
 def test_encoding_must_fit(tmp_path: Path, arguments: dict, value: object, message: str) -> None:
-    checkpoint(tmp_path / "a.pt", arguments=arguments)
+    write_released(tmp_path / "a.pt", arguments=arguments)
     with pytest.raises(ValueError, match=f"sphere_outside {message}"):
         convert(str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), sphere_outside=value)
     assert not (tmp_path / "b.pt").exists()
 
 
 def test_weights_must_be_there(tmp_path: Path) -> None:
-    checkpoint(tmp_path / "a.pt")
+    write_released(tmp_path / "a.pt")
     with pytest.raises(ValueError, match="state dict under 'ema', got keys"):
         load_network(str(tmp_path / "a.pt"), "ema")
     with pytest.raises(ValueError, match='weights must be "model" or "ema", got \'best\''):
@@ -134,22 +109,13 @@ def test_no_file(tmp_path: Path) -> None:
         load_network(str(tmp_path / "absent.pt"))
 
 
-@pytest.mark.parametrize("data", [b"", b"not a checkpoint at all", b"\x80\x04\x95garbage"])
-def test_file_of_another_kind(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "a.pt").write_bytes(data)
-    with pytest.raises(ValueError, match="must be a PyTorch file of plain tensors"):
-        load_network(str(tmp_path / "a.pt"))
-
-
-def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
-    torch.save({"model": Path("x")}, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="plain tensors"):
-        load_network(str(tmp_path / "a.pt"))
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"", "must be a PyTorch file of plain tensors"),
+        (b"not a checkpoint at all", "must be a PyTorch file of plain tensors"),
+        (b"\x80\x04\x95garbage", "must be a PyTorch file of plain tensors"),
+        ({"model": Path("x")}, "plain tensors"),  # no code of a file is run
         ([1, 2], "must hold a dict, got list"),
         ({"state_dict": {}}, "state dict under 'model'"),
         ({"model": {"weight": torch.zeros(1)}}, r"must hold keys 'denoise_fn\.\*'"),
@@ -157,14 +123,11 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
         ({"network_def": ARGUMENTS}, "state dict under 'model'"),
     ],
 )
-def test_wrong_content(tmp_path: Path, content: object, message: str) -> None:
-    torch.save(content, tmp_path / "a.pt")
+def test_wrong_content_leaves_nothing(tmp_path: Path, content: object, message: str) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / "a.pt").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=message):
-        load_network(str(tmp_path / "a.pt"))
-
-
-def test_failed_conversion_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "a.pt").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="plain tensors"):
         convert(str(tmp_path / "a.pt"), str(tmp_path / "b.pt"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]

@@ -97,24 +97,9 @@ def test_other_files_are_refused(tmp_path: Path, content: Any, sentence: str) ->
     assert not (tmp_path / "converted.pt").exists()
 
 
-def test_another_size_is_refused_by_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(tmp_path, weights())
-    assert main(["convert", "maisi", str(path), str(tmp_path / "converted.pt")]) == 1
-    message = capsys.readouterr().err
-    assert "must have shape (64," in message
-    assert len(message.strip().splitlines()) == 1
-
-
-def overlay() -> dict[str, Any]:
-    """The overlay as the parser reads it, on top of nothing."""
-    config = ConfigParser.load_config_file(BUNDLE / "configs" / "published_autoencoder.json")
-    return {k: v for k, v in config["autoencoder_def"].items() if not k.startswith("_")}
-
-
 def test_overlay_is_the_network_of_the_file() -> None:
-    arguments = overlay()
+    config = ConfigParser.load_config_file(BUNDLE / "configs" / "published_autoencoder.json")
+    arguments = {k: v for k, v in config["autoencoder_def"].items() if not k.startswith("_")}
     assert {k: v for k, v in arguments.items() if k not in COMPUTATION} == MAISI_AUTOENCODER
     # normalisation in half precision fails wherever autocast is off, on any device
     assert arguments["norm_float16"] is False

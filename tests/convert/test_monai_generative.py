@@ -117,28 +117,35 @@ def test_given_weights_are_left_as_they_are() -> None:
     assert all(torch.equal(old[name], copy[name]) for name in old)
 
 
-@pytest.mark.parametrize("make", [denoiser, autoencoder])
-def test_default_of_include_fc_is_refused(make: Any) -> None:
-    old = old_names(seeded(make()))
-    quiet = make(include_fc=True)
-    quiet.load_old_state_dict(dict(old))  # MONAI says nothing: that is the trap
-    with pytest.raises(ValueError, match=r"include_fc must be false .* got true"):
-        load_old_weights(make(include_fc=True), old)
+@pytest.mark.parametrize(
+    ("make", "trained", "changes", "message"),
+    [
+        (denoiser, {}, {"include_fc": True}, "include_fc must be false .* got true"),
+        (autoencoder, {}, {"include_fc": True}, "include_fc must be false .* got true"),
+        (denoiser, CONDITIONED, {"include_fc": False}, "include_fc must be true .* got false"),
+        (autoencoder, {}, {"use_convtranspose": True}, "use_convtranspose must be fal.* got true"),
+    ],
+)
+def test_arguments_of_another_network_are_refused(
+    make: Any, trained: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    old = old_names(seeded(make(**trained)))
+    network = make(**{**trained, **changes})
+    network.load_old_state_dict(dict(old))  # MONAI says nothing: that is the trap
+    with pytest.raises(ValueError, match=message):
+        load_old_weights(network, old)
 
 
-def test_missing_include_fc_with_conditioning_is_refused() -> None:
-    old = old_names(seeded(denoiser(**CONDITIONED)))
-    without = {**CONDITIONED, "include_fc": False}
-    denoiser(**without).load_old_state_dict(dict(old))
-    with pytest.raises(ValueError, match=r"include_fc must be true .* got false"):
-        load_old_weights(denoiser(**without), old)
-
-
-def test_transposed_convolutions_are_refused() -> None:
-    old = old_names(seeded(autoencoder()))
-    autoencoder(use_convtranspose=True).load_old_state_dict(dict(old))
-    with pytest.raises(ValueError, match=r"use_convtranspose must be false .* got true"):
-        load_old_weights(autoencoder(use_convtranspose=True), old)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention_levels": [False, False]}, "must have every tensor .* missing"),
+        ({"in_channels": 2}, r"size mismatch for conv_in\.conv\.weight"),
+    ],
+)
+def test_weights_of_another_network_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_old_weights(denoiser(), old_names(seeded(denoiser(**changes))))
 
 
 @pytest.mark.parametrize("stated", [None, True])
@@ -165,29 +172,17 @@ def test_parameter_without_weights_is_refused() -> None:
         load_old_weights(denoiser(), new)
 
 
-def test_weights_without_a_place_are_refused() -> None:
-    old = {**old_names(seeded(denoiser())), "class_embedding.weight": torch.ones(3, 32)}
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("class_embedding.weight", 1.0, r"without a place, 1: class_embedding\.weight$"),
+        ("conv_in.conv.bias", torch.nan, r"finite numbers, got others in 1: conv_in\.conv\.bias"),
+    ],
+)
+def test_tensors_that_nothing_can_use_are_refused(name: str, value: float, message: str) -> None:
+    old = {**old_names(seeded(denoiser())), name: torch.full((8,), value)}
     denoiser().load_old_state_dict(dict(old))
-    with pytest.raises(ValueError, match=r"without a place, 1: class_embedding\.weight$"):
-        load_old_weights(denoiser(), old)
-
-
-def test_missing_attention_is_refused() -> None:
-    old = old_names(seeded(denoiser(attention_levels=[False, False])))
-    with pytest.raises(ValueError, match=r"must have every tensor .* missing"):
-        load_old_weights(denoiser(), old)
-
-
-def test_other_shapes_are_refused() -> None:
-    old = old_names(seeded(denoiser(in_channels=2)))
-    with pytest.raises(ValueError, match=r"size mismatch for conv_in\.conv\.weight"):
-        load_old_weights(denoiser(), old)
-
-
-def test_values_that_are_no_numbers_are_refused() -> None:
-    old = old_names(seeded(denoiser()))
-    old["conv_in.conv.bias"][0] = torch.nan
-    with pytest.raises(ValueError, match=r"finite numbers, got others in 1: conv_in\.conv\.bias"):
+    with pytest.raises(ValueError, match=message):
         load_old_weights(denoiser(), old)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tools.convert.sphere_encoding import _lesion, choose_sphere_outside, sphere_encoding_losses
+from tools.convert.lefusion import _lesion, choose_sphere_outside, sphere_encoding_losses
 from tools.networks.sphere_encoded_unet import SphereEncodedUNet
 from tools.schedules import cosine_scheduler
 

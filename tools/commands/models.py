@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from tools.commands.result import Result
 
-__all__ = [
-    "convert_lefusion",
-    "convert_maisi",
-    "convert_monai_generative",
-    "evaluate",
-    "fetch",
-]
+__all__ = ["convert_lefusion", "convert_maisi", "convert_monai_generative", "evaluate", "fetch"]
 
 
 def convert_lefusion(
@@ -155,23 +149,12 @@ def evaluate(
         overlay: config of the bundle with another autoencoder, such as
             published_autoencoder.json; of the stage autoencoder only.
     """
+    given = dict(locals())
+
     from tools.files import claimed
     from tools.studies.study import Options, evaluate_bundle
 
-    options = Options(
-        bundle=bundle,
-        dataset_dir=dataset_dir,
-        steps=steps,
-        limit=limit,
-        samples=samples,
-        seed=seed,
-        discriminator=discriminator,
-        weights=weights,
-        repaint_weights=repaint_weights,
-        variants=variants,
-        stage=stage,
-        overlay=overlay,
-    )
+    options = Options(**{name: value for name, value in given.items() if name != "out"})
     with claimed(out, ("results.json", "results.md", "results.png")):
         results = evaluate_bundle(out, options)
     # the page is printed already

@@ -8,12 +8,7 @@ from typing import Any
 
 from tools.commands.result import Result
 
-__all__ = [
-    "prepare_emidec",
-    "prepare_lidc",
-    "prepare_phantom",
-    "prepare_scans",
-]
+__all__ = ["prepare_emidec", "prepare_lidc", "prepare_phantom", "prepare_scans"]
 
 
 def prepare_scans(
@@ -100,7 +95,7 @@ def prepare_emidec(source: str, out: str) -> Result:
 
 def _made(summary: Mapping[str, Any], out: str, noun: str = "") -> Result:
     """Return what was made; fail with a sentence for each that could not be."""
-    facts = {key: _plain(value) for key, value in summary.items()}
+    facts: dict[str, Any] = {k: str(v) if isinstance(v, Path) else v for k, v in summary.items()}
     broken = facts.pop("broken", None)
     if broken:
         print(facts)
@@ -108,11 +103,6 @@ def _made(summary: Mapping[str, Any], out: str, noun: str = "") -> Result:
         raise ValueError(f"{len(broken)} {noun} could not be prepared:{sentences}")
     shown = ", ".join(f"{key} {value}" for key, value in facts.items())
     return Result(f"{shown}; in {out}", {**facts, "out": out})
-
-
-def _plain(value: Any) -> Any:
-    """Return paths as text, all else as it is."""
-    return str(value) if isinstance(value, Path) else value
 
 
 def prepare_lidc(

@@ -93,18 +93,8 @@ def subtypes(
     from tools.prepare.subtypes import collect_subtypes
 
     require_new(out)
-
     content = collect_subtypes(
-        dataset_dir,
-        out,
-        bins,
-        window_hu,
-        solid,
-        part_solid,
-        library,
-        min_voxels,
-        section,
-        seed,
+        dataset_dir, out, bins, window_hu, solid, part_solid, library, min_voxels, section, seed
     )
     facts = {
         name: {"lesions": e["count"], "kept": len(e["histograms"]), "mean_hu": e["mean_hu"]}

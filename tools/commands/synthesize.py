@@ -10,6 +10,10 @@ from tools.commands.result import Result
 
 __all__ = ["demo", "synthesize"]
 
+# arguments of synthesize that are no keys of a bundle's synthesize.json
+FILES_AND_MACHINE = {"scan", "out", "bundle", "organ_mask", "lesion_mask", "dataset_dir", "section"}
+FILES_AND_MACHINE |= {"series_uid", "weights", "device", "output_format"}
+
 
 def synthesize(
     scan: str,
@@ -132,6 +136,8 @@ def synthesize(
             beside the NIfTI files, which datalist and report need. A folder that was made without
             gets them, nothing is sampled again.
     """
+    given = dict(locals())
+
     from tools.files import require_apart
     from tools.report.page import PageReport
     from tools.synthesis.arrays import open_synthesizer
@@ -139,27 +145,7 @@ def synthesize(
     from tools.synthesis.ranks import Rank
     from tools.synthesis.run import synthesize_scans
 
-    options = {
-        "count": count,
-        "texture": texture,
-        "diameter_mm": diameter_mm,
-        "shape": shape,
-        "spiculation": spiculation,
-        "lobulation": lobulation,
-        "no_reflow_share": no_reflow_share,
-        "site": site,
-        "placement": placement,
-        "erosion_mm": erosion_mm,
-        "lobe": lobe,
-        "organ_source": organ_source,
-        "organ_bundle": organ_bundle,
-        "seed": seed,
-        "steps": steps,
-        "jump_length": jump_length,
-        "jump_n_sample": jump_n_sample,
-        "attempts": attempts,
-        "if_impossible": if_impossible,
-    }
+    options = {name: value for name, value in given.items() if name not in FILES_AND_MACHINE}
     rank = Rank.from_environment()
     found = find_cases(scan, dataset_dir, series_uid, section)
     require_apart(out, input_folders(scan, found))

@@ -1,11 +1,7 @@
 """Published weights on request: download what ``published_weights.yml`` names.
 
-The list has the form of the model zoo's ``large_files.yml`` under another name: what stands under
+The list has the form of the model zoo's ``large_files.yml``, but not its name: what stands under
 that name is downloaded whenever a bundle is tested or deployed, and these files are a choice.
-
-The download is MONAI's own; around it stand the promises that its list form leaves open: a file
-appears under its name only when it is whole, and one without a known checksum gets its sha256
-recorded beside it, so that the next fetch notices a change.
 """
 
 from __future__ import annotations
@@ -44,11 +40,11 @@ CONVERTERS = {
 
 
 class LargeFile(NamedTuple):
-    """One entry of ``large_files``: its place below the root, and a checksum where one is known."""
+    """One entry of ``large_files``, checked."""
 
     path: Path
     url: str
-    hash_val: str | None
+    hash_val: str | None  # where one is known
     hash_type: str
 
 
@@ -59,34 +55,17 @@ def fetch(
     convert: str | None = AUTO,
     sphere_outside: float | str | None = None,
 ) -> list[Path]:
-    """Download the large files of a bundle and convert them to what its configs load.
+    """Download the large files of a bundle, convert them, and return all files written.
 
-    Files that are there already are checked, not downloaded again. A file of unknown checksum gets
-    ``NAME.sha256`` beside it, in the form that ``sha256sum --check`` reads.
-
-    Args:
-        bundle: folder of the bundle, with ``published_weights.yml`` (or .yaml, .json).
-        out: folder that takes the place of the bundle folder for what is written.
-        url: address to use in place of the listed one, such as a mirror or ``file://``; only for a
-            bundle with one large file.
-        convert: ``"lefusion"`` (for ``published.json``), ``"maisi"`` (for
-            ``published_autoencoder.json``), or None to leave the file as it comes; ``"auto"`` is
-            what the list says under ``convert``, lefusion where it says nothing.
-        sphere_outside: only for DiffMask, see :func:`tools.convert.lefusion.convert`. Where
-            ``published.json`` says otherwise, the option to run it with is printed.
-
-    Returns:
-        The files downloaded, then the converted one.
+    A file appears under its name only when it is whole. One that is there already is checked, not
+    downloaded again: where no checksum is known, against ``NAME.sha256`` (as of ``sha256sum``) that
+    the first download left beside it. Options are those of the command; ``convert`` "auto" is what
+    the list says, lefusion where it says nothing, and None leaves the file as it comes.
 
     Raises:
         FileNotFoundError: if there is no bundle or no list.
         ValueError: if the list is faulty, a path leaves the folder, or a checksum differs.
         OSError: if a download fails or breaks off; nothing is left of it.
-
-    Example:
-        >>> fetch("bundles/nowhere")
-        Traceback (most recent call last):
-        FileNotFoundError: bundle must be an existing folder, got bundles/nowhere
     """
     folder = Path(bundle)
     if not folder.is_dir():
@@ -99,14 +78,13 @@ def fetch(
     if len(files) != 1 and (url is not None or convert is not None):
         option = "url" if url is not None else "convert"
         raise ValueError(f"{option} needs a bundle with one large file, got {len(files)}")
-    converter = None if convert is None else CONVERTERS[convert]
-    target = None if converter is None else _converted_path(folder, root, converter)
+    target = None if convert is None else _converted_path(folder, root, CONVERTERS[convert])
     for file in files:
         _download(file._replace(url=url or file.url))
     written = [file.path for file in files]
-    if converter is not None and target is not None:
+    if convert is not None and target is not None:
         options = {} if sphere_outside is None else {"sphere_outside": sphere_outside}
-        definition = converter.run(str(files[0].path), str(target), **options)
+        definition = CONVERTERS[convert].run(str(files[0].path), str(target), **options)
         if "sphere_outside" in definition:
             _compare_encoding(folder, definition["sphere_outside"])
         written.append(target)
@@ -180,13 +158,13 @@ def _compare_encoding(folder: Path, found: float) -> None:
 
 def _download(file: LargeFile) -> None:
     """Put one file in place, whole and checked, or raise and leave nothing."""
-    if file.hash_val is None and not file.path.exists():
-        # a record without its file speaks of a download that is gone
-        _record_of(file.path).unlink(missing_ok=True)
+    record = file.path.with_name(f"{file.path.name}.sha256")
     if file.path.exists():
         if file.hash_val is not None and _digest(file.path, file.hash_type) != file.hash_val:
             raise _wrong_hash(file, str(file.path))
     else:
+        if file.hash_val is None:
+            record.unlink(missing_ok=True)  # of a download that is gone
         try:
             with new_file(file.path) as partial:
                 download_url(file.url, partial, file.hash_val, file.hash_type)
@@ -195,11 +173,10 @@ def _download(file: LargeFile) -> None:
         except HashCheckError as error:
             raise _wrong_hash(file, file.url) from error
         except (OSError, RuntimeError) as error:
-            raise OSError(
-                f"url must be a file that can be read, got {file.url}: {error}"
-            ) from error
+            message = f"url must be a file that can be read, got {file.url}: {error}"
+            raise OSError(message) from error
     if file.hash_val is None:
-        _record(file.path)
+        _record(file.path, record)
 
 
 def _wrong_hash(file: LargeFile, source: str) -> ValueError:
@@ -209,13 +186,9 @@ def _wrong_hash(file: LargeFile, source: str) -> ValueError:
     )
 
 
-def _record_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _record(path: Path) -> None:
+def _record(path: Path, record: Path) -> None:
     """Print and write the sha256 of a file, or compare it with the one written before."""
-    digest, record = _digest(path, "sha256"), _record_of(path)
+    digest = _digest(path, "sha256")
     before = record.read_text(encoding="utf-8").split()[:1] if record.is_file() else [digest]
     if before != [digest]:
         raise ValueError(f"{path.name} must have the sha256 in {record}, got {digest}")

@@ -1,11 +1,7 @@
 """MAISI's published autoencoder to the state dict that the bundles load.
 
-The released file is the state dict of MONAI's ``AutoencoderKlMaisi`` itself, 130 tensors, bare or
-under ``unet_state_dict`` (as later releases wrap it). So nothing is renamed; what conversion adds
-is the proof that the file is that network and whole, and the arguments to build it with.
-
-``num_splits``, ``save_mem`` and ``norm_float16`` say how the network computes, not what it is, and
-are left to the config that loads the result.
+The released file is the state dict of MONAI's ``AutoencoderKlMaisi`` itself, 130 tensors. Nothing
+is renamed: conversion adds the proof that it is that network, whole, and the arguments to build it.
 """
 
 from __future__ import annotations
@@ -27,6 +23,7 @@ from tools.convert.weights import (
 
 __all__ = ["MAISI_AUTOENCODER", "convert"]
 
+# ``num_splits``, ``save_mem`` and ``norm_float16`` say how it computes: the loading config's choice
 MAISI_AUTOENCODER: dict[str, Any] = {
     "spatial_dims": 3,
     "in_channels": 1,
@@ -42,7 +39,7 @@ MAISI_AUTOENCODER: dict[str, Any] = {
     "use_checkpointing": False,
     "use_convtranspose": False,
 }
-WRAPPER = "unet_state_dict"
+WRAPPER = "unet_state_dict"  # of later releases
 
 
 def convert(
@@ -50,25 +47,11 @@ def convert(
     dst: str | os.PathLike[str],
     definition: Mapping[str, Any] = MAISI_AUTOENCODER,
 ) -> dict[str, Any]:
-    """Write ``{"network_def": arguments, "model": state dict}``, all or nothing.
-
-    Args:
-        src: released ``.pt`` file.
-        dst: file to write; its folder is made if need be.
-        definition: arguments of the ``AutoencoderKlMaisi`` that the file must be the weights of.
-
-    Returns:
-        The arguments, ``network_def``.
+    """Write ``{"network_def": arguments, "model": state dict}``; return the arguments.
 
     Raises:
-        FileNotFoundError: if there is no file at ``src``.
         ValueError: if the file holds anything but tensors, or a tensor is missing, unknown,
             misshapen or not finite.
-
-    Example:
-        >>> convert("absent.pt", "converted.pt")
-        Traceback (most recent call last):
-        FileNotFoundError: checkpoint must be an existing file, got absent.pt
     """
     content = read_checkpoint(src)
     state = plain_state_dict(content.get(WRAPPER, content), f"(bare or under {WRAPPER!r}) in {src}")

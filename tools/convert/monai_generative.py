@@ -38,13 +38,6 @@ def convert(
     The config must repeat the arguments of the training. Those that leave no trace in the shapes
     (``num_head_channels``, ``norm_num_groups``, ``norm_eps``) cannot be checked against the file.
 
-    Args:
-        src: checkpoint of the old package: a state dict, or a dict that holds one.
-        dst: file to write; its folder is made if need be.
-        config: JSON or YAML file: a bundle config, or one ``_target_`` with its arguments.
-        net_id: key of the network in a bundle config.
-        key_in_ckpt: key of the state dict in ``src``; empty where ``src`` is one.
-
     Raises:
         FileNotFoundError: if ``src`` or ``config`` does not exist.
         ValueError: if the config names no network that MONAI can load old weights into, or the
@@ -59,10 +52,7 @@ def convert(
 def load_old_weights(network: nn.Module, state: dict[str, Tensor]) -> None:
     """Load weights of the old package by MONAI's own method, or say why that would go wrong.
 
-    Args:
-        network: MONAI network with the arguments that the old one was trained with; it is
-            overwritten, also where this raises.
-        state: state dict of the old network; left as it is.
+    The network is overwritten also where this raises; the state dict is left as it is.
 
     Raises:
         ValueError: if an argument of the network contradicts the weights, a tensor is missing, left

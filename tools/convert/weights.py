@@ -27,13 +27,7 @@ SHOWN = 3
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the dictionary in a file; nothing but plain tensors and containers is unpickled.
-
-    Example:
-        >>> read_checkpoint("absent.pt")
-        Traceback (most recent call last):
-        FileNotFoundError: checkpoint must be an existing file, got absent.pt
-    """
+    """Return the dictionary in a file; nothing but plain tensors and containers is unpickled."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint must be an existing file, got {path}")
     try:

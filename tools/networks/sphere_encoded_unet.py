@@ -19,7 +19,7 @@ class SphereEncodedUNet(FactorisedUNet):
     trained on. LeFusion means 1 and -1. Its released code computes ``2 * sphere - 1`` on bytes,
     where 0 becomes 255, so weights that this code trained expect 1 and 255; the file itself does
     not tell. Weights see one encoding as nonsense:
-    :func:`tools.convert.sphere_encoding.sphere_encoding_losses` measures which. The values are
+    :func:`tools.convert.lefusion.sphere_encoding_losses` measures which. The values are
     arguments and not parameters, so that names and shapes stay those of the published checkpoints.
 
     Deviation: the published sampler knows no boundary. Here the region is the sphere as far as it

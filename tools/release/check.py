@@ -27,7 +27,7 @@ from tools.release.config_rules import (
 )
 from tools.release.pack import LARGEST_FILE_MB, listed_weights, load_json, ships
 
-__all__ = ["check_bundles", "find_bundles", "find_schema", "read_configs"]
+__all__ = ["check_bundles", "find_bundles", "find_schema"]
 
 REQUIRED_FILES: tuple[str, ...] = ("LICENSE", "configs/inference.json", "configs/logging.conf")
 REQUIRED_FILES += ("configs/metadata.json", "configs/train.json", "docs/README.md")
@@ -52,23 +52,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def find_bundles(
     bundles: Sequence[str | os.PathLike[str]] = (), root: str = "bundles"
 ) -> list[Path]:
-    """Return the named bundles, or all in a folder if none is named.
-
-    Raises:
-        FileNotFoundError: if none is named and ``root`` holds none.
-    """
+    """Return the named bundles, or all in a folder if none is named."""
     if bundles:
         return [Path(bundle) for bundle in bundles]
     folders = sorted(path.parents[1] for path in Path(root).glob("*/configs/metadata.json"))
     if not folders:
         raise FileNotFoundError(f"bundles must be named, or lie in {root}/, got none")
     return folders
-
-
-def read_configs(bundle: Path) -> dict[str, Config]:
-    """Return the parsed configs of a bundle by file name, metadata and presets left out."""
-    paths = sorted(bundle.glob("configs/*.json"))
-    return {path.name: load_json(path) for path in paths if path.name not in DATA_FILES}
 
 
 def check_bundles(
@@ -79,25 +69,11 @@ def check_bundles(
 ) -> list[str]:
     """Return all findings, one line each; none means that the bundles are ready to be released.
 
-    Looked at are layout, sizes, metadata and their schema, the rules for configs, targets and
-    their arguments, the properties of MONAI's workflows, the form of the JSON, what must be the
-    same in the files of a bundle, and what must be the same in all bundles.
-
-    Args:
-        bundles: folders. The first is what the others are compared with.
-        fix: first copy shared settings from ``train.json`` to the other files that stand alone, and
-            write the configs in the house form.
-        schema: local copy of the metadata schema; None looks beside the checkout, and where there
-            is none the schema is not checked.
-        instantiate: also build the workflows, which takes seconds and needs the data they name.
+    Options are those of the command; the first bundle is what the others are compared with.
+    ``instantiate`` also builds the workflows, which takes seconds and needs the data they name.
 
     Raises:
         FileNotFoundError: if a bundle is no folder, or ``schema`` is given and is no file.
-
-    Example:
-        >>> check_bundles(["bundles/nowhere"])
-        Traceback (most recent call last):
-        FileNotFoundError: bundle must be an existing folder, got bundles/nowhere
     """
     folders = [Path(bundle) for bundle in bundles]
     for folder in folders:
@@ -107,8 +83,7 @@ def check_bundles(
     trains: dict[Path, Config] = {}
     for folder in folders:
         try:
-            configs = read_configs(folder)
-            metadata = _read_metadata(folder)
+            configs, metadata = _read(folder)
         except (ValueError, FileNotFoundError) as error:
             findings.append(f"{folder.name}: {error}")
             continue
@@ -128,26 +103,32 @@ def check_bundles(
     return findings
 
 
-def _layout_faults(bundle: Path) -> list[str]:
-    """Find files that are missing, empty, too large, or Python.
+def _read(bundle: Path) -> tuple[dict[str, Config], dict[str, Any]]:
+    """Return the configs of a bundle by file name, presets left out, and its metadata."""
+    paths = sorted(bundle.glob("configs/*.json"))
+    configs = {path.name: load_json(path) for path in paths if path.name not in DATA_FILES}
+    path = bundle / "configs" / "metadata.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"configs/{path.name} is missing")
+    return configs, load_json(path)
 
-    Folders ``output/`` and ``eval/`` and weights that a user fetched never ship, and are left out.
-    """
+
+def _layout_faults(bundle: Path) -> list[str]:
+    """Find files that are missing, empty, too large, or Python, among those that ship."""
     faults = [f"{name} is missing" for name in REQUIRED_FILES if not (bundle / name).is_file()]
     others = listed_weights(bundle)
     for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
-        name = path.relative_to(bundle)
-        if NOT_SHIPPED & set(name.parts) or not ships(name) or name.as_posix() in others:
+        relative = path.relative_to(bundle)
+        name = relative.as_posix()
+        if NOT_SHIPPED & set(relative.parts) or not ships(relative) or name in others:
             continue
         size = path.stat().st_size
         if size > LARGEST_FILE_MB * 10**6:
-            faults.append(
-                f"{name.as_posix()} has {size / 1e6:.1f} MB, at most {LARGEST_FILE_MB} are allowed"
-            )
-        if size == 0 and name.as_posix() in REQUIRED_FILES:
-            faults.append(f"{name.as_posix()} is empty")
+            faults.append(f"{name} has {size / 1e6:.1f} MB, at most {LARGEST_FILE_MB} are allowed")
+        if size == 0 and name in REQUIRED_FILES:
+            faults.append(f"{name} is empty")
         if path.suffix == ".py":
-            faults.append(f"{name.as_posix()} is Python, which belongs in tools/")
+            faults.append(f"{name} is Python, which belongs in tools/")
     return faults
 
 
@@ -169,15 +150,7 @@ def _metadata_faults(metadata: Mapping[str, Any]) -> list[str]:
 def find_schema(
     metadata: Mapping[str, Any], schema: str | os.PathLike[str] | None = None
 ) -> Path | None:
-    """Return a local copy of the schema that the metadata name, None if there is none.
-
-    Args:
-        metadata: whose ``schema`` is the address that ends in the file's name.
-        schema: the copy; None looks in ``../shared/reference`` beside the checkout.
-
-    Raises:
-        FileNotFoundError: if ``schema`` is given and is no file.
-    """
+    """Return the given schema, else the one that the metadata name in ``../shared/reference``."""
     if schema is not None:
         if not Path(schema).is_file():
             raise FileNotFoundError(f"schema must be an existing JSON file, got {schema}")
@@ -215,13 +188,6 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _read_metadata(folder: Path) -> dict[str, Any]:
-    path = folder / "configs" / "metadata.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"configs/{path.name} is missing")
-    return load_json(path)
 
 
 def _fix(folder: Path, configs: dict[str, Config]) -> dict[str, Config]:

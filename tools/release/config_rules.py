@@ -1,8 +1,7 @@
 """Rules for the JSON of a bundle: it holds choices, each is read, all paths and targets resolve.
 
-Findings are one sentence each; none means that the rules are kept. Nothing is instantiated here.
-Beside the rules stands what must be the same in the files of a bundle and in all bundles, and the
-form in which configs are written.
+Nothing is instantiated. Beside the rules stands what must be the same in the files of a bundle and
+in all bundles, and the form in which configs are written.
 """
 
 from __future__ import annotations
@@ -180,12 +179,9 @@ def _target_faults(config: Config) -> list[str]:
 def differences(configs: Mapping[str, Config]) -> list[str]:
     """Find settings that differ between the files that stand alone; overlays may change them.
 
-    What an overlay ``X.json`` was trained with must stand in ``X_inference.json`` as well. A
-    ``train_X.json`` for an earlier stage shares the definition of its network only.
-
-    Args:
-        configs: parsed files by name. ``train.json`` is what the others are compared with; where
-            it lacks a key, the first file that has it is.
+    ``train.json`` is what the others are compared with; where it lacks a key, the first file that
+    has it is. What an overlay ``X.json`` was trained with must stand in ``X_inference.json`` as
+    well. A ``train_X.json`` for an earlier stage shares the definition of its network only.
 
     Example:
         >>> train = {"bundle_root": ".", "window_hu": [-1000, 400]}

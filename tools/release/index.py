@@ -30,7 +30,7 @@ Index = dict[str, dict[str, str]]
 
 
 class Release(NamedTuple):
-    """What :func:`release_bundles` wrote; the notes say what a reader may not expect."""
+    """What was written; the notes say what a reader may not expect."""
 
     zips: list[Path]
     index_file: Path
@@ -51,13 +51,11 @@ def release_bundles(
 
     Args:
         bundles: folders, see :func:`tools.release.pack.pack_bundle`.
-        out: folder to write to, made if need be. Zips of versions that it has already must stay
-            what they are; the index is brought up to date.
+        out: folder to write to.
         base_url: address (http, https or file) of the folder that the zips will be served from.
             None: that of ``out``, and what the index says about a version that it has is kept.
 
     Raises:
-        FileNotFoundError: if a bundle is no folder or lacks a file.
         ValueError: if a bundle cannot be packed, the index is no index, ``base_url`` is no address,
             a version is in the index with another checksum, two bundles have one name, or a name
             or version is none that the index can hold.

@@ -17,33 +17,16 @@ from tools.files import claimed, new_file
 
 __all__ = ["LARGEST_FILE_MB", "listed_weights", "load_json", "pack_bundle", "ships"]
 
-RUNTIME = (
-    "__init__.py",
-    "bundle.py",
-    "organs",
-    "shapes",
-    "synthesis",
-    "dicom",
-    "checkpoints.py",
-    "files.py",
-    "handlers.py",
-    "histograms.py",
-    "intensity.py",
-    "losses",
-    "packed_code.py",
-    "prepare_batch.py",
-    "schedules.py",
-    "windows.py",
-    "inferers",
-    "metrics",
-    "networks",
-    "phantoms",
-    "transforms",
-)
 # Named one by one, so that output/, eval/ and what people leave lying about never travel.
-LISTS = [f"published_weights.{suffix}" for suffix in ("json", "yaml", "yml")]
-PARTS = ("LICENSE", "configs", "docs", "models", *LISTS)
-PARTS += tuple(f"large_files.{suffix}" for suffix in ("json", "yaml", "yml"))
+RUNTIME: tuple[str, ...] = ("__init__.py", "bundle.py", "checkpoints.py", "files.py", "handlers.py")
+RUNTIME += ("histograms.py", "intensity.py", "packed_code.py", "prepare_batch.py", "schedules.py")
+RUNTIME += ("windows.py", "dicom", "inferers", "losses", "metrics", "networks", "organs")
+RUNTIME += ("phantoms", "shapes", "synthesis", "transforms")
+LISTS, ZOO_LISTS = (
+    [f"{name}.{suffix}" for suffix in ("json", "yaml", "yml")]
+    for name in ("published_weights", "large_files")
+)
+PARTS = ("LICENSE", "configs", "docs", "models", *LISTS, *ZOO_LISTS)
 REQUIRED = ("configs/metadata.json", "LICENSE", "models/model.pt")
 LARGEST_FILE_MB = 25  # the model zoo's limit; anything larger belongs in large_files.yml
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that the zip format knows
@@ -63,23 +46,11 @@ def pack_bundle(bundle: str | os.PathLike[str], out: str | os.PathLike[str] = "d
     PYTHONPATH. Same input, same bytes: names are sorted, times and permissions fixed, and nothing
     is compressed, since that depends on the version of zlib (and weights hardly shrink).
 
-    Args:
-        bundle: folder of the bundle; its name is the name in the zip.
-        out: folder to write the zip to, made if need be; a zip of the same name is replaced.
-
-    Returns:
-        Path of the zip.
-
     Raises:
-        FileNotFoundError: if ``bundle`` is no folder, or lacks configs/metadata.json, LICENSE,
-            models/model.pt, or a file of models/ that train.json or inference.json loads.
+        FileNotFoundError: if ``bundle`` is no folder or lacks a file that every bundle has, or one
+            of models/ that train.json or inference.json loads.
         ValueError: if a JSON file is broken, the version is missing or has no changelog entry,
             ``bundle_root`` does not have a line of its own, or a file is over 25 MB.
-
-    Example:
-        >>> pack_bundle("bundles/nowhere")
-        Traceback (most recent call last):
-        FileNotFoundError: bundle must be an existing folder, got bundles/nowhere
     """
     folder = Path(bundle).resolve()
     if not folder.is_dir():

@@ -1,0 +1,95 @@
+"""Runs of the bundles: sizes that take seconds, in this process or one of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import run
+from torch import nn
+
+NAMES = ["lefusion_lidc", "diffmask", "lefusion_emidec", "hr_ldm"]
+TINY = [8, 16, 16]
+TINY_MAISI: dict[str, Any] = {
+    "network_def#network#num_channels": TINY,
+    "network_def#network#norm_num_groups": 8,
+    "network_def#network#num_head_channels": [0, 8, 8],
+}
+TINY_LATENT = TINY_MAISI | {"autoencoder_path": "", "autoencoder_def#num_channels": [8, 8, 16]}
+# bfloat16 convolutions of 2^3 voxels, as crops of 32 would need, have NaN gradients on some CPUs
+CROPS: dict[str, Any] = {"window_size": [48, 48, 48], "variants": 1}
+FEW_STEPS = {"validate#inferer#num_inference_steps": 2}
+FEW_LATENT_STEPS = {"validate#inferer#sampler#num_inference_steps": 2}
+FEW_LATENT_STEPS |= {"validate#inferer#fewest_steps": 2}
+SHORT = {"train#trainer#epoch_length": 2, "max_epochs": 1, "batch_size": 2, "val_interval": 1}
+
+UNET = {"network_def#channels": TINY} | FEW_STEPS
+LATENT = TINY_LATENT | CROPS | FEW_LATENT_STEPS
+AUTOENCODER = {"window_size": [16, 16, 16], "autoencoder_def#num_channels": [8, 8, 16]}
+TRAININGS = {
+    "lefusion_lidc/configs/train.json": UNET,
+    "lefusion_emidec/configs/train.json": UNET,
+    "diffmask/configs/train.json": UNET,
+    "hr_ldm/configs/train.json": LATENT,
+    "hr_ldm/configs/train_autoencoder.json": AUTOENCODER,
+}
+
+
+def run_module(repository: Path, *words: str) -> str:
+    """Run ``python -m`` at the root of the repository, on CPUs, and return what it printed."""
+    given = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    environment = {**given, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", *words]
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def words(options: dict[str, Any]) -> list[str]:
+    """Options as a person types them."""
+    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
+
+
+def run_configs(bundle: str, run_id: str, names: str, output_dir: Path, **options: Any) -> None:
+    """Do what ``python -m monai.bundle run`` does, without a new interpreter each time."""
+    files = [f"bundles/{bundle}/configs/{name}.json" for name in names.split()]
+    run(run_id, config_file=files, logging_file=False, output_dir=str(output_dir), **options)
+
+
+def run_example(bundle: str, **options: Any) -> dict[str, Any]:
+    """Run the Python example of a bundle's README with a few options; return what it names."""
+    text = Path(f"bundles/{bundle}/docs/README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    closing = ",\n)\nworkflow.initialize()"
+    assert example.count(closing) == 1
+    names: dict[str, Any] = {}
+    exec(example.replace(closing, f",\n    **{options}{closing}"), names)
+    return names
+
+
+def random_weights(network: nn.Module, path: Path) -> nn.Module:
+    """Write a network with random weights everywhere, the last ones too, which start at 0."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    torch.save(network.state_dict(), path)
+    return network
+
+
+def raw_values(folder: Path, name: str) -> np.ndarray:
+    """The values of a metric, case by case, as an evaluation writes them."""
+    return np.genfromtxt(folder / f"{name}_raw.csv", delimiter=",", skip_header=1, usecols=1)
+
+
+def written(entry: dict[str, Any], folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scan, label and result of an entry, the last on the grid of the first."""
+    name = Path(entry["image"]).name.removesuffix(".nii.gz")
+    before, after = nib.load(entry["image"]), nib.load(folder / f"{name}_synthetic.nii.gz")
+    np.testing.assert_allclose(after.affine, before.affine, atol=1e-5)
+    label = np.asarray(nib.load(entry["label"]).dataobj)
+    return np.asarray(before.dataobj), label, np.asarray(after.dataobj)
