@@ -57,7 +57,7 @@ def test_volume_is_exact_and_the_organ_is_kept(source: DiffMaskShapes, name: str
     place = place_on(affine, organ)
     shape = source.draw(8.0, np.random.default_rng(0), place)
     assert shape.source == "diffmask"
-    part, box = shape.on_grid(affine, SHAPE, place.point_mm, within=organ)
+    (part,), box = shape.masks(affine, SHAPE, place.point_mm, within=organ)
     mask = np.zeros(SHAPE, bool)
     mask[box] = part
     voxel = abs(np.linalg.det(affine[:3, :3]))
@@ -66,7 +66,9 @@ def test_volume_is_exact_and_the_organ_is_kept(source: DiffMaskShapes, name: str
 
 
 def test_same_chance_same_shape(source: DiffMaskShapes) -> None:
-    first, again, other = (source.draw(9.0, np.random.default_rng(n)) for n in (3, 3, 4))
+    first, again, other = (
+        source.draw(9.0, np.random.default_rng(n), place_on(np.eye(4))) for n in (3, 3, 4)
+    )
     assert np.array_equal(first.sdf, again.sdf)
     assert first.centre == again.centre
     assert first.sdf.shape != other.sdf.shape or not np.array_equal(first.sdf, other.sdf)
@@ -90,7 +92,7 @@ def test_centre_of_the_sphere_goes_to_the_site(tmp_path: Path, diameter_mm: floa
     source = DiffMaskShapes(model)  # type: ignore[arg-type]
     place = place_on(np.eye(4))
     shape = source.draw(diameter_mm, np.random.default_rng(0), place)
-    part, box = shape.on_grid(np.eye(4), SHAPE, place.point_mm)
+    (part,), box = shape.masks(np.eye(4), SHAPE, place.point_mm)
     centroid = np.add(ndimage.center_of_mass(part), [b.start for b in box])
     assert asked[0].centre_mm == place.point_mm
     assert 1.0 < 2 * asked[0].radius_mm / diameter_mm < 1.9
@@ -114,7 +116,7 @@ def test_sources_are_told_apart(make_shape_bundle: Callable[[int], Path]) -> Non
 @pytest.mark.parametrize("diameter_mm", [0.0, -3.0, float("nan"), float("inf")])
 def test_sizes_that_are_none_are_refused(source: DiffMaskShapes, diameter_mm: float) -> None:
     with pytest.raises(ValueError, match="diameter_mm must be > 0, got"):
-        source.draw(diameter_mm, np.random.default_rng(0))
+        source.draw(diameter_mm, np.random.default_rng(0), place_on(np.eye(4)))
 
 
 def library() -> LibraryShapes:

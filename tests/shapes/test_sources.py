@@ -61,7 +61,7 @@ def equivalent_diameter(mask: np.ndarray, affine: np.ndarray) -> float:
 def on_scan(shape: Shape, affine: np.ndarray, index: tuple[float, float, float]) -> np.ndarray:
     size = (100, 100, 60)
     mask = np.zeros(size, bool)
-    part, box = shape.on_grid(affine, size, tuple(nib.affines.apply_affine(affine, index)))
+    (part,), box = shape.masks(affine, size, tuple(nib.affines.apply_affine(affine, index)))
     mask[box] = part
     return mask
 
@@ -113,7 +113,7 @@ def test_the_mask_follows_the_affine() -> None:
     shape = shape_from_mask(rod, np.eye(4), "rod")
     swapped = np.zeros((4, 4))
     swapped[0, 2], swapped[1, 0], swapped[2, 1], swapped[3, 3] = 1, -1, 1, 1
-    part, box = shape.on_grid(swapped, (40, 40, 60), (29.5, -19.5, 19.5))
+    (part,), box = shape.masks(swapped, (40, 40, 60), (29.5, -19.5, 19.5))
     mask = np.zeros((40, 40, 60), bool)
     mask[box] = part
     assert np.array_equal(np.ptp(np.argwhere(mask), axis=0) + 1, [6, 6, 30])
@@ -153,29 +153,29 @@ def test_signed_distance_of_a_half_space_is_in_mm() -> None:
 
 def test_a_tiny_lesion_marks_at_least_one_voxel() -> None:
     shape = EllipsoidShapes().draw(1.0, np.random.default_rng(0))
-    part, _ = shape.on_grid(np.diag([3.0, 3.0, 5.0, 1.0]), (10, 10, 10), (13.0, 14.0, 21.0))
+    (part,), _ = shape.masks(np.diag([3.0, 3.0, 5.0, 1.0]), (10, 10, 10), (13.0, 14.0, 21.0))
     assert part.sum() == 1
 
 
 def test_a_lesion_at_the_border_is_cut_and_never_empty() -> None:
     shape = ball(10.0)
-    part, box = shape.on_grid(np.eye(4), (40, 40, 40), (0.0, 20.0, 20.0))
+    (part,), box = shape.masks(np.eye(4), (40, 40, 40), (0.0, 20.0, 20.0))
     assert box[0].start == 0
     assert 0.5 < part.sum() / shape.volume_mm3 < 0.65  # half, and half of the middle plane
     with pytest.raises(ValueError, match="point_mm must lie inside the scan"):
-        shape.on_grid(np.eye(4), (40, 40, 40), (-3.0, 20.0, 20.0))
+        shape.masks(np.eye(4), (40, 40, 40), (-3.0, 20.0, 20.0))
 
 
 def test_within_an_organ_the_volume_is_made_up() -> None:
     shape = ball(16.0)
     organ = np.zeros((60, 60, 60), bool)
     organ[26:] = True  # the surface passes 4.5 mm from the centre
-    part, box = shape.on_grid(np.eye(4), (60, 60, 60), (30.0, 30.0, 30.0), within=organ)
+    (part,), box = shape.masks(np.eye(4), (60, 60, 60), (30.0, 30.0, 30.0), within=organ)
     assert not (part & ~organ[box]).any()
     assert part.sum() == round(shape.volume_mm3)
     # farther in, swelling ends at a quarter of the radius: 8 mm -> 10 mm
     organ[:36] = False
-    part, box = shape.on_grid(np.eye(4), (60, 60, 60), (30.0, 30.0, 30.0), within=organ)
+    (part,), box = shape.masks(np.eye(4), (60, 60, 60), (30.0, 30.0, 30.0), within=organ)
     assert 0 < part.sum() < 0.5 * shape.volume_mm3
     reach = np.argwhere(part) + [s.start for s in box] - 30
     assert np.linalg.norm(reach, axis=1).max() <= 10
@@ -223,15 +223,15 @@ def test_mask_file_is_used_voxel_by_voxel_where_it_lies(tmp_path: Path) -> None:
     write_label(path, mask, affine)
     source = MaskFileShape(path)
     shape = source.draw(source.diameter_mm, np.random.default_rng(0))
-    part, box = shape.on_grid(affine, mask.shape, source.point_mm)
+    (part,), box = shape.masks(affine, mask.shape, source.point_mm)
     result = np.zeros_like(mask)
     result[box] = part
     assert np.array_equal(result, mask)
     in_memory = MaskFileShape(tmp_path / "gone.nii.gz", (mask, affine))
-    assert np.array_equal(in_memory.draw().on_grid(affine, mask.shape, source.point_mm)[0], part)
+    assert np.array_equal(in_memory.draw().masks(affine, mask.shape, source.point_mm)[0][0], part)
     # moved by two voxels: the same number of voxels elsewhere
     moved = tuple(np.array(source.point_mm) + affine[:3, :3] @ [2, 2, 0])
-    part, _ = shape.on_grid(affine, mask.shape, moved)
+    (part,), _ = shape.masks(affine, mask.shape, moved)
     assert part.sum() == mask.sum()
     # another size
     larger = source.draw(1.5 * source.diameter_mm)

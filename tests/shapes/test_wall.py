@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tools.shapes import LabelShape, Place
-from tools.shapes.wall import label_shape, settle
+from tools.shapes.wall import settle
 
 AFFINE = np.diag([-1.5, -1.5, 10.0, 1.0])
 
@@ -29,7 +29,7 @@ def test_a_core_without_a_lesion_round_it_becomes_lesion() -> None:
 def test_nothing_is_no_lesion() -> None:
     label = np.zeros((9, 5, 3), np.uint8)
     with pytest.raises(ValueError, match="mask must hold a lesion"):
-        label_shape(label, Place(None, AFFINE, label == 0, None, (3, 4)), "nothing")
+        LabelShape.measure(label, Place(None, AFFINE, label == 0, None, (3, 4)), "nothing")
 
 
 @pytest.mark.parametrize("values", [(3, 4), (4, 3)])

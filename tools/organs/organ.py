@@ -89,6 +89,11 @@ class Organ:
         """Label value of each lesion class."""
         return tuple(each.value for each in self.classes)
 
+    @property
+    def described_parts(self) -> str:
+        """The parts and their values, for messages."""
+        return ", ".join(f"{value} {name}" for name, value in self.parts.items())
+
     def measure_mm(self, mask: np.ndarray, affine: np.ndarray) -> float:
         """Return the diameter of a lesion as the table defines it.
 

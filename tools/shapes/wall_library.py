@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from nibabel.affines import voxel_sizes
@@ -14,9 +14,9 @@ from scipy.spatial import KDTree
 from tqdm import tqdm
 
 from tools.organs.organ import Organ
-from tools.shapes.library import read_label
 from tools.shapes.shape import LabelShape, Place
-from tools.shapes.wall import coordinates, label_shape, settle, site_in_wall, size_range
+from tools.shapes.sources import read_label
+from tools.shapes.wall import coordinates, settle, site_in_wall, size_range
 from tools.transforms.spheres import enclosing_sphere
 from tools.transforms.wall import WallCoordinates, middle_angle, surest, wall_points
 
@@ -56,18 +56,12 @@ class WallLesion(NamedTuple):
 
     @classmethod
     def measure(cls, place: Place, label: np.ndarray, name: str) -> WallLesion:
-        """Measure the lesion of a label map.
-
-        Args:
-            place: the wall, on the grid of the map.
-            label: values of the two classes; what lies outside the wall does not count.
-            name: of the case.
+        """Measure the lesion of a label map; what lies outside the wall does not count.
 
         Raises:
             ValueError: if there is no lesion in the wall, or no wall.
         """
         wall, mask = coordinates(place), place.organ_mask
-        assert mask is not None
         lesion = mask & np.isin(label, place.values)
         if not lesion.any():
             raise ValueError(f"label must hold one of {place.values} in the wall, got none")
@@ -86,37 +80,29 @@ class WallLesion(NamedTuple):
         )
 
 
-def move_lesion(
-    lesion: WallLesion, place: Place, turn: float = 0.0, keep_share: bool = False
-) -> np.ndarray:
+def move_lesion(lesion: WallLesion, place: Place, turn: float = 0.0) -> np.ndarray:
     """Return a lesion in another wall.
 
     Each voxel of the wall takes the distance to the lesion's outline from where the source has its
     angle, depth and height, between the source's slices by linear interpolation. Angles are those
-    of the scans' RAS axes within the slice: both scans must be oriented alike.
+    of the scans' RAS axes within the slice, ``turn`` is in radians: both scans must be oriented
+    alike. Ends of the organ correspond, whatever the numbers of slices.
 
-    Args:
-        lesion: to be moved.
-        place: the wall to receive it; ends of the organ correspond, whatever the numbers of
-            slices. Where it has a range of shares, the inner class shrinks or grows along its
-            outline to meet them.
-        turn: radians round the cavity.
-        keep_share: the inner class stays as it comes.
-
-    Returns:
-        uint8 on the grid of the place, 0 and its two values; a small lesion may fall between thick
-        slices, then it is empty.
+    Where the place has a range of shares the inner class shrinks or grows along its outline to meet
+    them. The result is uint8 on the grid of the place, 0 and its two values;
+    a small lesion may fall between thick slices, then it is empty.
     """
     wall = coordinates(place)
     values = np.empty((2, len(wall.voxels)))
     slices = np.unique(wall.voxels[:, 2])
-    heights, sources = _heights(place), np.unique(lesion.place.voxels[:, 2])
-    between = np.interp(heights[slices], *_ascending(lesion.heights[sources]))
+    sources = np.unique(lesion.place.voxels[:, 2])
+    order = sources[np.argsort(lesion.heights[sources])]  # from apex to base
+    ranks = np.arange(len(order))
+    between = np.interp(_heights(place)[slices], lesion.heights[order], ranks)
     for k, position in zip(slices, between, strict=True):
         here = wall.voxels[:, 2] == k
         angle, depth = wall.angle[here] - turn, wall.depth[here]
         low, high = int(np.floor(position)), int(np.ceil(position))
-        order = sources[np.argsort(lesion.heights[sources])]
         values[:, here] = _between(
             _slice_levels(lesion, order[low], angle, depth),
             _slice_levels(lesion, order[high], angle, depth),
@@ -126,8 +112,7 @@ def move_lesion(
     grid[(slice(None), *wall.voxels.T)] = values
     outer = grid[0] > 0
     label = np.where(outer, place.values[0], 0).astype(np.uint8)
-    share = None if keep_share else place.inner_share
-    label[_inner(grid, outer, lesion, share)] = place.values[-1]
+    label[_inner(grid, outer, lesion, place.inner_share)] = place.values[-1]
     return label
 
 
@@ -140,10 +125,7 @@ def _between(low: np.ndarray, high: np.ndarray, part: float) -> np.ndarray:
 
 
 def _inner(
-    grid: np.ndarray,
-    outer: np.ndarray,
-    lesion: WallLesion,
-    share: tuple[float, float] | None,
+    grid: np.ndarray, outer: np.ndarray, lesion: WallLesion, share: tuple[float, float] | None
 ) -> np.ndarray:
     """Return the inner class, within the range of its share where there is one."""
     inner = outer & (grid[1] > 0)
@@ -159,25 +141,17 @@ def _inner(
 
 def _heights(place: Place) -> np.ndarray:
     """Return where slices lie from apex (0) to base (1); the apex is where the organ is thinner."""
-    wall, cavity = place.organ_mask, place.cavity
-    assert wall is not None
-    assert cavity is not None
-    areas = (wall | cavity).sum((0, 1))
-    found = np.flatnonzero(wall.any((0, 1)))
+    areas = (place.organ_mask | place.cavity).sum((0, 1))
+    found = np.flatnonzero(place.organ_mask.any((0, 1)))
     heights = (np.arange(len(areas)) - found[0] + 0.5) / (found[-1] - found[0] + 1)
     third = max(1, len(found) // 3)
     upside_down = areas[found[:third]].sum() > areas[found[-third:]].sum()
     return 1 - heights if upside_down else heights
 
 
-def _ascending(heights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.sort(heights), np.arange(len(heights))
-
-
 def _levels(mask: np.ndarray, place: Place) -> np.ndarray:
     """Return mm to the outline within each slice; at the surfaces of the wall there is none."""
     spacing, wall = voxel_sizes(place.affine)[:2], place.organ_mask
-    assert wall is not None
     result = np.full(mask.shape, -BAND_MM)
     for k in np.flatnonzero(mask.any((0, 1))):
         inside, healthy = mask[..., k], wall[..., k] & ~mask[..., k]
@@ -204,15 +178,9 @@ def _slice_levels(lesion: WallLesion, k: int, angle: np.ndarray, depth: np.ndarr
 class WallLibrary:
     """Lesions of other walls, moved by angle, depth through the wall and height, and turned.
 
-    Args:
-        path: folder of ``*_label.nii.gz``, or a datalist.json (also of that folder), whose section
-            ``training`` names label maps as the organ's table has them. Those without a lesion are
-            left out.
-        organ: its table.
-        turn_degrees: lesions are turned round the cavity by up to this, either way.
-
-    Attributes:
-        lesions: those found.
+    They come from a folder of ``*_label.nii.gz``, or a datalist.json (also of that folder), whose
+    section ``training`` names label maps as the organ's table has them; those without a lesion are
+    left out. They are turned round the cavity by up to ``turn_degrees``, either way.
 
     Raises:
         ValueError: if the folder or file does not exist, a label map cannot be read or lacks the
@@ -230,26 +198,19 @@ class WallLibrary:
             raise ValueError(f"shape must name a library with lesions, got none in {path}")
 
     def draw(
-        self,
-        diameter_mm: float | Sequence[float],
-        rng: np.random.Generator,
-        place: Place | None = None,
+        self, diameter_mm: float | Sequence[float], rng: np.random.Generator, place: Place
     ) -> LabelShape:
         """Return one of the library's lesions in a wall.
 
-        Args:
-            diameter_mm: lesions of that diameter, as large as in this wall they will be, are taken;
-                if there is none, the nearest.
-            rng: source of randomness.
-            place: the wall. A point is the middle of the lesion in angle; without one the turn is
-                drawn. The share of the inner class is that of the lesion, made to fit where a range
-                is given.
+        Lesions of that diameter, as large as in this wall they will be, are taken; if there is
+        none, the nearest. A point is the middle of the lesion in angle; without one the turn is
+        drawn. The share of the inner class is that of the lesion, made to fit where a range is
+        given.
 
         Raises:
             ValueError: if there is no wall, the point is far from it, or nothing of the lesions
                 meets a slice.
         """
-        assert place is not None
         wanted = size_range(diameter_mm)
         turn = np.radians(rng.uniform(-self.turn_degrees, self.turn_degrees))
         angle = _site_angle(place)
@@ -259,7 +220,7 @@ class WallLibrary:
             label = settle(move_lesion(lesion, place, by), place.values)
             if not label.any():
                 continue
-            shape = label_shape(label, place, f"library:{lesion.name} {_degrees(by)}")
+            shape = LabelShape.measure(label, place, f"library:{lesion.name} {_degrees(by)}")
             miss = float(_miss(shape.diameter_mm, wanted))
             if best is None or miss < best[0]:
                 best = miss, shape
@@ -273,7 +234,7 @@ class WallLibrary:
         self, place: Place, wanted: tuple[float, float], rng: np.random.Generator
     ) -> list[WallLesion]:
         """Return the lesions, those nearest to the wish first, equals in random order."""
-        wall_mm = 2 * enclosing_sphere(place.organ_mask, place.affine).radius_mm  # type: ignore[arg-type]
+        wall_mm = 2 * enclosing_sphere(place.organ_mask, place.affine).radius_mm
         sizes = np.array([item.diameter_mm * wall_mm / item.wall_mm for item in self.lesions])
         shares = np.array([item.inner_share for item in self.lesions])
         low, high = place.inner_share or (0.0, 1.0)
@@ -288,11 +249,7 @@ class MaskFileWallShape:
 
     On the scan's own grid with lesions only in its wall it is used voxel by voxel. Otherwise it
     must hold its own organ, from which the lesion is moved, without a turn unless a site is given.
-
-    Args:
-        path: NIfTI file with the lesion classes of the organ's table, and to be moved its parts.
-        organ: its table.
-        content: label map and affine, where they are in memory; None: they are read.
+    ``content``, label map and affine, is for one in memory, whose ``path`` is but a name.
 
     Raises:
         ValueError: if the file is missing, not a label map, or has no lesion.
@@ -313,51 +270,38 @@ class MaskFileWallShape:
                 f"{self.path}"
             )
 
-    def draw(
-        self,
-        diameter_mm: float | Sequence[float] | None,
-        rng: np.random.Generator | None = None,
-        place: Place | None = None,
-    ) -> LabelShape:
-        """Return the lesion; no randomness is used, size and share stay those of the file.
-
-        Args:
-            diameter_mm: not used; there to be called like the other sources.
-            rng: not used, likewise.
-            place: the wall; its point only where the lesion is moved.
+    def draw(self, diameter_mm: Any, rng: Any, place: Place) -> LabelShape:
+        """Return the lesion; no chance is used, size and share stay those of the file.
 
         Raises:
             ValueError: if the lesion neither lies in the wall nor can be moved to it.
         """
-        assert place is not None
-        assert place.organ_mask is not None
         lesion = np.isin(self.label, self.organ.values)
         same = self.label.shape == place.organ_mask.shape and np.allclose(
             self.affine, place.affine, rtol=0, atol=GRID_TOLERANCE_MM
         )
         if same and not (lesion & ~place.organ_mask).any():
-            return label_shape(np.where(lesion, self.label, 0), place, f"mask:{self.path.name}")
+            own = np.where(lesion, self.label, 0)
+            return LabelShape.measure(own, place, f"mask:{self.path.name}")
         if not set(self.organ.parts.values()) <= set(np.unique(self.label).tolist()):
             where = "partly outside the wall" if same else "on another grid"
             raise ValueError(
                 "shape must lie in the wall on the scan's grid, or hold its own organ "
-                f"({_parts(self.organ)}), got a lesion {where} and labels "
+                f"({self.organ.described_parts}), got a lesion {where} and labels "
                 f"{np.unique(self.label).tolist()} in {self.path}"
             )
-        own = _wall_place(self.label, self.affine, self.organ)
-        source = WallLesion.measure(own, self.label, self.path.name)
+        source = _measure(self.label, self.affine, self.organ, self.path.name)
         angle = _site_angle(place)
         by = 0.0 if angle is None else angle - source.angle
-        label = settle(move_lesion(source, place, by, keep_share=True), place.values)
+        label = settle(move_lesion(source, place._replace(inner_share=None), by), place.values)
         if not label.any():
             raise ValueError(f"shape must hold a lesion that meets a slice, got {self.path}")
-        return label_shape(label, place, f"mask:{self.path.name} {_degrees(by)}")
+        return LabelShape.measure(label, place, f"mask:{self.path.name} {_degrees(by)}")
 
 
 def _degrees(turn: float) -> str:
     """Return how far a lesion was turned, as words of its record."""
-    degrees = np.degrees(np.angle(np.exp(1j * turn)))
-    return f"turned {degrees:.0f} degrees"
+    return f"turned {np.degrees(np.angle(np.exp(1j * turn))):.0f} degrees"
 
 
 def _miss(diameter_mm: np.ndarray | float, wanted: Sequence[float]) -> np.ndarray:
@@ -392,13 +336,9 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"shape must name label maps: {error}") from error
 
 
-def _parts(organ: Organ) -> str:
-    return ", ".join(f"{value} {name}" for name, value in organ.parts.items())
-
-
-def _wall_place(label: np.ndarray, affine: np.ndarray, organ: Organ) -> Place:
+def _measure(label: np.ndarray, affine: np.ndarray, organ: Organ, name: str) -> WallLesion:
     wall, cavity = np.isin(label, organ.wall), np.isin(label, organ.cavity)
-    return Place(None, affine, wall, cavity, organ.values)
+    return WallLesion.measure(Place(None, affine, wall, cavity, organ.values), label, name)
 
 
 def _read_lesion(path: Path, organ: Organ) -> WallLesion | None:
@@ -408,8 +348,8 @@ def _read_lesion(path: Path, organ: Organ) -> WallLesion | None:
         return None
     if not set(organ.parts.values()) <= set(np.unique(label).tolist()):
         raise ValueError(
-            f"shape must name label maps with {_parts(organ)}, got {np.unique(label).tolist()} in "
-            f"{path}"
+            f"shape must name label maps with {organ.described_parts}, got "
+            f"{np.unique(label).tolist()} in {path}"
         )
     name = path.name.split(".nii")[0].removesuffix("_label")
-    return WallLesion.measure(_wall_place(label, affine, organ), label, name)
+    return _measure(label, affine, organ, name)
