@@ -28,8 +28,8 @@ def test_three_numberings_are_known(first: int) -> None:
 )
 def test_other_values_are_no_regions(values: list[int]) -> None:
     # 1 and 2 are more often the two lungs; 13 and 14 alone may be of either program
-    with pytest.raises(ValueError, match="mine must be a label map of lobes where one is asked"):
-        LUNG.read_regions(np.array(values), "mine")
+    with pytest.raises(ValueError, match="organ_mask must be a label map of lobes where one is asked"):
+        LUNG.read_regions(np.array(values))
 
 
 def test_classes_of_a_program_become_our_numbers() -> None:

@@ -39,7 +39,6 @@ class Organ:
     """The table of an organ.
 
     Args:
-        name: of the table.
         modality: of scans, CT or MR.
         chart: coordinates that shapes are drawn in: ``box`` (mm) or ``wall`` (angle, depth, slice;
             slices are the axis with the largest voxels).
@@ -50,7 +49,6 @@ class Organ:
         most_lesions: per scan; None: any number.
         diameter_kind: what ``diameter_mm`` means: ``equal_volume_sphere`` or ``enclosing_sphere``.
         diameter_range_mm: smallest and largest that may be asked for.
-        placements: words of the option.
         found_by: sources that find it in a scan; empty: a label map must be given.
         recipe: dotted name of a function ``(image, affine) -> mask``; None: there is none.
         region_option: name of the option that chooses regions; None: there are none.
@@ -95,22 +93,14 @@ class Organ:
         return ", ".join(f"{value} {name}" for name, value in self.parts.items())
 
     def measure_mm(self, mask: np.ndarray, affine: np.ndarray) -> float:
-        """Return the diameter of a lesion as the table defines it.
-
-        Args:
-            mask: True inside.
-            affine: voxel index to RAS mm.
-        """
+        """Return the diameter of a lesion as the table defines it."""
         if self.diameter_kind == "enclosing_sphere":
             return 2 * enclosing_sphere(mask, affine).radius_mm
         volume = float(mask.sum()) * abs(float(np.linalg.det(affine[:3, :3])))
         return float((6 * volume / np.pi) ** (1 / 3))
 
     def check_regions(self, given: str | Sequence[str] | None) -> tuple[str, ...] | None:
-        """Return the regions asked for, each once; None: anywhere.
-
-        Args:
-            given: names with commas between, a list of them, or "any".
+        """Return the regions asked for, each once; None, also of "any": anywhere.
 
         Raises:
             ValueError: if one is unknown, or the organ has no regions.
@@ -130,25 +120,17 @@ class Organ:
         return names
 
     def number_regions(self, labels: np.ndarray, values: Mapping[str, int]) -> np.ndarray:
-        """Return regions as numbers from 1, 0 elsewhere.
-
-        Args:
-            labels: label map of a segmentation program.
-            values: of the structures in it.
-        """
+        """Return regions as numbers from 1, 0 elsewhere, of a program's label map."""
         result = np.zeros(labels.shape, np.uint8)
         for number, structure in enumerate(self.structures.values(), 1):
             if structure in values:
                 result[labels == values[structure]] = number
         return result
 
-    def read_regions(self, labels: np.ndarray, argument: str = "organ_mask") -> np.ndarray:
+    def read_regions(self, labels: np.ndarray) -> np.ndarray:
         """Return regions as numbers from 1, from a label map of nothing but regions.
 
-        Args:
-            labels: whole numbers, those of the regions in their order from one of
-                ``first_values`` on.
-            argument: its name in messages.
+        Its whole numbers are those of the regions in their order from one of ``first_values`` on.
 
         Raises:
             ValueError: if the values fit none of the ways to number them, or two of them; or if
@@ -166,7 +148,7 @@ class Organ:
         if len(fitting) != 1:
             ways = " or ".join(f"{first} to {first + count - 1}" for first in self.first_values)
             raise ValueError(
-                f"{argument} must be a label map of {self.region_option}s where one is asked for "
+                f"organ_mask must be a label map of {self.region_option}s where one is asked for "
                 f"({ways}: {', '.join(self.structures)}), got values {present[:8].tolist()}"
             )
         return np.where(labels == 0, 0, labels - fitting[0] + 1).astype(np.uint8)
@@ -233,21 +215,16 @@ def load_organ(name_or_path: str | Path) -> Organ:
             unknown = [key for key in part if key not in KEYS[name] and not key.startswith("_")]
             if unknown:
                 raise TypeError(f"unknown {', '.join(unknown)}")
+        own: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in table.items()
+            if key not in KEYS and not key.startswith("_")
+        }
+        own["classes"] = tuple(LesionClass(**each) for each in table["classes"])
         return Organ(
-            name=table["name"],
-            modality=table["modality"],
-            chart=table["chart"],
-            classes=tuple(LesionClass(**each) for each in table["classes"]),
-            parts=table.get("parts", {}),
-            cavity=tuple(table.get("cavity", ())),
-            wall=tuple(table.get("wall", ())),
-            usual_count=int(table.get("usual_count", 1)),
-            most_lesions=table.get("most_lesions"),
+            **own,
             diameter_kind=diameter["kind"],
             diameter_range_mm=tuple(float(v) for v in diameter["range_mm"]),  # type: ignore[arg-type]
-            placements=tuple(table.get("placements", ())),
-            found_by=tuple(table.get("found_by", ())),
-            recipe=table.get("recipe"),
             region_option=regions.get("option"),
             structures=regions.get("structures", {}),
             first_values=tuple(regions.get("first_values", ())),

@@ -29,12 +29,8 @@ class BundleOrgan:
     """The regions of an organ by a MONAI segmentation bundle, run by its own ``inference.json``.
 
     The bundle must save one label map per scan as ``wholeBody_ct_segmentation`` of the model zoo
-    does; the values of the regions are looked up in ``channel_def`` of its metadata.
-
-    Args:
-        organ: its structures are looked for.
-        folder: of the bundle.
-        device: of the run; a CPU takes the 3 mm weights if the bundle has them.
+    does; the values of the regions are looked up in ``channel_def`` of its metadata. A CPU takes
+    the 3 mm weights if the bundle has them.
 
     Raises:
         ValueError: if the bundle lacks config, weights or all of the structures.
@@ -58,19 +54,14 @@ class BundleOrgan:
         }
 
     def __call__(self, scan: Scan) -> np.ndarray:
-        """Return the union of the classes.
-
-        Raises:
-            ValueError: if the bundle fails or finds nothing.
-        """
-        labels = self._label_map(scan)
-        return not_empty(np.isin(labels, list(self.values.values())), self.record)
+        """Return the union of the regions."""
+        return self.regions(scan) > 0
 
     def regions(self, scan: Scan) -> np.ndarray:
         """Return the regions as numbers from 1, 0 elsewhere.
 
         Raises:
-            ValueError: as when it is called.
+            ValueError: if the bundle fails or finds nothing.
         """
         numbered = self.organ.number_regions(self._label_map(scan), self.values)
         return not_empty(numbered, self.record)
@@ -127,9 +118,8 @@ class BundleOrgan:
 def find_organ_bundle(folder: str | Path | None = None) -> Path | None:
     """Return the folder of the segmentation bundle, or None.
 
-    Looks at ``folder``; without it, at the folder named by the environment variable
-    ``ORGAN_BUNDLE``; without that, beside the other bundles and where ``monai.bundle download``
-    puts bundles.
+    Looks at ``folder``; without it, at the one named by the environment variable ``ORGAN_BUNDLE``;
+    without that, beside the other bundles and where ``monai.bundle download`` puts bundles.
 
     Raises:
         FileNotFoundError: if a folder is named and holds no bundle.
@@ -164,11 +154,7 @@ def _read_classes(folder: Path, classes: Sequence[str]) -> tuple[dict[str, Any],
 
 
 def not_empty(mask: np.ndarray, record: dict[str, Any]) -> np.ndarray:
-    """Return the mask that a source with this record found.
-
-    Raises:
-        ValueError: if nothing is marked.
-    """
+    """Return the mask that a source with this record found; a ValueError if nothing is marked."""
     if not mask.any():
         raise ValueError(f"scan must show the organ, got none from {record['name']}")
     return mask

@@ -34,23 +34,18 @@ __all__ = [
 
 
 class OrganSource(Protocol):
-    """Anything that finds the organ of a scan.
-
-    Attributes:
-        record: what ``lesions.json`` says about it, JSON values only.
-    """
+    """Anything that finds the organ of a scan; ``record`` is what ``lesions.json`` says of it."""
 
     record: dict[str, Any]
 
     def __call__(self, scan: Scan) -> np.ndarray:
-        """Return the organ as booleans on the scan's grid, at least one voxel."""
+        """Return the organ as booleans on the scan's grid, at least one voxel, or a ValueError."""
         ...
 
     def regions(self, scan: Scan) -> np.ndarray:
         """Return the regions as numbers from 1 in the order of the organ's table, 0 elsewhere.
 
-        Raises:
-            ValueError: if the source knows none.
+        A source that knows none raises a ValueError.
         """
         ...
 
@@ -65,19 +60,11 @@ class RecipeOrgan:
         self.record: dict[str, Any] = {"source": "recipe", "name": name}
 
     def __call__(self, scan: Scan) -> np.ndarray:
-        """Return the organ.
-
-        Raises:
-            ValueError: if the scan does not show it.
-        """
+        """Return the organ; a ValueError if the scan does not show it."""
         return self._recipe(scan.image, scan.affine)
 
     def regions(self, scan: Scan) -> np.ndarray:
-        """Refuse: thresholds do not find the borders of regions.
-
-        Raises:
-            ValueError: always.
-        """
+        """Refuse: thresholds do not find the borders of regions."""
         option = self.organ.region_option
         raise ValueError(
             f"{option} needs a source that knows {option}s (organ_source totalsegmentator or "
@@ -93,32 +80,22 @@ class GivenOrgan:
         self.record: dict[str, Any] = {"source": "file"}
 
     def __call__(self, scan: Scan) -> np.ndarray:
-        """Refuse.
-
-        Raises:
-            ValueError: always.
-        """
-        parts = ", ".join(f"{value} {name}" for name, value in self.organ.parts.items())
+        """Refuse."""
         raise ValueError(
-            f"organ_mask must be a label map of the {self.organ.name} ({parts}), got none for "
-            f"{scan.name or 'the scan'}"
+            f"organ_mask must be a label map of the {self.organ.name} "
+            f"({self.organ.described_parts}), got none for {scan.name or 'the scan'}"
         )
 
     regions = __call__
 
 
 class TotalSegmentatorOrgan:
-    """The regions of an organ by TotalSegmentator; its package must be installed.
+    """The regions of an organ by TotalSegmentator, classes of its task "total"; needs its package.
+
+    A CPU takes the 3 mm models.
 
     References:
         Wasserthal et al., TotalSegmentator, Radiology AI 2023. https://arxiv.org/abs/2208.05868
-
-    Args:
-        organ: its structures are looked for, classes of the task "total".
-        device: of the run; a CPU takes the 3 mm models.
-
-    Raises:
-        ValueError: if the package is not installed.
     """
 
     def __init__(self, organ: Organ, device: str | torch.device = "cpu") -> None:
@@ -149,11 +126,7 @@ class TotalSegmentatorOrgan:
         return not_empty(scan.on_grid(result, "mask of TotalSegmentator"), self.record)
 
     def regions(self, scan: Scan) -> np.ndarray:
-        """Return the regions as numbers from 1, 0 elsewhere.
-
-        Raises:
-            ValueError: as when it is called.
-        """
+        """Return the regions as numbers from 1, 0 elsewhere."""
         labels = scan.labels_on_grid(self._segment(scan), "mask of TotalSegmentator")
         names = importlib.import_module("totalsegmentator.map_to_binary").class_map["total"]
         values = {name: int(value) for value, name in names.items() if name in self.classes}
@@ -191,13 +164,7 @@ def make_organ_source(
 
     ``auto`` is the bundle if one is named; else TotalSegmentator if its package is installed; else
     the bundle if it lies where :func:`find_organ_bundle` looks; else the recipe. Only those of the
-    organ's table count (``found_by``).
-
-    Args:
-        organ: to be found.
-        name: auto, totalsegmentator, bundle or recipe.
-        bundle: folder of the bundle; only with ``auto`` and ``bundle``.
-        device: of the run.
+    organ's table count (``found_by``). A folder of a bundle goes with ``auto`` and ``bundle`` only.
 
     Raises:
         FileNotFoundError: if there is no bundle where one is wanted.
@@ -245,13 +212,8 @@ def find_organ(
 ) -> OrganMap:
     """Return the organ of a scan: from the map that came with it, else by the source.
 
-    Args:
-        organ: its table.
-        source: finds it.
-        scan: on whose grid it is wanted.
-        given: the user's mask or label map; None: there is none.
-        region: names of regions that lesions may lie in; None: all of it.
-        needed: False where the user's own mask decides: then nothing is looked for.
+    Lesions may lie in the regions that are named, or in all of it; where the user's own mask
+    decides it is not ``needed``, and nothing is looked for.
 
     Raises:
         ValueError: if it is not found, or a part of it is missing.
