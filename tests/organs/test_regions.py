@@ -28,7 +28,9 @@ def test_three_numberings_are_known(first: int) -> None:
 )
 def test_other_values_are_no_regions(values: list[int]) -> None:
     # 1 and 2 are more often the two lungs; 13 and 14 alone may be of either program
-    with pytest.raises(ValueError, match="organ_mask must be a label map of lobes where one is asked"):
+    with pytest.raises(
+        ValueError, match="organ_mask must be a label map of lobes where one is asked"
+    ):
         LUNG.read_regions(np.array(values))
 
 

@@ -72,14 +72,9 @@ def chest_ct(
 
     The anatomy (``chest.json``) is defined in mm in a body-fixed frame, so grids of any spacing,
     shape and centre show the same body; only noise and fine texture differ. The image is blurred
-    by a point-spread function and given the band-pass noise of a reconstruction.
-
-    Args:
-        shape: voxels per axis; the default holds the whole chest (384 x 320 x 288 mm).
-        spacing_mm: voxel size, one number or one per axis.
-        seed: of body, trees and noise.
-        centre_mm: position of the grid's centre in the body; (0, 0, 0) lies between the hila.
-        nodules: to put into the lungs, see :func:`draw_nodules`.
+    by a point-spread function and given the band-pass noise of a reconstruction. The default grid
+    holds the whole chest (384 x 320 x 288 mm); the middle of a grid lies at ``centre_mm`` of the
+    body, (0, 0, 0) between the hila.
 
     Raises:
         ValueError: if ``shape`` has an axis below 8 voxels, or the spacing is not positive.
@@ -122,12 +117,8 @@ def draw_nodules(
 ) -> list[Nodule]:
     """Draw nodules for the lungs of a phantom; textures take turns, small ones are more common.
 
-    Args:
-        seed: of the phantom; it is the body's as well.
-        count: how many nodules.
-        diameter_mm: smallest and largest longest diameter.
-        centre_mm: middle of the box in which they lie whole, as of the grid of :func:`chest_ct`.
-        size_mm: sides of that box.
+    The seed is that of the body. Longest diameters lie between two limits, and whole nodules in a
+    box, whose centre is given as that of the grid of :func:`chest_ct`.
 
     Raises:
         RuntimeError: if the lungs have no room for a nodule.
@@ -188,7 +179,7 @@ def _noise(painter: Painter, spacing_mm: NDArray[np.float64]) -> Volume:
 
 @lru_cache(maxsize=8)
 def _body(seed: int) -> _Body:
-    """Return the build, the trees and the room in the lungs of a seed, the same for every grid."""
+    """Return the body of a seed, the same for every grid."""
     rng = np.random.default_rng([seed, 5])
     build = Build.draw(TABLE, rng)
     axes = [np.arange(-extent, extent, _BODY_STEP_MM) for extent in (160.0, 130.0, 150.0)]

@@ -53,17 +53,11 @@ def heart_mr(
     Healthy myocardium is nulled and dark, blood brighter, an infarct brighter than that, and dark
     again in it where no blood flows (``heart.json``). The infarct spreads from the inner layer
     outwards within the territory of one artery. Voxels average what they cover, coils in front
-    make the front brighter, noise is Gaussian.
-
-    Args:
-        shape: voxels per axis, at least (64, 64, 3); the left ventricle fills the slices.
-        spacing_mm: voxel size.
-        seed: of anatomy, infarct and noise.
-        infarct: whether there is one.
-        no_reflow: whether it has a core without flow; without an infarct there is none.
+    make the front brighter, noise is Gaussian. The left ventricle fills the slices; without an
+    infarct there is no core without flow (``no_reflow``).
 
     Raises:
-        ValueError: if ``shape`` is too small or the spacing not positive.
+        ValueError: if ``shape`` is less than (64, 64, 3) or the spacing not positive.
 
     Example:
         >>> phantom = heart_mr((64, 64, 4), (2.0, 2.0, 20.0), infarct=False)

@@ -57,12 +57,8 @@ class Painter:
     length, offset]). It is painted with ``tissue``, only in ``spots`` [mm, standard deviations]
     where these are given, and kept under ``name`` for later parts.
 
-    Args:
-        table: see above.
-        axes_mm: coordinates of the grid along x, y, z; equal steps.
-        build: the body.
-        rng: of textures and rough surfaces.
-        trees: further tubes ``(m, 8)``, by name.
+    Coordinates of the grid along x, y, z are in mm, in equal steps; ``trees`` are further tubes
+    ``(m, 8)``, by name.
 
     Attributes:
         image: values, ``(I, J, K)``.
@@ -154,9 +150,8 @@ class Painter:
             found[0] = found[0] + np.float32(height_mm) * self.field(size_mm)
         if "shell_mm" in part:
             found[0] = np.float32(part["shell_mm"] / 2) - np.abs(found[0])
-        for a, b, c, d in part.get("beyond", []):
-            x, y, z = self.xyz
-            found.append(a * x + b * y + c * z + np.float32(self._number(d)))
+        for *normal, offset_mm in part.get("beyond", []):
+            found.append(_plane(self, {"plane": [*normal, self._number(offset_mm)]}))
         if "every_mm" in part:
             period, length, offset = part["every_mm"]
             within = (self.xyz[2] + offset) % period - period / 2
