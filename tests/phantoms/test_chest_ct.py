@@ -1,7 +1,5 @@
 """The phantom chest: lungs that are found, tissues where a reader looks for them, nodules."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -63,16 +61,11 @@ def test_other_grid_shows_the_same_body(chest: ChestPhantom) -> None:
     assert np.corrcoef(part.image.ravel(), chest.image[where].ravel())[0, 1] > 0.9
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"shape": (4, 20, 20)}, "shape must be"),
-        ({"shape": (20, 20, 20), "spacing_mm": 0.0}, "spacing_mm must be > 0"),
-    ],
-)
-def test_bad_grids_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        chest_ct(**arguments)
+def test_bad_grids_are_refused() -> None:
+    with pytest.raises(ValueError, match="shape must be"):
+        chest_ct((4, 20, 20))
+    with pytest.raises(ValueError, match="spacing_mm must be > 0"):
+        chest_ct((20, 20, 20), 0.0)
 
 
 def test_nodules_lie_in_the_lungs_differ_in_density_and_leave_the_rest_alone() -> None:
