@@ -14,8 +14,14 @@ import pytest
 import torch
 
 from tools.organs import OrganMap, load_organ
-from tools.organs.segmentation_bundle import BUNDLE_NAME, BUNDLE_VARIABLE, BundleOrgan
-from tools.organs.sources import TotalSegmentatorOrgan, find_organ, make_organ_source
+from tools.organs.sources import (
+    BUNDLE_NAME,
+    BUNDLE_VARIABLE,
+    BundleOrgan,
+    TotalSegmentatorOrgan,
+    find_organ,
+    make_organ_source,
+)
 from tools.synthesis.scan import Scan
 
 LUNG, HEART = load_organ("lung"), load_organ("heart")

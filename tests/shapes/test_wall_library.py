@@ -5,8 +5,7 @@ import pytest
 
 from tests.shapes.walls import AFFINE, phantom, ring
 from tools.shapes import LabelShape, Place
-from tools.shapes.wall import settle
-from tools.shapes.wall_library import WallLesion, move_lesion
+from tools.shapes.wall import WallLesion, move_lesion, settle
 
 HEART, ANGLE, DEPTH = ring()
 

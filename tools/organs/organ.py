@@ -38,44 +38,32 @@ class LesionClass:
 class Organ:
     """The table of an organ.
 
-    Args:
-        modality: of scans, CT or MR.
-        chart: coordinates that shapes are drawn in: ``box`` (mm) or ``wall`` (angle, depth, slice;
-            slices are the axis with the largest voxels).
-        classes: of lesions, outermost first.
-        parts: of the organ in its label map, which the label written carries too: value by name.
-        cavity, wall: values of the label map, of a chart ``wall``.
-        usual_count: lesions per scan where no number is asked for.
-        most_lesions: per scan; None: any number.
-        diameter_kind: what ``diameter_mm`` means: ``equal_volume_sphere`` or ``enclosing_sphere``.
-        diameter_range_mm: smallest and largest that may be asked for.
-        found_by: sources that find it in a scan; empty: a label map must be given.
-        recipe: dotted name of a function ``(image, affine) -> mask``; None: there is none.
-        region_option: name of the option that chooses regions; None: there are none.
-        structures: names of the regions in segmentation programs, in the order of their numbers.
-        first_values: of the first region in label maps of regions.
+    Shapes are drawn in its ``chart``: ``box`` (mm) or ``wall`` (angle, depth, slice; slices are the
+    axis with the largest voxels). The ``parts`` are values by name in its label map, which the
+    label written carries too; ``cavity`` and ``wall`` are values in it. ``structures`` are names of
+    the regions in segmentation programs, in the order of their numbers.
 
     Raises:
-        ValueError: if chart or kind are unknown.
+        ValueError: if chart or kind of diameter are unknown.
     """
 
     name: str
     modality: str
     chart: str
-    classes: tuple[LesionClass, ...]
+    classes: tuple[LesionClass, ...]  # outermost first
     parts: Mapping[str, int] = field(default_factory=dict)
     cavity: tuple[int, ...] = ()
     wall: tuple[int, ...] = ()
-    usual_count: int = 1
+    usual_count: int = 1  # lesions per scan where no number is asked for
     most_lesions: int | None = None
-    diameter_kind: str = KINDS[0]
+    diameter_kind: str = KINDS[0]  # what ``diameter_mm`` means
     diameter_range_mm: tuple[float, float] = (2.0, 60.0)
     placements: tuple[str, ...] = ()
-    found_by: tuple[str, ...] = ()
-    recipe: str | None = None
-    region_option: str | None = None
+    found_by: tuple[str, ...] = ()  # empty: a label map must be given
+    recipe: str | None = None  # dotted name of a function ``(image, affine) -> mask``
+    region_option: str | None = None  # name of the option that chooses regions
     structures: Mapping[str, str] = field(default_factory=dict)
-    first_values: tuple[int, ...] = ()
+    first_values: tuple[int, ...] = ()  # of the first region in label maps of regions
 
     def __post_init__(self) -> None:
         for key, known in (("chart", CHARTS), ("diameter_kind", KINDS)):
@@ -171,19 +159,12 @@ class Organ:
 
 @dataclass(frozen=True)
 class OrganMap:
-    """The organ of one scan, on its grid.
+    """The organ of one scan, on its grid; its ``record`` is for ``lesions.json``."""
 
-    Args:
-        inside: True where lesions may lie; None: anywhere, the user's mask decides.
-        record: where it comes from, for ``lesions.json``.
-        labels: its label map, of an organ with parts.
-        region: part of ``inside`` that was asked for; None: all of it.
-    """
-
-    inside: np.ndarray | None
+    inside: np.ndarray | None  # where lesions may lie; None: anywhere, the user's mask decides
     record: Mapping[str, Any]
-    labels: np.ndarray | None = None
-    region: np.ndarray | None = None
+    labels: np.ndarray | None = None  # of an organ with parts
+    region: np.ndarray | None = None  # part of ``inside`` that was asked for; None: all of it
 
     @property
     def within(self) -> np.ndarray | None:

@@ -31,19 +31,12 @@ _BODY_STEP_MM = 5.0
 
 
 class ChestPhantom(NamedTuple):
-    """A chest CT with everything known about it.
-
-    Attributes:
-        image: HU, int16 ``(I, J, K)``, axes to the right, to the front and to the head (RAS).
-        lung_mask: 1 in the lungs, vessels and nodules inside them included.
-        lesion_mask: 1 in nodules; all 0 in a healthy phantom.
-        affine: ``(4, 4)``, voxel indices to mm.
-    """
+    """A chest CT in HU with everything known about it; axes to right, front and head (RAS)."""
 
     image: NDArray[np.int16]
-    lung_mask: NDArray[np.uint8]
+    lung_mask: NDArray[np.uint8]  # vessels and nodules inside the lungs included
     lesion_mask: NDArray[np.uint8]
-    affine: NDArray[np.float64]
+    affine: NDArray[np.float64]  # voxel indices to mm
 
 
 class Nodule(NamedTuple):
@@ -109,16 +102,11 @@ def chest_ct(
 
 
 def draw_nodules(
-    seed: int,
-    count: int,
-    diameter_mm: tuple[float, float] = (6.0, 25.0),
-    centre_mm: Point = (0.0, 0.0, 0.0),
-    size_mm: Sequence[float] = (400.0, 400.0, 400.0),
+    seed: int, count: int, diameter_mm: tuple[float, float] = (6.0, 25.0)
 ) -> list[Nodule]:
-    """Draw nodules for the lungs of a phantom; textures take turns, small ones are more common.
+    """Draw nodules for the lungs of the body of a seed, of longest diameters between two limits.
 
-    The seed is that of the body. Longest diameters lie between two limits, and whole nodules in a
-    box, whose centre is given as that of the grid of :func:`chest_ct`.
+    Textures take turns, small ones are more common.
 
     Raises:
         RuntimeError: if the lungs have no room for a nodule.
@@ -126,9 +114,8 @@ def draw_nodules(
     rng = np.random.default_rng([seed, 2])
     room = _body(seed).room
     nodules: list[Nodule] = []
-    # the widest nodule that fits at each point: into the lung, the box, and beside the others
-    inside = np.array(size_mm) / 2 - np.abs(room[:, :3] - centre_mm)
-    widest = np.minimum(2.2 * (room[:, 3] - 2), 2 * (inside.min(axis=1) - 2))
+    # the widest nodule that fits at each point, into the lung and beside the others
+    widest = 2.2 * (room[:, 3] - 2)
     for number in range(count):
         diameter = float(np.exp(rng.uniform(*np.log(diameter_mm))))
         if widest.max(initial=0) < diameter_mm[0]:

@@ -27,7 +27,7 @@ class HeartPhantom(NamedTuple):
             from the apex to the base; phase-sensitive, no signal is 2048.
         label: uint8, 0 outside and 1 cavity, 2 myocardium, 3 infarct, 4 no-reflow; papillary
             muscles belong to the cavity, the right ventricle to nothing.
-        affine: ``(4, 4)``, voxel indices to RAS mm.
+        affine: voxel indices to RAS mm.
         infarct: None, or ``angle_deg`` of its middle (0 is towards the patient's left, 90 towards
             the back), ``extent_deg``, ``place`` of its middle between apex (0) and base (1),
             ``length`` in that direction, ``transmurality`` (share of the wall, from the cavity
@@ -138,11 +138,7 @@ def _draw_infarct(rng: np.random.Generator, no_reflow: bool) -> dict[str, Any]:
 
 
 def _infarct(painter: Painter, infarct: dict[str, Any]) -> tuple[Volume, Volume]:
-    """Return the coverage of an infarct and of its core without flow.
-
-    Necrosis runs from the inner layer outwards as a wave, least deep at the borders of the
-    territory.
-    """
+    """Return the coverage of an infarct, which is least deep at the borders, and of its core."""
     x, y, z = painter.xyz
     outer, inner = painter.distance["left"], painter.distance["cavity"]
     thickness = np.maximum(outer - inner, 1.0)
@@ -166,7 +162,6 @@ def _infarct(painter: Painter, infarct: dict[str, Any]) -> tuple[Volume, Volume]
 
 
 def _slices(sheets: Volume) -> Volume:
-    """Average the sheets of each slice."""
     return sheets.reshape(*sheets.shape[:2], -1, _SHEETS).mean(-1)
 
 

@@ -23,17 +23,11 @@ FAR: Any = np.float32(99)  # mm inside: what nothing clips
 
 
 class Build(NamedTuple):
-    """What differs from one body of a table to the next.
+    """What differs from one body of a table to the next."""
 
-    Attributes:
-        scale: size along x, y, z; coordinates of the table are mm divided by it.
-        phases: radians, of the waves in which the axis of the body sways.
-        numbers: values of the names that stand for numbers in the table.
-    """
-
-    scale: tuple[float, float, float]
-    phases: tuple[float, float]
-    numbers: dict[str, float]
+    scale: tuple[float, float, float]  # coordinates of the table are mm divided by it
+    phases: tuple[float, float]  # radians, of the waves in which the axis of the body sways
+    numbers: dict[str, float]  # values of the names that stand for numbers in the table
 
     @classmethod
     def draw(cls, table: Mapping[str, Any], rng: np.random.Generator) -> Build:
@@ -58,12 +52,8 @@ class Painter:
     where these are given, and kept under ``name`` for later parts.
 
     Coordinates of the grid along x, y, z are in mm, in equal steps; ``trees`` are further tubes
-    ``(m, 8)``, by name.
-
-    Attributes:
-        image: values, ``(I, J, K)``.
-        distance: signed distance in mm to each named part, about, positive inside.
-        xyz: coordinates in the table's frame, broadcastable to the grid.
+    ``(m, 8)``, by name. ``image`` holds the values, ``distance`` about the signed distance in mm to
+    each named part, positive inside, ``xyz`` coordinates in the table's frame, broadcastable.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from tools.organs.organ import Organ
 from tools.shapes.diffmask import DiffMaskShapes, DiffMaskWallShapes, ShapeGenerator
 from tools.shapes.shape import LabelShape, Place, Shape
 from tools.shapes.sources import EllipsoidShapes, LibraryShapes, MaskFileShape, ShapeSource
-from tools.shapes.wall_library import MaskFileWallShape, WallLibrary
+from tools.shapes.wall import MaskFileWallShape, WallLibrary
 
 __all__ = [
     "DiffMaskShapes",

@@ -27,20 +27,15 @@ def as_point(values: Iterable[Any]) -> Point:
 class Place(NamedTuple):
     """Where a shape will lie; masks are on the scan's grid, ``affine`` leads from it to RAS mm.
 
-    Attributes:
-        point_mm: site in RAS mm; None, in a wall: anywhere in it.
-        organ_mask: True where lesions may lie; None: everywhere.
-        cavity: True in the cavity that a wall goes round.
-        values: label of each lesion class, outermost first.
-        inner_share: smallest and largest share of the lesion that is of the innermost class; None:
-            as the source has it.
+    ``inner_share`` is the smallest and the largest share of the lesion that is of the innermost
+    class; None: as the source has it.
     """
 
-    point_mm: Point | None
+    point_mm: Point | None  # RAS; None, in a wall: anywhere in it
     affine: np.ndarray
-    organ_mask: Any
-    cavity: Any = None
-    values: tuple[int, ...] = (1,)
+    organ_mask: Any  # where lesions may lie; None: everywhere
+    cavity: Any = None  # that a wall goes round
+    values: tuple[int, ...] = (1,)  # of each lesion class, outermost first
     inner_share: tuple[float, float] | None = None
 
 
@@ -56,18 +51,14 @@ class OriginalMask(NamedTuple):
 class Shape:
     """One lesion shape on a cube window of 1 mm voxels, axes along RAS.
 
-    Args:
-        sdf: distance to the surface in mm, positive inside, float32, shape (n, n, n).
-        centre: window index (continuous) of the centroid, which goes to the site.
-        source: where the shape came from, for the record.
-        diameter_mm: diameter of the sphere with the wanted volume.
-        connected: False if the source mask is in several pieces that all have to stay.
-        original: the user's mask, which is returned as it is on its own grid and place.
+    Its mask has the volume of a sphere of ``diameter_mm``. It is not ``connected`` if the source
+    mask is in several pieces that all have to stay. The ``original`` mask of a user is returned as
+    it is on its own grid and place.
     """
 
-    sdf: np.ndarray
-    centre: Point
-    source: str
+    sdf: np.ndarray  # mm to the surface, positive inside, float32, shape (n, n, n)
+    centre: Point  # window index (continuous) of the centroid, which goes to the site
+    source: str  # for the record
     diameter_mm: float
     connected: bool = True
     original: OriginalMask | None = None
@@ -170,23 +161,14 @@ class Shape:
 
 
 class LabelShape(NamedTuple):
-    """One lesion of several classes as a label map on the grid of its scan.
-
-    Attributes:
-        label: 0 and the values of the classes; never empty.
-        affine: voxel index to RAS mm.
-        values: of the classes, outermost first.
-        source: where the shape came from, for the record.
-        diameter_mm: of the smallest sphere round it.
-        asked_mm: diameter that was asked for; None where the source decides.
-    """
+    """One lesion of several classes as a label map on the grid of its scan; never empty."""
 
     label: np.ndarray
     affine: np.ndarray
-    values: tuple[int, ...]
-    source: str
-    diameter_mm: float
-    asked_mm: float | None = None
+    values: tuple[int, ...]  # of the classes, outermost first
+    source: str  # for the record
+    diameter_mm: float  # of the smallest sphere round it
+    asked_mm: float | None = None  # None where the source decides
 
     @classmethod
     def measure(
