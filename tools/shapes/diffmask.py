@@ -128,8 +128,7 @@ class DiffMaskShapes:
 
     The sphere that encloses a lesion is larger than that of its volume; by how much is drawn as the
     outlines that the model was trained on have it (``sphere_ratio`` of the bundle). The shape that
-    the model returns is scaled to the exact volume. ``weights_sha256`` makes another model another
-    source.
+    the model returns is scaled to the exact volume. Other weights are another source.
 
     References:
         LeFusion, Zhang et al., ICLR 2025, section 3.3. https://arxiv.org/abs/2403.14066
@@ -175,7 +174,7 @@ class DiffMaskWallShapes:
 
     What patients have that the model was trained on - how often and how much of the lesion is of
     the inner class, how far inward the sphere of a large one lies - is in its overlay
-    (``inner_share``, ``sphere_centre``). ``weights_sha256`` makes another model another source.
+    (``inner_share``, ``sphere_centre``). Other weights are another source.
 
     References:
         LeFusion, Zhang et al., ICLR 2025, section 3.3. https://arxiv.org/abs/2403.14066

@@ -39,21 +39,13 @@ class Place(NamedTuple):
     inner_share: tuple[float, float] | None = None
 
 
-class OriginalMask(NamedTuple):
-    """A mask as the user drew it: bool (i, j, k), its affine, its centroid in RAS mm."""
-
-    mask: np.ndarray
-    affine: np.ndarray
-    point_mm: Point
-
-
 @dataclass(frozen=True)
 class Shape:
     """One lesion shape on a cube window of 1 mm voxels, axes along RAS.
 
     Its mask has the volume of a sphere of ``diameter_mm``. It is not ``connected`` if the source
-    mask is in several pieces that all have to stay. The ``original`` mask of a user is returned as
-    it is on its own grid and place.
+    mask is in several pieces that all have to stay. The ``original`` mask of a user, with its
+    affine and its centroid in RAS mm, is returned as it is on its own grid and place.
     """
 
     sdf: np.ndarray  # mm to the surface, positive inside, float32, shape (n, n, n)
@@ -61,7 +53,7 @@ class Shape:
     source: str  # for the record
     diameter_mm: float
     connected: bool = True
-    original: OriginalMask | None = None
+    original: tuple[np.ndarray, np.ndarray, Point] | None = None
 
     @property
     def volume_mm3(self) -> float:
@@ -106,10 +98,10 @@ class Shape:
             raise ValueError(f"point_mm must lie inside the scan, got {tuple(point_mm)}")
         if within is not None and within.shape != tuple(shape):
             raise ValueError(f"within must have the shape of the scan {shape}, got {within.shape}")
-        if within is None and self._is_original(affine, shape, point_mm):
-            mask = self.original.mask  # type: ignore[union-attr]
-            box = ndimage.find_objects(mask.astype(np.uint8))[0]
-            return mask[box][None].copy(), box
+        original = self._original(affine, shape, point_mm)
+        if within is None and original is not None:
+            box = ndimage.find_objects(original.astype(np.uint8))[0]
+            return original[box][None].copy(), box
 
         low, high = self._reach(inverse, centre)
         values = self._read(affine, low, high, point_mm)
@@ -126,15 +118,15 @@ class Shape:
             mask[tuple(nearest - np.array([s.start for s in slices]))] = True
         return mask[None], slices
 
-    def _is_original(self, affine: np.ndarray, shape: tuple[int, ...], point_mm: Point) -> bool:
-        """Return whether this is the user's mask on its own grid, at its own place."""
-        own = self.original
-        return (
-            own is not None
-            and own.mask.shape == tuple(shape)
-            and np.allclose(affine, own.affine, atol=1e-3)
-            and np.allclose(point_mm, own.point_mm, atol=1e-2)
-        )
+    def _original(
+        self, affine: np.ndarray, shape: tuple[int, ...], point_mm: Point
+    ) -> np.ndarray | None:
+        """Return the user's mask if this is its own grid and place."""
+        if self.original is None:
+            return None
+        mask, own_affine, own_mm = self.original
+        same_grid = mask.shape == tuple(shape) and np.allclose(affine, own_affine, atol=1e-3)
+        return mask if same_grid and np.allclose(point_mm, own_mm, atol=1e-2) else None
 
     def _reach(self, inverse: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return first and last + 1 voxel of the box that holds the window, not yet clipped."""

@@ -15,7 +15,6 @@ from scipy.interpolate import RectBivariateSpline
 from tools.shapes import contours
 from tools.shapes.shape import (
     LabelShape,
-    OriginalMask,
     Place,
     Shape,
     as_point,
@@ -179,7 +178,7 @@ class MaskFileShape:
             nib.affines.apply_affine(self.affine, ndimage.center_of_mass(self._mask))
         )
         self.diameter_mm = own.diameter_mm
-        self._own = replace(own, original=OriginalMask(self._mask, self.affine, self.point_mm))
+        self._own = replace(own, original=(self._mask, self.affine, self.point_mm))
 
     def draw(self, diameter_mm: float | None = None, *_: Any) -> Shape:
         """Return the mask, scaled to a size if one is given; neither chance nor place matter."""
