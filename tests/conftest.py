@@ -104,26 +104,31 @@ def oracle_denoiser() -> type[OracleDenoiser]:
 @pytest.fixture(scope="session")
 def make_shape_bundle(
     repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[int], Path]:
-    """A writer of bundles like ``diffmask``, tiny and untrained: rough balls in three steps."""
+) -> Callable[..., Path]:
+    """A writer of bundles like ``diffmask``, tiny and untrained: rough balls in three steps.
 
-    def write(seed: int = 0) -> Path:
+    The bias of the last layer decides how much is inside; of a wall with the overlay "cardiac".
+    """
+
+    def write(seed: int = 0, bias: float = 0.6, overlay: str = "") -> Path:
         folder = tmp_path_factory.mktemp("shapes") / "tiny_shapes"
-        source = repository / "bundles" / "diffmask" / "configs" / "inference.json"
-        config = json.loads(source.read_text(encoding="utf-8"))
-        # the network names the shape itself, mostly above 0: its sphere with gaps, by the noise
-        config |= {"prediction_type": "sample", "amp_dtype": None}
-        config["displayable_configs"]["num_inference_steps"] = 3
-        config["network_def"]["channels"] = [8, 16, 16]
+        for name in ("configs", "models"):
+            (folder / name).mkdir(parents=True)
+        for name in ("inference.json", *[f"{overlay}_inference.json"] * bool(overlay)):
+            source = repository / "bundles" / "diffmask" / "configs" / name
+            config = json.loads(source.read_text(encoding="utf-8"))
+            # the network names the shape itself, mostly above 0: its sphere with gaps, by the noise
+            config |= {"prediction_type": "sample", "amp_dtype": None}
+            config["displayable_configs"]["num_inference_steps"] = 3
+            config["network_def"]["channels"] = [8, 16, 16]
+            (folder / "configs" / name).write_text(json.dumps(config), encoding="utf-8")
         definition = {k: v for k, v in config["network_def"].items() if not k.startswith("_")}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = LesionUNet(**definition)
-        nn.init.constant_(network.output[-1].bias, 0.6)  # type: ignore[arg-type]
-        for name in ("configs", "models"):
-            (folder / name).mkdir(parents=True)
-        (folder / "configs" / "inference.json").write_text(json.dumps(config), encoding="utf-8")
-        torch.save(network.state_dict(), folder / "models" / "model.pt")
+        nn.init.constant_(network.output[-1].bias, bias)  # type: ignore[arg-type]
+        weights = f"model_{overlay}.pt" if overlay else "model.pt"
+        torch.save(network.state_dict(), folder / "models" / weights)
         return folder
 
     return write

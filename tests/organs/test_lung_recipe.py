@@ -38,8 +38,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 def test_lungs_are_found_and_the_trachea_is_not() -> None:
     scan, lungs, trachea = chest()
     mask = lung_mask(scan, AFFINE)
-    assert mask.dtype == bool
-    assert mask.shape == scan.shape
+    assert (mask.dtype, mask.shape) == (bool, scan.shape)
     assert dice(mask, lungs) > 0.95
     assert not (mask & trachea).any()
 
@@ -84,17 +83,19 @@ def test_foam_below_the_body_is_no_lung() -> None:
     assert dice(mask, lungs) > 0.95
 
 
-@pytest.mark.parametrize("value", [40, -1000])
-def test_a_scan_without_lung_is_an_error(value: int) -> None:
-    with pytest.raises(ValueError, match="image_hu must show lung"):
-        lung_mask(np.full((40, 40, 40), value, np.int16), AFFINE)
-
-
-def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="image_hu must have 3 dimensions"):
-        lung_mask(np.zeros((4, 4)), AFFINE)
-    with pytest.raises(ValueError, match="affine must be an invertible"):
-        lung_mask(np.zeros((4, 4, 4)), np.zeros((4, 4)))
+@pytest.mark.parametrize(
+    ("scan", "affine", "message"),
+    [
+        (np.full((40, 40, 40), 40, np.int16), AFFINE, "image_hu must show lung"),
+        (np.full((40, 40, 40), -1000, np.int16), AFFINE, "image_hu must show lung"),
+        (np.zeros((4, 4)), AFFINE, "image_hu must have 3 dimensions"),
+        (np.zeros((4, 4, 4)), 0 * AFFINE, "affine must be an invertible"),
+    ],
+    ids=["tissue", "air", "flat", "affine"],
+)
+def test_what_shows_no_lung_is_an_error(scan: np.ndarray, affine: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lung_mask(scan, affine)
 
 
 def test_block_mean_of_incomplete_blocks_repeats_the_edge() -> None:

@@ -14,8 +14,14 @@ import pytest
 import torch
 
 from tools.organs import OrganMap, load_organ
-from tools.organs.segmentation_bundle import BUNDLE_NAME, BUNDLE_VARIABLE, BundleOrgan
-from tools.organs.sources import TotalSegmentatorOrgan, find_organ, make_organ_source
+from tools.organs.sources import (
+    BUNDLE_NAME,
+    BUNDLE_VARIABLE,
+    BundleOrgan,
+    TotalSegmentatorOrgan,
+    find_organ,
+    make_organ_source,
+)
 from tools.synthesis.scan import Scan
 
 LUNG, HEART = load_organ("lung"), load_organ("heart")
@@ -98,7 +104,22 @@ def test_totalsegmentator_that_fails_gets_one_sentence(
         make_organ_source(LUNG, "totalsegmentator")(scan)
 
 
+def part(target: str, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": target, **arguments}
+
+
 # files and keys are those of the zoo's bundle; the network is a threshold
+PRED = {"keys": "pred"}
+LOADING = [
+    part("LoadImaged", keys="image"),
+    part("EnsureChannelFirstd", keys="image"),
+    part("Orientationd", keys="image", axcodes="RAS"),
+]
+SAVING = [
+    part("Lambdad", **PRED, func="$lambda x: (x > 0) * 13 + (x > 900) * 1"),
+    part("Invertd", **PRED, transform="@preprocessing", orig_keys="image", nearest_interp=True),
+    part("SaveImaged", **PRED, output_dir="@output_dir", output_postfix="trans"),
+]
 ZOO_CONFIG = {
     "displayable_configs": {"highres": True},
     "imports": ["$import glob", "$import torch", "$import pathlib"],
@@ -107,55 +128,19 @@ ZOO_CONFIG = {
     "dataset_dir": "sampledata",
     "datalist": "$list(sorted(glob.glob(@dataset_dir + '/imagesTs/*.nii.gz')))",
     "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-    "network": {"_target_": "torch.nn.Threshold", "threshold": 699.0, "value": 0.0},
-    "preprocessing": {
-        "_target_": "Compose",
-        "transforms": [
-            {"_target_": "LoadImaged", "keys": "image"},
-            {"_target_": "EnsureChannelFirstd", "keys": "image"},
-            {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
-        ],
-    },
-    "dataset": {
-        "_target_": "Dataset",
-        "data": "$[{'image': i} for i in @datalist]",
-        "transform": "@preprocessing",
-    },
-    "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "num_workers": 1},
-    "inferer": {"_target_": "SimpleInferer"},
-    "postprocessing": {
-        "_target_": "Compose",
-        "transforms": [
-            {
-                "_target_": "Lambdad",
-                "keys": "pred",
-                "func": "$lambda x: (x > 0) * 13 + (x > 900) * 1",
-            },
-            {
-                "_target_": "Invertd",
-                "keys": "pred",
-                "transform": "@preprocessing",
-                "orig_keys": "image",
-                "nearest_interp": True,
-                "to_tensor": True,
-            },
-            {
-                "_target_": "SaveImaged",
-                "keys": "pred",
-                "output_dir": "@output_dir",
-                "output_postfix": "trans",
-                "separate_folder": True,
-            },
-        ],
-    },
-    "evaluator": {
-        "_target_": "SupervisedEvaluator",
-        "device": "@device",
-        "val_data_loader": "@dataloader",
-        "network": "@network",
-        "inferer": "@inferer",
-        "postprocessing": "@postprocessing",
-    },
+    "network": part("torch.nn.Threshold", threshold=699.0, value=0.0),
+    "preprocessing": part("Compose", transforms=LOADING),
+    "dataset": part(
+        "Dataset", data="$[{'image': i} for i in @datalist]", transform="@preprocessing"
+    ),
+    "dataloader": part("DataLoader", dataset="@dataset", num_workers=1),
+    "inferer": part("SimpleInferer"),
+    "postprocessing": part("Compose", transforms=SAVING),
+    "evaluator": part(
+        "SupervisedEvaluator",
+        val_data_loader="@dataloader",
+        **{key: f"@{key}" for key in ("device", "network", "inferer", "postprocessing")},
+    ),
     "initialize": ["$pathlib.Path(@bundle_root, 'seen').write_text(str(@device))"],
     "run": ["$@evaluator.run()"],
 }
@@ -174,30 +159,26 @@ def write_bundle(folder: Path, classes: dict[str, str] | None = None) -> Path:
     return folder
 
 
-def test_bundle_runs_on_the_scan_and_leaves_nothing(tmp_path: Path, scan: Scan) -> None:
-    folder = write_bundle(tmp_path / "zoo" / "wholeBody_ct_segmentation")
+def test_bundle_runs_on_the_scan_tells_regions_apart_and_leaves_nothing(
+    tmp_path: Path, scan: Scan
+) -> None:
+    # the config saves 14 above 900 and 13 from 700 on
+    folder = write_bundle(tmp_path / BUNDLE_NAME, {"13": LOBES[3], "14": LOBES[1]})
     path = list(sys.path)
     organ = BundleOrgan(LUNG, folder)
-    assert np.array_equal(organ(scan), scan.image >= 700)
+    expected = np.where(scan.image > 900, 2, np.where(scan.image >= 700, 4, 0))
+    assert np.array_equal(organ.regions(scan), expected)
+    assert np.array_equal(organ(scan), expected > 0)
     assert organ.record == {
         "source": "bundle",
         "name": "wholeBody_ct_segmentation",
         "version": "0.2.5",
         "fast": False,
-        "classes": LOBES[:2],
+        "classes": [LOBES[3], LOBES[1]],
     }
     assert (folder / "seen").read_text() == "cpu"
     assert sorted(item.name for item in folder.iterdir()) == ["configs", "models", "seen"]
     assert sys.path == path
-
-
-def test_bundle_tells_regions_apart(tmp_path: Path, scan: Scan) -> None:
-    # the config saves 14 above 900 and 13 from 700 on
-    classes = {"13": LOBES[3], "14": LOBES[1]}
-    organ = BundleOrgan(LUNG, write_bundle(tmp_path / "zoo", classes))
-    expected = np.where(scan.image > 900, 2, np.where(scan.image >= 700, 4, 0))
-    assert np.array_equal(organ.regions(scan), expected)
-    assert np.array_equal(organ(scan), expected > 0)
 
 
 def test_bundle_takes_the_coarse_weights_on_a_cpu(tmp_path: Path) -> None:
@@ -239,25 +220,22 @@ def test_auto_takes_the_first_that_is_there(
     assert source("auto") == "totalsegmentator"
     assert source("bundle") == "bundle"
     assert source("recipe") == "recipe"
-    mine = write_bundle(tmp_path / "mine")
-    assert (
-        make_organ_source(LUNG, "auto", mine).record["name"] == "mine"
-    )  # what is named comes first
+    mine = write_bundle(tmp_path / "mine")  # what is named comes first
+    assert make_organ_source(LUNG, "auto", mine).record["name"] == "mine"
     monkeypatch.setenv(BUNDLE_VARIABLE, str(mine))
     assert make_organ_source(LUNG, "bundle").record["name"] == "mine"
 
 
 def test_missing_source_gets_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"organ_source must be one of \['auto', .* got 'liver'"):
-        make_organ_source(LUNG, "liver")
-    with pytest.raises(ValueError, match="totalsegmentator must have its package"):
-        make_organ_source(LUNG, "totalsegmentator")
-    with pytest.raises(FileNotFoundError, match="organ_source bundle must find wholeBody"):
-        make_organ_source(LUNG, "bundle")
-    with pytest.raises(FileNotFoundError, match="organ_bundle must hold configs/inference"):
-        make_organ_source(LUNG, "auto", tmp_path / "nothing")
-    with pytest.raises(ValueError, match="organ_bundle goes with organ_source bundle or auto"):
-        make_organ_source(LUNG, "recipe", tmp_path)
+    for kind, arguments, message in (
+        (ValueError, ("liver",), r"organ_source must be one of \['auto', .* got 'liver'"),
+        (ValueError, ("totalsegmentator",), "totalsegmentator must have its package"),
+        (FileNotFoundError, ("bundle",), "organ_source bundle must find wholeBody"),
+        (FileNotFoundError, ("auto", tmp_path / "no"), "organ_bundle must hold configs/inference"),
+        (ValueError, ("recipe", tmp_path), "organ_bundle goes with organ_source bundle or auto"),
+    ):
+        with pytest.raises(kind, match=message):
+            make_organ_source(LUNG, *arguments)
     monkeypatch.setenv(BUNDLE_VARIABLE, str(tmp_path / "gone"))
     with pytest.raises(FileNotFoundError, match=r"got .*gone"):
         make_organ_source(LUNG, "auto")
@@ -286,8 +264,7 @@ class Counting:
         self.record = {"source": "recipe", "name": "counting"}
 
     def __call__(self, scan: Scan) -> np.ndarray:
-        self.calls += 1
-        return self.mask > 0
+        return self.regions(scan) > 0
 
     def regions(self, scan: Scan) -> np.ndarray:
         self.calls += 1
@@ -302,7 +279,7 @@ def write_map(path: Path, label: np.ndarray) -> Path:
 def test_an_organ_comes_from_its_file_its_source_or_is_not_needed(
     tmp_path: Path, scan: Scan
 ) -> None:
-    lobes = (np.arange(scan.image.size).reshape(scan.image.shape) % 6).astype(np.uint8)
+    lobes = np.arange(scan.image.size, dtype=np.uint16).reshape(scan.image.shape) % 6
     given, source = write_map(tmp_path / "mine.nii.gz", lobes), Counting(np.roll(lobes, 1))
     from_file = {"source": "file", "name": "mine.nii.gz"}
     found = find_organ(LUNG, source, scan, given)
@@ -330,7 +307,7 @@ def test_an_organ_with_parts_is_its_label_map(tmp_path: Path, scan: Scan) -> Non
     source = make_organ_source(HEART)
     with pytest.raises(ValueError, match=r"must be a label map of the heart \(1 cavity, 2 myo"):
         find_organ(HEART, source, scan, None)
-    label = (np.arange(scan.image.size).reshape(scan.image.shape) % 5).astype(np.uint8)
+    label = np.arange(scan.image.size, dtype=np.uint16).reshape(scan.image.shape) % 5
     found = find_organ(HEART, source, scan, write_map(tmp_path / "heart.nii.gz", label))
     assert np.array_equal(found.labels, label)
     assert np.array_equal(found.within, label > 1)

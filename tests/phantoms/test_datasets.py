@@ -53,19 +53,15 @@ def arrays(entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 def test_cubes_hold_a_nodule_each_of_three_textures_and_share_no_patient(cubes: Path) -> None:
     means: dict[str, list[float]] = {"ground_glass": [], "part_solid": [], "solid": []}
-    patients, number = [], 0
-    for section in ("training", "validation"):
-        entries = lesion_datalist(cubes, section)
-        patients.append({entry["patient"] for entry in entries})
-        for entry in entries:
-            image, label = arrays(entry)
-            assert image.shape == label.shape == (32, 32, 32)
-            assert nib.load(entry["image"]).header.get_zooms() == (1.0, 1.0, 1.0)
-            assert set(np.unique(label)) == {0, 1}
-            means[entry["texture"]].append(image[label > 0].mean())
-            number += 1
-    assert number == 6
-    assert not patients[0] & patients[1]
+    training, validation = (lesion_datalist(cubes, s) for s in ("training", "validation"))
+    assert (len(training), len(validation)) == (4, 2)
+    assert not {e["patient"] for e in training} & {e["patient"] for e in validation}
+    for entry in training + validation:
+        image, label = arrays(entry)
+        assert image.shape == label.shape == (32, 32, 32)
+        assert nib.load(entry["image"]).header.get_zooms() == (1.0, 1.0, 1.0)
+        assert set(np.unique(label)) == {0, 1}
+        means[entry["texture"]].append(image[label > 0].mean())
     dense = [np.mean(values) for values in means.values()]
     assert dense[0] + 100 < dense[1] < dense[2] - 50
 
@@ -98,11 +94,12 @@ def test_entries_tell_where_the_heart_lies(hearts: Path) -> None:
 def test_single_phantoms_are_healthy_and_come_with_a_record(tmp_path: Path, name: str) -> None:
     if name == "chest":
         paths = write_chest_phantom(tmp_path, 3, (48, 40, 36), 8.0)
+        organ, values = paths["lung"], [0, 1]
     else:
         paths = write_heart_phantom(tmp_path, 3, (80, 80, 6), (2.0, 2.0, 15.0))
-    organ = paths["lung" if name == "chest" else "label"]
+        organ, values = paths["label"], [0, 1, 2]
     _, label = arrays({"image": paths["image"], "label": organ, "phantom": True})
-    assert set(np.unique(label)) == ({0, 1} if name == "chest" else {0, 1, 2})
+    assert np.unique(label).tolist() == values
     assert Path(paths["image"]).name == f"phantom_{name}_image.nii.gz"
     record = json.loads(Path(paths["record"]).read_text())
     assert (record["name"], record["phantom"], record["seed"]) == (f"phantom_{name}", True, 3)

@@ -78,13 +78,8 @@ def test_lesions_are_there_as_asked_and_seeds_are_kept(struck: HeartPhantom) -> 
     assert (small(seed=4).label != struck.label).any()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ({"shape": (32, 80, 6)}, r"shape must be at least \(64, 64, 3\), got \(32, 80, 6\)"),
-        ({"spacing_mm": (1.0, 0.0, 8.0)}, "spacing_mm must be three numbers > 0"),
-    ],
-)
-def test_wrong_arguments_are_named(arguments: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        heart_mr(**arguments)
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match=r"shape must be at least \(64, 64, 3\), got \(32, 80, 6"):
+        heart_mr(shape=(32, 80, 6))
+    with pytest.raises(ValueError, match="spacing_mm must be three numbers > 0"):
+        heart_mr(spacing_mm=(1.0, 0.0, 8.0))

@@ -12,26 +12,21 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 from torch import Tensor
 
-from tools.shapes import (
-    DiffMaskShapes,
-    EllipsoidShapes,
-    LibraryShapes,
-    Place,
-    ShapeGenerator,
-    ShapeSource,
-)
+from tools.shapes import DiffMaskShapes, Place, ShapeGenerator
 from tools.shapes.diffmask import MAX_ATTEMPTS
 from tools.synthesis.case_folder import describe_source
 from tools.transforms.spheres import ShapeWindow, Sphere, attribute_condition, sphere_mask
 
-SHAPE, MIDDLE = (44, 40, 30), (21.3, 19.0, 14.2)
+SHAPE, UNIT = (44, 40, 30), np.eye(4)
+THICK = np.diag([1.0, 1.0, 7.0, 1.0])
 GRIDS = {
-    "1mm": np.eye(4),
+    "1mm": UNIT,
     "thick": np.diag([-0.7, -0.7, 2.5, 1.0]),
     "oblique": np.array(
         [[0.8, 0.2, 0, -9], [-0.2, 0.8, 0.3, 5], [0, -0.3, 1.2, 70], [0, 0, 0, 1.0]]
     ),
 }
+ON_GRIDS = pytest.mark.parametrize("affine", GRIDS.values(), ids=list(GRIDS))
 
 
 @pytest.fixture(scope="module")
@@ -39,37 +34,27 @@ def generator(shape_bundle: Path) -> ShapeGenerator:
     return ShapeGenerator(str(shape_bundle), "cpu")
 
 
-@pytest.fixture(scope="module")
-def source(generator: ShapeGenerator) -> DiffMaskShapes:
-    return DiffMaskShapes(generator)
-
-
 def place_on(affine: np.ndarray, organ: np.ndarray | None = None) -> Place:
-    x, y, z = (float(value) for value in apply_affine(affine, MIDDLE))
-    return Place((x, y, z), affine, organ)
+    return Place(tuple(apply_affine(affine, (21.3, 19.0, 14.2)).tolist()), affine, organ)
 
 
-@pytest.mark.parametrize("name", GRIDS)
-def test_volume_is_exact_and_the_organ_is_kept(source: DiffMaskShapes, name: str) -> None:
-    affine = GRIDS[name]
+def sphere_on(affine: np.ndarray) -> Sphere:
+    return Sphere(place_on(affine).point_mm, 7.0)
+
+
+@ON_GRIDS
+def test_volume_is_exact_and_the_organ_is_kept(
+    generator: ShapeGenerator, affine: np.ndarray
+) -> None:
     organ = np.zeros(SHAPE, bool)
     organ[:26, :, 2:20] = True
     place = place_on(affine, organ)
-    shape = source.draw(8.0, np.random.default_rng(0), place)
+    shape = DiffMaskShapes(generator).draw(8.0, np.random.default_rng(0), place)
     assert shape.source == "diffmask"
-    part, box = shape.on_grid(affine, SHAPE, place.point_mm, within=organ)
-    mask = np.zeros(SHAPE, bool)
-    mask[box] = part
+    (mask,), box = shape.masks(affine, SHAPE, place.point_mm, within=organ)
     voxel = abs(np.linalg.det(affine[:3, :3]))
     assert mask.sum() == pytest.approx(np.pi / 6 * 8**3 / voxel, abs=0.51)
-    assert not mask[~organ].any()
-
-
-def test_same_chance_same_shape(source: DiffMaskShapes) -> None:
-    first, again, other = (source.draw(9.0, np.random.default_rng(n)) for n in (3, 3, 4))
-    assert np.array_equal(first.sdf, again.sdf)
-    assert first.centre == again.centre
-    assert first.sdf.shape != other.sdf.shape or not np.array_equal(first.sdf, other.sdf)
+    assert not (mask & ~organ[box]).any()
 
 
 @pytest.mark.parametrize("diameter_mm", [5.0, 14.0])
@@ -87,10 +72,9 @@ def test_centre_of_the_sphere_goes_to_the_site(tmp_path: Path, diameter_mm: floa
         return window, level
 
     model = SimpleNamespace(sample=sample, weights=weights, sphere_ratio=(1.38, 0.1))
-    source = DiffMaskShapes(model)  # type: ignore[arg-type]
-    place = place_on(np.eye(4))
-    shape = source.draw(diameter_mm, np.random.default_rng(0), place)
-    part, box = shape.on_grid(np.eye(4), SHAPE, place.point_mm)
+    place = place_on(UNIT)
+    shape = DiffMaskShapes(model).draw(diameter_mm, np.random.default_rng(0), place)
+    (part,), box = shape.masks(UNIT, SHAPE, place.point_mm)
     centroid = np.add(ndimage.center_of_mass(part), [b.start for b in box])
     assert asked[0].centre_mm == place.point_mm
     assert 1.0 < 2 * asked[0].radius_mm / diameter_mm < 1.9
@@ -99,7 +83,7 @@ def test_centre_of_the_sphere_goes_to_the_site(tmp_path: Path, diameter_mm: floa
     assert np.allclose(centroid - place.point_mm, (4 * voxel, 0, 0), atol=0.3)
 
 
-def test_sources_are_told_apart(make_shape_bundle: Callable[[int], Path]) -> None:
+def test_sources_are_told_apart(make_shape_bundle: Callable[..., Path]) -> None:
     bundles = [make_shape_bundle(seed) for seed in (1, 2)]
     generators = [ShapeGenerator(str(bundle), "cpu") for bundle in bundles]
     one, two = (describe_source(DiffMaskShapes(generator)) for generator in generators)
@@ -112,52 +96,29 @@ def test_sources_are_told_apart(make_shape_bundle: Callable[[int], Path]) -> Non
 
 
 @pytest.mark.parametrize("diameter_mm", [0.0, -3.0, float("nan"), float("inf")])
-def test_sizes_that_are_none_are_refused(source: DiffMaskShapes, diameter_mm: float) -> None:
+def test_sizes_that_are_none_are_refused(generator: ShapeGenerator, diameter_mm: float) -> None:
     with pytest.raises(ValueError, match="diameter_mm must be > 0, got"):
-        source.draw(diameter_mm, np.random.default_rng(0))
-
-
-def library() -> LibraryShapes:
-    cubes = []
-    for side in (6, 8, 11):
-        cubes.append(np.zeros((20, 20, 20), bool))
-        cubes[-1][2 : 2 + side, 3 : 3 + side, 4 : 4 + side + 2] = True
-    return LibraryShapes(cubes)
-
-
-@pytest.mark.parametrize("other", [EllipsoidShapes(), library()], ids=["ellipsoid", "library"])
-def test_the_place_changes_nothing_for_other_sources(other: ShapeSource) -> None:
-    rng, again = np.random.default_rng(8), np.random.default_rng(8)
-    free = other.draw(8.0, rng)
-    placed = other.draw(8.0, again, place_on(GRIDS["oblique"], np.ones(SHAPE, bool)))
-    assert np.array_equal(free.sdf, placed.sdf)
-    assert free.centre == placed.centre
-    assert rng.bit_generator.state == again.bit_generator.state
-
-
-def sphere_on(affine: np.ndarray, radius_mm: float = 7.0) -> Sphere:
-    x, y, z = (float(value) for value in apply_affine(affine, MIDDLE))
-    return Sphere((x, y, z), radius_mm)
+        DiffMaskShapes(generator).draw(diameter_mm, np.random.default_rng(0), place_on(UNIT))
 
 
 def test_same_seed_same_mask_and_another_another(generator: ShapeGenerator) -> None:
-    sphere = sphere_on(np.eye(4))
-    first, again, other = (generator.draw(sphere, np.eye(4), SHAPE, seed) for seed in (5, 5, 6))
-    assert first.dtype == bool
-    assert first.shape == SHAPE
+    first, again, other = (generator.draw(sphere_on(UNIT), UNIT, SHAPE, n) for n in (5, 5, 6))
+    assert (first.dtype, first.shape) == (bool, SHAPE)
     assert np.array_equal(first, again)
-    assert first.any()
     assert (first != other).any()
+    source, place = DiffMaskShapes(generator), place_on(UNIT)
+    one, two, three = (source.draw(9.0, np.random.default_rng(n), place) for n in (3, 3, 4))
+    assert np.array_equal(one.sdf, two.sdf)
+    assert one.centre == two.centre
+    assert not np.array_equal(one.sdf, three.sdf)
 
 
-@pytest.mark.parametrize("name", GRIDS)
-def test_sphere_and_boundary_are_kept(generator: ShapeGenerator, name: str) -> None:
-    affine = GRIDS[name]
+@ON_GRIDS
+def test_sphere_and_boundary_are_kept(generator: ShapeGenerator, affine: np.ndarray) -> None:
     organ = np.zeros(SHAPE, np.uint8)
     organ[:23, :, :16] = 1
     sphere = sphere_on(affine)
-    cut = generator.draw(sphere, affine, SHAPE, 1, organ)
-    free = generator.draw(sphere, affine, SHAPE, 1)
+    cut, free = (generator.draw(sphere, affine, SHAPE, 1, within) for within in (organ, None))
     for mask in (cut, free):
         assert mask.any()
         assert not (mask & ~sphere_mask(sphere, affine, SHAPE)).any()
@@ -166,79 +127,75 @@ def test_sphere_and_boundary_are_kept(generator: ShapeGenerator, name: str) -> N
 
 
 def test_window_and_level_of_a_sample(generator: ShapeGenerator) -> None:
-    window, level = generator.sample(sphere_on(np.eye(4)), np.eye(4), 0)
+    window, level = generator.sample(sphere_on(UNIT), UNIT, 0)
     assert level.shape == window.grid.size == (24, 24, 24)
     assert window.radius_mm == 7.5
     assert (level[window.region == 0] == -1).all()
     assert np.abs(level).max() <= 1
 
 
-def test_what_falls_between_the_voxels_of_the_scan_is_drawn_again(
-    generator: ShapeGenerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    thick, calls = np.diag([1.0, 1.0, 7.0, 1.0]), []
-
-    def one_voxel_then_all(inputs: Tensor, *_: object, seeds: Sequence[int]) -> Tensor:
-        calls.append(seeds)
-        level = torch.full_like(inputs[:, :1], -1.0)
-        level[..., 5] = 1  # far from the slice in the middle
-        return level if len(calls) == 1 else -level
-
-    monkeypatch.setattr(generator, "inferer", one_voxel_then_all)
-    organ = np.ones(SHAPE)
-    organ[25:] = 0  # cuts the sphere, so that the shape is left where the model puts it
-    assert generator.draw(Sphere((20.0, 20.0, 70.0), 6.0), thick, SHAPE, 0, organ).any()
-    assert len(calls) == 2
-
-
 class Spy:
-    """Stands for the sampler: keeps what it is asked for, answers with empty predictions first."""
+    """Stands for the sampler: keeps what it is asked for, fills all after some first answers."""
 
-    def __init__(self, empty: int) -> None:
-        self.empty, self.seeds, self.conditions = empty, [], []
+    def __init__(self, first: int, inside: slice = slice(0)) -> None:
+        self.first, self.inside, self.seeds, self.conditions = first, inside, [], []
 
     def __call__(
         self, inputs: Tensor, network: object, condition: Tensor, seeds: Sequence[int]
     ) -> Tensor:
         self.seeds += list(seeds)
         self.conditions.append(condition)
-        return torch.full_like(inputs[:, :1], -1.0 if len(self.seeds) <= self.empty else 1.0)
+        level = torch.full_like(inputs[:, :1], -1.0)
+        level[..., self.inside if len(self.seeds) <= self.first else slice(None)] = 1
+        return level
+
+
+def test_what_falls_between_the_voxels_of_the_scan_is_drawn_again(
+    generator: ShapeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy(1, slice(5, 6))  # far from the slice in the middle
+    monkeypatch.setattr(generator, "inferer", spy)
+    organ = np.ones(SHAPE)
+    organ[25:] = 0  # cuts the sphere, so that the shape is left where the model puts it
+    assert generator.draw(Sphere((20.0, 20.0, 70.0), 6.0), THICK, SHAPE, 0, organ).any()
+    assert len(spy.seeds) == 2
 
 
 def test_empty_predictions_are_drawn_again_with_other_seeds(
     generator: ShapeGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sphere = sphere_on(np.eye(4))
-    spy = Spy(empty=2)
+    spy, never = Spy(2), Spy(100)
     monkeypatch.setattr(generator, "inferer", spy)
-    assert generator.draw(sphere, np.eye(4), SHAPE, 7, spiculation=4.0, lobulation=2.0).any()
+    assert generator.draw(sphere_on(UNIT), UNIT, SHAPE, 7, spiculation=4.0, lobulation=2.0).any()
     assert spy.seeds[0] == 7
     assert len(set(spy.seeds)) == 3
     # what the model is told is the sphere round the lesion's voxels, and the scores
-    expected = attribute_condition(15.0, 4.0, 2.0)
-    assert np.allclose(spy.conditions[0][0], expected)
-    never = Spy(empty=100)
+    assert np.allclose(spy.conditions[0][0], attribute_condition(15.0, 4.0, 2.0))
     monkeypatch.setattr(generator, "inferer", never)
     with pytest.raises(ValueError, match=f"got none in {MAX_ATTEMPTS} attempts at Sphere"):
-        generator.draw(sphere, np.eye(4), SHAPE, 7)
+        generator.draw(sphere_on(UNIT), UNIT, SHAPE, 7)
     assert len(never.seeds) == MAX_ATTEMPTS
 
 
-def test_spheres_without_room_are_named(generator: ShapeGenerator) -> None:
-    with pytest.raises(ValueError, match="boundary must leave room for a lesion of 15"):
-        generator.draw(sphere_on(np.eye(4)), np.eye(4), SHAPE, 0, np.zeros(SHAPE))
-    with pytest.raises(ValueError, match="sphere must touch the scan"):
-        generator.draw(Sphere((99.0, 0.0, 0.0), 5.0), np.eye(4), SHAPE, 0)
-    thick = np.diag([1.0, 1.0, 6.0, 1.0])
-    with pytest.raises(ValueError, match="sphere must hold a voxel of the scan"):
-        generator.draw(Sphere((20.0, 20.0, 33.0), 2.0), thick, SHAPE, 0)
+@pytest.mark.parametrize(
+    ("sphere", "affine", "within", "message"),
+    [
+        (sphere_on(UNIT), UNIT, np.zeros(SHAPE), "boundary must leave room for a lesion of 15"),
+        (Sphere((99.0, 0.0, 0.0), 5.0), UNIT, None, "sphere must touch the scan"),
+        (Sphere((20.0, 20.0, 38.5), 2.0), THICK, None, "sphere must hold a voxel of the scan"),
+    ],
+    ids=["boundary", "outside", "between"],
+)
+def test_spheres_without_room_are_named(
+    generator: ShapeGenerator, sphere: Sphere, affine: np.ndarray, within: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        generator.draw(sphere, affine, SHAPE, 0, within)
 
 
 def test_unfit_bundles_are_named(shape_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bundle must have shape_window .* got none in lefusion"):
         ShapeGenerator("lefusion_lidc", "cpu")
-    with pytest.raises(FileNotFoundError, match="bundle must be a bundle folder or one of"):
-        ShapeGenerator("nothing", "cpu")
     shutil.copytree(shape_bundle / "configs", tmp_path / "configs")
     with pytest.raises(FileNotFoundError, match="bundle must have trained weights, got none at"):
         ShapeGenerator(str(tmp_path), "cpu")

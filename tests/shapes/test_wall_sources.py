@@ -17,28 +17,28 @@ from tools.shapes import (
     MaskFileWallShape,
     Place,
     WallLibrary,
-    make_shape_source,
 )
+from tools.shapes.wall import coordinates
 from tools.transforms.spheres import Sphere, enclosing_sphere, sphere_mask
-from tools.transforms.wall import WallCoordinates, wall_condition, wall_coordinates
+from tools.transforms.wall import wall_condition
 
 ANY = (1.0, 500.0)
 
 
-def coordinates(place: Place) -> WallCoordinates:
-    return wall_coordinates(place.organ_mask, place.affine, place.cavity)  # type: ignore[arg-type]
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
 
 
 def at(place: Place, n: int) -> Place:
     """The place with the n-th voxel of its wall as site."""
-    x, y, z = (float(value) for value in apply_affine(place.affine, coordinates(place).voxels[n]))
-    return place._replace(point_mm=(x, y, z))
+    voxel = coordinates(place).voxels[n]
+    return place._replace(point_mm=tuple(apply_affine(place.affine, voxel).tolist()))
 
 
 def check(shape: LabelShape, place: Place) -> None:
     assert shape.label.dtype == np.uint8
     assert shape.label.any()
-    assert set(np.unique(shape.label).tolist()) <= {0, 3, 4}
+    assert np.isin(shape.label, (0, 3, 4)).all()
     assert not shape.label[~place.organ_mask].any()
     diameter = 2 * enclosing_sphere(shape.label, place.affine).radius_mm
     assert shape.diameter_mm == pytest.approx(diameter)
@@ -64,25 +64,27 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def moved(library: Path) -> WallLibrary:
+    return WallLibrary(library, HEART)
+
+
+@pytest.fixture(scope="module")
 def healthy() -> Place:
     return phantom(7, infarct=False, slices=5)[0]
 
 
 @pytest.fixture(scope="module")
-def learned(make_wall_bundle: Callable[[float], Path]) -> DiffMaskWallShapes:
-    source = make_shape_source(HEART, f"diffmask:{make_wall_bundle(0.6)}", device="cpu")
-    assert isinstance(source, DiffMaskWallShapes)
-    return source
+def learned(make_shape_bundle: Callable[..., Path]) -> DiffMaskWallShapes:
+    return DiffMaskWallShapes(str(make_shape_bundle(overlay="cardiac")), device="cpu")
 
 
 def test_learned_shapes_keep_wall_sphere_and_share(
     learned: DiffMaskWallShapes, healthy: Place
 ) -> None:
     place = at(healthy, 900)._replace(inner_share=(0.2, 0.2))
-    shape = learned.draw((40.0, 50.0), np.random.default_rng(0), place)
+    shape = learned.draw((40.0, 50.0), rng(), place)
     check(shape, place)
     assert shape.source == "diffmask"
-    assert shape.asked_mm is not None
     assert 40 <= shape.asked_mm <= 50
     assert shape.diameter_mm <= shape.asked_mm
     voxels = int((shape.label > 0).sum())
@@ -115,11 +117,10 @@ def flat_ring(inner_share: tuple[float, float] | None) -> Place:
 @pytest.mark.usefixtures("told")
 def test_the_sphere_of_a_large_lesion_lies_inward_of_its_site(learned: DiffMaskWallShapes) -> None:
     place = flat_ring((0.0, 0.0))
-    wall = np.asarray(place.organ_mask)
     for diameter, part in ((23.5, 0.77), (47, 0.54), (68, 0.39), (103, 0.16), (200, 0.16)):
-        shape = learned.draw(diameter, np.random.default_rng(0), place)
+        shape = learned.draw(diameter, rng(), place)
         sphere = Sphere((40 + 24 * part, 40.0, 10.0), diameter / 2)
-        inside = wall & sphere_mask(sphere, place.affine, wall.shape)
+        inside = place.organ_mask & sphere_mask(sphere, place.affine, place.organ_mask.shape)
         assert np.array_equal(shape.label > 0, inside)
 
 
@@ -155,56 +156,50 @@ def test_shares_are_those_of_patients(
 
 @pytest.mark.usefixtures("told")
 def test_shares_asked_for_are_met(learned: DiffMaskWallShapes) -> None:
-    rng, place = np.random.default_rng(0), flat_ring((0.1, 0.2))
-    drawn = [core_share(learned.draw(60.0, rng, place)) for _ in range(40)]
+    chance, place = rng(), flat_ring((0.1, 0.2))
+    drawn = [core_share(learned.draw(60.0, chance, place)) for _ in range(40)]
     assert 0.098 < min(drawn) < 0.12
     assert 0.18 < max(drawn) < 0.202
 
 
-def test_learned_shapes_repeat_with_the_seed(learned: DiffMaskWallShapes, healthy: Place) -> None:
-    labels = [
-        learned.draw((45.0, 105.0), np.random.default_rng(seed), healthy).label
-        for seed in (3, 3, 4)
-    ]
-    assert np.array_equal(labels[0], labels[1])
-    assert not np.array_equal(labels[0], labels[2])
+def test_shapes_repeat_with_the_seed(
+    learned: DiffMaskWallShapes, moved: WallLibrary, healthy: Place
+) -> None:
+    for source in (learned, moved):
+        first, again, other = (source.draw((45.0, 105.0), rng(n), healthy) for n in (3, 3, 4))
+        assert np.array_equal(first.label, again.label)
+        assert not np.array_equal(first.label, other.label)
 
 
 def test_empty_predictions_end_in_an_error(
-    make_wall_bundle: Callable[[float], Path], healthy: Place
+    make_shape_bundle: Callable[..., Path], healthy: Place
 ) -> None:
-    source = DiffMaskWallShapes(str(make_wall_bundle(-5.0)), device="cpu")
+    source = DiffMaskWallShapes(str(make_shape_bundle(bias=-5.0, overlay="cardiac")), device="cpu")
     with pytest.raises(ValueError, match=r"diameter_mm must leave room for a lesion, got .* in 5"):
-        source.draw((45.0, 105.0), np.random.default_rng(0), healthy)
+        source.draw((45.0, 105.0), rng(), healthy)
 
 
-def test_library_shapes_lie_in_the_wall_and_differ(library: Path, healthy: Place) -> None:
-    source = make_shape_source(HEART, f"library:{library}")
-    assert isinstance(source, WallLibrary)
-    assert sorted(item.name for item in source.lesions) == ["case1", "case2"]
-    shapes = [source.draw(ANY, np.random.default_rng(n), healthy) for n in (0, 0, 1, 2, 3)]
+def test_library_shapes_lie_in_the_wall_and_differ(moved: WallLibrary, healthy: Place) -> None:
+    assert sorted(item.name for item in moved.lesions) == ["case1", "case2"]
+    shapes = [moved.draw(ANY, rng(n), healthy) for n in range(4)]
     for shape in shapes:
         check(shape, healthy)
         assert shape.source.startswith("library:case")
         assert shape.asked_mm is None
-    assert np.array_equal(shapes[0].label, shapes[1].label)
-    assert len({shape.label.tobytes() for shape in shapes}) >= 4
+    assert len({shape.label.tobytes() for shape in shapes}) == 4
 
 
 def test_library_chooses_by_size_and_else_the_nearest(library: Path, healthy: Place) -> None:
     source = WallLibrary(library, HEART, turn_degrees=0)
-    found = {
-        draw.source.split()[0]: draw.diameter_mm
-        for draw in (source.draw(ANY, np.random.default_rng(n), healthy) for n in range(12))
-    }
+    drawn = [source.draw(ANY, rng(n), healthy) for n in range(12)]
+    found = {shape.source.split()[0]: shape.diameter_mm for shape in drawn}
     assert len(found) == 2
     for name, diameter in found.items():
         narrow = (diameter - 0.5, diameter + 0.5)
-        for seed in range(4):
-            shape = source.draw(narrow, np.random.default_rng(seed), healthy)
-            assert shape.source.split()[0] == name
+        shapes = [source.draw(narrow, rng(seed), healthy) for seed in range(4)]
+        assert all(shape.source.split()[0] == name for shape in shapes)
     largest = max(found, key=lambda name: found[name])
-    shape = source.draw(900.0, np.random.default_rng(0), healthy)
+    shape = source.draw(900.0, rng(), healthy)
     assert shape.source.split()[0] == largest
 
 
@@ -216,19 +211,16 @@ def test_a_datalist_is_a_library_of_its_training_section(library: Path, tmp_path
         assert [item.name for item in WallLibrary(place, HEART).lesions] == ["case1"]
 
 
-def test_a_share_asked_of_the_library_is_met(library: Path, healthy: Place) -> None:
-    source = WallLibrary(library, HEART)
+def test_a_share_asked_of_the_library_is_met(moved: WallLibrary, healthy: Place) -> None:
     for low, high in ((0.0, 0.0), (0.3, 0.3), (0.6, 0.7)):
-        place = healthy._replace(inner_share=(low, high))
-        shape = source.draw(ANY, np.random.default_rng(0), place)
+        shape = moved.draw(ANY, rng(), healthy._replace(inner_share=(low, high)))
         check(shape, healthy)
         assert low - 0.01 <= core_share(shape) <= high + 0.01
 
 
-def test_the_site_is_the_middle_of_a_moved_lesion(library: Path, healthy: Place) -> None:
-    source = WallLibrary(library, HEART)
+def test_the_site_is_the_middle_of_a_moved_lesion(moved: WallLibrary, healthy: Place) -> None:
     for n in (100, 2000):
-        shape = source.draw(ANY, np.random.default_rng(0), at(healthy, n))
+        shape = moved.draw(ANY, rng(), at(healthy, n))
         assert apart(angle_of(healthy, shape.label), float(coordinates(healthy).angle[n])) < 12
 
 
@@ -237,9 +229,7 @@ def test_a_mask_in_the_wall_is_used_voxel_by_voxel(tmp_path: Path) -> None:
     lesions = np.where(label > 2, label, 0)
     for name, values in (("alone", lesions), ("with_heart", label)):
         path = save(tmp_path / f"{name}.nii.gz", values, place.affine)
-        source = make_shape_source(HEART, str(path))
-        assert isinstance(source, MaskFileWallShape)
-        shape = source.draw((900.0, 901.0), np.random.default_rng(0), place)
+        shape = MaskFileWallShape(path, HEART).draw((900.0, 901.0), rng(), place)
         check(shape, place)
         assert np.array_equal(shape.label, lesions)
         assert shape.source == f"mask:{name}.nii.gz"
@@ -252,29 +242,28 @@ def test_a_mask_of_another_wall_is_moved(tmp_path: Path, healthy: Place) -> None
     other, label = phantom(1, slices=7)
     path = save(tmp_path / "other.nii.gz", label, other.affine)
     source = MaskFileWallShape(path, HEART)
-    shape = source.draw(ANY, np.random.default_rng(0), healthy)
+    shape = source.draw(ANY, rng(), healthy)
     check(shape, healthy)
     assert shape.source == "mask:other.nii.gz turned 0 degrees"
     assert apart(angle_of(healthy, shape.label), angle_of(other, label > 2)) < 10
-    again = source.draw(ANY, np.random.default_rng(1), healthy)
+    again = source.draw(ANY, rng(1), healthy)
     assert np.array_equal(shape.label, again.label)
 
 
 def test_wrong_sizes_and_far_sites_are_named(
-    learned: DiffMaskWallShapes, library: Path, healthy: Place
+    learned: DiffMaskWallShapes, moved: WallLibrary, healthy: Place
 ) -> None:
-    rng, far = np.random.default_rng(0), healthy._replace(point_mm=(900.0, 0.0, 0.0))
-    for source in (learned, WallLibrary(library, HEART)):
+    far = healthy._replace(point_mm=(900.0, 0.0, 0.0))
+    for source in (learned, moved):
         for wrong in ((50.0, 40.0), (0.0, 40.0), (40.0, float("nan")), (1.0, 2.0, 3.0), -3.0, ()):
             with pytest.raises(ValueError, match="diameter_mm must be one number or two, 0 < low"):
-                source.draw(wrong, rng, healthy)
+                source.draw(wrong, rng(), healthy)
         with pytest.raises(ValueError, match="site must lie within 20 mm of the wall, got"):
-            source.draw(40.0, rng, far)
+            source.draw(40.0, rng(), far)
 
 
 def test_masks_that_fit_nowhere_are_named(tmp_path: Path, healthy: Place) -> None:
-    rng, wall = np.random.default_rng(0), np.asarray(healthy.organ_mask)
-    lesion = np.zeros(wall.shape, np.uint8)
+    lesion = np.zeros(healthy.organ_mask.shape, np.uint8)
     lesion[0, 0, 0] = 3
     for name, affine, message in (
         ("stray", healthy.affine, "partly outside the wall"),
@@ -282,8 +271,8 @@ def test_masks_that_fit_nowhere_are_named(tmp_path: Path, healthy: Place) -> Non
     ):
         path = save(tmp_path / f"{name}.nii.gz", lesion, affine)
         with pytest.raises(ValueError, match=rf"shape must lie in the wall .* {message}"):
-            MaskFileWallShape(path, HEART).draw(ANY, rng, healthy)
-    path = save(tmp_path / "healthy.nii.gz", wall * 2, healthy.affine)
+            MaskFileWallShape(path, HEART).draw(ANY, rng(), healthy)
+    path = save(tmp_path / "healthy.nii.gz", healthy.organ_mask * 2, healthy.affine)
     with pytest.raises(ValueError, match=r"shape must hold 3 \(infarct\) .* got labels \[0, 2\]"):
         MaskFileWallShape(path, HEART)
     with pytest.raises(ValueError, match="shape must name label maps"):

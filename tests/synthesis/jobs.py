@@ -12,7 +12,6 @@ from tools.organs import load_organ
 from tools.organs.sources import make_organ_source
 from tools.phantoms.heart_mr import heart_mr
 from tools.shapes import EllipsoidShapes, LabelShape, Place
-from tools.shapes.wall import label_shape
 from tools.synthesis.catalogue import Subtype, SubtypeLibrary
 from tools.synthesis.lesion import WindowJob
 from tools.synthesis.records import BundleRecord
@@ -111,7 +110,7 @@ class HalfWall:
         label = np.where(wall & side, place.values[0], 0).astype(np.uint8)
         middle = label[..., label.shape[2] // 2]
         middle[middle > 0] = place.values[1]
-        return label_shape(label, place, "half", 60.0)
+        return LabelShape.measure(label, place, "half", 60.0)
 
 
 def lung_job(stub: Stub | None = None, texture: str = "solid", **options: Any) -> Synthesizer:

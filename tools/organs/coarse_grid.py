@@ -11,44 +11,26 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+BLOCK_MM = 2.0
+
 
 def voxel_spacing(affine: np.ndarray) -> np.ndarray:
-    """Return the voxel size in mm, shape (3,), along the three array axes.
-
-    Args:
-        affine: voxel to RAS mm, shape (4, 4).
-
-    Raises:
-        ValueError: if ``affine`` is not an invertible (4, 4) matrix.
-    """
+    """Return the voxel size in mm, shape (3,); a ValueError if the affine is not invertible."""
     affine = np.asarray(affine, dtype=float)
     if affine.shape != (4, 4) or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise ValueError(f"affine must be an invertible 4 x 4 matrix, got {affine.tolist()}")
     return nib.affines.voxel_sizes(affine)
 
 
-def block_factors(
-    spacing_mm: Sequence[float] | np.ndarray, work_mm: float = 2.0
-) -> tuple[int, int, int]:
-    """Return how many voxels per axis make one block of about ``work_mm``, at least one.
-
-    Args:
-        spacing_mm: voxel size along the three axes.
-        work_mm: wanted block size.
-    """
-    first, second, third = (max(1, round(work_mm / s)) for s in spacing_mm)
-    return first, second, third
+def block_factors(spacing_mm: Sequence[float] | np.ndarray) -> tuple[int, ...]:
+    """Return how many voxels per axis make one block of about 2 mm, at least one."""
+    return tuple(max(1, round(BLOCK_MM / s)) for s in spacing_mm)
 
 
 def block_mean(volume: np.ndarray, factors: Sequence[int]) -> np.ndarray:
-    """Average blocks of voxels; incomplete blocks at the end are completed with the edge value.
+    """Average blocks of voxels: float32, shape ``ceil(size / factor)`` per axis.
 
-    Args:
-        volume: numbers or bool, shape (i, j, k).
-        factors: voxels per block along each axis.
-
-    Returns:
-        float32, shape ``ceil(size / factor)`` per axis.
+    Incomplete blocks at the end are completed with the edge value.
     """
     padding = [(0, -size % f) for size, f in zip(volume.shape, factors, strict=True)]
     if any(after for _, after in padding):
@@ -63,16 +45,7 @@ def block_mean(volume: np.ndarray, factors: Sequence[int]) -> np.ndarray:
 def expand_mask(
     mask: np.ndarray, factors: Sequence[int], shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """Bring a mask of blocks back to the voxels of the scan with a smooth (trilinear) surface.
-
-    Args:
-        mask: bool, one value per block, as made by :func:`block_mean` with ``factors``.
-        factors: voxels per block along each axis.
-        shape: shape of the scan.
-
-    Returns:
-        bool, shape ``shape``.
-    """
+    """Bring a mask of blocks (:func:`block_mean`) to a scan's voxels with a trilinear surface."""
     size = [s * f for s, f in zip(mask.shape, factors, strict=True)]
     # Pixel-area alignment (align_corners=False) is exactly the geometry of block means.
     fine = torch.nn.functional.interpolate(
@@ -81,18 +54,17 @@ def expand_mask(
     return (fine[0, 0] > 0.5).numpy()[tuple(slice(s) for s in shape)]
 
 
+def _box_round(mask: np.ndarray, margin: Sequence[int] | np.ndarray) -> tuple[slice, ...]:
+    """Return the box round a mask that is not empty, wider by a margin where there is room."""
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(box, margin, strict=True))
+
+
 def dilate(mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np.ndarray:
     """Add every voxel within ``radius_mm`` of the mask; an empty mask stays empty."""
     if not mask.any():
         return mask.copy()
-    box = tuple(
-        slice(max(0, s.start - r), s.stop + r)
-        for s, r in zip(
-            ndimage.find_objects(mask.astype(np.uint8))[0],
-            np.ceil(radius_mm / spacing_mm).astype(int),
-            strict=True,
-        )
-    )
+    box = _box_round(mask, np.ceil(radius_mm / spacing_mm).astype(int))
     grown = np.zeros_like(mask)
     grown[box] = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm) <= radius_mm
     return grown
@@ -103,27 +75,21 @@ def erode(mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np.ndar
 
     What lies beyond the border is unknown, so a structure cut by it is not eaten from that side.
     """
-    box = ndimage.find_objects(mask.astype(np.uint8))
-    if not box:
+    if not mask.any() or mask.all():
         return mask.copy()
-    box_grown = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box[0])
+    # one voxel of background on the sides that have it
+    box = _box_round(mask, (1, 1, 1))
     kept = np.zeros_like(mask)
-    inner = mask[box_grown]
-    if inner.all():
-        kept[box_grown] = True
-    else:
-        distance = ndimage.distance_transform_edt(inner, sampling=spacing_mm)
-        kept[box_grown] = distance > radius_mm
+    kept[box] = ndimage.distance_transform_edt(mask[box], sampling=spacing_mm) > radius_mm
     return kept
 
 
 def close_gaps(mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np.ndarray:
     """Close gaps and dents narrower than two radii; the mask goes on beyond the border."""
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found:
+    if not mask.any():
         return mask.copy()
     # One voxel of background on the sides that have it, so that only cut sides are continued.
-    box = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in found[0])
+    box = _box_round(mask, (1, 1, 1))
     width = np.ceil(radius_mm / spacing_mm).astype(int) + 1
     padded = np.pad(mask[box], [(int(w), int(w)) for w in width], mode="edge")
     padded = erode(dilate(padded, radius_mm, spacing_mm), radius_mm, spacing_mm)

@@ -31,14 +31,8 @@ def lung_mask(image_hu: np.ndarray, affine: np.ndarray) -> np.ndarray:
     Works on blocks of about 2 mm: air that is not pure (neither outside nor trachea, main
     bronchi or bowel gas), opened, the large parts of which are closed over 10 mm so that
     vessels and nodules at the pleura belong to the lung. Lungs cut by the border of the
-    volume are kept. Large consolidations and tumours that reach the chest wall stay outside.
-
-    Args:
-        image_hu: CT in HU, shape (i, j, k); values below -1024 (padding) count as air.
-        affine: voxel to RAS mm, shape (4, 4); any orientation, anisotropic spacing allowed.
-
-    Returns:
-        bool, shape (i, j, k), True inside the lungs.
+    volume are kept. Large consolidations and tumours that reach the chest wall stay outside. Values
+    below -1024 HU (padding) count as air; any orientation and spacing will do.
 
     Raises:
         ValueError: if ``image_hu`` is not three-dimensional or shows no lung of at least 20 ml.
@@ -116,8 +110,7 @@ def _inside_body(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Follow the four lateral rays of every voxel to the body or the face of the volume.
 
-    Returns:
-        Whether no ray ends in outside air; the number of rays, 0 to 4, that meet the body.
+    Return whether no ray ends in outside air, and how many of them meet the body.
     """
     solid = coarse > -300
     opened = dilate(erode(solid, OPENING_MM, block_mm), OPENING_MM, block_mm)
@@ -147,14 +140,14 @@ def _is_lung(mask: np.ndarray, rim: np.ndarray, covered: np.ndarray, sides: np.n
 
 def _without_bullae(gas: np.ndarray, lungs: np.ndarray, block_mm: np.ndarray) -> np.ndarray:
     """Return the gas outside the lungs; gas almost wholly wrapped in lung (bulla) is left out."""
-    labels, count = ndimage.label(gas)
+    labels, _ = ndimage.label(gas)
     near_lung = dilate(lungs, 4.0, block_mm)
     airways = gas.copy()
     for part, box in enumerate(ndimage.find_objects(labels), start=1):
         grown = tuple(slice(max(0, s.start - 3), s.stop + 3) for s in box)
         mask = labels[grown] == part
         shell = dilate(mask, 4.0, block_mm) & ~mask
-        if count and shell.any() and (near_lung[grown] & shell).sum() > 0.7 * shell.sum():
+        if shell.any() and (near_lung[grown] & shell).sum() > 0.7 * shell.sum():
             airways[grown] &= ~mask
     return airways
 

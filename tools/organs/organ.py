@@ -38,46 +38,32 @@ class LesionClass:
 class Organ:
     """The table of an organ.
 
-    Args:
-        name: of the table.
-        modality: of scans, CT or MR.
-        chart: coordinates that shapes are drawn in: ``box`` (mm) or ``wall`` (angle, depth, slice;
-            slices are the axis with the largest voxels).
-        classes: of lesions, outermost first.
-        parts: of the organ in its label map, which the label written carries too: value by name.
-        cavity, wall: values of the label map, of a chart ``wall``.
-        usual_count: lesions per scan where no number is asked for.
-        most_lesions: per scan; None: any number.
-        diameter_kind: what ``diameter_mm`` means: ``equal_volume_sphere`` or ``enclosing_sphere``.
-        diameter_range_mm: smallest and largest that may be asked for.
-        placements: words of the option.
-        found_by: sources that find it in a scan; empty: a label map must be given.
-        recipe: dotted name of a function ``(image, affine) -> mask``; None: there is none.
-        region_option: name of the option that chooses regions; None: there are none.
-        structures: names of the regions in segmentation programs, in the order of their numbers.
-        first_values: of the first region in label maps of regions.
+    Shapes are drawn in its ``chart``: ``box`` (mm) or ``wall`` (angle, depth, slice; slices are the
+    axis with the largest voxels). The ``parts`` are values by name in its label map, which the
+    label written carries too; ``cavity`` and ``wall`` are values in it. ``structures`` are names of
+    the regions in segmentation programs, in the order of their numbers.
 
     Raises:
-        ValueError: if chart or kind are unknown.
+        ValueError: if chart or kind of diameter are unknown.
     """
 
     name: str
     modality: str
     chart: str
-    classes: tuple[LesionClass, ...]
+    classes: tuple[LesionClass, ...]  # outermost first
     parts: Mapping[str, int] = field(default_factory=dict)
     cavity: tuple[int, ...] = ()
     wall: tuple[int, ...] = ()
-    usual_count: int = 1
+    usual_count: int = 1  # lesions per scan where no number is asked for
     most_lesions: int | None = None
-    diameter_kind: str = KINDS[0]
+    diameter_kind: str = KINDS[0]  # what ``diameter_mm`` means
     diameter_range_mm: tuple[float, float] = (2.0, 60.0)
     placements: tuple[str, ...] = ()
-    found_by: tuple[str, ...] = ()
-    recipe: str | None = None
-    region_option: str | None = None
+    found_by: tuple[str, ...] = ()  # empty: a label map must be given
+    recipe: str | None = None  # dotted name of a function ``(image, affine) -> mask``
+    region_option: str | None = None  # name of the option that chooses regions
     structures: Mapping[str, str] = field(default_factory=dict)
-    first_values: tuple[int, ...] = ()
+    first_values: tuple[int, ...] = ()  # of the first region in label maps of regions
 
     def __post_init__(self) -> None:
         for key, known in (("chart", CHARTS), ("diameter_kind", KINDS)):
@@ -89,23 +75,20 @@ class Organ:
         """Label value of each lesion class."""
         return tuple(each.value for each in self.classes)
 
-    def measure_mm(self, mask: np.ndarray, affine: np.ndarray) -> float:
-        """Return the diameter of a lesion as the table defines it.
+    @property
+    def described_parts(self) -> str:
+        """The parts and their values, for messages."""
+        return ", ".join(f"{value} {name}" for name, value in self.parts.items())
 
-        Args:
-            mask: True inside.
-            affine: voxel index to RAS mm.
-        """
+    def measure_mm(self, mask: np.ndarray, affine: np.ndarray) -> float:
+        """Return the diameter of a lesion as the table defines it."""
         if self.diameter_kind == "enclosing_sphere":
             return 2 * enclosing_sphere(mask, affine).radius_mm
         volume = float(mask.sum()) * abs(float(np.linalg.det(affine[:3, :3])))
         return float((6 * volume / np.pi) ** (1 / 3))
 
     def check_regions(self, given: str | Sequence[str] | None) -> tuple[str, ...] | None:
-        """Return the regions asked for, each once; None: anywhere.
-
-        Args:
-            given: names with commas between, a list of them, or "any".
+        """Return the regions asked for, each once; None, also of "any": anywhere.
 
         Raises:
             ValueError: if one is unknown, or the organ has no regions.
@@ -125,25 +108,17 @@ class Organ:
         return names
 
     def number_regions(self, labels: np.ndarray, values: Mapping[str, int]) -> np.ndarray:
-        """Return regions as numbers from 1, 0 elsewhere.
-
-        Args:
-            labels: label map of a segmentation program.
-            values: of the structures in it.
-        """
+        """Return regions as numbers from 1, 0 elsewhere, of a program's label map."""
         result = np.zeros(labels.shape, np.uint8)
         for number, structure in enumerate(self.structures.values(), 1):
             if structure in values:
                 result[labels == values[structure]] = number
         return result
 
-    def read_regions(self, labels: np.ndarray, argument: str = "organ_mask") -> np.ndarray:
+    def read_regions(self, labels: np.ndarray) -> np.ndarray:
         """Return regions as numbers from 1, from a label map of nothing but regions.
 
-        Args:
-            labels: whole numbers, those of the regions in their order from one of
-                ``first_values`` on.
-            argument: its name in messages.
+        Its whole numbers are those of the regions in their order from one of ``first_values`` on.
 
         Raises:
             ValueError: if the values fit none of the ways to number them, or two of them; or if
@@ -161,7 +136,7 @@ class Organ:
         if len(fitting) != 1:
             ways = " or ".join(f"{first} to {first + count - 1}" for first in self.first_values)
             raise ValueError(
-                f"{argument} must be a label map of {self.region_option}s where one is asked for "
+                f"organ_mask must be a label map of {self.region_option}s where one is asked for "
                 f"({ways}: {', '.join(self.structures)}), got values {present[:8].tolist()}"
             )
         return np.where(labels == 0, 0, labels - fitting[0] + 1).astype(np.uint8)
@@ -184,19 +159,12 @@ class Organ:
 
 @dataclass(frozen=True)
 class OrganMap:
-    """The organ of one scan, on its grid.
+    """The organ of one scan, on its grid; its ``record`` is for ``lesions.json``."""
 
-    Args:
-        inside: True where lesions may lie; None: anywhere, the user's mask decides.
-        record: where it comes from, for ``lesions.json``.
-        labels: its label map, of an organ with parts.
-        region: part of ``inside`` that was asked for; None: all of it.
-    """
-
-    inside: np.ndarray | None
+    inside: np.ndarray | None  # where lesions may lie; None: anywhere, the user's mask decides
     record: Mapping[str, Any]
-    labels: np.ndarray | None = None
-    region: np.ndarray | None = None
+    labels: np.ndarray | None = None  # of an organ with parts
+    region: np.ndarray | None = None  # part of ``inside`` that was asked for; None: all of it
 
     @property
     def within(self) -> np.ndarray | None:
@@ -228,21 +196,16 @@ def load_organ(name_or_path: str | Path) -> Organ:
             unknown = [key for key in part if key not in KEYS[name] and not key.startswith("_")]
             if unknown:
                 raise TypeError(f"unknown {', '.join(unknown)}")
+        own: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in table.items()
+            if key not in KEYS and not key.startswith("_")
+        }
+        own["classes"] = tuple(LesionClass(**each) for each in table["classes"])
         return Organ(
-            name=table["name"],
-            modality=table["modality"],
-            chart=table["chart"],
-            classes=tuple(LesionClass(**each) for each in table["classes"]),
-            parts=table.get("parts", {}),
-            cavity=tuple(table.get("cavity", ())),
-            wall=tuple(table.get("wall", ())),
-            usual_count=int(table.get("usual_count", 1)),
-            most_lesions=table.get("most_lesions"),
+            **own,
             diameter_kind=diameter["kind"],
             diameter_range_mm=tuple(float(v) for v in diameter["range_mm"]),  # type: ignore[arg-type]
-            placements=tuple(table.get("placements", ())),
-            found_by=tuple(table.get("found_by", ())),
-            recipe=table.get("recipe"),
             region_option=regions.get("option"),
             structures=regions.get("structures", {}),
             first_values=tuple(regions.get("first_values", ())),

@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import json
+import os
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,45 +16,41 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
 
+from tools.bundle import bundle_folders
 from tools.organs.organ import Organ, OrganMap
-from tools.organs.segmentation_bundle import (
-    BUNDLE_NAME,
-    BUNDLE_VARIABLE,
-    BundleOrgan,
-    find_organ_bundle,
-    not_empty,
-)
 from tools.synthesis.scan import Scan
 
 __all__ = [
+    "BUNDLE_VARIABLE",
+    "BundleOrgan",
     "GivenOrgan",
     "OrganSource",
     "RecipeOrgan",
     "TotalSegmentatorOrgan",
     "find_organ",
+    "find_organ_bundle",
     "make_organ_source",
 ]
 
+BUNDLE_NAME = "wholeBody_ct_segmentation"
+BUNDLE_VARIABLE = "ORGAN_BUNDLE"
+
 
 class OrganSource(Protocol):
-    """Anything that finds the organ of a scan.
-
-    Attributes:
-        record: what ``lesions.json`` says about it, JSON values only.
-    """
+    """Anything that finds the organ of a scan; ``record`` is what ``lesions.json`` says of it."""
 
     record: dict[str, Any]
 
     def __call__(self, scan: Scan) -> np.ndarray:
-        """Return the organ as booleans on the scan's grid, at least one voxel."""
+        """Return the organ as booleans on the scan's grid, at least one voxel, or a ValueError."""
         ...
 
     def regions(self, scan: Scan) -> np.ndarray:
         """Return the regions as numbers from 1 in the order of the organ's table, 0 elsewhere.
 
-        Raises:
-            ValueError: if the source knows none.
+        A source that knows none raises a ValueError.
         """
         ...
 
@@ -65,19 +65,11 @@ class RecipeOrgan:
         self.record: dict[str, Any] = {"source": "recipe", "name": name}
 
     def __call__(self, scan: Scan) -> np.ndarray:
-        """Return the organ.
-
-        Raises:
-            ValueError: if the scan does not show it.
-        """
+        """Return the organ; a ValueError if the scan does not show it."""
         return self._recipe(scan.image, scan.affine)
 
     def regions(self, scan: Scan) -> np.ndarray:
-        """Refuse: thresholds do not find the borders of regions.
-
-        Raises:
-            ValueError: always.
-        """
+        """Refuse: thresholds do not find the borders of regions."""
         option = self.organ.region_option
         raise ValueError(
             f"{option} needs a source that knows {option}s (organ_source totalsegmentator or "
@@ -93,32 +85,22 @@ class GivenOrgan:
         self.record: dict[str, Any] = {"source": "file"}
 
     def __call__(self, scan: Scan) -> np.ndarray:
-        """Refuse.
-
-        Raises:
-            ValueError: always.
-        """
-        parts = ", ".join(f"{value} {name}" for name, value in self.organ.parts.items())
+        """Refuse."""
         raise ValueError(
-            f"organ_mask must be a label map of the {self.organ.name} ({parts}), got none for "
-            f"{scan.name or 'the scan'}"
+            f"organ_mask must be a label map of the {self.organ.name} "
+            f"({self.organ.described_parts}), got none for {scan.name or 'the scan'}"
         )
 
     regions = __call__
 
 
 class TotalSegmentatorOrgan:
-    """The regions of an organ by TotalSegmentator; its package must be installed.
+    """The regions of an organ by TotalSegmentator, classes of its task "total"; needs its package.
+
+    A CPU takes the 3 mm models.
 
     References:
         Wasserthal et al., TotalSegmentator, Radiology AI 2023. https://arxiv.org/abs/2208.05868
-
-    Args:
-        organ: its structures are looked for, classes of the task "total".
-        device: of the run; a CPU takes the 3 mm models.
-
-    Raises:
-        ValueError: if the package is not installed.
     """
 
     def __init__(self, organ: Organ, device: str | torch.device = "cpu") -> None:
@@ -149,11 +131,7 @@ class TotalSegmentatorOrgan:
         return not_empty(scan.on_grid(result, "mask of TotalSegmentator"), self.record)
 
     def regions(self, scan: Scan) -> np.ndarray:
-        """Return the regions as numbers from 1, 0 elsewhere.
-
-        Raises:
-            ValueError: as when it is called.
-        """
+        """Return the regions as numbers from 1, 0 elsewhere."""
         labels = scan.labels_on_grid(self._segment(scan), "mask of TotalSegmentator")
         names = importlib.import_module("totalsegmentator.map_to_binary").class_map["total"]
         values = {name: int(value) for value, name in names.items() if name in self.classes}
@@ -181,6 +159,141 @@ class TotalSegmentatorOrgan:
             ) from error
 
 
+class BundleOrgan:
+    """The regions of an organ by a MONAI segmentation bundle, run by its own ``inference.json``.
+
+    The bundle must save one label map per scan as ``wholeBody_ct_segmentation`` of the model zoo
+    does; the values of the regions are looked up in ``channel_def`` of its metadata. A CPU takes
+    the 3 mm weights if the bundle has them.
+
+    Raises:
+        ValueError: if the bundle lacks config, weights or all of the structures.
+    """
+
+    def __init__(
+        self, organ: Organ, folder: str | Path, device: str | torch.device = "cpu"
+    ) -> None:
+        self.organ, self.folder, self.device = organ, Path(folder), torch.device(device)
+        metadata, self.values = _read_classes(self.folder, list(organ.structures.values()))
+        if not any(self.folder.glob("models/*.*")):
+            raise ValueError(f"organ_bundle must have weights in models/, got none in {folder}")
+        fine, coarse = (self.folder / "models" / n for n in ("model.pt", "model_lowres.pt"))
+        self.fine = fine.is_file() and not (coarse.is_file() and self.device.type == "cpu")
+        self.record: dict[str, Any] = {
+            "source": "bundle",
+            "name": self.folder.resolve().name,
+            "version": str(metadata.get("version", "")),
+            "fast": not self.fine,
+            "classes": list(self.values),
+        }
+
+    def __call__(self, scan: Scan) -> np.ndarray:
+        """Return the union of the regions."""
+        return self.regions(scan) > 0
+
+    def regions(self, scan: Scan) -> np.ndarray:
+        """Return the regions as numbers from 1, 0 elsewhere.
+
+        Raises:
+            ValueError: if the bundle fails or finds nothing.
+        """
+        numbered = self.organ.number_regions(self._label_map(scan), self.values)
+        return not_empty(numbered, self.record)
+
+    def _label_map(self, scan: Scan) -> np.ndarray:
+        """Return the values that the bundle saves, on the scan's grid."""
+        with tempfile.TemporaryDirectory(prefix="organ_") as work:
+            source = Path(work, "imagesTs", "scan.nii.gz")
+            source.parent.mkdir()
+            nib.save(nib.Nifti1Image(np.asarray(scan.image, np.float32), scan.affine), source)
+            try:
+                self._run(Path(work), source)
+            except Exception as error:  # a config can fail in any way
+                raise ValueError(
+                    f"organ_bundle must run, got {type(error).__name__}: {error}"
+                ) from error
+            found = sorted(Path(work, "labels").rglob("*.nii*"))
+            if len(found) != 1:
+                raise ValueError(f"organ_bundle must save one label map, got {len(found)}")
+            label = nib.Nifti1Image.load(found[0])
+            values = np.asarray(label.dataobj).reshape(label.shape[:3])  # some keep the channel
+            organ = nib.Nifti1Image(np.rint(values).astype(np.int16), label.affine)
+            return scan.labels_on_grid(organ, "mask of organ_bundle")
+
+    def _run(self, work: Path, source: Path) -> None:
+        """Run the bundle's inference with input, output and device of ours."""
+        config = self.folder / "configs" / "inference.json"
+        wanted: dict[str, Any] = {
+            "bundle_root": str(self.folder.resolve()),
+            "dataset_dir": str(work),
+            "datalist": [str(source)],
+            "output_dir": str(work / "labels"),
+            "device": self.device,
+            "displayable_configs#highres": self.fine,
+            "dataloader#num_workers": 0,  # one scan; and no process outlives an error
+            "inferer#device": self.device,
+        }
+        parser = ConfigParser()
+        parser.read_config(config)
+        known = {key: value for key, value in wanted.items() if key in parser}
+        path = list(sys.path)
+        try:
+            # its logging.conf must not replace the logging of this program
+            workflow = ConfigWorkflow(
+                str(config), workflow_type="infer", logging_file=False, **known
+            )
+            workflow.initialize()
+            workflow.run()
+            workflow.finalize()
+        finally:
+            sys.path[:] = path  # run() puts the bundle in front of installed packages
+
+
+def find_organ_bundle(folder: str | Path | None = None) -> Path | None:
+    """Return the folder of the segmentation bundle, or None.
+
+    Looks at ``folder``; without it, at the one named by the environment variable ``ORGAN_BUNDLE``;
+    without that, beside the other bundles and where ``monai.bundle download`` puts bundles.
+
+    Raises:
+        FileNotFoundError: if a folder is named and holds no bundle.
+    """
+    named = folder or os.environ.get(BUNDLE_VARIABLE)
+    if named:
+        if not _is_bundle(Path(named)):
+            raise FileNotFoundError(
+                f"organ_bundle must hold configs/inference.json and metadata.json, got {named}"
+            )
+        return Path(named)
+    known = (*bundle_folders(), Path(torch.hub.get_dir()) / "bundle")
+    return next((path / BUNDLE_NAME for path in known if _is_bundle(path / BUNDLE_NAME)), None)
+
+
+def _is_bundle(folder: Path) -> bool:
+    files = ("inference.json", "metadata.json")
+    return all((folder / "configs" / name).is_file() for name in files)
+
+
+def _read_classes(folder: Path, classes: Sequence[str]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the metadata of a bundle and the label values of the classes it has."""
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    outputs = metadata.get("network_data_format", {}).get("outputs", {})
+    channels = outputs.get("pred", {}).get("channel_def", {})
+    values = {name: int(value) for value, name in channels.items() if name in classes}
+    if not values:
+        raise ValueError(
+            f"organ_bundle must have the organ in channel_def, got {len(channels)} other classes"
+        )
+    return metadata, values
+
+
+def not_empty(mask: np.ndarray, record: dict[str, Any]) -> np.ndarray:
+    """Return the mask that a source with this record found; a ValueError if nothing is marked."""
+    if not mask.any():
+        raise ValueError(f"scan must show the organ, got none from {record['name']}")
+    return mask
+
+
 def make_organ_source(
     organ: Organ,
     name: str = "auto",
@@ -191,13 +304,7 @@ def make_organ_source(
 
     ``auto`` is the bundle if one is named; else TotalSegmentator if its package is installed; else
     the bundle if it lies where :func:`find_organ_bundle` looks; else the recipe. Only those of the
-    organ's table count (``found_by``).
-
-    Args:
-        organ: to be found.
-        name: auto, totalsegmentator, bundle or recipe.
-        bundle: folder of the bundle; only with ``auto`` and ``bundle``.
-        device: of the run.
+    organ's table count (``found_by``). A folder of a bundle goes with ``auto`` and ``bundle`` only.
 
     Raises:
         FileNotFoundError: if there is no bundle where one is wanted.
@@ -245,13 +352,8 @@ def find_organ(
 ) -> OrganMap:
     """Return the organ of a scan: from the map that came with it, else by the source.
 
-    Args:
-        organ: its table.
-        source: finds it.
-        scan: on whose grid it is wanted.
-        given: the user's mask or label map; None: there is none.
-        region: names of regions that lesions may lie in; None: all of it.
-        needed: False where the user's own mask decides: then nothing is looked for.
+    Lesions may lie in the regions that are named, or in all of it; where the user's own mask
+    decides it is not ``needed``, and nothing is looked for.
 
     Raises:
         ValueError: if it is not found, or a part of it is missing.

@@ -19,17 +19,11 @@ def grow_tree(points: Float, root: Float, root_radius_mm: float, rng: np.random.
 
     Each branch goes part of the way to the centre of the points it supplies; these are then split
     across their widest direction, and both halves get a branch (volume filling, Tawhai et al.,
-    J Appl Physiol 2004). Radii follow Murray's law with the number of points supplied.
+    J Appl Physiol 2004). Radii follow Murray's law with the number of points supplied; chance
+    jitters the forks.
 
-    Args:
-        points: cloud ``(n, 3)`` in mm, for example drawn evenly inside a lung.
-        root: start ``(3,)`` in mm.
-        root_radius_mm: radius at the root.
-        rng: jitters the forks.
-
-    Returns:
-        Tubes ``(m, 8)``: start (3), end (3), radius at start and at end, all in mm; parents come
-        before their children. An empty cloud gives ``(0, 8)``.
+    The cloud ``(n, 3)`` and the root ``(3,)`` are in mm. Tubes ``(m, 8)`` are start (3), end (3),
+    radius at start and at end, in mm; parents come before their children.
     """
     total = len(points)
     tubes = []
@@ -68,14 +62,9 @@ def draw_tubes(
 ) -> None:
     """Draw tapered tubes into a volume, in place, as the share of each voxel they cover.
 
-    Tubes thinner than a voxel are drawn one voxel wide at reduced coverage, which keeps their
-    cross-section (partial volume). Overlapping tubes keep the larger coverage.
-
-    Args:
-        coverage: volume ``(I, J, K)`` in [0, 1], changed.
-        tubes: ``(m, 8)`` as from :func:`grow_tree`.
-        origin_mm: position of voxel (0, 0, 0).
-        spacing_mm: voxel size per axis.
+    Tubes ``(m, 8)``, as from :func:`grow_tree`, that are thinner than a voxel are drawn one voxel
+    wide at reduced coverage, which keeps their cross-section (partial volume). Overlapping tubes
+    keep the larger coverage. The middle of voxel (0, 0, 0) lies at ``origin_mm``.
     """
     edge = float(np.mean(spacing_mm))
     reach = np.maximum(tubes[:, 6:].max(axis=1), edge / 2)[:, None] + edge

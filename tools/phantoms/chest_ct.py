@@ -31,19 +31,12 @@ _BODY_STEP_MM = 5.0
 
 
 class ChestPhantom(NamedTuple):
-    """A chest CT with everything known about it.
-
-    Attributes:
-        image: HU, int16 ``(I, J, K)``, axes to the right, to the front and to the head (RAS).
-        lung_mask: 1 in the lungs, vessels and nodules inside them included.
-        lesion_mask: 1 in nodules; all 0 in a healthy phantom.
-        affine: ``(4, 4)``, voxel indices to mm.
-    """
+    """A chest CT in HU with everything known about it; axes to right, front and head (RAS)."""
 
     image: NDArray[np.int16]
-    lung_mask: NDArray[np.uint8]
+    lung_mask: NDArray[np.uint8]  # vessels and nodules inside the lungs included
     lesion_mask: NDArray[np.uint8]
-    affine: NDArray[np.float64]
+    affine: NDArray[np.float64]  # voxel indices to mm
 
 
 class Nodule(NamedTuple):
@@ -72,14 +65,9 @@ def chest_ct(
 
     The anatomy (``chest.json``) is defined in mm in a body-fixed frame, so grids of any spacing,
     shape and centre show the same body; only noise and fine texture differ. The image is blurred
-    by a point-spread function and given the band-pass noise of a reconstruction.
-
-    Args:
-        shape: voxels per axis; the default holds the whole chest (384 x 320 x 288 mm).
-        spacing_mm: voxel size, one number or one per axis.
-        seed: of body, trees and noise.
-        centre_mm: position of the grid's centre in the body; (0, 0, 0) lies between the hila.
-        nodules: to put into the lungs, see :func:`draw_nodules`.
+    by a point-spread function and given the band-pass noise of a reconstruction. The default grid
+    holds the whole chest (384 x 320 x 288 mm); the middle of a grid lies at ``centre_mm`` of the
+    body, (0, 0, 0) between the hila.
 
     Raises:
         ValueError: if ``shape`` has an axis below 8 voxels, or the spacing is not positive.
@@ -114,20 +102,11 @@ def chest_ct(
 
 
 def draw_nodules(
-    seed: int,
-    count: int,
-    diameter_mm: tuple[float, float] = (6.0, 25.0),
-    centre_mm: Point = (0.0, 0.0, 0.0),
-    size_mm: Sequence[float] = (400.0, 400.0, 400.0),
+    seed: int, count: int, diameter_mm: tuple[float, float] = (6.0, 25.0)
 ) -> list[Nodule]:
-    """Draw nodules for the lungs of a phantom; textures take turns, small ones are more common.
+    """Draw nodules for the lungs of the body of a seed, of longest diameters between two limits.
 
-    Args:
-        seed: of the phantom; it is the body's as well.
-        count: how many nodules.
-        diameter_mm: smallest and largest longest diameter.
-        centre_mm: middle of the box in which they lie whole, as of the grid of :func:`chest_ct`.
-        size_mm: sides of that box.
+    Textures take turns, small ones are more common.
 
     Raises:
         RuntimeError: if the lungs have no room for a nodule.
@@ -135,9 +114,8 @@ def draw_nodules(
     rng = np.random.default_rng([seed, 2])
     room = _body(seed).room
     nodules: list[Nodule] = []
-    # the widest nodule that fits at each point: into the lung, the box, and beside the others
-    inside = np.array(size_mm) / 2 - np.abs(room[:, :3] - centre_mm)
-    widest = np.minimum(2.2 * (room[:, 3] - 2), 2 * (inside.min(axis=1) - 2))
+    # the widest nodule that fits at each point, into the lung and beside the others
+    widest = 2.2 * (room[:, 3] - 2)
     for number in range(count):
         diameter = float(np.exp(rng.uniform(*np.log(diameter_mm))))
         if widest.max(initial=0) < diameter_mm[0]:
@@ -188,7 +166,7 @@ def _noise(painter: Painter, spacing_mm: NDArray[np.float64]) -> Volume:
 
 @lru_cache(maxsize=8)
 def _body(seed: int) -> _Body:
-    """Return the build, the trees and the room in the lungs of a seed, the same for every grid."""
+    """Return the body of a seed, the same for every grid."""
     rng = np.random.default_rng([seed, 5])
     build = Build.draw(TABLE, rng)
     axes = [np.arange(-extent, extent, _BODY_STEP_MM) for extent in (160.0, 130.0, 150.0)]

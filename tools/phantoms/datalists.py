@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -24,6 +23,7 @@ __all__ = [
     "read_section",
     "save_volume",
     "write_case",
+    "write_datalist",
     "write_scan",
 ]
 
@@ -63,10 +63,14 @@ def write_case(
     return files | {"phantom": True} | facts
 
 
-@cache
-def _announce(folder: Path) -> None:
-    """Say it once in a process: trainings and commands ask for several sections."""
-    logger.info("no dataset_dir given: running on the embedded phantom data in %s", folder)
+def write_datalist(
+    folder: Path, name: str, sections: Mapping[str, Any], **facts: Any
+) -> dict[str, Any]:
+    """Write ``datalist.json`` of a phantom dataset and return its content."""
+    content = {"name": name, "description": NOTICE, "phantom": True, "version": PHANTOM_VERSION}
+    content |= {**facts, **sections}
+    write_json(folder / "datalist.json", content, indent=1)
+    return content
 
 
 def write_scan(
@@ -83,18 +87,21 @@ def write_scan(
     return {kind: str(folder / record[kind]) for kind in volumes} | {"record": str(path)}
 
 
+@cache
+def _announce(folder: Path) -> None:
+    """Say it once in a process: trainings and commands ask for several sections."""
+    logger.info("no dataset_dir given: running on the embedded phantom data in %s", folder)
+
+
 def cached_phantom(
-    name: str, write: Callable[[Path], object], cache_dir: str | os.PathLike[str] | None = None
+    name: str, write: Callable[[Path], object], cache_dir: str | Path | None = None
 ) -> Path:
     """Return the folder of a phantom dataset, made on first use and named once in the log.
 
     The set is built under another name and renamed when complete, so processes that start together
-    never see half of it; all but the first throw their copy away.
-
-    Args:
-        name: of the folder, with the version of the phantom in it.
-        write: writes the dataset, ``datalist.json`` included, into the folder it is given.
-        cache_dir: where it is kept; None is ``~/.cache/synthetic-lesions``.
+    never see half of it; all but the first throw their copy away. ``write`` is given the folder;
+    the name says the version of the phantom; a ``cache_dir`` of None is
+    ``~/.cache/synthetic-lesions``.
     """
     folder = Path(cache_dir or Path.home() / ".cache" / "synthetic-lesions") / name
     _announce(folder)
@@ -111,25 +118,23 @@ def cached_phantom(
 
 
 def read_section(
-    dataset_dir: str | os.PathLike[str] | None, section: str, phantom: Callable[[], Path]
+    dataset_dir: str | Path | None,
+    section: str,
+    name: str,
+    write: Callable[[Path], object],
+    cache_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Return one section of a dataset's datalist, of a phantom's if no dataset is named.
+    """Return one section of a dataset's ``datalist.json`` (Decathlon form).
 
-    Args:
-        dataset_dir: folder with ``datalist.json`` (Decathlon form); None or "" stands for the
-            phantom, see :func:`cached_phantom`.
-        section: "training", "validation", ...
-        phantom: returns the folder of the phantom.
-
-    Returns:
-        Dictionaries with absolute paths under ``image`` and ``label``, other keys as in the file.
+    None or "" as its folder stands for a phantom, see :func:`cached_phantom`. Paths under ``image``
+    and ``label`` come back absolute, other keys as in the file.
 
     Raises:
         FileNotFoundError: if ``dataset_dir`` or its datalist does not exist; nothing replaces it.
         ValueError: if the section is missing or empty.
     """
     if not dataset_dir:
-        folder = phantom()
+        folder = cached_phantom(name, write, cache_dir)
     else:
         folder = Path(dataset_dir).expanduser()
         if not folder.is_dir():

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from tools.files import write_json
 from tools.phantoms.datalists import (
-    NOTICE,
     PHANTOM_VERSION,
-    cached_phantom,
     read_section,
     write_case,
+    write_datalist,
     write_scan,
 )
 from tools.phantoms.heart_mr import HeartPhantom, heart_mr
@@ -31,7 +28,7 @@ _SIDE, _SLICES = 112, (7, 11)
 
 
 def write_heart_phantom(
-    out_dir: str | os.PathLike[str],
+    out_dir: str | Path,
     seed: int = 0,
     shape: tuple[int, int, int] = (160, 160, 10),
     spacing_mm: tuple[float, float, float] = _SPACING_MM,
@@ -48,21 +45,13 @@ def write_heart_phantom(
 
 
 def write_heart_dataset(
-    out_dir: str | os.PathLike[str], seed: int = 0, sections: dict[str, int] | None = None
+    out_dir: str | Path, seed: int = 0, sections: dict[str, int] | None = None
 ) -> dict[str, Any]:
-    """Write short-axis stacks of phantom hearts with labels and a datalist.
+    """Write short-axis stacks of phantom hearts with labels and a datalist, whose content returns.
 
-    Each heart is a patient of its own. In the sections with infarct, two of three have a core
-    without flow.
-
-    Args:
-        out_dir: folder, made if it does not exist.
-        seed: of all hearts.
-        sections: hearts per section; None is training 12, validation 4, test 2, and normal 4,
-            which have no infarct.
-
-    Returns:
-        The content of ``datalist.json`` (paths relative to ``out_dir``).
+    Each heart is a patient of its own. Of each section so many are made, None is training 12,
+    validation 4, test 2, and normal 4, which have no infarct; in the others two of three have a
+    core without flow.
 
     Raises:
         ValueError: if a section has no heart.
@@ -71,10 +60,8 @@ def write_heart_dataset(
     if not sections or min(sections.values()) < 1:
         raise ValueError(f"sections must have at least one heart each, got {sections}")
     folder = Path(out_dir)
-    datalist: dict[str, Any] = {"name": "phantom hearts", "description": NOTICE, "phantom": True}
-    datalist |= {"version": PHANTOM_VERSION, "modality": {"0": "MR"}}
-    datalist["labels"] = {"0": "background"} | {str(v): n for v, n in HEART_CLASSES.items()}
-    datalist |= {section: [] for section in sections}
+    labels = {"0": "background"} | {str(v): n for v, n in HEART_CLASSES.items()}
+    written: dict[str, Any] = {section: [] for section in sections}
     plan = [(section, i) for section, count in sections.items() for i in range(count)]
     for index, (section, place) in enumerate(tqdm(plan, desc="phantom hearts", unit="heart")):
         number = int(np.random.default_rng([seed, 12, index]).integers(2**31))
@@ -83,9 +70,8 @@ def write_heart_dataset(
         facts = _facts(phantom, number) | {"patient": f"phantom_{index:03d}"}
         name = f"cases/phantom_{index:03d}"
         entry = write_case(folder, name, _volumes(phantom), phantom.affine, **facts)
-        datalist[section].append(entry)
-    write_json(folder / "datalist.json", datalist, indent=1)
-    return datalist
+        written[section].append(entry)
+    return write_datalist(folder, "phantom hearts", written, modality={"0": "MR"}, labels=labels)
 
 
 def _volumes(phantom: HeartPhantom) -> dict[str, Any]:
@@ -98,17 +84,15 @@ def _facts(phantom: HeartPhantom, seed: int) -> dict[str, Any]:
 
 
 def heart_datalist(
-    dataset_dir: str | os.PathLike[str] | None,
+    dataset_dir: str | Path | None,
     section: str = "training",
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Return one section of a dataset of hearts, of the embedded phantom if none is named.
 
-    Arguments and errors are those of :func:`tools.phantoms.datasets.lesion_datalist`. The phantom
-    has the sections "training", "validation", "test" and "normal" (no infarct); ``heart_mm`` of an
-    entry is the middle (RAS) of the box round cavity and myocardium.
+    See :func:`tools.phantoms.datasets.lesion_datalist`. The phantom has the sections "training",
+    "validation", "test" and "normal" (no infarct); ``heart_mm`` of an entry is the middle (RAS) of
+    the box round cavity and myocardium.
     """
     name = f"phantom-heart-{PHANTOM_VERSION}"
-    return read_section(
-        dataset_dir, section, lambda: cached_phantom(name, write_heart_dataset, cache_dir)
-    )
+    return read_section(dataset_dir, section, name, write_heart_dataset, cache_dir)

@@ -27,7 +27,7 @@ class HeartPhantom(NamedTuple):
             from the apex to the base; phase-sensitive, no signal is 2048.
         label: uint8, 0 outside and 1 cavity, 2 myocardium, 3 infarct, 4 no-reflow; papillary
             muscles belong to the cavity, the right ventricle to nothing.
-        affine: ``(4, 4)``, voxel indices to RAS mm.
+        affine: voxel indices to RAS mm.
         infarct: None, or ``angle_deg`` of its middle (0 is towards the patient's left, 90 towards
             the back), ``extent_deg``, ``place`` of its middle between apex (0) and base (1),
             ``length`` in that direction, ``transmurality`` (share of the wall, from the cavity
@@ -53,17 +53,11 @@ def heart_mr(
     Healthy myocardium is nulled and dark, blood brighter, an infarct brighter than that, and dark
     again in it where no blood flows (``heart.json``). The infarct spreads from the inner layer
     outwards within the territory of one artery. Voxels average what they cover, coils in front
-    make the front brighter, noise is Gaussian.
-
-    Args:
-        shape: voxels per axis, at least (64, 64, 3); the left ventricle fills the slices.
-        spacing_mm: voxel size.
-        seed: of anatomy, infarct and noise.
-        infarct: whether there is one.
-        no_reflow: whether it has a core without flow; without an infarct there is none.
+    make the front brighter, noise is Gaussian. The left ventricle fills the slices; without an
+    infarct there is no core without flow (``no_reflow``).
 
     Raises:
-        ValueError: if ``shape`` is too small or the spacing not positive.
+        ValueError: if ``shape`` is less than (64, 64, 3) or the spacing not positive.
 
     Example:
         >>> phantom = heart_mr((64, 64, 4), (2.0, 2.0, 20.0), infarct=False)
@@ -144,11 +138,7 @@ def _draw_infarct(rng: np.random.Generator, no_reflow: bool) -> dict[str, Any]:
 
 
 def _infarct(painter: Painter, infarct: dict[str, Any]) -> tuple[Volume, Volume]:
-    """Return the coverage of an infarct and of its core without flow.
-
-    Necrosis runs from the inner layer outwards as a wave, least deep at the borders of the
-    territory.
-    """
+    """Return the coverage of an infarct, which is least deep at the borders, and of its core."""
     x, y, z = painter.xyz
     outer, inner = painter.distance["left"], painter.distance["cavity"]
     thickness = np.maximum(outer - inner, 1.0)
@@ -172,7 +162,6 @@ def _infarct(painter: Painter, infarct: dict[str, Any]) -> tuple[Volume, Volume]
 
 
 def _slices(sheets: Volume) -> Volume:
-    """Average the sheets of each slice."""
     return sheets.reshape(*sheets.shape[:2], -1, _SHEETS).mean(-1)
 
 

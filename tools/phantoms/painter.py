@@ -23,17 +23,11 @@ FAR: Any = np.float32(99)  # mm inside: what nothing clips
 
 
 class Build(NamedTuple):
-    """What differs from one body of a table to the next.
+    """What differs from one body of a table to the next."""
 
-    Attributes:
-        scale: size along x, y, z; coordinates of the table are mm divided by it.
-        phases: radians, of the waves in which the axis of the body sways.
-        numbers: values of the names that stand for numbers in the table.
-    """
-
-    scale: tuple[float, float, float]
-    phases: tuple[float, float]
-    numbers: dict[str, float]
+    scale: tuple[float, float, float]  # coordinates of the table are mm divided by it
+    phases: tuple[float, float]  # radians, of the waves in which the axis of the body sways
+    numbers: dict[str, float]  # values of the names that stand for numbers in the table
 
     @classmethod
     def draw(cls, table: Mapping[str, Any], rng: np.random.Generator) -> Build:
@@ -57,17 +51,9 @@ class Painter:
     length, offset]). It is painted with ``tissue``, only in ``spots`` [mm, standard deviations]
     where these are given, and kept under ``name`` for later parts.
 
-    Args:
-        table: see above.
-        axes_mm: coordinates of the grid along x, y, z; equal steps.
-        build: the body.
-        rng: of textures and rough surfaces.
-        trees: further tubes ``(m, 8)``, by name.
-
-    Attributes:
-        image: values, ``(I, J, K)``.
-        distance: signed distance in mm to each named part, about, positive inside.
-        xyz: coordinates in the table's frame, broadcastable to the grid.
+    Coordinates of the grid along x, y, z are in mm, in equal steps; ``trees`` are further tubes
+    ``(m, 8)``, by name. ``image`` holds the values, ``distance`` about the signed distance in mm to
+    each named part, positive inside, ``xyz`` coordinates in the table's frame, broadcastable.
     """
 
     def __init__(
@@ -154,9 +140,8 @@ class Painter:
             found[0] = found[0] + np.float32(height_mm) * self.field(size_mm)
         if "shell_mm" in part:
             found[0] = np.float32(part["shell_mm"] / 2) - np.abs(found[0])
-        for a, b, c, d in part.get("beyond", []):
-            x, y, z = self.xyz
-            found.append(a * x + b * y + c * z + np.float32(self._number(d)))
+        for *normal, offset_mm in part.get("beyond", []):
+            found.append(_plane(self, {"plane": [*normal, self._number(offset_mm)]}))
         if "every_mm" in part:
             period, length, offset = part["every_mm"]
             within = (self.xyz[2] + offset) % period - period / 2

@@ -12,7 +12,7 @@ from tools.organs.organ import Organ
 from tools.shapes.diffmask import DiffMaskShapes, DiffMaskWallShapes, ShapeGenerator
 from tools.shapes.shape import LabelShape, Place, Shape
 from tools.shapes.sources import EllipsoidShapes, LibraryShapes, MaskFileShape, ShapeSource
-from tools.shapes.wall_library import MaskFileWallShape, WallLibrary
+from tools.shapes.wall import MaskFileWallShape, WallLibrary
 
 __all__ = [
     "DiffMaskShapes",
@@ -46,16 +46,10 @@ def make_shape_source(
 ) -> ShapeSource:
     """Return the source of shapes that a word or a file stands for.
 
-    Args:
-        organ: its chart decides which sources there are.
-        name: diffmask, diffmask:BUNDLE, library:PATH or a NIfTI mask (of a wall a label map); in a
-            box also ellipsoid and library (radiologists' outlines). ``auto`` is diffmask, or where
-            that bundle is not there ellipsoid.
-        seed: chooses the radiologists' outlines of "library".
-        spiculation: of learned shapes in a box, score 1 (none) to 5 (marked); None leaves it to the
-            model.
-        lobulation: likewise.
-        device: of the model of learned shapes.
+    The organ's chart decides which there are: diffmask, diffmask:BUNDLE, library:PATH or a NIfTI
+    mask (of a wall a label map); in a box also ellipsoid and library (radiologists' outlines, that
+    the seed chooses). ``auto`` is diffmask, or where that bundle is not there ellipsoid. Scores of
+    learned shapes in a box go from 1 (none) to 5 (marked); None leaves them to the model.
 
     Raises:
         FileNotFoundError: if a bundle or its weights do not exist.
@@ -71,16 +65,16 @@ def make_shape_source(
         if value is not None and not (isinstance(value, int | float) and 1 <= value <= 5):
             raise ValueError(f"{key} must be a score from 1 to 5, got {value!r}")
     word, _, path = _known(name, organ).partition(":")
-    if word == "diffmask" and organ.chart == "box":
-        generator = ShapeGenerator(path or word, device)
-        return DiffMaskShapes(generator, spiculation, lobulation)
+    box = organ.chart == "box"
+    if box and word == "diffmask":
+        return DiffMaskShapes(ShapeGenerator(path or word, device), spiculation, lobulation)
     if (spiculation, lobulation) != (None, None):
         raise ValueError(f"spiculation and lobulation need shape diffmask, got shape {name!r}")
     if word == "diffmask":
         return DiffMaskWallShapes(path or word, device=device)
     found = _found(str(name), word, path, organ, seed)
     if found is None:
-        words = BOX_WORDS if organ.chart == "box" else WALL_WORDS
+        words = BOX_WORDS if box else WALL_WORDS
         raise ValueError(
             f"shape must be one of {words}, or a NIfTI mask (.nii, .nii.gz), got {name!r}"
         )

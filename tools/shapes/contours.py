@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["contour_database", "contour_mask", "outlined_nodules", "read_contours"]
+from tools.shapes.shape import largest_piece
+from tools.transforms.spheres import signed_distance
+
+__all__ = ["contour_mask", "outlined_nodules"]
 
 Mask = NDArray[np.bool_]
 # z in mm, polygon (n, 2), True to add or False to cut out
@@ -25,66 +27,22 @@ MIN_VOXELS = 30
 DIAMETER_MM = (5.0, 25.0)
 
 
-def contour_database(package: str) -> Path | None:
-    """Return the SQLite file with the contours, or None where the wheel is not installed.
-
-    Args:
-        package: name of the wheel, which is located but never imported.
-
-    Example:
-        >>> contour_database("no_such_package_anywhere") is None
-        True
-    """
-    specification = importlib.util.find_spec(package)
-    for folder in (specification.submodule_search_locations or []) if specification else []:
-        path = Path(folder) / f"{package}.sqlite"
-        if path.is_file():
-            return path
-    return None
-
-
-def read_contours(
-    connection: sqlite3.Connection, annotations: Sequence[int]
-) -> dict[int, list[Contour]]:
-    """Read the contours of annotations.
-
-    Args:
-        connection: to the database.
-        annotations: their ids, at most 999.
-
-    Returns:
-        (z in mm, (column, row) in pixels of shape ``(n, 2)``, True to add or False to cut out) per
-        contour, by annotation.
-    """
-    contours: dict[int, list[Contour]] = defaultdict(list)
-    marks = ",".join("?" * len(annotations))
-    query = (
-        "SELECT annotation_id, inclusion, image_z_position, coords FROM contours "
-        f"WHERE annotation_id IN ({marks})"
-    )
-    for annotation, is_added, height, text in connection.execute(query, list(annotations)):
-        pixels = np.array([line.split(",") for line in text.split("\n")], dtype=float)
-        contours[annotation].append((height, pixels, bool(is_added)))
-    return contours
-
-
 def outlined_nodules(count: int, seed: int = 0) -> list[Mask] | None:
-    """Return masks of nodules of 5 to 25 mm, one reader per nodule.
+    """Return masks of nodules of 5 to 25 mm, one reader per nodule, chosen by the seed.
 
     The drawn line passes through the first pixels outside the nodule, so the edge is moved inwards
-    by half a pixel.
-
-    Args:
-        count: how many nodules; fewer come back if the collection does not hold as many.
-        seed: chooses the nodules.
-
-    Returns:
-        Masks ``(I, J, K)`` at 1 mm isotropic in RAS order, or None where the package with the
-        contours is not installed.
+    by half a pixel. Masks ``(I, J, K)`` are at 1 mm isotropic in RAS order, fewer than ``count`` if
+    the collection does not hold as many; None where the package with the contours (located, never
+    imported) is not installed.
     """
-    database = contour_database(PACKAGE)
+    specification = importlib.util.find_spec(PACKAGE)
+    folders = (specification.submodule_search_locations or []) if specification else []
+    files = [Path(folder) / f"{PACKAGE}.sqlite" for folder in folders]
+    database = next((file for file in files if file.is_file()), None)
     if database is None:
         return None
+    import sqlite3  # some builds of Python lack it
+
     masks: list[Mask] = []
     seen: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
     connection = sqlite3.connect(f"{database.as_uri()}?mode=ro&immutable=1", uri=True)
@@ -97,7 +55,7 @@ def outlined_nodules(count: int, seed: int = 0) -> list[Mask] | None:
         batch = min(max(4 * count, 16), 500)
         for first in range(0, len(order), batch):
             chunk = [rows[i] for i in order[first : first + batch]]
-            contours = read_contours(connection, [row[0] for row in chunk])
+            contours = _read_contours(connection, [row[0] for row in chunk])
             for annotation, scan, pixel_mm in chunk:
                 mask = _mask_of(contours[annotation], pixel_mm, seen[scan])
                 masks += [mask] if mask is not None else []
@@ -106,6 +64,19 @@ def outlined_nodules(count: int, seed: int = 0) -> list[Mask] | None:
     finally:
         connection.close()
     return masks
+
+
+def _read_contours(connection: Any, annotations: Sequence[int]) -> dict[int, list[Contour]]:
+    """Read contours by annotation, in pixels (column, row); SQLite takes at most 999 of them."""
+    contours: dict[int, list[Contour]] = defaultdict(list)
+    query = (
+        "SELECT annotation_id, inclusion, image_z_position, coords FROM contours "
+        f"WHERE annotation_id IN ({','.join('?' * len(annotations))})"
+    )
+    for annotation, is_added, height, text in connection.execute(query, list(annotations)):
+        pixels = np.array([line.split(",") for line in text.split("\n")], dtype=float)
+        contours[annotation].append((height, pixels, bool(is_added)))
+    return contours
 
 
 def _mask_of(
@@ -138,13 +109,9 @@ def contour_mask(contours: Sequence[Contour], inset_mm: float = 0.0) -> Mask:
     signed distance (shape-based interpolation, Raya and Udupa, IEEE TMI 1990). Above the last and
     below the first slice the shape tapers off within half a slice.
 
-    Args:
-        contours: (z in mm, polygon ``(n, 2)`` in mm, True to add or False to cut out) per contour.
-        inset_mm: how far the true edge lies inside the drawn line.
-
-    Returns:
-        Boolean mask ``(I, J, K)``, its largest part with a margin of two voxels; all False if
-        nothing is enclosed.
+    Polygons and heights are in mm; ``inset_mm`` is how far the true edge lies inside the drawn
+    line. The mask ``(I, J, K)`` is the largest part with a margin of two voxels, all False if
+    nothing is enclosed.
 
     Raises:
         ValueError: if ``contours`` is empty.
@@ -163,7 +130,11 @@ def contour_mask(contours: Sequence[Contour], inset_mm: float = 0.0) -> Mask:
         for z, polygon, is_added in contours:
             if z == height:
                 filled[is_added] |= _points_in_polygon(x, y, polygon)
-        planes.append((_signed_distance(filled[True] & ~filled[False]) / 2 - inset_mm)[::2, ::2])
+        plane = filled[True] & ~filled[False]
+        distance = np.full(x.shape, -1.0)
+        if plane.any():
+            distance = signed_distance(plane, (1.0, 1.0), blur=0.0)
+        planes.append((distance / 2 - inset_mm)[::2, ::2])
     step = min(np.diff(heights), default=1.0)
     planes = [planes[0] - 2 * max(planes[0].max(), 0.5), *planes]
     planes.append(planes[-1] - 2 * max(planes[-1].max(), 0.5))
@@ -172,12 +143,9 @@ def contour_mask(contours: Sequence[Contour], inset_mm: float = 0.0) -> Mask:
     below = np.clip(np.searchsorted(levels, wanted, side="right") - 1, 0, len(levels) - 2)
     weight = np.clip((wanted - levels[below]) / (levels[below + 1] - levels[below]), 0, 1)
     stack = np.stack(planes, axis=-1)
-    parts, count = ndimage.label(
-        stack[..., below] * (1 - weight) + stack[..., below + 1] * weight > 0
-    )
-    if not count:
-        return parts > 0
-    largest = parts == np.argmax(np.bincount(parts.ravel())[1:]) + 1
+    largest = largest_piece(stack[..., below] * (1 - weight) + stack[..., below + 1] * weight > 0)
+    if not largest.any():
+        return largest
     return np.pad(largest[ndimage.find_objects(largest.astype(np.uint8))[0]], MARGIN_VOXELS)
 
 
@@ -191,12 +159,3 @@ def _points_in_polygon(
             crosses = (y0 > y) != (y1 > y)
             inside ^= crosses & (x < x0 + (y - y0) * (x1 - x0) / (y1 - y0))
     return inside
-
-
-def _signed_distance(inside: Mask) -> NDArray[np.float64]:
-    """Return the distance to the edge in pixels, positive inside."""
-    if not inside.any():
-        return np.full(inside.shape, -1.0)
-    outer: NDArray[Any] = ndimage.distance_transform_edt(~inside)
-    inner: NDArray[Any] = ndimage.distance_transform_edt(inside)
-    return inner - outer + np.where(inside, -0.5, 0.5)

@@ -11,8 +11,16 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from tools.bundle import Bundle, sha256_file
-from tools.shapes.shape import LabelShape, Place, Shape, shape_from_mask
-from tools.shapes.wall import coordinates, label_shape, settle, site_in_wall, size_range
+from tools.shapes.shape import (
+    LabelShape,
+    Place,
+    Point,
+    Shape,
+    as_point,
+    check_diameter,
+    shape_from_mask,
+)
+from tools.shapes.wall import coordinates, settle, site_in_wall, size_range
 from tools.transforms.cleaning import clean_level
 from tools.transforms.spheres import (
     ShapeWindow,
@@ -28,18 +36,13 @@ __all__ = ["SEED_STEP", "DiffMaskShapes", "DiffMaskWallShapes", "ShapeGenerator"
 
 MAX_ATTEMPTS = 5
 SEED_STEP = 1_000_003  # between attempts at the same lesion
-FREE = Place((0.0, 0.0, 0.0), np.eye(4), None)
 
 
 class ShapeGenerator:
     """Draw lesion masks with the ``inference.json`` of a bundle such as ``diffmask``.
 
-    Args:
-        bundle: name or folder.
-        device: see :func:`tools.bundle.choose_device`.
-
     Raises:
-        FileNotFoundError: if the bundle or its weights do not exist.
+        FileNotFoundError: if the bundle (name or folder) or its weights do not exist.
         ValueError: if the bundle makes no shapes.
     """
 
@@ -63,15 +66,10 @@ class ShapeGenerator:
     ) -> tuple[ShapeWindow, np.ndarray]:
         """Return a window round the sphere, and the lesion in it: above 0 inside, in [-1, 1].
 
-        An empty prediction is drawn again with another seed, a few times.
-
-        Args:
-            sphere: that the centres of the lesion's voxels must not leave, RAS mm.
-            affine: voxel index of the scan to RAS mm, 4x4.
-            seed: the same seed gives the same lesion.
-            within: above 0 where a lesion may lie (an organ), on the scan's grid; None: everywhere.
-            spiculation: radiologists' score 1 (none) to 5 (marked); None leaves it to the model.
-            lobulation: likewise.
+        The centres of the lesion's voxels do not leave the sphere (RAS mm), and lie where
+        ``within`` is above 0 (an organ, on the scan's grid). Scores go from 1 (none) to 5 (marked);
+        None leaves them to the model. An empty prediction is drawn again with another seed, a few
+        times.
 
         Raises:
             ValueError: if the boundary leaves no room, or all attempts are empty.
@@ -107,15 +105,6 @@ class ShapeGenerator:
     ) -> np.ndarray:
         """Return a lesion mask on the grid of a scan, not empty; see :meth:`sample`.
 
-        Args:
-            sphere: as for :meth:`sample`.
-            affine: likewise.
-            shape: voxels of the scan per axis.
-            seed: as for :meth:`sample`.
-            within: likewise.
-            spiculation: likewise.
-            lobulation: likewise.
-
         Raises:
             ValueError: if the sphere does not touch the scan or holds no voxel of it, the boundary
                 leaves no room, or all attempts are empty.
@@ -139,18 +128,10 @@ class DiffMaskShapes:
 
     The sphere that encloses a lesion is larger than that of its volume; by how much is drawn as the
     outlines that the model was trained on have it (``sphere_ratio`` of the bundle). The shape that
-    the model returns is scaled to the exact volume.
+    the model returns is scaled to the exact volume. Other weights are another source.
 
     References:
         LeFusion, Zhang et al., ICLR 2025, section 3.3. https://arxiv.org/abs/2403.14066
-
-    Args:
-        generator: the model.
-        spiculation: radiologists' score 1 (none) to 5 (marked); None leaves it to the model.
-        lobulation: likewise.
-
-    Attributes:
-        weights_sha256: of the model, so that another one is another source.
     """
 
     def __init__(
@@ -163,22 +144,9 @@ class DiffMaskShapes:
         self.weights_sha256 = sha256_file(generator.weights)
         self.spiculation, self.lobulation = spiculation, lobulation
 
-    def draw(
-        self, diameter_mm: float, rng: np.random.Generator, place: Place | None = None
-    ) -> Shape:
-        """Return a new shape.
-
-        Args:
-            diameter_mm: diameter of the sphere with the same volume, > 0.
-            rng: source of randomness.
-            place: site, grid and organ: the model keeps within it; None: no boundary, 1 mm.
-
-        Raises:
-            ValueError: if ``diameter_mm`` is not positive.
-        """
-        if not (np.isfinite(diameter_mm) and diameter_mm > 0):
-            raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
-        place = FREE if place is None else place
+    def draw(self, diameter_mm: float, rng: np.random.Generator, place: Place) -> Shape:
+        """Return a new shape with the volume of a sphere; the organ of the place is kept."""
+        check_diameter(diameter_mm)
         assert place.point_mm is not None
         median, spread = self._generator.sphere_ratio
         ratio = median * float(np.exp(rng.normal(0, spread)))
@@ -198,8 +166,7 @@ class DiffMaskShapes:
         volume = float(mask.sum()) * window.grid.affine[0, 0] ** 3
         scale = diameter_mm / (6 * volume / np.pi) ** (1 / 3)
         offset = (np.asarray(place.point_mm) - centroid) * scale
-        x, y, z = (float(v) for v in np.asarray(shape.centre) + offset)
-        return replace(shape, centre=(x, y, z))
+        return replace(shape, centre=as_point(np.asarray(shape.centre) + offset))
 
 
 class DiffMaskWallShapes:
@@ -207,18 +174,10 @@ class DiffMaskWallShapes:
 
     What patients have that the model was trained on - how often and how much of the lesion is of
     the inner class, how far inward the sphere of a large one lies - is in its overlay
-    (``inner_share``, ``sphere_centre``).
+    (``inner_share``, ``sphere_centre``). Other weights are another source.
 
     References:
         LeFusion, Zhang et al., ICLR 2025, section 3.3. https://arxiv.org/abs/2403.14066
-
-    Args:
-        bundle: name or folder.
-        overlay: config of the bundle for walls.
-        device: see :func:`tools.bundle.choose_device`.
-
-    Attributes:
-        weights_sha256: of the model, so that another one is another source.
 
     Raises:
         FileNotFoundError: if the bundle, the overlay or the weights do not exist.
@@ -240,44 +199,36 @@ class DiffMaskWallShapes:
         self._share, self._centre = opened.get("inner_share"), opened.get("sphere_centre")
 
     def draw(
-        self,
-        diameter_mm: float | Sequence[float],
-        rng: np.random.Generator,
-        place: Place | None = None,
+        self, diameter_mm: float | Sequence[float], rng: np.random.Generator, place: Place
     ) -> LabelShape:
         """Return a new lesion; an empty one is drawn again with another seed, a few times.
 
-        Args:
-            diameter_mm: of the sphere that the model keeps within, smallest and largest: the
-                smallest sphere round the result can be smaller.
-            rng: source of randomness.
-            place: the wall. The share of the inner class is met but for rounding to whole voxels.
-                Without a point a voxel of the wall is drawn. The sphere lies inward of the point,
-                the more the larger it is.
+        The model keeps within a sphere of that diameter, which lies inward of the place's point,
+        the more the larger it is; the smallest sphere round the result can be smaller. Without a
+        point a voxel of the wall is drawn. The share of the inner class is met but for rounding.
 
         Raises:
             ValueError: if there is no wall, the point is far from it, or all attempts are empty.
         """
-        assert place is not None
         wall = coordinates(place)
         diameter = float(rng.uniform(*size_range(diameter_mm)))
         share = self._draw_share(place, rng)
         voxel = wall.voxels[int(rng.integers(len(wall.voxels)))]
         seed = int(rng.integers(2**31))
         if place.point_mm is None:
-            x, y, z = (float(value) for value in apply_affine(place.affine, voxel))
+            site = as_point(apply_affine(place.affine, voxel))
         else:
-            x, y, z = site_in_wall(place, wall)
-        region = wall_region(
-            wall, place.affine, Sphere(self._inward(place, (x, y, z), diameter), diameter / 2)
-        )
+            site = site_in_wall(place, wall)
+        sphere = Sphere(self._inward(place, site, diameter), diameter / 2)
+        region = wall_region(wall, place.affine, sphere)
         for attempt in range(MAX_ATTEMPTS):
             label = self._sample(region, place, diameter, share, seed + attempt * SEED_STEP)
             if label.any():
-                return label_shape(settle(label, place.values), place, "diffmask", diameter)
+                settled = settle(label, place.values)
+                return LabelShape.measure(settled, place, "diffmask", diameter)
         raise ValueError(
             f"diameter_mm must leave room for a lesion, got {diameter:.1f} and none in "
-            f"{MAX_ATTEMPTS} attempts at {(round(x, 1), round(y, 1), round(z, 1))}"
+            f"{MAX_ATTEMPTS} attempts at {tuple(round(value, 1) for value in site)}"
         )
 
     def _draw_share(self, place: Place, rng: np.random.Generator) -> float:
@@ -300,22 +251,16 @@ class DiffMaskWallShapes:
         levels = self.clean({"pred": result[0].float().cpu()})["pred"].numpy()
         return lesions_in_wall(levels, region, place.values, share)
 
-    def _inward(
-        self, place: Place, site_mm: tuple[float, float, float], diameter_mm: float
-    ) -> tuple[float, float, float]:
+    def _inward(self, place: Place, site_mm: Point, diameter_mm: float) -> Point:
         """Return the middle of the sphere of a lesion: a large one bends round the cavity."""
-        wall, cavity = place.organ_mask, place.cavity
-        assert wall is not None
-        assert cavity is not None
-        slices = np.flatnonzero(wall.any((0, 1)))
+        slices = np.flatnonzero(place.organ_mask.any((0, 1)))
         voxel = apply_affine(np.linalg.inv(place.affine), site_mm)
         k = int(slices[np.abs(slices - voxel[2]).argmin()])
-        middle = np.argwhere((wall | cavity)[..., k]).mean(0)
+        middle = np.argwhere((place.organ_mask | place.cavity)[..., k]).mean(0)
         radii = self._centre["radii"]
         part = float(np.interp(diameter_mm, self._centre["diameters_mm"], radii))
         moved = middle + part * (voxel[:2] - middle)
-        x, y, z = (float(v) for v in apply_affine(place.affine, (*moved, voxel[2])))
-        return x, y, z
+        return as_point(apply_affine(place.affine, (*moved, voxel[2])))
 
 
 def _nothing_drawn(sphere: Sphere) -> ValueError:

@@ -1,5 +1,6 @@
 """Sources of lesion shapes: deformed ellipsoids, a library of real shapes, the user's mask."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,40 +8,44 @@ from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
-from tools.shapes.library import radiologist_items, read_label, read_library
-from tools.shapes.shape import LabelShape, OriginalMask, Place, Shape, shape_from_mask
+from tools.shapes import contours
+from tools.shapes.shape import (
+    LabelShape,
+    Place,
+    Shape,
+    as_point,
+    check_diameter,
+    largest_piece,
+    shape_from_mask,
+)
 
-__all__ = [
-    "EllipsoidShapes",
-    "LibraryShapes",
-    "MaskFileShape",
-    "Place",
-    "Shape",
-    "ShapeSource",
-]
+__all__ = ["EllipsoidShapes", "LibraryShapes", "MaskFileShape", "ShapeSource", "read_label"]
 
 # Base radius in mm -> range of the displacement of a control point in mm (four tumour classes).
 DEFORMATION_MM = {4: (0.5, 1.0), 8: (1.0, 2.0), 16: (3.0, 6.0), 32: (5.0, 10.0)}
 SEMI_AXIS_FACTOR = (0.75, 1.25)
 NEIGHBOURS = 16
+MIN_VOLUME_MM3 = 14.0  # a ball of 3 mm
+RADIOLOGIST_SHAPES = 300
+
+# mask (bool, cropped), linear part of its affine as (4, 4), name
+Item = tuple[np.ndarray, np.ndarray, str]
 
 
 class ShapeSource(Protocol):
     """Anything that draws lesion shapes of a wanted size."""
 
     def draw(
-        self, diameter_mm: Any, rng: np.random.Generator, place: Place | None = None
+        self, diameter_mm: Any, rng: np.random.Generator, place: Place, /
     ) -> Shape | LabelShape:
-        """Return a shape of a size, for a place.
+        """Return a shape for a place, of a size as the organ's table means it.
 
-        Args:
-            diameter_mm: what the organ's table means by it; in a box one number, in a wall the
-                smallest and the largest.
-            rng: source of chance.
-            place: where it will lie.
+        In a box that is one number, the diameter of the sphere with the same volume; in a wall the
+        smallest and the largest. What is no size raises a ValueError.
         """
         ...
 
@@ -74,17 +79,8 @@ class EllipsoidShapes:
     def draw(
         self, diameter_mm: float, rng: np.random.Generator, place: Place | None = None
     ) -> Shape:
-        """Return a new ellipsoid.
-
-        Args:
-            diameter_mm: diameter of the sphere with the same volume, > 0.
-            rng: source of randomness.
-            place: not used.
-
-        Raises:
-            ValueError: if ``diameter_mm`` is not positive.
-        """
-        _check_diameter(diameter_mm)
+        """Return a new ellipsoid, whatever the place."""
+        check_diameter(diameter_mm)
         radius = diameter_mm / 2
         semi_axes = radius * rng.uniform(*SEMI_AXIS_FACTOR, size=3)
         step = radius / 12  # finer than the 1 mm window: small lesions have few voxels there
@@ -104,7 +100,7 @@ class EllipsoidShapes:
             points[b] += delta[1]
         inside = np.square(points / semi_axes[:, None, None, None]).sum(axis=0) <= 1
         affine = np.diag([step, step, step, 1.0])
-        return shape_from_mask(_largest_piece(inside), affine, "ellipsoid", diameter_mm)
+        return shape_from_mask(largest_piece(inside), affine, "ellipsoid", diameter_mm)
 
 
 class LibraryShapes:
@@ -133,12 +129,12 @@ class LibraryShapes:
         self, source: str | Path | Sequence[np.ndarray] | None = None, seed: int = 0
     ) -> None:
         if source is None:
-            self.items = radiologist_items(seed)
+            items = _radiologist_items(seed)
         elif isinstance(source, str | Path):
-            self.items = read_library(Path(source))
+            items = _read_library(Path(source))
         else:
-            self.items = [(np.asarray(m) > 0, np.eye(4), str(n)) for n, m in enumerate(source)]
-        self.items = [item for item in self.items if item[0].any()]
+            items = [(np.asarray(m) > 0, np.eye(4), str(n)) for n, m in enumerate(source)]
+        self.items = [item for item in items if item[0].any()]
         if not self.items:
             raise ValueError(f"source must hold at least one lesion mask, got none in {source}")
         volumes = [m.sum() * abs(np.linalg.det(a[:3, :3])) for m, a, _ in self.items]
@@ -147,17 +143,8 @@ class LibraryShapes:
     def draw(
         self, diameter_mm: float, rng: np.random.Generator, place: Place | None = None
     ) -> Shape:
-        """Return a shape of the library in a random pose.
-
-        Args:
-            diameter_mm: diameter of the sphere with the same volume, > 0.
-            rng: source of randomness.
-            place: not used.
-
-        Raises:
-            ValueError: if ``diameter_mm`` is not positive.
-        """
-        _check_diameter(diameter_mm)
+        """Return a shape of the library in a random pose, whatever the place."""
+        check_diameter(diameter_mm)
         order = np.argsort(np.abs(np.log(self.diameters_mm / diameter_mm)), kind="stable")
         mask, affine, name = self.items[int(rng.choice(order[:NEIGHBOURS]))]
         angle = rng.uniform(0, 2 * np.pi)
@@ -170,15 +157,9 @@ class LibraryShapes:
 class MaskFileShape:
     """The user's mask; all positive voxels are one lesion.
 
-    On its own grid, at its own place and size the mask is used voxel by voxel.
-
-    Args:
-        path: NIfTI file; its name is recorded.
-        content: mask and affine, where they are in memory; None: they are read.
-
-    Attributes:
-        point_mm: centroid in RAS mm: the site that leaves the mask where it lies.
-        diameter_mm: diameter of the sphere with the volume of the mask.
+    On its own grid, at its own place and size the mask is used voxel by voxel. ``point_mm`` is its
+    centroid in RAS mm, the site that leaves it where it lies; ``content``, mask and affine, is for
+    one that is in memory, whose ``path`` is but a name for the record.
 
     Raises:
         ValueError: if the file is missing, not three-dimensional or empty.
@@ -193,35 +174,17 @@ class MaskFileShape:
             raise ValueError(f"path must hold a mask with positive voxels, got none in {path}")
         self._mask = mask > 0
         own = shape_from_mask(self._mask, self.affine, f"mask:{self.path.name}")
-        x, y, z = nib.affines.apply_affine(self.affine, ndimage.center_of_mass(self._mask))
-        self.point_mm, self.diameter_mm = (float(x), float(y), float(z)), own.diameter_mm
-        original = OriginalMask(self._mask, self.affine, self.point_mm)
-        self._own = replace(own, original=original)
+        self.point_mm = as_point(
+            nib.affines.apply_affine(self.affine, ndimage.center_of_mass(self._mask))
+        )
+        self.diameter_mm = own.diameter_mm
+        self._own = replace(own, original=(self._mask, self.affine, self.point_mm))
 
-    def draw(
-        self,
-        diameter_mm: float | None = None,
-        rng: np.random.Generator | None = None,
-        place: Place | None = None,
-    ) -> Shape:
-        """Return the mask, scaled to a size if one is given; no randomness is used.
-
-        Args:
-            diameter_mm: diameter of the sphere with the wanted volume; None keeps the size.
-            rng: not used; there to be called like the other sources.
-            place: not used, likewise.
-
-        Raises:
-            ValueError: if ``diameter_mm`` is not positive.
-        """
+    def draw(self, diameter_mm: float | None = None, *_: Any) -> Shape:
+        """Return the mask, scaled to a size if one is given; neither chance nor place matter."""
         if diameter_mm is None or np.isclose(diameter_mm, self.diameter_mm):
             return self._own
         return shape_from_mask(self._mask, self.affine, self._own.source, diameter_mm)
-
-
-def _check_diameter(diameter_mm: float) -> None:
-    if not (np.isfinite(diameter_mm) and diameter_mm > 0):
-        raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
 
 
 def _displacement_mm(radius: float, rng: np.random.Generator) -> float:
@@ -231,8 +194,77 @@ def _displacement_mm(radius: float, rng: np.random.Generator) -> float:
     return float(rng.uniform(low, high) * min(1.0, radius / radii[0]))
 
 
-def _largest_piece(mask: np.ndarray) -> np.ndarray:
-    labels, count = ndimage.label(mask)
-    if count <= 1:
-        return mask
-    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+def read_label(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a label NIfTI: uint8 labels, shape (i, j, k), and the affine to RAS mm.
+
+    Raises:
+        ValueError: if the file is missing, unreadable, not three-dimensional or not of whole
+            numbers from 0 to 255.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"path must be an existing NIfTI file, got {path}")
+    try:
+        image = nib.nifti1.load(path)
+        values = np.asarray(image.dataobj)
+    except (ImageFileError, OSError, EOFError) as error:
+        raise ValueError(f"path must be a readable NIfTI file, got {path} ({error})") from error
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    if values.ndim != 3:
+        raise ValueError(f"path must hold a 3D label map, got shape {values.shape} in {path}")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 255 or not np.array_equal(values, np.rint(values)):
+        raise ValueError(
+            f"path must hold labels (whole numbers 0 to 255), got {low:g} to {high:g} in {path}"
+        )
+    return values.astype(np.uint8), np.asarray(image.affine, float)
+
+
+def _read_library(path: Path) -> list[Item]:
+    """Read all lesions of a folder of label NIfTIs or a datalist.json.
+
+    A folder with a datalist.json is read through it; in other folders every NIfTI whose name does
+    not contain "image" has to be a label map. Every connected lesion of 14 cubic millimetres or
+    more becomes one shape; entries that say ``truncated`` are left out.
+    """
+    if (path / "datalist.json").is_file():
+        path = path / "datalist.json"
+    if path.is_dir():
+        files = sorted(f for f in path.rglob("*.nii*") if "image" not in f.name)
+    elif path.suffix == ".json" and path.is_file():
+        cases = json.loads(path.read_text(encoding="utf-8")).get("training", [])
+        files = [
+            path.parent / case["label"]
+            for case in cases
+            if "label" in case and not case.get("truncated")
+        ]
+    else:
+        raise ValueError(f"library must be a folder or a datalist.json, got {path}")
+    items = [item for file in files for item in _lesions_of(file)]
+    if not items:
+        raise ValueError(f"library must hold at least one lesion, got none in {path}")
+    return items
+
+
+def _lesions_of(file: Path) -> list[Item]:
+    labels, affine = read_label(file)
+    linear = np.eye(4)
+    linear[:3, :3] = affine[:3, :3]
+    parts, _ = ndimage.label(labels > 0, np.ones((3, 3, 3)))
+    voxel_mm3 = abs(np.linalg.det(linear))
+    items = []
+    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+        mask = parts[box] == number
+        if mask.sum() * voxel_mm3 >= MIN_VOLUME_MM3:
+            items.append((mask, linear, f"{file.name.split('.nii')[0]} {number}"))
+    return items
+
+
+def _radiologist_items(seed: int) -> list[Item]:
+    shapes = contours.outlined_nodules(RADIOLOGIST_SHAPES, seed)
+    if shapes is None:
+        raise ValueError(
+            f"shape 'library' must have contours to read: install {contours.PACKAGE} or give "
+            "library:PATH, got neither"
+        )
+    return [(mask, np.eye(4), f"radiologist {n}") for n, mask in enumerate(shapes)]

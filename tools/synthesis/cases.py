@@ -16,7 +16,7 @@ import nibabel as nib
 from tools.dicom.series import is_dicom_folder
 from tools.files import read_json, safe_name, safe_names
 from tools.organs.organ import Organ
-from tools.phantoms.scans import phantom_scan
+from tools.phantoms.datasets import phantom_scan
 from tools.scans.reader import bare_name, is_image_name
 
 __all__ = ["Case", "find_cases", "input_folders", "open_cases", "with_masks"]
