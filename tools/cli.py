@@ -21,6 +21,7 @@ HELP = {"-h", "--help"}
 COMMANDS: Commands = {
     "synthesize": synthesize.synthesize,
     "demo": synthesize.demo,
+    "verify": synthesize.verify,
     "prepare": {
         "scans": prepare.prepare_scans,
         "lidc": prepare.prepare_lidc,

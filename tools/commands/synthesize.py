@@ -8,7 +8,7 @@ from typing import Any
 
 from tools.commands.result import Result
 
-__all__ = ["demo", "synthesize"]
+__all__ = ["demo", "synthesize", "verify"]
 
 # arguments of synthesize that are no keys of a bundle's synthesize.json
 FILES_AND_MACHINE = {"scan", "out", "bundle", "organ_mask", "lesion_mask", "dataset_dir", "section"}
@@ -155,6 +155,30 @@ def synthesize(
     report = PageReport(getattr(job.texturer.view, "scale", None))
     made = synthesize_scans(cases, out, job, rank, output_format, report)
     return _summary(made, Path(out))
+
+
+def verify(dir: str, scan: str = "", dataset_dir: str | None = None) -> Result:
+    """Check a folder that synthesize wrote: is every file whole, and as its record says?
+
+    Each case must have its files, which can be read to their end; image, label and record one
+    shape and place; each record a lesion of its volume and histogram in the label, and the label
+    nothing else; the datalist every case once. With the scans that were given to synthesize, every
+    voxel outside the label (or the margin of the record) must be that of the scan. synthesize does
+    all of it at its end. Exit 1 if anything is wrong.
+
+    Args:
+        dir: the folder.
+        scan: as it was given to synthesize; default: the scans are not compared.
+        dataset_dir: likewise.
+    """
+    from tools.synthesis.cases import find_cases
+    from tools.synthesis.verify import verify_dataset
+
+    cases = find_cases(scan, dataset_dir) if scan else []
+    findings = verify_dataset(dir, {case.name: case.path for case in cases})
+    if findings:
+        raise ValueError(f"dir must be sound, got {dir} where " + "; ".join(findings))
+    return Result(f"{dir} is sound", {"dir": dir, "findings": findings})
 
 
 def _summary(made: Sequence[Mapping[str, Any]], out: Path) -> Result:

@@ -1,6 +1,5 @@
 """Sources of lesion shapes: deformed ellipsoids, a library of real shapes, the user's mask."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +7,12 @@ from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
+from tools.files import read_json
+from tools.scans.grid import whole_numbers
+from tools.scans.reader import bare_name, is_image_name, open_image, read_values, scaling
 from tools.shapes import contours
 from tools.shapes.shape import (
     LabelShape,
@@ -195,29 +196,22 @@ def _displacement_mm(radius: float, rng: np.random.Generator) -> float:
 
 
 def read_label(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a label NIfTI: uint8 labels, shape (i, j, k), and the affine to RAS mm.
+    """Read a label map: uint8 labels, shape (i, j, k), and the affine to RAS mm.
 
     Raises:
-        ValueError: if the file is missing, unreadable, not three-dimensional or not of whole
-            numbers from 0 to 255.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is unreadable, not three-dimensional, or not of labels from 0 to 255.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"path must be an existing NIfTI file, got {path}")
-    try:
-        image = nib.nifti1.load(path)
-        values = np.asarray(image.dataobj)
-    except (ImageFileError, OSError, EOFError) as error:
-        raise ValueError(f"path must be a readable NIfTI file, got {path} ({error})") from error
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if values.ndim != 3:
-        raise ValueError(f"path must hold a 3D label map, got shape {values.shape} in {path}")
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 255 or not np.array_equal(values, np.rint(values)):
-        raise ValueError(
-            f"path must hold labels (whole numbers 0 to 255), got {low:g} to {high:g} in {path}"
-        )
-    return values.astype(np.uint8), np.asarray(image.affine, float)
+    image = open_image(path, "shape")
+    slope, inter = scaling(image)
+    values = read_values(image, path, "shape")
+    labels = whole_numbers(
+        values if (slope, inter) == (1.0, 0.0) else values * slope + inter, "shape"
+    )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high > 255:
+        raise ValueError(f"shape must hold labels from 0 to 255, got {low} to {high} in {path}")
+    return labels.astype(np.uint8), np.asarray(image.affine, float)
 
 
 def _read_library(path: Path) -> list[Item]:
@@ -230,9 +224,10 @@ def _read_library(path: Path) -> list[Item]:
     if (path / "datalist.json").is_file():
         path = path / "datalist.json"
     if path.is_dir():
-        files = sorted(f for f in path.rglob("*.nii*") if "image" not in f.name)
+        named = (f for f in sorted(path.rglob("*")) if is_image_name(f.name))
+        files = [f for f in named if "image" not in f.name]
     elif path.suffix == ".json" and path.is_file():
-        cases = json.loads(path.read_text(encoding="utf-8")).get("training", [])
+        cases = read_json(path, "library").get("training", [])
         files = [
             path.parent / case["label"]
             for case in cases
@@ -256,7 +251,7 @@ def _lesions_of(file: Path) -> list[Item]:
     for number, box in enumerate(ndimage.find_objects(parts), start=1):
         mask = parts[box] == number
         if mask.sum() * voxel_mm3 >= MIN_VOLUME_MM3:
-            items.append((mask, linear, f"{file.name.split('.nii')[0]} {number}"))
+            items.append((mask, linear, f"{bare_name(file.name)} {number}"))
     return items
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,9 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from tqdm import tqdm
 
+from tools.files import read_json
 from tools.organs.organ import Organ
+from tools.scans.reader import bare_name
 from tools.shapes.shape import LabelShape, Place, Point, as_point
 from tools.shapes.sources import read_label
 from tools.transforms.spheres import enclosing_sphere
@@ -362,7 +363,7 @@ def _site_angle(place: Place) -> float | None:
 def _label_files(path: Path) -> list[Path]:
     listed = path / "datalist.json" if path.is_dir() else path
     if listed.suffix == ".json" and listed.is_file():
-        cases = json.loads(listed.read_text(encoding="utf-8")).get("training", [])
+        cases = read_json(listed, "shape").get("training", [])
         return [listed.parent / case["label"] for case in cases if "label" in case]
     if path.is_dir():
         return sorted(path.glob("*_label.nii.gz"))
@@ -374,7 +375,7 @@ def _label_files(path: Path) -> list[Path]:
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         return read_label(path)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"shape must name label maps: {error}") from error
 
 
@@ -393,5 +394,5 @@ def _read_lesion(path: Path, organ: Organ) -> WallLesion | None:
             f"shape must name label maps with {organ.described_parts}, got "
             f"{np.unique(label).tolist()} in {path}"
         )
-    name = path.name.split(".nii")[0].removesuffix("_label")
+    name = bare_name(path.name).removesuffix("_label")
     return _measure(label, affine, organ, name)

@@ -37,6 +37,7 @@ from tools.synthesis.records import (
 )
 from tools.synthesis.scan import Scan
 from tools.synthesis.synthesizer import Synthesizer
+from tools.synthesis.verify import verify_case
 
 __all__ = ["OUTPUT_FORMATS", "Report", "synthesize_scans"]
 
@@ -300,6 +301,9 @@ def _write_case(case: Case, task: _Task) -> None:
             write_dicom(partial, scan, result.stored, result.label, organ_labels)
         if task.report is not None:
             task.report.add(partial, case.name, scan.nifti)
+        findings = verify_case(partial, scan)
+        if findings:
+            raise ValueError(f"what is written must be sound, got {'; '.join(findings)}")
 
 
 class _SkippedError(Exception):

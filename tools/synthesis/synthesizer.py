@@ -222,6 +222,8 @@ class Synthesizer:
         found = find_organ(
             self.organ, self.organs, scan, given, self.region, needed=not self.one_scan_only
         )
+        if found.inside is not None and self.organ.levels_hu is not None:
+            scan.require_level(found.inside, self.organ.levels_hu, self.organ.name)
         canvas = self.texturer.view.open(scan, found.labels)
         if canvas.within is None and not self.one_scan_only:
             canvas = replace(canvas, within=found.within)
