@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tools.networks import factorised_attention, factorised_blocks
-from tools.networks.depth_encoding import RelativePositionBias, rotary_table
+from tools.networks.factorised_attention import RelativePositionBias, rotary_table
 from tools.networks.factorised_unet import FactorisedUNet
 
 
