@@ -18,6 +18,7 @@ from tools.transforms.spheres import (
     shape_grid,
     shape_on_scan,
     signed_distance,
+    size_bins,
     sphere_mask,
 )
 
@@ -112,14 +113,12 @@ def test_bad_attributes_are_refused(arguments: tuple, message: str) -> None:
         attribute_condition(*arguments)
 
 
-def test_range_of_the_condition_and_scores_of_nothing() -> None:
-    """The bins share out the logarithm of the range; a score of 0 is one that is not known."""
-    hearts = {"range_mm": (10.0, 120.0)}
-    assert attribute_condition(10.0, **hearts)[:2].tolist() == [1, 0]
-    assert attribute_condition(500.0, **hearts)[7] == 1
-    middle = attribute_condition(float(np.sqrt(1200)), **hearts)
+def test_bins_share_out_the_logarithm_of_their_range() -> None:
+    assert size_bins(10.0, (10.0, 120.0))[:2].tolist() == [1, 0]
+    assert size_bins(500.0, (10.0, 120.0))[7] == 1
+    middle = size_bins(float(np.sqrt(1200)), (10.0, 120.0))
     assert middle[3:5].tolist() == pytest.approx([0.5, 0.5])
-    assert not np.array_equal(middle, attribute_condition(float(np.sqrt(1200))))
+    # a score of 0 is one that is not known
     assert np.array_equal(attribute_condition(9.0, 0.0, 0), attribute_condition(9.0))
 
 
