@@ -14,15 +14,6 @@ class AutoencoderInferer(Inferer):
     MONAI's ``AdversarialTrainer`` hands what its inferer returns to the discriminator, so that this
     must be the image alone; mean and deviation are kept for the loss of the same iteration. With
     ``sample=False`` (validation) the network may not be wrapped.
-
-    Example:
-        >>> import torch
-        >>> class Halves(nn.Module):
-        ...     def forward(self, x):
-        ...         return x / 2, x, x
-        >>> inferer = AutoencoderInferer()
-        >>> inferer(torch.ones(1, 1, 1), Halves()).item(), inferer.posterior()[0].item()
-        (0.5, 1.0)
     """
 
     def __init__(self, sample: bool = True) -> None:

@@ -221,15 +221,7 @@ Place = VoxelPlace | GridPlace
 
 
 class LesionRequestsInferer(Inferer):
-    """Answer R requests for one window with the same noise: what differs is the request's doing.
-
-    Example:
-        >>> from tools.schedules import cosine_scheduler
-        >>> inferer = LesionRequestsInferer(LesionInpaintInferer(cosine_scheduler(2)))
-        >>> inputs, requests = torch.zeros(1, 2, 8, 8, 8), torch.rand(1, 3, 16)
-        >>> inferer(inputs, lambda x, t, c: x, requests).shape
-        torch.Size([1, 3, 8, 8, 8])
-    """
+    """Answer R requests for one window with the same noise: what differs is the request's doing."""
 
     def __init__(self, inferer: LesionInpaintInferer) -> None:
         super().__init__()

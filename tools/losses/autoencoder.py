@@ -100,11 +100,6 @@ class GeneratorLoss(nn.Module):
     and gives the trainer's output the form that other trainers of MONAI give it, a list of
     dictionaries with ``loss``, here what the generator lost in all: handlers such as that of
     ``--tracking mlflow`` read no other. A negative ``weight`` is a ``ValueError``.
-
-    Example:
-        >>> loss = GeneratorLoss(weight=0.1, from_epoch=5)
-        >>> loss([torch.zeros(1, 1, 2, 2, 2)]).item()
-        0.0
     """
 
     def __init__(self, weight: float = 0.1, from_epoch: int = 1) -> None:
@@ -137,12 +132,7 @@ class GeneratorLoss(nn.Module):
 
 
 class DiscriminatorLoss(nn.Module):
-    """What the discriminator loses where it takes real images for reconstructions, or the reverse.
-
-    Example:
-        >>> DiscriminatorLoss()([torch.ones(1, 1, 2, 2, 2)], [torch.zeros(1, 1, 2, 2, 2)]).item()
-        0.0
-    """
+    """What the discriminator loses where it takes real images for forged ones, or the reverse."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -41,16 +41,6 @@ class CtAutoencoder(AutoencoderKlMaisi):
 
     References:
         Guo et al., MAISI, WACV 2025. https://arxiv.org/abs/2409.11169
-
-    Example:
-        >>> network = CtAutoencoder(
-        ...     "bfloat16", spatial_dims=3, in_channels=1, out_channels=1, latent_channels=4,
-        ...     num_channels=(8, 16), num_res_blocks=(1, 1), norm_num_groups=8,
-        ...     attention_levels=(False, False), num_splits=1, dim_split=1, save_mem=False,
-        ... )
-        >>> reconstruction, mean, deviation = network(torch.zeros(1, 1, 8, 8, 8))
-        >>> reconstruction.dtype, tuple(mean.shape)
-        (torch.float32, (1, 4, 4, 4, 4))
     """
 
     def __init__(

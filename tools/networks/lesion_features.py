@@ -22,14 +22,6 @@ class LesionFeatures(nn.Module):
     boxes of a batch have one size, so that they are one batch. Group normalisation makes features
     depend on the box a little: compare features of the same box. A box reaches ``context`` latents
     beyond the lesion; None decodes all.
-
-    Example:
-        >>> latents, lesion_mask = torch.rand(1, 4, 16, 16, 16), torch.zeros(1, 1, 16, 16, 16)
-        >>> lesion_mask[..., 8, 8, 8] = 1
-        >>> features = LesionFeatures(nn.Identity(), context=2)
-        >>> values, weight = features(latents, lesion_mask, lesion_mask)
-        >>> values.shape, weight.sum().item()
-        (torch.Size([1, 4, 216]), 1.0)
     """
 
     def __init__(self, decoder: nn.Module, context: int | None = 2) -> None:

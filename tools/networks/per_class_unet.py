@@ -21,11 +21,6 @@ class PerClassUNet(nn.Module):
 
     References:
         LeFusion-S and LeFusion-H, Zhang et al., ICLR 2025. https://arxiv.org/abs/2403.14066
-
-    Example:
-        >>> network = PerClassUNet(classes=2, channels=(8, 16), condition_size=4)
-        >>> network(torch.zeros(1, 4, 8, 8, 8), torch.tensor([3]), torch.zeros(1, 8)).shape
-        torch.Size([1, 2, 8, 8, 8])
     """
 
     def __init__(

@@ -31,12 +31,6 @@ class SphereEncodedUNet(FactorisedUNet):
 
     References:
         LeFusion, Zhang et al., ICLR 2025, section 3.3. https://arxiv.org/abs/2403.14066
-
-    Example:
-        >>> network = SphereEncodedUNet(base_channels=8, channel_multipliers=(1, 2)).eval()
-        >>> noised_mask, region = torch.zeros(1, 1, 8, 8, 3), torch.ones(1, 1, 8, 8, 3)
-        >>> network(torch.cat([noised_mask, region], 1), torch.tensor([3])).shape
-        torch.Size([1, 1, 8, 8, 3])
     """
 
     def __init__(

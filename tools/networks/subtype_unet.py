@@ -31,16 +31,6 @@ class SubtypeUNet(nn.Module):
     References:
         Kannan et al., HR-LDM, 2026. https://arxiv.org/abs/2605.30631
         Guo et al., MAISI, WACV 2025. https://arxiv.org/abs/2409.11169
-
-    Example:
-        >>> from monai.apps.generation.maisi.networks import diffusion_model_unet_maisi as maisi
-        >>> network = maisi.DiffusionModelUNetMaisi(
-        ...     3, 5, 4, 1, (8, 16), (False, True), 8, num_head_channels=8, with_conditioning=True,
-        ...     cross_attention_dim=12, num_class_embeds=4,
-        ... )
-        >>> unet = SubtypeUNet(network, bins=40, token_size=12)
-        >>> unet(torch.zeros(1, 5, 8, 8, 8), torch.tensor([3]), torch.full((1, 41), -1.0)).shape
-        torch.Size([1, 4, 8, 8, 8])
     """
 
     def __init__(

@@ -20,16 +20,6 @@ class TruncatedDecoder(nn.Module):
 
     Latents were multiplied by ``scale_factor`` for diffusion; ``amp_dtype`` (``"bfloat16"``,
     ``"float16"``) runs under autocast. A cut that is not there is a ``ValueError``.
-
-    Example:
-        >>> from monai.networks.nets import AutoencoderKL
-        >>> autoencoder = AutoencoderKL(
-        ...     2, channels=(4, 8), num_res_blocks=1, attention_levels=(False, False),
-        ...     norm_num_groups=4, with_encoder_nonlocal_attn=False,
-        ...     with_decoder_nonlocal_attn=False,
-        ... )
-        >>> TruncatedDecoder(autoencoder, cut=2)(torch.zeros(1, 3, 4, 4)).shape
-        torch.Size([1, 8, 4, 4])
     """
 
     def __init__(

@@ -320,15 +320,6 @@ class MaskRequestd(EachKey):
     sample gets what :class:`ShapeToScand` needs to bring the answer to the grid of the label map,
     and what it is compared with there: ``target``, the real lesion, and ``sphere_region``, all
     voxels of the scan that the answer may take. Arguments are those of :class:`ShapeWindowd`.
-
-    Example:
-        >>> mask = torch.zeros(1, 12, 12, 12)
-        >>> mask[0, 3:7, 4:8, 5:9] = 1
-        >>> sample = MaskRequestd("label", size=8)({"label": MetaTensor(mask)})
-        >>> sample["image"].shape, sample["label"].shape, sample["condition"].shape
-        (torch.Size([1, 8, 8, 8]), torch.Size([1, 8, 8, 8]), torch.Size([16]))
-        >>> bool((sample["sphere_region"] >= sample["target"]).all())
-        True
     """
 
     def __init__(

@@ -463,13 +463,6 @@ def measure_heart(label: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
 
     ``heart_mm`` (RAS) is the middle of the box round all ``HEART_CLASSES``, ``heart_extent_mm`` and
     ``heart_extent_voxels`` its sides in the slice; slices lie along the last axis of the label map.
-
-    Example:
-        >>> label = np.zeros((8, 8, 3), np.uint8)
-        >>> label[2:6, 1:4, 1] = 3
-        >>> heart = measure_heart(label, np.diag([2.0, 2.0, 10.0, 1.0]))
-        >>> heart["heart_mm"], heart["heart_extent_mm"], heart["volumes_ml"]["infarct"]
-        ([7.0, 4.0, 10.0], [8.0, 6.0], 0.48)
     """
     voxels = np.argwhere(label > 0)
     if not len(voxels):

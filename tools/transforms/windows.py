@@ -108,11 +108,6 @@ class PercentileScaled(EachKey):
     """Scale an image so that two of its percentiles become -1 and 1, left as ``intensity_range``.
 
     For the arguments see :class:`tools.intensity.Percentiles`.
-
-    Example:
-        >>> sample = PercentileScaled("image", (0, 100))({"image": torch.tensor([[2.0, 4.0, 6.0]])})
-        >>> sample["image"].tolist(), sample["intensity_range"].tolist()
-        ([[-1.0, 0.0, 1.0]], [2.0, 6.0])
     """
 
     def __init__(
@@ -154,12 +149,6 @@ class PasteLesiond(EachKey):
     Raises:
         ValueError: if the label map has another shape than the scan, or a lesion reaches beyond the
             window.
-
-    Example:
-        >>> paste = PasteLesiond("pred", window=(-1000, 400))
-        >>> sample = {"pred": torch.zeros(1, 2), "scan": torch.tensor([[7.0, 7.0]])}
-        >>> paste({**sample, "label": torch.tensor([[1, 0]])})["pred"]
-        tensor([[-300.,    7.]])
     """
 
     def __init__(
@@ -226,12 +215,6 @@ class PasteChanged(EachKey):
     than the mask, such as a margin round it. The difference, times ``scale`` (units of the scan per
     unit of the image), is added to the scan before scaling, so that intensities beyond the scaled
     range keep theirs; voxels that did not change are copied bit for bit.
-
-    Example:
-        >>> paste = PasteChanged("pred", scale=2000)
-        >>> sample = {"pred": torch.tensor([[0.5, 0.25]]), "image": torch.tensor([[0.5, 0.5]])}
-        >>> paste({**sample, "scan": torch.tensor([[7, 0]])})["pred"]
-        tensor([[   7, -500]])
     """
 
     def __init__(self, keys: KeysCollection, scan_key: str = "scan", scale: float = 2000.0) -> None:
