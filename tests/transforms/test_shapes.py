@@ -42,6 +42,11 @@ def mask_of(values: np.ndarray) -> MetaTensor:
     return MetaTensor(torch.from_numpy(values.astype(np.uint8))[None], affine=torch.eye(4))
 
 
+def diameter_and_centre(label: MetaTensor, affine: np.ndarray) -> tuple[float, np.ndarray]:
+    found = enclosing_sphere(np.asarray(label[0]), affine)
+    return 2 * (found.radius_mm + half_voxel_mm(affine)), np.array(found.centre_mm)
+
+
 def ball_in(sample: dict, share: float = 1.0) -> torch.Tensor:
     """The level of a ball with that share of the radius of the sphere, in the window."""
     affine = np.asarray(sample["image"].affine)
@@ -66,20 +71,18 @@ def test_a_ball_comes_back_with_the_diameter_asked_for(name: str, diameter_mm: f
     assert label.dtype == torch.uint8
     assert np.allclose(label.affine, affine)
     assert label.unique().tolist() == [0, 1]
-    found = enclosing_sphere(np.asarray(label[0]), affine)
-    back = 2 * (found.radius_mm + half_voxel_mm(affine))
+    back, middle = diameter_and_centre(label, affine)
     voxel = float(np.linalg.norm(affine[:3, :3], axis=0).max())
     assert diameter_mm - 0.8 * voxel < back < diameter_mm + 1e-4
-    centre = sample["control"]["centre_mm"].numpy()
-    assert np.linalg.norm(np.subtract(found.centre_mm, centre)) < 0.5 * voxel
+    assert np.linalg.norm(middle - sample["control"]["centre_mm"].numpy()) < 0.5 * voxel
 
 
 def test_a_prediction_that_misses_its_sphere_is_fitted_to_it() -> None:
     sample = ShapeRequestd("image", 16.0)(scan())
     sample["pred"] = ball_in(sample, 0.75).roll(2, dims=1)
-    found = enclosing_sphere(np.asarray(ShapeToScand("pred")(sample)["pred"][0]), np.eye(4))
-    assert 2 * found.radius_mm + 1 == pytest.approx(16, abs=0.8)
-    assert abs(found.centre_mm[0] - float(sample["control"]["centre_mm"][0])) < 0.5
+    diameter, centre = diameter_and_centre(ShapeToScand("pred")(sample)["pred"], np.eye(4))
+    assert diameter == pytest.approx(16, abs=0.8)
+    assert abs(centre[0] - float(sample["control"]["centre_mm"][0])) < 0.5
 
 
 def test_fitted_classes_stay_nested_and_a_cut_sphere_is_left_alone() -> None:
@@ -99,8 +102,8 @@ def test_fitted_classes_stay_nested_and_a_cut_sphere_is_left_alone() -> None:
     middle = sample["control"]["centre_mm"].tolist()
     cut = ShapeRequestd("image", 20.0, middle)(scan() | {"boundary": mask_of(organ)})
     cut["pred"] = outer
-    found = enclosing_sphere(np.asarray(ShapeToScand("pred")(cut)["pred"][0]), np.eye(4))
-    assert 2 * found.radius_mm + 1 < 0.9 * 20
+    diameter, _ = diameter_and_centre(ShapeToScand("pred")(cut)["pred"], np.eye(4))
+    assert diameter < 0.9 * 20
 
 
 def test_centre_is_the_point_the_click_the_deepest_voxel_or_the_middle() -> None:
@@ -127,11 +130,9 @@ def test_centre_is_the_point_the_click_the_deepest_voxel_or_the_middle() -> None
     assert deepest[0] == 5
     middle = np.array(shape) // 2
     assert np.allclose(centre({}), apply_affine(affine, middle))
-    everywhere = MetaTensor(torch.ones(1, *shape), affine=affine)
-    assert (
-        np.abs(apply_affine(np.linalg.inv(affine), centre({"boundary": everywhere})) - middle).max()
-        < 12
-    )
+    everywhere = {"boundary": MetaTensor(torch.ones(1, *shape), affine=affine)}
+    deepest = apply_affine(np.linalg.inv(affine), centre(everywhere))
+    assert np.abs(deepest - middle).max() < 12
 
 
 def test_the_boundary_is_kept_and_one_is_left_where_there_was_none() -> None:
@@ -160,8 +161,7 @@ def test_loader_and_decollation_bring_each_scan_its_own_label() -> None:
         label = ShapeToScand("pred")(sample)["pred"]
         affine, shape = GRIDS[name]
         assert tuple(label.shape[1:]) == shape
-        found = enclosing_sphere(np.asarray(label[0]), affine)
-        assert 2 * (found.radius_mm + half_voxel_mm(affine)) == pytest.approx(9.0, abs=1.6)
+        assert diameter_and_centre(label, affine)[0] == pytest.approx(9.0, abs=1.6)
 
 
 def test_classes_lie_inside_each_other() -> None:
@@ -249,15 +249,12 @@ def test_a_full_answer_is_the_sphere_on_the_grid(spacing: tuple[float, float, fl
     assert sample["condition"].numpy() == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_single_voxel_is_a_request() -> None:
+def test_a_single_voxel_is_a_request_and_an_empty_mask_none() -> None:
     mask = torch.zeros(1, 9, 9, 9)
+    with pytest.raises(ValueError, match="mask must hold a lesion"):
+        MaskRequestd("label")({"label": MetaTensor(mask)})
     mask[0, 4, 4, 4] = 1
     assert MaskRequestd("label", size=8)({"label": MetaTensor(mask)})["label"].any()
-
-
-def test_an_empty_mask_asks_for_nothing() -> None:
-    with pytest.raises(ValueError, match="mask must hold a lesion"):
-        MaskRequestd("label")({"label": MetaTensor(torch.zeros(1, 9, 9, 9))})
 
 
 def ball(radius_mm: float, spacing: tuple[float, float, float]) -> dict:
@@ -377,9 +374,8 @@ def test_boundaries_cut_the_sphere_and_spare_the_lesion() -> None:
     assert target.min() == -0.5
 
 
-def test_no_boundary_at_probability_zero_or_without_a_lesion() -> None:
+@pytest.mark.parametrize(("prob", "sign"), [(0.0, 1), (1.0, -1)])
+def test_no_boundary_at_probability_zero_or_without_a_lesion(prob: float, sign: int) -> None:
     sphere = torch.ones(1, 4, 4, 4)
-    sample = RandBoundaryd("label", prob=0.0)({"label": sphere, "image": sphere})
-    assert torch.equal(sample["label"], sphere)
-    sample = RandBoundaryd("label", prob=1.0)({"label": sphere, "image": -sphere})
+    sample = RandBoundaryd("label", prob)({"label": sphere, "image": sign * sphere})
     assert torch.equal(sample["label"], sphere)
