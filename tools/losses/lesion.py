@@ -16,35 +16,20 @@ __all__ = ["HistogramRegularizedLoss", "LatentTarget", "LesionNoiseLoss", "Noise
 
 
 class NoiseTarget(NamedTuple):
-    """What a lesion-focused denoiser is compared with.
+    """What a lesion-focused denoiser is compared with; the mask has a channel per lesion class."""
 
-    Attributes:
-        noise: the noise that was added, or what else the network predicts (see ``prediction_type``
-        of
-            MONAI's schedulers), shape ``(B, C, H, W, D)``.
-        lesion_mask: 1 inside the lesion, ``(B, K, H, W, D)``; one channel per lesion class.
-    """
-
-    noise: Tensor
-    lesion_mask: Tensor
+    noise: Tensor  # or what else the network predicts (``prediction_type``), (B, C, H, W, D)
+    lesion_mask: Tensor  # 1 inside the lesion, (B, K, H, W, D)
 
 
 class LatentTarget(NamedTuple):
-    """What a denoiser of latents is compared with, and what the clean estimate needs.
+    """What a denoiser of latents is compared with, and what the clean estimate needs."""
 
-    Attributes:
-        noise: as in :class:`NoiseTarget`, shape ``(B, C, h, w, d)``.
-        lesion_mask: 1 where a latent holds lesion, shape ``(B, 1, h, w, d)``.
-        latents: the clean latents, shape ``(B, C, h, w, d)``.
-        timesteps: shape ``(B,)``.
-        voxel_mask: the lesion mask of the image, shape ``(B, 1, H, W, D)``.
-    """
-
-    noise: Tensor
-    lesion_mask: Tensor
-    latents: Tensor
-    timesteps: Tensor
-    voxel_mask: Tensor
+    noise: Tensor  # as in NoiseTarget, (B, C, h, w, d)
+    lesion_mask: Tensor  # 1 where a latent holds lesion, (B, 1, h, w, d)
+    latents: Tensor  # clean, (B, C, h, w, d)
+    timesteps: Tensor  # (B,)
+    voxel_mask: Tensor  # the lesion mask of the image, (B, 1, H, W, D)
 
 
 class LesionNoiseLoss(nn.Module):
@@ -114,7 +99,7 @@ class HistogramRegularizedLoss(nn.Module):
     \odot (\epsilon - \hat\epsilon)| / (\sum M + \delta)` (Eq. 5), the clean estimate :math:`\hat
     z_0` of Eq. 6, features of a truncated frozen decoder, histograms of each channel inside the
     lesion (Eq. 7), and their Jensen-Shannon divergence (Eq. 8), averaged over channels and samples.
-    A sample without a lesion adds nothing.
+    A sample without a lesion adds nothing; ``weight`` (lambda) of 0 leaves the decoder out.
 
     Deviations from the paper: the estimate is put into the clean latents before decoding (the
     prediction was never trained outside the mask, where most of the gradient would arise otherwise;
@@ -123,20 +108,11 @@ class HistogramRegularizedLoss(nn.Module):
     have), since the estimate magnifies errors 84-fold at step 999. Eq. 5 is taken for each lesion,
     so that each counts the same. Feature voxels count by the share of lesion in them.
 
-    Args:
-        features: decodes the surroundings of the lesions; weights frozen.
-        scheduler: gives alpha_bar and ``prediction_type``.
-        ranges: first and last bin centre of each feature channel, ``(F, 2)``, see
-            :func:`tools.networks.lesion_features.feature_ranges`; for histograms of HU decode all
-            (``cut`` null) and give one row, such as ``[[0, 0.7]]`` for [-1000, 400] of [-1000,
-            1000].
-        weight: lambda; 0 leaves the decoder out. bins: of the histograms. composite: see above.
-        last_timestep: see above. one_by_one: decode each lesion in a box of its own size: less
-        work, and the same number in any
-            batch; False: one batch of boxes as large as the largest, for a GPU.
-
-    Raises:
-        ValueError: if ``weight`` is negative or ``last_timestep`` is no time step.
+    ``ranges`` are the first and last bin centre of each feature channel, ``(F, 2)``, see
+    :func:`tools.networks.lesion_features.feature_ranges`; for histograms of HU decode all (``cut``
+    null) and give one row, such as ``[[0, 0.7]]`` for [-1000, 400] of [-1000, 1000]. ``one_by_one``
+    decodes each lesion in a box of its own size: less work, and the same number in any batch; False
+    is one batch of boxes as large as the largest, for a GPU.
 
     References:
         Kannan et al., HR-LDM, 2026. https://arxiv.org/abs/2605.30631

@@ -30,15 +30,10 @@ BUCKETS, MAX_DISTANCE = 32, 32  # of slice distances; all from the largest on sh
 
 
 class DepthEncoding(NamedTuple):
-    """What attention along depth knows of the positions of slices.
+    """What attention along depth knows of the positions of slices."""
 
-    Attributes:
-        rotation: unit complex numbers ``(D, 1, head_size / 2)`` that turn queries and keys.
-        bias: added to the scores, ``(heads, D, D)``.
-    """
-
-    rotation: Tensor
-    bias: Tensor
+    rotation: Tensor  # unit complex numbers (D, 1, head_size / 2) that turn queries and keys
+    bias: Tensor  # added to the scores, (heads, D, D)
 
 
 class RelativePositionBias(nn.Module):

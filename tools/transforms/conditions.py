@@ -106,23 +106,15 @@ class RandHistogramTransferd(RandomizableTransform, EachKey):
 class TissueHistogramd(EachKey):
     """Add ``histogram``, that of a preset as it would look in this scan, ``(classes * bins,)``.
 
-    For images without units; absent classes have zeros. Without wall or cavity in the label map
-    there is nothing to adapt to: the preset is taken as it stands in the file.
+    For images without units, scaled to the range of the presets; the first channel is measured.
+    Without wall (``wall``: labels of the healthy one) or ``cavity`` (the blood pool) in the label
+    map, an integer one with the lesions drawn in, there is nothing to adapt to: the preset is taken
+    as it stands in the file, as are those that do not state their ``tissue``, see
+    :func:`tools.histograms.load_presets`. Absent ``classes`` have zeros; they are the label of each
+    lesion class, in the order of the blocks.
 
-    Args:
-        keys: image ``(C, ...)``, scaled to the range of the presets; its first channel is measured.
-        path: presets file whose entries state their ``tissue``, see
-            :func:`tools.histograms.load_presets`; entries that do not are not adapted.
-        name: preset; "none" or None (no control) writes -1 throughout.
-        bins: of each class; the file must have as many.
-        label_key: integer label map ``(1, ...)`` on the grid of the image, lesions drawn in.
-        wall: labels of healthy wall.
-        cavity: labels of the blood pool.
-        classes: label of each lesion class, in the order of the blocks.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if it has no such preset, or its histograms have another length.
+    A name of "none" or None (no control) writes -1 throughout. A preset that is not there, or has
+    another number of bins, is a ``ValueError``.
     """
 
     def __init__(

@@ -57,7 +57,19 @@ def _condition(sample: Mapping[Hashable, Any], diameter_mm: float) -> torch.Tens
     return torch.from_numpy(attribute_condition(diameter_mm, first, second))
 
 
-class ShapeWindowd(EachKey):
+class _InShapeWindow(EachKey):
+    def __init__(
+        self,
+        keys: KeysCollection,
+        size: int | Sequence[int] = 24,
+        fill: float = FILL,
+        spacing_mm: float | None = None,
+    ) -> None:
+        super().__init__(keys)
+        self.window: dict[str, Any] = {"size": size, "fill": fill, "spacing_mm": spacing_mm}
+
+
+class ShapeWindowd(_InShapeWindow):
     """Cut each lesion mask to a window scaled to its own smallest enclosing sphere.
 
     Lesions of 4 and of 30 mm so become alike in size, and one small network learns from all of
@@ -70,23 +82,13 @@ class ShapeWindowd(EachKey):
     :func:`tools.transforms.spheres.shape_grid`.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        size: int | Sequence[int] = 24,
-        fill: float = FILL,
-        spacing_mm: float | None = None,
-    ) -> None:
-        super().__init__(keys)
-        self.window = (size, fill, spacing_mm)
-
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         affine = np.asarray(sample[key].affine, float)
         mask = np.asarray(sample[key][0]) > 0
         centre, radius = enclosing_sphere(mask, affine)
         # voxels reach half their width beyond their centres
         radius += half_voxel_mm(affine)
-        grid = shape_grid(centre, radius, *self.window)
+        grid = shape_grid(centre, radius, **self.window)
         smooth = ndimage.gaussian_filter(mask.astype(np.float32), SMOOTHING_VOXELS)
         window = cut_window(smooth, affine, grid, beyond=0.0)
         sample[key] = torch.from_numpy(window * (0.5 / _level(smooth, mask)))[None]
@@ -199,24 +201,16 @@ class LoadMaskd(EachKey):
 class ShapeRequestd(EachKey):
     """Turn a scan into the window in which a lesion shape shall be generated.
 
-    Only the grid of the scan is used. The centre is ``centre_mm``, else the sample's last click,
-    else the voxel deepest inside the boundary, else the middle voxel of the scan. Sphere and window
-    are left under ``control`` for :class:`ShapeToScand`.
+    Only the grid of the scan (a MetaTensor) is used; it becomes the sampler's input ``(K + 1, N, N,
+    N)``: -1 for each of K ``channels``, then the region. Sphere and window are left under
+    ``control`` for :class:`ShapeToScand`. The centre is ``centre_mm`` (RAS, see
+    :func:`tools.transforms.windows.parse_point`), else the sample's last click, else the voxel
+    deepest inside the boundary, else the middle voxel of the scan. The boundary, a mask of where
+    the lesion may lie, is on the scan's grid; where it is missing a mask of ones is written. For
+    ``size``, ``fill`` and ``spacing_mm`` see :func:`tools.transforms.spheres.shape_grid`.
 
-    Args:
-        keys: scan, channel first with an affine (MetaTensor); becomes the sampler's input ``(K + 1,
-        N,
-            N, N)``: -1 per class, then the region.
-        diameter_mm: of the sphere round the lesion, at least the size of a voxel. centre_mm: RAS
-        mm, or None, see :func:`tools.transforms.windows.parse_point`. boundary_key: mask of where
-        the lesion may lie, on the scan's grid; where it is missing a mask
-            of ones is written.
-        size, fill, spacing_mm: see :func:`tools.transforms.spheres.shape_grid`.
-        channels: lesion classes K.
-
-    Raises:
-        ValueError: if diameter or centre are not usable, or the sphere holds no voxel in which the
-            lesion may lie.
+    A diameter of the sphere round the lesion below the size of a voxel, a centre outside the scan,
+    and a sphere without a voxel in which the lesion may lie are a ``ValueError``.
     """
 
     def __init__(
@@ -313,7 +307,7 @@ def _mask(inside: np.ndarray, like: MetaTensor) -> MetaTensor:
     return MetaTensor(torch.from_numpy(inside.astype(np.uint8))[None], meta=like.meta)
 
 
-class MaskRequestd(EachKey):
+class MaskRequestd(_InShapeWindow):
     """Turn a label map into a request with the sphere, the scores and the organ of its lesion.
 
     Beside the request itself (``image`` and ``label``: what the sampler starts from, and where) the
@@ -321,16 +315,6 @@ class MaskRequestd(EachKey):
     and what it is compared with there: ``target``, the real lesion, and ``sphere_region``, all
     voxels of the scan that the answer may take. Arguments are those of :class:`ShapeWindowd`.
     """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        size: int | Sequence[int] = 24,
-        fill: float = FILL,
-        spacing_mm: float | None = None,
-    ) -> None:
-        super().__init__(keys)
-        self.window: dict[str, Any] = {"size": size, "fill": fill, "spacing_mm": spacing_mm}
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         label = sample[key]

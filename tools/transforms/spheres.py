@@ -215,20 +215,13 @@ def shape_grid(
 
 
 class ShapeWindow(NamedTuple):
-    """What a shape model is shown of a scan.
-
-    Attributes:
-        grid: of the window. region: 1 where the lesion may be generated: the sphere, a little
-        wider, cut by the boundary;
-            float32, shape ``grid.size``.
-        sphere: that the centres of the lesion's voxels must not leave.
-        radius_mm: of the sphere round the lesion: half a voxel of the scan more.
-    """
+    """What a shape model is shown of a scan."""
 
     grid: WindowGrid
+    # 1 where the lesion may be generated: the sphere, a little wider, cut by the boundary; float32
     region: np.ndarray
-    sphere: Sphere
-    radius_mm: float
+    sphere: Sphere  # that the centres of the lesion's voxels must not leave
+    radius_mm: float  # of the sphere round the lesion: half a voxel of the scan more
 
     @classmethod
     def around(
@@ -333,17 +326,12 @@ def shape_on_scan(
 ) -> tuple[np.ndarray, Box]:
     """Bring a predicted shape to the grid of a scan, within sphere and boundary by construction.
 
-    Args:
-        level: above 0 inside the lesion, on the grid of the window.
-        grid: of the window.
-        sphere: that the centres of the lesion's voxels must not leave; it must touch the scan.
-        affine: voxel index of the scan to RAS mm.
-        shape: voxels of the scan per axis.
-        boundary: above 0 where a lesion may lie, on the scan's grid; None: everywhere.
+    The level, above 0 inside the lesion, lies on the grid of the window. The centres of the
+    lesion's voxels must not leave the sphere, which must touch the scan (``affine``, ``shape``),
+    nor the boundary, which is above 0 where a lesion may lie; None: everywhere.
 
-    Returns:
-        Boolean mask of a box of the scan, and the box. The mask may be empty: where the sphere
-        holds no voxel's centre (then the box is empty too), or the level is nowhere positive.
+    Returns a boolean mask of a box of the scan, and the box. The mask may be empty: where the
+    sphere holds no voxel's centre (then the box is empty too), or the level is nowhere positive.
     """
     box, moved = _sphere_box(sphere, affine, shape)
     size = tuple(part.stop - part.start for part in box)

@@ -52,19 +52,12 @@ UNUSED_BINS = 4  # of the condition: the width that the shipped weights have
 
 
 class WallCoordinates(NamedTuple):
-    """Where the voxels of a wall lie.
+    """Where the voxels of a wall lie; slices are along the last axis."""
 
-    Attributes:
-        voxels: voxel indices, shape ``(n, 3)``, slices along the last axis.
-        angle: round the middle of the organ in the slice, radians in -pi..pi, shape ``(n,)``.
-        depth: 0 at the inner surface, 1 at the outer one, shape ``(n,)``.
-        shape: of the scan.
-    """
-
-    voxels: np.ndarray
-    angle: np.ndarray
-    depth: np.ndarray
-    shape: tuple[int, int, int]
+    voxels: np.ndarray  # indices, (n, 3)
+    angle: np.ndarray  # round the middle of the organ in the slice, radians in -pi..pi, (n,)
+    depth: np.ndarray  # 0 at the inner surface, 1 at the outer one, (n,)
+    shape: tuple[int, int, int]  # of the scan
 
 
 def wall_coordinates(
@@ -203,17 +196,11 @@ def wall_points(angle: np.ndarray, depth: np.ndarray, size: tuple[float, float])
 
 
 class WallRegion(NamedTuple):
-    """The part of a wall in which lesions may lie.
+    """The part of a wall in which lesions may lie."""
 
-    Attributes:
-        place: coordinates of the whole wall.
-        within: True in the wall and the sphere, on the scan's grid.
-        middle: angle in the middle of the grid of the wall.
-    """
-
-    place: WallCoordinates
-    within: np.ndarray
-    middle: float
+    place: WallCoordinates  # of the whole wall
+    within: np.ndarray  # True in the wall and the sphere, on the scan's grid
+    middle: float  # angle in the middle of the grid of the wall
 
     def inputs(self, size: tuple[int, int], channels: int = 2) -> np.ndarray:
         """Return a sampler's input ``(K + 1, angles, depths, slices)``: -1s, then the region."""
@@ -301,26 +288,18 @@ def _check_share(inner_share: float | None) -> None:
 class WallTargetd(EachKey):
     """Turn a label map into the target of a shape model, its region and its condition.
 
-    The region is the wall within the smallest sphere round the outermost class, as seen on the grid
-    of the wall, whose first axis is centred on the lesion; it is left under ``label``, 1 inside,
-    the condition under ``condition``, see :func:`wall_condition`. Without a lesion the region is
-    empty and nothing is learned from the sample.
+    Label maps ``(1, H, W, D)`` with an affine, slices along the last axis, become targets ``(K,
+    angles, depths, slices)`` in [-1, 1], positive inside the lesion: the distance to the outline
+    within the slice in cells, divided by ``band`` and clipped. The region is the wall within the
+    smallest sphere round the outermost class, as seen on the grid of the wall, whose first axis is
+    centred on the lesion; it is left under ``label``, 1 inside, the condition under ``condition``,
+    see :func:`wall_condition`. Without a lesion the region is empty and nothing is learned from the
+    sample.
 
-    Args:
-        keys: label maps ``(1, H, W, D)`` with an affine, slices along the last axis; become targets
-            ``(K, angles, depths, slices)`` in [-1, 1], positive inside the lesion.
-        classes: labels of each class. Nested: those of a class are among those of the one before,
-        as
-            no-reflow lies inside an infarct.
-        wall: labels of all that is wall, lesions included. cavity: labels of the cavity. size:
-        cells round the organ and through its wall. slices: of the grid, so that samples make a
-        batch. band: the target is the distance to the outline within the slice in cells, divided by
-        this and
-            clipped.
-        range_mm: smallest and largest diameter that the model tells apart.
-
-    Raises:
-        ValueError: if the classes are not nested, or a label map has no wall or too many slices.
+    ``classes`` are the labels of each class: those of a class are among those of the one before, as
+    no-reflow lies inside an infarct. ``wall`` are the labels of all that is wall, lesions included.
+    ``size`` is cells round the organ and through its wall; ``slices`` make samples a batch, too few
+    of them are a ``ValueError``.
     """
 
     def __init__(
@@ -371,19 +350,11 @@ class WallTargetd(EachKey):
 class WallRequestd(EachKey):
     """Turn a labelled organ into the region of the wall in which lesions shall be generated.
 
-    The label map is left under ``organ``, the sphere under ``control``, for :class:`WallToScand`.
-    Arguments are those of :class:`WallTargetd`, and:
-
-    Args:
-        keys: label maps as there; become the sampler's input ``(K + 1, angles, depths, slices)``:
-        -1
-            per class, then the region.
-        diameter_mm: of the sphere round the lesion, > 0. centre_mm: RAS mm, near the wall; None:
-        the sample's last click, else a voxel of the wall that
-            ``seed`` chooses. See :func:`tools.transforms.windows.parse_point`.
-        wall, cavity, size: see :class:`WallTargetd`.
-        channels: lesion classes K.
-        seed: of the choice of a voxel.
+    The label map, see :class:`WallTargetd`, becomes the sampler's input ``(K + 1, angles, depths,
+    slices)``: -1 for each of K ``channels``, then the region. It is left under ``organ``, the
+    sphere of ``diameter_mm`` round the lesion under ``control``, for :class:`WallToScand`. Its
+    centre is ``centre_mm``, near the wall (see :func:`tools.transforms.windows.parse_point`), else
+    the sample's last click, else a voxel of the wall that ``seed`` chooses.
     """
 
     def __init__(

@@ -132,23 +132,15 @@ class PercentileScaled(EachKey):
 class PasteLesiond(EachKey):
     """Put a synthetic image in [-1, 1] into the scan, in its units, inside the lesion only.
 
-    Args:
-        keys: synthetic images, channels first: on the scan's grid, or with ``window_key`` on that
-        of a
-            window, of which the first channel is taken (a sampler that combines lesion classes puts
-            them into every channel). They become the composite, with the scan's dtype and metadata;
-            integers are rounded and kept within their type.
-        scan_key: the scan before it was cut and scaled. Every voxel outside the lesion is copied
-        from
-            it bit for bit.
-        mask_key: label map on the scan's grid, same shape.
-        classes: its labels that are lesion; None: all above 0.
-        window: the intensities that -1 and 1 stand for, or the sample's entry with them.
-        window_key: an image with the window's affine, which engines drop.
+    It lies on the scan's grid, or with ``window_key`` (an image with the window's affine, which
+    engines drop) on that of a window, of which the first channel is taken: a sampler that combines
+    lesion classes puts them into every channel. It becomes the composite, with the scan's dtype and
+    metadata; integers are rounded and kept within their type. Every voxel outside the lesion is
+    copied from the scan (before it was cut and scaled) bit for bit.
 
-    Raises:
-        ValueError: if the label map has another shape than the scan, or a lesion reaches beyond the
-            window.
+    ``classes`` are the labels of the scan's label map that are lesion; None: all above 0.
+    ``window`` are the intensities that -1 and 1 stand for, or the sample's entry with them. A label
+    map of another shape, or a lesion that reaches beyond the window, is a ``ValueError``.
     """
 
     def __init__(
