@@ -6,7 +6,7 @@ from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
 from tools.inferers import LesionInpaintInferer
-from tools.inferers.lesion_inpaint import clean_image, combine_classes, denoise, mix
+from tools.inferers.lesion_inpaint import clean_image, denoise
 from tools.networks.lesion_unet import LesionUNet
 from tools.schedules import cosine_scheduler
 
@@ -275,27 +275,6 @@ def test_unknown_choices_are_named(arguments: dict) -> None:
         LesionInpaintInferer(cosine_scheduler(STEPS), **arguments)
 
 
-def test_clean_image_undoes_the_mixture_whatever_the_network_says() -> None:
-    x_0, noise, alpha_bar = torch.rand(2, 1, 4, 4, 4), torch.randn(2, 1, 4, 4, 4), 0.36
-    x_t = mix(x_0, noise, alpha_bar)
-    assert torch.allclose(x_t, 0.6 * x_0 + 0.8 * noise, atol=1e-6)
-    said = {"epsilon": noise, "sample": x_0, "v_prediction": 0.6 * noise - 0.8 * x_0}
-    for kind, predicted in said.items():
-        assert torch.allclose(clean_image(x_t, predicted, alpha_bar, kind), x_0, atol=1e-5)
-
-
-def test_ddim_steps_along_the_same_noise_and_ends_at_the_clean_image() -> None:
-    x_0, noise = torch.rand(1, 1, 4, 4, 4), torch.randn(1, 1, 4, 4, 4)
-    x_t = mix(x_0, noise, 0.3)
-    assert torch.allclose(denoise(x_t, x_0, 0.3, 0.6, None), mix(x_0, noise, 0.6), atol=1e-5)
-    assert torch.allclose(denoise(x_t, x_0, 0.3, 1.0, None, last=True), x_0)
-    # with eta = 1 the variance of the result is still that of its step
-    fresh = torch.randn(1, 1, 40, 40, 40)
-    old, zero = torch.randn(1, 1, 40, 40, 40), torch.zeros(1, 1, 40, 40, 40)
-    found = denoise(mix(zero, old, 0.3), zero, 0.3, 0.6, fresh)
-    assert found.var().item() == pytest.approx(0.4, rel=0.03)
-
-
 class AlikeNetwork(nn.Module):
     """Treats all channels alike, each for itself."""
 
@@ -356,19 +335,6 @@ def test_channels_treated_alike_are_one_channel_on_the_union(
     # without shared noise the second class is another draw
     other = end(joined, AlikeNetwork())
     assert not torch.allclose(other, alone.expand_as(other), atol=1e-3)
-
-
-def test_each_class_comes_from_its_own_channel(inputs: Tensor) -> None:
-    mask = two_classes(inputs)[:, 2:]
-    x = torch.randn(mask.shape)
-    result, inside = combine_classes(x, mask), mask.sum(1) > 0
-    assert torch.equal(result[:, 0][inside], result[:, 1][inside])
-    for number in range(2):
-        chosen = mask[:, number] > 0
-        assert torch.equal(result[:, 0][chosen], x[:, number][chosen])
-    outside = ~inside[:, None].expand_as(x)
-    assert torch.equal(result[outside], x[outside])
-    assert torch.equal(combine_classes(x[:, :1], mask[:, :1]), x[:, :1])
 
 
 @pytest.mark.parametrize("combine", ["step", "end"])

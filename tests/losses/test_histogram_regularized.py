@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from torch import Tensor, nn
 
 from tools.losses import HistogramRegularizedLoss, LatentTarget, LesionNoiseLoss, NoiseTarget
@@ -14,14 +13,6 @@ from tools.schedules import scaled_linear_scheduler
 from tools.transforms.latents import latent_mask
 
 SCHEDULER = scaled_linear_scheduler()
-
-
-@pytest.fixture(scope="module")
-def autoencoder() -> AutoencoderKlMaisi:
-    torch.manual_seed(0)
-    return AutoencoderKlMaisi(
-        3, 1, 1, (1, 1, 1), (8, 8, 8), (False,) * 3, 4, 4, num_splits=1, save_mem=False
-    )
 
 
 @pytest.fixture
