@@ -136,24 +136,16 @@ class LesionInpaintInferer(Inferer):
     ) -> Tensor:
         """Return the synthetic image ``(B, C, H, W, D)``; with ``timesteps`` the predicted noise.
 
-        While sampling it equals the image wherever the mask is 0; a sample with an empty mask comes
-        back unchanged. Combined classes are in all channels.
+        ``inputs`` ``(B, C + K, H, W, D)`` are image channels, scaled to [-1, 1], then K of lesion
+        mask (1 inside). The network is called ``network(x, timesteps, condition)``; a row of -1 in
+        the condition ``(B, bins)`` means no control. The result for one of ``seeds`` does not
+        depend on the rest of the batch; ``trace`` receives the state after every transition.
+        ``noise`` and ``timesteps`` ``(B,)`` are for training only.
 
-        Args:
-            inputs: image channels, scaled to [-1, 1], then ``mask_channels`` of lesion mask (1
-            inside),
-                shape ``(B, C + K, H, W, D)``.
-            network: called ``network(x, timesteps, condition)``.
-            condition: histograms ``(B, bins)``; a row of -1: no control; None: the constructor's.
-            noise: training only, shape ``(B, C, H, W, D)``.
-            timesteps: training only, shape ``(B,)``.
-            seeds: one per sample; the result for a seed does not depend on the rest of the batch.
-            trace: a list that receives the state after every transition.
-
-        Raises:
-            ValueError: if the mask is not binary, there is no image channel, or classes that shall
-            be
-                combined overlap or are not as many as image channels.
+        While sampling the result equals the image wherever the mask is 0; a sample with an empty
+        mask comes back unchanged. Combined classes are in all channels. A mask that is not binary,
+        no image channel, and classes that shall be combined but overlap or are not as many as image
+        channels are a ``ValueError``.
         """
         if inputs.shape[1] <= self.mask_channels:
             raise ValueError(

@@ -85,17 +85,10 @@ def feature_ranges(
     """Return the lowest and highest value of real lesions in each channel, ``(F, 2)``, on the CPU.
 
     A histogram needs a fixed ruler: with that of each batch, two steps could not be compared, and
-    the prediction would move it. The end bins collect what few values lie beyond.
-
-    Args:
-        features: as the loss will use it.
-        dataset: samples with ``latents`` ``(C, h, w, d)`` and ``label`` ``(1, H, W, D)``.
-        count: samples to look at, evenly spread.
-        quantile: of the values on each side that may lie beyond, in [0, 0.5).
-        device: where the decoder is.
-
-    Raises:
-        ValueError: if none of the samples has a lesion.
+    the prediction would move it. The end bins collect what few values lie beyond: the ``quantile``
+    on each side. ``features`` are those that the loss will use; samples of the dataset hold
+    ``latents`` ``(C, h, w, d)`` and ``label`` ``(1, H, W, D)``; ``count`` of them, evenly spread,
+    are looked at. Without a lesion in any it is a ``ValueError``.
     """
     values = []
     step = max(1, -(-len(dataset) // count))

@@ -198,7 +198,7 @@ class LoadMaskd(EachKey):
             sample[key] = self.load(sample[key])
 
 
-class ShapeRequestd(EachKey):
+class ShapeRequestd(_InShapeWindow):
     """Turn a scan into the window in which a lesion shape shall be generated.
 
     Only the grid of the scan (a MetaTensor) is used; it becomes the sampler's input ``(K + 1, N, N,
@@ -224,12 +224,11 @@ class ShapeRequestd(EachKey):
         spacing_mm: float | None = None,
         channels: int = 1,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, size, fill, spacing_mm)
         if not (np.isfinite(diameter_mm) and diameter_mm > 0):
             raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
         self.diameter_mm, self.centre_mm = float(diameter_mm), parse_point(centre_mm)
         self.boundary_key, self.channels = boundary_key, channels
-        self.window = (size, fill, spacing_mm)
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         scan = sample[key]
@@ -243,7 +242,7 @@ class ShapeRequestd(EachKey):
                     f"got {boundary.shape}"
                 )
         sphere = Sphere(self._centre(sample, boundary, affine, shape), self._radius(affine))
-        window = ShapeWindow.around(sphere, affine, boundary, *self.window)
+        window = ShapeWindow.around(sphere, affine, boundary, **self.window)
         if not window.has_room(affine, shape, boundary):
             raise ValueError(
                 "diameter_mm must leave room for a voxel of the scan round centre_mm and "
