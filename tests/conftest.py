@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from torch import Tensor, nn
 
 from tools.networks.lesion_unet import LesionUNet
@@ -99,6 +100,15 @@ def ball_phantom() -> BallPhantom:
 def oracle_denoiser() -> type[OracleDenoiser]:
     """The class of the exact Gaussian denoiser: ``oracle_denoiser(scheduler, mean, std)``."""
     return OracleDenoiser
+
+
+@pytest.fixture
+def autoencoder() -> nn.Module:
+    """An untrained autoencoder of factor 4 with 4 latent channels, always the same."""
+    torch.manual_seed(0)
+    return AutoencoderKlMaisi(
+        3, 1, 1, (1, 1, 1), (8, 8, 8), (False,) * 3, 4, 4, num_splits=1, save_mem=False
+    )
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from monai.data import MetaTensor
 from scipy import ndimage
 from torch import Tensor, nn
@@ -18,13 +17,9 @@ from tools.windows import blend_weight
 SCHEDULER = scaled_linear_scheduler()
 
 
-@pytest.fixture(scope="module")
-def autoencoder() -> nn.Module:
-    torch.manual_seed(0)
-    network = AutoencoderKlMaisi(
-        3, 1, 1, (1, 1, 1), (8, 8, 8), (False,) * 3, 4, 4, num_splits=1, save_mem=False
-    )
-    return frozen_autoencoder(network, None)
+@pytest.fixture
+def autoencoder(autoencoder: nn.Module) -> nn.Module:
+    return frozen_autoencoder(autoencoder, None)
 
 
 def network(x: Tensor, timesteps: Tensor, condition: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
 from tools.inferers import LesionInpaintInferer
-from tools.inferers.lesion_inpaint import clean_image, combine_classes, denoise, mix
+from tools.inferers.lesion_inpaint import clean_image, denoise
 from tools.networks.lesion_unet import LesionUNet
 from tools.schedules import cosine_scheduler
 
@@ -48,12 +48,8 @@ def test_background_is_identical_bit_for_bit(
     outside = inputs[:, 1:] == 0
     assert torch.equal(output[outside], inputs[:, :1][outside])
     assert (output[~outside] != inputs[:, :1][~outside]).all()
-
-
-def test_empty_mask_returns_the_input(inputs: Tensor) -> None:
-    inputs[:, 1] = 0
-    output = LesionInpaintInferer(cosine_scheduler(STEPS))(inputs, TinyNetwork())
-    assert torch.equal(output, inputs[:, :1])
+    inputs[:, 1] = 0  # an empty mask
+    assert torch.equal(inferer(inputs, TinyNetwork()), inputs[:, :1])
 
 
 def test_full_mask_equals_plain_ddpm_of_the_scheduler(inputs: Tensor) -> None:
@@ -82,21 +78,13 @@ def test_full_mask_equals_plain_ddpm_of_the_scheduler(inputs: Tensor) -> None:
     assert torch.allclose(output, x, atol=1e-5)
 
 
-def test_ddim_agrees_with_monai(inputs: Tensor) -> None:
-    inputs[:, 1] = 1
-    network = TinyNetwork()
+def test_ddim_agrees_with_monai() -> None:
     scheduler = DDIMScheduler(100, "scaled_linear_beta", clip_sample=False, set_alpha_to_one=True)
-    ours = LesionInpaintInferer(scheduler, sampler="ddim")
-    x = torch.stack(
-        [torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
-    )
-    small = x * 0.1  # stays within the clamp, which MONAI applies differently
-    step = ours._denoise(
-        small, ours._estimate(small, inputs[:, 1:], network, 50, None), 50, 49, None
-    )
     scheduler.set_timesteps(100)
-    eps = network(small, torch.full((3,), 50))
-    assert torch.allclose(step, scheduler.step(eps, 50, small)[0], atol=1e-5)
+    x, eps = torch.randn(2, 3, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    now, then = scheduler.alphas_cumprod[[50, 49]].double().tolist()
+    step = denoise(x, clean_image(x, eps, now, "epsilon"), now, then, None)
+    assert torch.allclose(step, scheduler.step(eps, 50, x)[0], atol=1e-5)
 
 
 def test_a_batch_equals_its_samples_one_by_one(inputs: Tensor) -> None:
@@ -106,13 +94,6 @@ def test_a_batch_equals_its_samples_one_by_one(inputs: Tensor) -> None:
     for i in range(3):
         alone = inferer(inputs[i : i + 1], TinyNetwork(), condition[i : i + 1], seeds=[7 + i])
         assert torch.allclose(alone, together[i : i + 1], atol=1e-6)
-
-
-def test_one_sample_per_jump_means_no_jumps(inputs: Tensor) -> None:
-    scheduler = cosine_scheduler(STEPS)
-    plain = LesionInpaintInferer(scheduler)(inputs, TinyNetwork())
-    jumps = LesionInpaintInferer(scheduler, jump_length=3, jump_n_sample=1)(inputs, TinyNetwork())
-    assert torch.equal(plain, jumps)
 
 
 def expected_moments(inferer: LesionInpaintInferer, mean: float, std: float) -> tuple[float, float]:
@@ -159,21 +140,22 @@ def test_histogram_strength_one_meets_the_histogram(inputs: Tensor) -> None:
     assert ((lesion > 0) & (lesion < 0.5)).all()
 
 
-def test_rows_of_minus_one_are_left_free_by_the_histogram_step(inputs: Tensor) -> None:
-    free = torch.full((3, 4), -1.0)
-    plain = LesionInpaintInferer(cosine_scheduler(STEPS))(inputs, TinyNetwork(), free)
-    matched = LesionInpaintInferer(cosine_scheduler(STEPS), histogram_strength=1.0)
-    assert torch.equal(plain, matched(inputs, TinyNetwork(), free))
-
-
-def test_guidance_of_one_is_no_guidance_and_more_changes_the_lesion(inputs: Tensor) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "share"),
+    [
+        ({"jump_length": 3, "jump_n_sample": 1}, 0.25),
+        ({"guidance_scale": 1.0}, 0.25),
+        ({"histogram_strength": 1.0}, -1.0),
+    ],
+)
+def test_neutral_options_change_nothing(inputs: Tensor, arguments: dict, share: float) -> None:
+    condition = torch.full((3, 4), share)
     scheduler, network = cosine_scheduler(STEPS), TinyNetwork()
-    condition = torch.full((3, 4), 0.25)
     plain = LesionInpaintInferer(scheduler)(inputs, network, condition)
-    same = LesionInpaintInferer(scheduler, guidance_scale=1.0)(inputs, network, condition)
-    pushed = LesionInpaintInferer(scheduler, guidance_scale=2.0)(inputs, network, condition)
+    same = LesionInpaintInferer(scheduler, **arguments)(inputs, network, condition)
     assert torch.equal(plain, same)
-    assert not torch.equal(plain, pushed)
+    pushed = LesionInpaintInferer(scheduler, guidance_scale=2.0)
+    assert torch.equal(plain, pushed(inputs, network, condition)) == (share < 0)
 
 
 @pytest.mark.parametrize("background", ["noised", "clean"])
@@ -271,67 +253,96 @@ def test_seeds_go_on_from_call_to_call(inputs: Tensor) -> None:
     assert torch.equal(resting(pair[:1], network), resting(pair[:1], network))
 
 
-def test_bad_input_is_named(inputs: Tensor) -> None:
-    inferer = LesionInpaintInferer(cosine_scheduler(STEPS))
-    with pytest.raises(ValueError, match="lesion_mask must be binary"):
-        inferer(torch.cat([inputs[:, :1], inputs[:, 1:] * 2], 1), TinyNetwork())
-    with pytest.raises(ValueError, match="inputs must hold image channels"):
-        inferer(inputs[:, :1], TinyNetwork())
-    with pytest.raises(ValueError, match="seeds must hold one seed per sample"):
-        inferer(inputs, TinyNetwork(), seeds=[1])
-    with pytest.raises(ValueError, match="sampler must be one of"):
-        LesionInpaintInferer(cosine_scheduler(STEPS), sampler="euler")
+@pytest.mark.parametrize(
+    ("factors", "arguments", "message"),
+    [
+        ([1, 2], {}, "lesion_mask must be binary"),
+        ([1], {}, "inputs must hold image channels"),
+        ([1, 1], {"seeds": [1]}, "seeds must hold one seed per sample"),
+    ],
+)
+def test_bad_input_is_named(
+    inputs: Tensor, factors: list[int], arguments: dict, message: str
+) -> None:
+    channels = inputs[:, : len(factors)] * torch.tensor(factors).view(1, -1, 1, 1, 1)
+    with pytest.raises(ValueError, match=message):
+        LesionInpaintInferer(cosine_scheduler(STEPS))(channels, TinyNetwork(), **arguments)
 
 
-def test_clean_image_undoes_the_mixture_whatever_the_network_says() -> None:
-    x_0, noise, alpha_bar = torch.rand(2, 1, 4, 4, 4), torch.randn(2, 1, 4, 4, 4), 0.36
-    x_t = mix(x_0, noise, alpha_bar)
-    assert torch.allclose(x_t, 0.6 * x_0 + 0.8 * noise, atol=1e-6)
-    said = {"epsilon": noise, "sample": x_0, "v_prediction": 0.6 * noise - 0.8 * x_0}
-    for kind, predicted in said.items():
-        assert torch.allclose(clean_image(x_t, predicted, alpha_bar, kind), x_0, atol=1e-5)
+@pytest.mark.parametrize("arguments", [{"sampler": "euler"}, {"combine": "mean"}])
+def test_unknown_choices_are_named(arguments: dict) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be one of"):
+        LesionInpaintInferer(cosine_scheduler(STEPS), **arguments)
 
 
-def test_ddim_steps_along_the_same_noise_and_ends_at_the_clean_image() -> None:
-    x_0, noise = torch.rand(1, 1, 4, 4, 4), torch.randn(1, 1, 4, 4, 4)
-    x_t = mix(x_0, noise, 0.3)
-    assert torch.allclose(denoise(x_t, x_0, 0.3, 0.6, None), mix(x_0, noise, 0.6), atol=1e-5)
-    assert torch.allclose(denoise(x_t, x_0, 0.3, 1.0, None, last=True), x_0)
-    # with eta = 1 the variance of the result is still that of its step
-    fresh = torch.randn(1, 1, 40, 40, 40)
-    old, zero = torch.randn(1, 1, 40, 40, 40), torch.zeros(1, 1, 40, 40, 40)
-    found = denoise(mix(zero, old, 0.3), zero, 0.3, 0.6, fresh)
-    assert found.var().item() == pytest.approx(0.4, rel=0.03)
+class AlikeNetwork(nn.Module):
+    """Treats all channels alike, each for itself."""
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+        return 0.8 * x.tanh() + timesteps.view(-1, 1, 1, 1, 1) / 100
 
 
-def classes() -> tuple[torch.Tensor, torch.Tensor]:
-    """Two samples with an image of two channels; the second sample lacks the second class."""
-    x = torch.randn(2, 2, 4, 4, 4)
-    mask = torch.zeros(2, 2, 4, 4, 4)
-    mask[0, 0, :2] = mask[0, 1, 2] = mask[1, 0, 1:3] = 1
-    return x, mask
+class TwoClassNetwork(nn.Module):
+    """Says a bright image in the first channel and a dark one in the second."""
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+        return torch.stack([torch.full_like(x[:, 0], 0.7), torch.full_like(x[:, 1], -0.6)], 1)
 
 
-def test_each_class_comes_from_its_own_channel() -> None:
-    x, mask = classes()
-    result = combine_classes(x, mask)
-    inside = mask.sum(1) > 0
-    assert torch.equal(result[:, 0][inside], result[:, 1][inside])
-    for number in range(2):
-        chosen = mask[:, number] > 0
-        for channel in range(2):
-            assert torch.equal(result[:, channel][chosen], x[:, number][chosen])
-    outside = ~inside[:, None].expand_as(x)
-    assert torch.equal(result[outside], x[outside])
-    assert torch.equal(combine_classes(x, torch.zeros_like(mask)), x)
-    one = x[:, :1]
-    assert torch.equal(combine_classes(one, mask[:, :1]), one)
+def two_classes(inputs: Tensor) -> Tensor:
+    """The same scan twice, then two masks; the second sample lacks the second class."""
+    image, first = inputs[:, :1], inputs[:, 1:]
+    second = torch.zeros_like(first)
+    second[0, :, 5:7, 2:5, 2:5] = second[2, :, 1, 1, 1:4] = 1
+    return torch.cat([image, image, first, second], 1)
 
 
-def test_overlap_and_too_few_masks_are_named() -> None:
-    x, mask = classes()
-    mask[0, 1, 0, 0, 0] = 1
-    with pytest.raises(ValueError, match="classes must not overlap"):
-        combine_classes(x, mask)
+@pytest.mark.parametrize("combine", ["step", "end"])
+@pytest.mark.parametrize("jumps", [1, 2])
+def test_classes_are_put_together_by_their_masks(inputs: Tensor, combine: str, jumps: int) -> None:
+    joined = two_classes(inputs)
+    inferer = LesionInpaintInferer(
+        cosine_scheduler(STEPS, "sample"),
+        sampler="ddim",
+        mask_channels=2,
+        combine=combine,
+        jump_n_sample=jumps,
+    )
+    output = inferer(joined, TwoClassNetwork())
+    first, second = joined[:, 2] > 0, joined[:, 3] > 0
+    for channel in output.unbind(1):
+        assert torch.allclose(channel[first], torch.tensor(0.7))
+        assert torch.allclose(channel[second], torch.tensor(-0.6))
+        outside = ~(first | second)
+        assert torch.equal(channel[outside], inputs[:, 0][outside])
+
+
+@pytest.mark.parametrize("background", ["noised", "clean"])
+def test_channels_treated_alike_are_one_channel_on_the_union(
+    inputs: Tensor, background: str
+) -> None:
+    joined = two_classes(inputs)
+    union = torch.cat([joined[:, :1], joined[:, 2:].amax(1, keepdim=True)], 1)
+    scheduler = cosine_scheduler(STEPS)
+    arguments = {"background": background, "jump_n_sample": 2}
+    alone = LesionInpaintInferer(scheduler, **arguments)(union, AlikeNetwork())
+    step, end = (
+        LesionInpaintInferer(scheduler, mask_channels=2, combine=combine, **arguments)
+        for combine in ("step", "end")
+    )
+    result = step(joined, AlikeNetwork())
+    assert torch.allclose(result, alone.expand_as(result), atol=1e-6)
+    # without shared noise the second class is another draw
+    other = end(joined, AlikeNetwork())
+    assert not torch.allclose(other, alone.expand_as(other), atol=1e-3)
+
+
+@pytest.mark.parametrize("combine", ["step", "end"])
+def test_classes_that_overlap_or_lack_a_channel_are_named(inputs: Tensor, combine: str) -> None:
+    inferer = LesionInpaintInferer(cosine_scheduler(STEPS), mask_channels=2, combine=combine)
+    joined = two_classes(inputs)
     with pytest.raises(ValueError, match="mask must have one channel per class"):
-        combine_classes(x, mask[:, :1])
+        inferer(joined[:, 1:], AlikeNetwork())
+    joined[0, 3] = joined[0, 2]
+    with pytest.raises(ValueError, match="classes must not overlap"):
+        inferer(joined, AlikeNetwork())

@@ -200,13 +200,6 @@ def test_each_channel_is_the_answer_to_its_request() -> None:
     assert bool((answers[(inputs[:, 1:] == 0).expand_as(answers)] == 0).all())
 
 
-def test_same_request_gets_the_same_answer() -> None:
-    inferer = LesionRequestsInferer(LesionInpaintInferer(cosine_scheduler(4)))
-    inputs = torch.ones(1, 2, 8, 8, 8)
-    answers = inferer(inputs, by_request, torch.full((1, 2, 16), 0.1))
-    assert torch.equal(answers[:, 0], answers[:, 1])
-
-
 def test_requests_need_an_axis_of_their_own() -> None:
     inferer = LesionRequestsInferer(LesionInpaintInferer(cosine_scheduler(4)))
     with pytest.raises(ValueError, match=r"condition must be \(B, requests, bins\), got \(1, 16\)"):

@@ -39,19 +39,16 @@ def test_gradient_is_zero_outside_the_mask(normalize: str) -> None:
     assert (prediction.grad[~outside] != 0).all()
 
 
-def test_empty_masks_give_zero_and_no_nan() -> None:
-    prediction = torch.randn(SHAPE, requires_grad=True)
-    loss = LesionNoiseLoss()(prediction, target((0, 0)))
-    loss.backward()
-    assert loss.item() == 0
-    assert (prediction.grad == 0).all()
-
-
-def test_a_sample_without_lesion_changes_nothing() -> None:
-    prediction = torch.randn(SHAPE)
-    both = LesionNoiseLoss()(prediction, target((3, 0)))
-    alone = LesionNoiseLoss()(prediction[:1], NoiseTarget(*(part[:1] for part in target((3, 0)))))
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_sample_without_lesion_changes_nothing(first: int) -> None:
+    """Two such samples give 0, and no NaN."""
+    prediction, goal = torch.randn(SHAPE, requires_grad=True), target((first, 0))
+    both = LesionNoiseLoss()(prediction, goal)
+    alone = LesionNoiseLoss()(prediction[:1], NoiseTarget(*(part[:1] for part in goal)))
     assert torch.equal(both, alone)
+    assert (both > 0) == (first > 0)
+    both.backward()
+    assert (prediction.grad[goal.lesion_mask == 0] == 0).all()
 
 
 def test_classes_add_up_each_under_its_own_mask() -> None:

@@ -34,26 +34,18 @@ def relative_error(result: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-def test_forward(network: FactorisedUNet, stored: dict, gradient: bool) -> None:
+@pytest.mark.parametrize("name", ["out", "out_null", "out_null_row", "out_cond_none"])
+def test_forward(network: FactorisedUNet, stored: dict, name: str, gradient: bool) -> None:
+    condition = {
+        "out": stored["cond"],
+        "out_null": None,
+        "out_null_row": torch.full_like(stored["cond"], -1),
+        # the released code replaces None by a histogram in the last bin; ours is the null vector
+        "out_cond_none": torch.eye(16)[15].expand(2, -1),
+    }[name]
     with torch.set_grad_enabled(gradient):
-        result = network(volume(stored["x"]), stored["t"], stored["cond"])
-    assert relative_error(result, stored["out"]) < TOLERANCE
-
-
-@pytest.mark.parametrize("as_row", [False, True])
-def test_null_condition(network: FactorisedUNet, stored: dict, as_row: bool) -> None:
-    condition = torch.full_like(stored["cond"], -1) if as_row else None
-    with torch.no_grad():
         result = network(volume(stored["x"]), stored["t"], condition)
-    assert relative_error(result, stored["out_null"]) < TOLERANCE
-
-
-def test_released_meaning_of_no_condition(network: FactorisedUNet, stored: dict) -> None:
-    # the released code replaces None by a histogram in the last bin; ours means the null vector
-    brightest = torch.eye(16)[15].expand(2, -1)
-    with torch.no_grad():
-        result = network(volume(stored["x"]), stored["t"], brightest)
-    assert relative_error(result, stored["out_cond_none"]) < TOLERANCE
+    assert relative_error(result, stored[name.removesuffix("_row")]) < TOLERANCE
 
 
 def test_guidance(network: FactorisedUNet, stored: dict) -> None:

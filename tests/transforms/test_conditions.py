@@ -31,18 +31,6 @@ def test_each_class_has_its_block_of_bins() -> None:
     assert sample["histogram"].tolist() == [1, 0, 0, 0]
 
 
-def test_transfer_changes_the_lesion_only() -> None:
-    transfer = RandHistogramTransferd("image", prob=1.0)
-    transfer.set_random_state(0)
-    mask = torch.zeros(1, 4, 4, 4)
-    mask[:, :2] = 1
-    dark, bright = torch.full((1, 4, 4, 4), -0.8), torch.full((1, 4, 4, 4), 0.8)
-    assert torch.equal(transfer({"image": dark, "label": mask})["image"], dark)  # nothing seen yet
-    changed = transfer({"image": bright, "label": mask})["image"]
-    assert torch.equal(changed[mask == 0], bright[mask == 0])
-    assert changed[mask == 1].mean().item() == pytest.approx(-0.8, abs=0.04)
-
-
 def test_classes_keep_histograms_of_their_own() -> None:
     transfer = RandHistogramTransferd("image", prob=1.0)
     transfer.set_random_state(0)
@@ -78,7 +66,7 @@ def test_subtype_by_rating_or_name(texture: float | str | None, number: int) -> 
     assert lesion_subtype(texture) == number
 
 
-def test_limits_are_arguments() -> None:
+def test_limits_of_subtypes_are_arguments() -> None:
     assert lesion_subtype(4.2, solid_from=4) == 0
     assert lesion_subtype(2.2, part_solid_from=2) == 1
 
@@ -142,56 +130,53 @@ def presets_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_preset_is_moved_to_the_scan_and_absent_classes_are_zero(presets_file: Path) -> None:
-    image, label = heart(blood=1.2, myocardium=-0.2)  # the gap of 0.4 becomes 1.4
+def told(path: Path, image: torch.Tensor, label: torch.Tensor, name: str | None = "pale") -> list:
     sample = {"image": MetaTensor(image), "label": MetaTensor(label)}
-    found = TissueHistogramd("image", presets_file, "pale", bins=4)(sample)["histogram"]
-    expected = adapt_histogram([0, 0, 1, 0, 0, 1, 0, 0], FROM, (-0.2, 1.2))
+    found = TissueHistogramd("image", path, name, bins=4)(sample)["histogram"]
     assert type(found) is torch.Tensor
     assert found.dtype == torch.float32
-    assert found.tolist() == pytest.approx(expected, abs=1e-6)
-    assert found.tolist() != [0, 0, 1, 0, 0, 1, 0, 0]
-    sample["label"] = label.clamp(max=3)
-    alone = TissueHistogramd("image", presets_file, "pale", bins=4)(sample)["histogram"]
-    assert alone.tolist() == pytest.approx([*expected[:4], 0, 0, 0, 0], abs=1e-6)
+    return found.tolist()
+
+
+PLAIN = [0, 0, 1, 0, 0, 1, 0, 0]
+
+
+def test_a_preset_is_moved_to_the_scan_and_absent_classes_are_zero(presets_file: Path) -> None:
+    image, label = heart(blood=1.2, myocardium=-0.2)  # the gap of 0.4 becomes 1.4
+    expected = adapt_histogram(PLAIN, FROM, (-0.2, 1.2))
+    found = told(presets_file, image, label)
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert found != PLAIN
+    alone = told(presets_file, image, label.clamp(max=3))
+    assert alone == pytest.approx([*expected[:4], 0, 0, 0, 0], abs=1e-6)
 
 
 def test_the_file_says_how_presets_are_moved(presets_file: Path) -> None:
     content = json.loads(presets_file.read_text())
     presets_file.write_text(json.dumps(content | {"gain": 0}))
     image, label = heart(blood=0.75, myocardium=0.25)  # the middle 0 becomes 0.5, one bin up
-    found = TissueHistogramd("image", presets_file, "pale", bins=4)(
-        {"image": image, "label": label}
-    )
-    assert found["histogram"].tolist() == pytest.approx([0, 0, 0, 1, 0, 0, 1, 0], abs=1e-6)
+    assert told(presets_file, image, label) == pytest.approx([0, 0, 0, 1, 0, 0, 1, 0], abs=1e-6)
 
 
-def test_without_tissue_the_preset_is_taken_as_it_is(presets_file: Path) -> None:
+def test_without_tissue_the_preset_is_taken_as_it_is_and_none_is_no_control(
+    presets_file: Path,
+) -> None:
     image, label = heart()
-    plain = [0, 0, 1, 0, 0, 1, 0, 0]
-    bare = {"image": image, "label": torch.where(label > 2, label, 0)}
-    assert (
-        TissueHistogramd("image", presets_file, "pale", bins=4)(bare)["histogram"].tolist() == plain
-    )
-    fixed = TissueHistogramd("image", presets_file, "fixed", bins=4)
-    assert fixed({"image": image, "label": label})["histogram"].tolist() == plain
+    assert told(presets_file, image, torch.where(label > 2, label, 0)) == PLAIN
+    assert told(presets_file, image, label, "fixed") == PLAIN
+    assert told(presets_file, image, label, "none") == [-1] * 8
+    assert told(presets_file, image, label, None) == [-1] * 8
 
 
-def test_none_is_no_control_and_unknown_names_are_told(presets_file: Path) -> None:
-    image, label = heart()
-    for name in ("none", None):
-        found = TissueHistogramd("image", presets_file, name, bins=4)(
-            {"image": image, "label": label}
-        )
-        assert found["histogram"].tolist() == [-1] * 8
+def test_presets_that_are_not_there_are_named(presets_file: Path) -> None:
     with pytest.raises(ValueError, match=r"name must be one of \['fixed', 'pale'\] or none"):
         TissueHistogramd("image", presets_file, "grey", bins=4)
-    with pytest.raises(
-        ValueError, match="bins and classes must be those of the presets, 8 numbers"
-    ):
+    with pytest.raises(ValueError, match="bins and classes must be those of the presets, 8"):
         TissueHistogramd("image", presets_file, "pale", bins=4, classes=(3, 4, 5))
     with pytest.raises(FileNotFoundError, match="must be an existing JSON file"):
         TissueHistogramd("image", presets_file.with_name("no.json"), "pale", bins=4)
+    with pytest.raises(ValueError, match="preset must be one of"):
+        StackRequestsd("own", presets_file, ["high"])
 
 
 @pytest.mark.parametrize("count", [2, 3, 20])
@@ -210,9 +195,6 @@ def test_every_case_gets_the_files_of_another() -> None:
         assert case["other_image"] != case["image"]
         assert case["other_label"] == case["other_image"].replace("i", "l")
     assert {case["other_image"] for case in cases} == {case["image"] for case in cases}
-
-
-def test_one_case_has_no_other() -> None:
     with pytest.raises(ValueError, match="count must be at least 2, got 1"):
         with_other_case([{"image": "a", "label": "b"}])
 
@@ -225,10 +207,3 @@ def test_requests_are_histograms_then_no_control_then_presets(tmp_path: Path) ->
     sample = stack({"own": torch.tensor([0.5, 0.5]), "other": torch.tensor([0.2, 0.8])})
     expected = torch.tensor([[0.5, 0.5], [0.2, 0.8], [-1, -1], [0, 1], [0.75, 0.25]])
     assert torch.equal(sample["requests"], expected)
-
-
-def test_unknown_preset_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "presets.json"
-    path.write_text(json.dumps({"bins": 1, "presets": {"low": {"histogram": [1]}}}))
-    with pytest.raises(ValueError, match="preset must be one of"):
-        StackRequestsd("own", path, ["high"])

@@ -1,5 +1,6 @@
 """Variants of a crop are fixed by their number, and encoded latents belong to them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -86,13 +87,12 @@ def test_rare_subtypes_come_in_more_variants() -> None:
     files = [{"texture": 5.0}, {"texture": "part_solid"}, {"texture": 1.0}, {}]
     cases = repeat_cases(files, [1, 2, 3])
     assert [case["variant"] for case in cases] == [0, 0, 1, 0, 1, 2, 0]
-    with pytest.raises(ValueError, match=r"one number or 3, got \[1, 2\]"):
-        repeat_cases(files, [1, 2])
+    for number in (0, [1, 2]):
+        with pytest.raises(ValueError, match=rf"one number or 3, got {re.escape(str(number))}"):
+            repeat_cases(files, number)
 
 
-def test_bad_numbers_are_named() -> None:
-    with pytest.raises(ValueError, match="variants must be at least 1, one number or 3, got 0"):
-        repeat_cases([], 0)
+def test_bad_shifts_are_named() -> None:
     with pytest.raises(ValueError, match="shift must be at least 0, got -1"):
         VariantCropd("image", shift=-1)
 

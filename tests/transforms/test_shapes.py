@@ -42,6 +42,11 @@ def mask_of(values: np.ndarray) -> MetaTensor:
     return MetaTensor(torch.from_numpy(values.astype(np.uint8))[None], affine=torch.eye(4))
 
 
+def diameter_and_centre(label: MetaTensor, affine: np.ndarray) -> tuple[float, np.ndarray]:
+    found = enclosing_sphere(np.asarray(label[0]), affine)
+    return 2 * (found.radius_mm + half_voxel_mm(affine)), np.array(found.centre_mm)
+
+
 def ball_in(sample: dict, share: float = 1.0) -> torch.Tensor:
     """The level of a ball with that share of the radius of the sphere, in the window."""
     affine = np.asarray(sample["image"].affine)
@@ -66,20 +71,18 @@ def test_a_ball_comes_back_with_the_diameter_asked_for(name: str, diameter_mm: f
     assert label.dtype == torch.uint8
     assert np.allclose(label.affine, affine)
     assert label.unique().tolist() == [0, 1]
-    found = enclosing_sphere(np.asarray(label[0]), affine)
-    back = 2 * (found.radius_mm + half_voxel_mm(affine))
+    back, middle = diameter_and_centre(label, affine)
     voxel = float(np.linalg.norm(affine[:3, :3], axis=0).max())
     assert diameter_mm - 0.8 * voxel < back < diameter_mm + 1e-4
-    centre = sample["control"]["centre_mm"].numpy()
-    assert np.linalg.norm(np.subtract(found.centre_mm, centre)) < 0.5 * voxel
+    assert np.linalg.norm(middle - sample["control"]["centre_mm"].numpy()) < 0.5 * voxel
 
 
 def test_a_prediction_that_misses_its_sphere_is_fitted_to_it() -> None:
     sample = ShapeRequestd("image", 16.0)(scan())
     sample["pred"] = ball_in(sample, 0.75).roll(2, dims=1)
-    found = enclosing_sphere(np.asarray(ShapeToScand("pred")(sample)["pred"][0]), np.eye(4))
-    assert 2 * found.radius_mm + 1 == pytest.approx(16, abs=0.8)
-    assert abs(found.centre_mm[0] - float(sample["control"]["centre_mm"][0])) < 0.5
+    diameter, centre = diameter_and_centre(ShapeToScand("pred")(sample)["pred"], np.eye(4))
+    assert diameter == pytest.approx(16, abs=0.8)
+    assert abs(centre[0] - float(sample["control"]["centre_mm"][0])) < 0.5
 
 
 def test_fitted_classes_stay_nested_and_a_cut_sphere_is_left_alone() -> None:
@@ -99,8 +102,8 @@ def test_fitted_classes_stay_nested_and_a_cut_sphere_is_left_alone() -> None:
     middle = sample["control"]["centre_mm"].tolist()
     cut = ShapeRequestd("image", 20.0, middle)(scan() | {"boundary": mask_of(organ)})
     cut["pred"] = outer
-    found = enclosing_sphere(np.asarray(ShapeToScand("pred")(cut)["pred"][0]), np.eye(4))
-    assert 2 * found.radius_mm + 1 < 0.9 * 20
+    diameter, _ = diameter_and_centre(ShapeToScand("pred")(cut)["pred"], np.eye(4))
+    assert diameter < 0.9 * 20
 
 
 def test_centre_is_the_point_the_click_the_deepest_voxel_or_the_middle() -> None:
@@ -127,11 +130,9 @@ def test_centre_is_the_point_the_click_the_deepest_voxel_or_the_middle() -> None
     assert deepest[0] == 5
     middle = np.array(shape) // 2
     assert np.allclose(centre({}), apply_affine(affine, middle))
-    everywhere = MetaTensor(torch.ones(1, *shape), affine=affine)
-    assert (
-        np.abs(apply_affine(np.linalg.inv(affine), centre({"boundary": everywhere})) - middle).max()
-        < 12
-    )
+    everywhere = {"boundary": MetaTensor(torch.ones(1, *shape), affine=affine)}
+    deepest = apply_affine(np.linalg.inv(affine), centre(everywhere))
+    assert np.abs(deepest - middle).max() < 12
 
 
 def test_the_boundary_is_kept_and_one_is_left_where_there_was_none() -> None:
@@ -160,8 +161,7 @@ def test_loader_and_decollation_bring_each_scan_its_own_label() -> None:
         label = ShapeToScand("pred")(sample)["pred"]
         affine, shape = GRIDS[name]
         assert tuple(label.shape[1:]) == shape
-        found = enclosing_sphere(np.asarray(label[0]), affine)
-        assert 2 * (found.radius_mm + half_voxel_mm(affine)) == pytest.approx(9.0, abs=1.6)
+        assert diameter_and_centre(label, affine)[0] == pytest.approx(9.0, abs=1.6)
 
 
 def test_classes_lie_inside_each_other() -> None:
@@ -249,15 +249,12 @@ def test_a_full_answer_is_the_sphere_on_the_grid(spacing: tuple[float, float, fl
     assert sample["condition"].numpy() == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_single_voxel_is_a_request() -> None:
+def test_a_single_voxel_is_a_request_and_an_empty_mask_none() -> None:
     mask = torch.zeros(1, 9, 9, 9)
+    with pytest.raises(ValueError, match="mask must hold a lesion"):
+        MaskRequestd("label")({"label": MetaTensor(mask)})
     mask[0, 4, 4, 4] = 1
     assert MaskRequestd("label", size=8)({"label": MetaTensor(mask)})["label"].any()
-
-
-def test_an_empty_mask_asks_for_nothing() -> None:
-    with pytest.raises(ValueError, match="mask must hold a lesion"):
-        MaskRequestd("label")({"label": MetaTensor(torch.zeros(1, 9, 9, 9))})
 
 
 def ball(radius_mm: float, spacing: tuple[float, float, float]) -> dict:
@@ -266,11 +263,11 @@ def ball(radius_mm: float, spacing: tuple[float, float, float]) -> dict:
     axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij")
     mask = (x**2 + y**2 + z**2 <= radius_mm**2).astype(np.float32)
-    return {"label": MetaTensor(mask[None], affine=torch.diag(torch.tensor([*spacing, 1.0])))}
+    return {"image": MetaTensor(mask[None], affine=torch.diag(torch.tensor([*spacing, 1.0])))}
 
 
 def windows(sample: dict, band: float | None = None, **arguments: object) -> dict:
-    steps = [ShapeWindowd("label", **arguments), ControlSphered("label", band, "sphere")]
+    steps = [ShapeWindowd("image", **arguments), ControlSphered("image", band)]
     return Compose(steps)(sample)
 
 
@@ -280,9 +277,9 @@ def test_a_ball_fills_its_sphere_whatever_its_size(
     radius_mm: float, spacing: tuple[float, float, float]
 ) -> None:
     sample = windows(ball(radius_mm, spacing))
-    inside, sphere = sample["label"] > 0, sample["sphere"] > 0
-    assert sample["label"].shape == (1, 24, 24, 24)
-    assert set(sample["label"].unique().tolist()) == {-1.0, 1.0}
+    inside, sphere = sample["image"] > 0, sample["label"] > 0
+    assert sample["image"].shape == (1, 24, 24, 24)
+    assert set(sample["image"].unique().tolist()) == {-1.0, 1.0}
     assert not (inside & ~sphere).any()
     # 0.8 of the window, and a voxel of margin round it
     assert sample["sphere_radius"] == pytest.approx(0.8 * 24 / 2)
@@ -292,26 +289,23 @@ def test_a_ball_fills_its_sphere_whatever_its_size(
     assert (0.83 if radius_mm < 6 else 0.9) < within < 1.02
 
 
-def test_voxel_size_of_the_window_can_be_fixed() -> None:
+def test_fill_and_voxel_size_of_the_window_are_as_asked() -> None:
+    half = windows(ball(6.0, (1.0,) * 3), size=30, fill=0.5)
+    assert half["sphere_radius"] == pytest.approx(0.5 * 30 / 2)
     small, large = (windows(ball(r, (1.0,) * 3), size=32, spacing_mm=1.5) for r in (4.0, 9.0))
-    assert small["label"].shape == (1, 32, 32, 32)
+    assert small["image"].shape == (1, 32, 32, 32)
     for sample, radius in ((small, 4.5), (large, 9.5)):
         assert sample["sphere_radius"] == pytest.approx(radius / 1.5, abs=0.15)
-    voxels = [int((sample["label"] > 0).sum()) for sample in (small, large)]
+    voxels = [int((sample["image"] > 0).sum()) for sample in (small, large)]
     assert voxels[1] / voxels[0] == pytest.approx((9 / 4) ** 3, rel=0.25)
-
-
-def test_the_fill_is_as_asked() -> None:
-    sample = windows(ball(6.0, (1.0,) * 3), size=30, fill=0.5)
-    assert sample["sphere_radius"] == pytest.approx(0.5 * 30 / 2)
 
 
 def test_target_is_the_clipped_distance_to_the_outline() -> None:
     sample = windows(ball(10.0, (1.0,) * 3), band=3.0)
-    target, region = sample["label"][0], sample["sphere"][0] > 0
+    target, region = sample["image"][0], sample["label"][0] > 0
     assert (target.min(), target.max()) == (-1, 1)
     assert (target[~region] == -1).all()
-    hard = windows(ball(10.0, (1.0,) * 3))["label"][0]
+    hard = windows(ball(10.0, (1.0,) * 3))["image"][0]
     assert torch.equal(target > 0, hard > 0)
     # along an axis it falls by a third per voxel, up to the rim of the region
     line = target[:, 12, 12]
@@ -321,7 +315,7 @@ def test_target_is_the_clipped_distance_to_the_outline() -> None:
 
 
 def test_condition_tells_the_size_and_the_scores() -> None:
-    sample = ShapeWindowd("label")({**ball(6.0, (1.0, 1.0, 1.0)), "spiculation": 4.0})
+    sample = ShapeWindowd("image")({**ball(6.0, (1.0, 1.0, 1.0)), "spiculation": 4.0})
     expected = attribute_condition(13.0, spiculation=4.0)
     assert np.abs(sample["condition"].numpy() - expected).max() < 0.15
     assert not sample["condition"][12:].any()
@@ -330,11 +324,10 @@ def test_condition_tells_the_size_and_the_scores() -> None:
 def test_the_smallest_lesion_survives() -> None:
     mask = np.zeros((1, 20, 20, 20), np.float32)
     mask[0, 10, 10, 10] = 1
-    sample = windows({"label": MetaTensor(mask, affine=torch.eye(4))})
+    sample = windows({"image": MetaTensor(mask, affine=torch.eye(4))})
     # half a voxel of the scan, in voxels of a window that no lesion makes smaller than 3 mm
     assert sample["sphere_radius"] == pytest.approx(0.8 * 24 / 2)
-    assert (sample["label"] > 0).sum() > 8
-    assert half_voxel_mm(np.eye(4)) == 0.5
+    assert (sample["image"] > 0).sum() > 8
 
 
 def test_the_place_of_the_lesion_does_not_matter() -> None:
@@ -343,21 +336,21 @@ def test_the_place_of_the_lesion_does_not_matter() -> None:
     turned = np.array([[0, -1.0, 0, 5], [1, 0, 0, -9], [0, 0, 1, 40], [0, 0, 0, 1]])
     moved = np.roll(mask, (15, 11, 17), (1, 2, 3))
     first, second = (
-        windows({"label": MetaTensor(m, affine=torch.from_numpy(turned))}, band=3.0)
+        windows({"image": MetaTensor(m, affine=torch.from_numpy(turned))}, band=3.0)
         for m in (mask, moved)
     )
-    assert torch.allclose(first["label"], second["label"], atol=1e-3)
+    assert torch.allclose(first["image"], second["image"], atol=1e-3)
     assert torch.equal(first["condition"], second["condition"])
 
 
 def test_wrong_input_is_an_error() -> None:
     empty = MetaTensor(torch.zeros(1, 8, 8, 8), affine=torch.eye(4))
     with pytest.raises(ValueError, match="mask must hold a lesion"):
-        ShapeWindowd("label")({"label": empty})
-    with pytest.raises(ValueError, match=r"label must hold a lesion, got none above 0.5"):
-        ControlSphered("label")({"label": empty, "sphere_radius": 3.0})
+        ShapeWindowd("image")({"image": empty})
+    with pytest.raises(ValueError, match=r"image must hold a lesion, got none above 0.5"):
+        ControlSphered("image")({"image": empty, "sphere_radius": 3.0})
     with pytest.raises(ValueError, match="band must be > 0 voxels, got 0"):
-        ControlSphered("label", band=0)
+        ControlSphered("image", band=0)
 
 
 def test_boundaries_cut_the_sphere_and_spare_the_lesion() -> None:
@@ -381,9 +374,8 @@ def test_boundaries_cut_the_sphere_and_spare_the_lesion() -> None:
     assert target.min() == -0.5
 
 
-def test_no_boundary_at_probability_zero_or_without_a_lesion() -> None:
+@pytest.mark.parametrize(("prob", "sign"), [(0.0, 1), (1.0, -1)])
+def test_no_boundary_at_probability_zero_or_without_a_lesion(prob: float, sign: int) -> None:
     sphere = torch.ones(1, 4, 4, 4)
-    sample = RandBoundaryd("label", prob=0.0)({"label": sphere, "image": sphere})
-    assert torch.equal(sample["label"], sphere)
-    sample = RandBoundaryd("label", prob=1.0)({"label": sphere, "image": -sphere})
+    sample = RandBoundaryd("label", prob)({"label": sphere, "image": sign * sphere})
     assert torch.equal(sample["label"], sphere)

@@ -18,6 +18,7 @@ from tools.transforms.spheres import (
     shape_grid,
     shape_on_scan,
     signed_distance,
+    size_bins,
     sphere_mask,
 )
 
@@ -31,21 +32,20 @@ GRIDS = {
 grids = pytest.mark.parametrize("affine", GRIDS.values(), ids=GRIDS.keys())
 
 
-def test_two_voxels_have_their_middle_and_half_their_distance() -> None:
+@pytest.mark.parametrize(
+    ("box", "centre", "radius"),
+    [
+        (np.s_[1:8:6, 2, 3], (4.0, 2.0, 3.0), 3.0),  # two voxels
+        (np.s_[2, 2, 2], (2.0, 2.0, 2.0), 0.0),
+        (np.s_[0:5, 0:5, 2], (2.0, 2.0, 2.0), 2 * 2**0.5),  # flat
+    ],
+)
+def test_spheres_known_by_hand(box: tuple, centre: tuple, radius: float) -> None:
     mask = np.zeros((9, 9, 9))
-    mask[1, 2, 3] = mask[7, 2, 3] = 1
-    assert enclosing_sphere(mask, np.eye(4)) == Sphere((4.0, 2.0, 3.0), 3.0)
-
-
-def test_centroid_plays_no_part() -> None:
-    """A heavy end and a thin tail: the released centre would lie in the heavy end."""
-    mask = np.zeros((31, 9, 9))
-    mask[2:9, 1:8, 1:8] = 1
-    mask[9:29, 4, 4] = 1
+    mask[box] = 1
     sphere = enclosing_sphere(mask, np.eye(4))
-    assert sphere.centre_mm[0] > 14
-    distances = np.linalg.norm(np.argwhere(mask) - sphere.centre_mm, axis=1)
-    assert distances.max() == pytest.approx(sphere.radius_mm, abs=1e-5)
+    assert sphere.centre_mm == pytest.approx(centre)
+    assert sphere.radius_mm == pytest.approx(radius)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -65,14 +65,6 @@ def test_no_smaller_sphere_is_found_by_search(seed: int) -> None:
         options={"xatol": 1e-6, "fatol": 1e-8, "maxiter": 4000},
     )
     assert sphere.radius_mm <= found.fun + 1e-4
-
-
-def test_flat_and_single_masks_have_spheres() -> None:
-    mask = np.zeros((5, 5, 5))
-    mask[2, 2, 2] = 1
-    assert enclosing_sphere(mask, np.eye(4)).radius_mm == 0
-    mask[0:5, 0:5, 2] = 1
-    assert enclosing_sphere(mask, np.eye(4)).radius_mm == pytest.approx(2 * 2**0.5)
 
 
 def test_empty_mask_is_an_error() -> None:
@@ -112,15 +104,18 @@ def test_bad_attributes_are_refused(arguments: tuple, message: str) -> None:
         attribute_condition(*arguments)
 
 
-def test_range_of_the_condition_and_scores_of_nothing() -> None:
-    """The bins share out the logarithm of the range; a score of 0 is one that is not known."""
-    hearts = {"range_mm": (10.0, 120.0)}
-    assert attribute_condition(10.0, **hearts)[:2].tolist() == [1, 0]
-    assert attribute_condition(500.0, **hearts)[7] == 1
-    middle = attribute_condition(float(np.sqrt(1200)), **hearts)
+def test_bins_share_out_the_logarithm_of_their_range() -> None:
+    assert size_bins(10.0, (10.0, 120.0))[:2].tolist() == [1, 0]
+    assert size_bins(500.0, (10.0, 120.0))[7] == 1
+    middle = size_bins(float(np.sqrt(1200)), (10.0, 120.0))
     assert middle[3:5].tolist() == pytest.approx([0.5, 0.5])
-    assert not np.array_equal(middle, attribute_condition(float(np.sqrt(1200))))
+    # a score of 0 is one that is not known
     assert np.array_equal(attribute_condition(9.0, 0.0, 0), attribute_condition(9.0))
+
+
+def points_of(window: ShapeWindow) -> np.ndarray:
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in window.grid.size], indexing="ij"), -1)
+    return apply_affine(window.grid.affine, index)
 
 
 def at(affine: np.ndarray, index: tuple[float, float, float] = MIDDLE) -> tuple:
@@ -188,42 +183,35 @@ def test_a_shape_comes_back_where_it_was_drawn(affine: np.ndarray) -> None:
     sphere = Sphere(at(affine), 9.0)
     window = ShapeWindow.around(sphere, affine)
     small = Sphere(tuple(np.add(sphere.centre_mm, (2.0, -1.5, 1.0))), 5.0)
-    index = np.stack(np.meshgrid(*[np.arange(n) for n in window.grid.size], indexing="ij"), -1)
-    points = apply_affine(window.grid.affine, index)
-    level = small.radius_mm - np.linalg.norm(points - small.centre_mm, axis=-1)
+    level = small.radius_mm - np.linalg.norm(points_of(window) - small.centre_mm, axis=-1)
     mask, expected = on_scan(level, window, affine), sphere_mask(small, affine, SHAPE)
     assert (mask ^ expected).sum() <= 0.03 * expected.sum()
 
 
-@grids
-@pytest.mark.parametrize("radius_mm", [2.5, 6.0, 11.0])
-def test_a_lesion_is_fitted_to_its_sphere(affine: np.ndarray, radius_mm: float) -> None:
-    """A lump that lies to one side of its sphere, and is too small, comes to fill it."""
-    sphere = Sphere(at(affine), radius_mm)
-    window = ShapeWindow.around(sphere, affine)
-    level = np.full(window.grid.size, -1.0)
-    level[8:14, 9:20, 10:17] = level[14:17, 9:12, 10:13] = 1
-    fitted = window._replace(grid=fit_grid(level, window.grid, sphere, affine))
-    voxel = float(np.linalg.norm(affine[:3, :3], axis=0).max())
-    plain, exact = (enclosing_sphere(on_scan(level, w, affine), affine) for w in (window, fitted))
-    assert exact.radius_mm == pytest.approx(radius_mm, abs=0.7 * voxel)
-    assert np.linalg.norm(np.subtract(exact.centre_mm, sphere.centre_mm)) < 0.7 * voxel
-    if radius_mm > 5:
-        assert plain.radius_mm < exact.radius_mm
-
-
-def test_nothing_is_fitted_where_nothing_is_or_the_boundary_cuts() -> None:
-    affine, sphere = np.eye(4), Sphere(MIDDLE, 6.0)
+@pytest.mark.parametrize(
+    ("first", "boundary", "fitted"),
+    [
+        (MIDDLE[0], None, True),
+        (MIDDLE[0], np.s_[28:], True),
+        (MIDDLE[0], np.s_[23:], False),  # cuts the sphere
+        (2.0, np.s_[:0], False),  # as the border of the scan does
+        (6.0, np.s_[:0], True),  # touches the first voxels, no more
+    ],
+)
+def test_nothing_is_fitted_where_nothing_is_or_a_boundary_cuts(
+    first: float, boundary: slice | None, fitted: bool
+) -> None:
+    affine, sphere = np.eye(4), Sphere((first, *MIDDLE[1:]), 6.0)
     grid = shape_grid(sphere.centre_mm, 6.5)
     level = np.full(grid.size, -1.0)
-    assert fit_grid(level, grid, sphere, affine) is grid
-    level[10:14, 10:14, 10:14] = 1
-    boundary = np.ones(SHAPE)
-    boundary[23:] = 0  # cuts the sphere
-    assert fit_grid(level, grid, sphere, affine, boundary) is grid
-    boundary = np.ones(SHAPE)
-    boundary[28:] = 0  # does not
-    assert not np.allclose(fit_grid(level, grid, sphere, affine, boundary).affine, grid.affine)
+    allowed = None
+    if boundary is not None:
+        allowed = np.ones(SHAPE)
+        allowed[boundary] = 0
+    assert fit_grid(level, grid, sphere, affine, allowed) is grid
+    level[12:16, 10:14, 10:14] = 1
+    moved = fit_grid(level, grid, sphere, affine, allowed)
+    assert np.allclose(moved.affine, grid.affine) != fitted
 
 
 @grids
@@ -246,17 +234,6 @@ def test_size_and_place_are_exact_from_the_least_to_the_largest(
     found, voxel = enclosing_sphere(mask, affine), np.linalg.norm(affine[:3, :3], axis=0).max()
     assert 0 <= sphere.radius_mm - found.radius_mm < 0.5 * voxel
     assert np.linalg.norm(np.subtract(found.centre_mm, sphere.centre_mm)) < 0.6 * voxel
-
-
-def test_the_border_of_the_scan_cuts_as_a_boundary_does() -> None:
-    affine, sphere = np.eye(4), Sphere((2.0, 19.0, 14.0), 6.0)
-    grid = shape_grid(sphere.centre_mm, 6.5)
-    level = np.full(grid.size, -1.0)
-    level[12:16, 10:14, 10:14] = 1
-    assert fit_grid(level, grid, sphere, affine, np.ones(SHAPE)) is grid
-    inside = Sphere((6.0, 19.0, 14.0), 6.0)  # touches the first voxels, no more
-    grid = shape_grid(inside.centre_mm, 6.5)
-    assert fit_grid(level, grid, inside, affine, np.ones(SHAPE)) is not grid
 
 
 @pytest.mark.parametrize("index", [(0.0, 19.0, 14.0), (43.0, 39.0, 29.0), (-2.0, 19.0, 14.0)])
@@ -321,16 +298,7 @@ def test_slices_know_nothing_of_each_other() -> None:
     mask = np.zeros((12, 5, 3), bool)
     mask[:6, :, 1] = True
     field = signed_distance(mask, (1.0, 1.0, 120.0), (0.0, 0.0, 0.0))
-    assert field[:, 2, 1].tolist() == [
-        5.5,
-        4.5,
-        3.5,
-        2.5,
-        1.5,
-        0.5,
-        -0.5,
-        *(-0.5 - np.arange(1, 6)),
-    ]
+    assert np.array_equal(field[:, 2, 1], np.arange(5.5, -6, -1))
     assert (field[..., [0, 2]] < -100).all()
 
 

@@ -9,22 +9,11 @@ __all__ = ["AutoencoderInferer"]
 
 
 class AutoencoderInferer(Inferer):
-    """Reconstruct images with latents drawn from their distribution, or with its mean.
+    """Reconstruct images in [0, 1], ``(B, 1, H, W, D)``; ``sample`` draws latents, else their mean.
 
     MONAI's ``AdversarialTrainer`` hands what its inferer returns to the discriminator, so that this
-    must be the image alone; mean and deviation are kept for the loss of the same iteration.
-
-    Args:
-        sample: True draws the latents (training), False takes the mean (validation).
-
-    Example:
-        >>> import torch
-        >>> class Halves(nn.Module):
-        ...     def forward(self, x):
-        ...         return x / 2, x, x
-        >>> inferer = AutoencoderInferer()
-        >>> inferer(torch.ones(1, 1, 1), Halves()).item(), inferer.posterior()[0].item()
-        (0.5, 1.0)
+    must be the image alone; mean and deviation are kept for the loss of the same iteration. With
+    ``sample=False`` (validation) the network may not be wrapped.
     """
 
     def __init__(self, sample: bool = True) -> None:
@@ -33,24 +22,15 @@ class AutoencoderInferer(Inferer):
         self._posterior: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, inputs: Tensor, network: nn.Module) -> Tensor:  # type: ignore[override]
-        """Return reconstructions, shape of ``inputs``.
-
-        Args:
-            inputs: images ``(B, 1, H, W, D)`` in [0, 1].
-            network: MONAI's ``AutoencoderKL`` or a child of it; with ``sample=False`` not wrapped.
-        """
+        """Return reconstructions, shape of ``inputs``."""
         if not self.sample:
             return network.reconstruct(inputs)  # type: ignore[operator]
-        reconstruction, *posterior = network(inputs)
-        self._posterior = (posterior[0], posterior[1])
+        reconstruction, mean, deviation = network(inputs)
+        self._posterior = (mean, deviation)
         return reconstruction
 
     def posterior(self) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation of the latents of the last call.
-
-        Raises:
-            RuntimeError: before the first call that samples.
-        """
+        """Return mean and deviation of the latents of the last call that sampled."""
         if self._posterior is None:
             raise RuntimeError("posterior must be asked for after a call with sample=True")
         return self._posterior

@@ -9,7 +9,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from tools.inferers.lesion_inpaint import LesionInpaintInferer
+from tools.inferers.lesion_inpaint import LesionInpaintInferer, check_binary
 from tools.networks.frozen_autoencoder import decode_latents, encode_latents
 from tools.transforms.latents import latent_mask, latent_mask_channels
 from tools.windows import blend_weight
@@ -33,24 +33,16 @@ class LatentInpaintInferer(Inferer):
     Fewer steps narrow the spread of the samples. Exact Gaussian data (standard deviation 1, T =
     1000, scaled-linear) come out with 0.99 of it after 250 DDPM steps, 0.95 after 100, 0.93 after
     50; after 50 DDIM steps with 0.97, after 20 with 0.92. So at least 100 and 50 are asked for.
-    (``step`` of MONAI's ``DDPMScheduler`` with fewer steps than it was trained with is wrong by
-    far more, 1.9 times at 50; this sampler does not use it.)
+    (``step`` of MONAI's ``DDPMScheduler`` with fewer steps than it was trained with is wrong by far
+    more, 1.9 times at 50; this sampler does not use it.)
 
-    Args:
-        autoencoder: frozen, works on images in [0, 1], such as
-            :func:`tools.networks.frozen_autoencoder.frozen_autoencoder` gives.
-        sampler: with ``mask_input`` and as many mask channels as ``mask_detail`` makes; its
-            scheduler should not clip.
-        scale_factor: latents were multiplied by it in training.
-        mask_detail: see :func:`tools.transforms.latents.latent_mask`.
-        mask_channels: lesion classes K.
-        margin_mm: width of the blend round the lesion; 0 writes in the mask only.
-        spacing_mm: voxel size, a number or one for each axis.
-        factor: voxels per latent along each axis.
-        fewest_steps: None: 100 for DDPM, 50 for DDIM. A number is for trying things out.
-
-    Raises:
-        ValueError: if an argument breaks its rule.
+    The autoencoder is frozen and works on images in [0, 1], such as that of
+    :func:`tools.networks.frozen_autoencoder.frozen_autoencoder`; latents were multiplied by
+    ``scale_factor`` in training. The sampler has ``mask_input``, as many mask channels as
+    ``mask_detail`` makes (see :func:`tools.transforms.latents.latent_mask`), and a scheduler that
+    should not clip. A ``margin_mm`` of 0 writes in the mask only; ``spacing_mm`` is one number or
+    one for each axis. ``fewest_steps`` is for trying things out. What breaks these rules is a
+    ``ValueError``.
 
     References:
         Kannan et al., HR-LDM, 2026. https://arxiv.org/abs/2605.30631
@@ -65,11 +57,10 @@ class LatentInpaintInferer(Inferer):
         mask_channels: int = 1,
         margin_mm: float = 3.0,
         spacing_mm: float | Sequence[float] = 1.0,
-        factor: int = 4,
         fewest_steps: int | None = None,
     ) -> None:
         super().__init__()
-        wanted = latent_mask_channels(mask_detail, mask_channels, factor)
+        wanted = latent_mask_channels(mask_detail, mask_channels)
         if sampler.mask_channels != wanted:
             raise ValueError(
                 f"mask_channels of the sampler must be {wanted} for mask_detail {mask_detail!r}, "
@@ -89,8 +80,8 @@ class LatentInpaintInferer(Inferer):
                 f"{margin_mm} and {scale_factor}"
             )
         self.autoencoder, self.sampler = autoencoder, sampler
-        self.scale_factor, self.mask_detail, self.factor = scale_factor, mask_detail, factor
-        self.mask_channels, self.margin_mm = mask_channels, margin_mm
+        self.scale_factor, self.margin_mm = scale_factor, margin_mm
+        self.mask_detail, self.mask_channels = mask_detail, mask_channels
         self.spacing_mm = tuple(np.broadcast_to(np.asarray(spacing_mm, float), 3).tolist())
 
     @property
@@ -106,22 +97,12 @@ class LatentInpaintInferer(Inferer):
         condition: Tensor | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
-        """Return the synthetic image.
+        """Return the synthetic image ``(B, 1, H, W, D)``, beyond ``margin_mm`` the input.
 
-        Args:
-            inputs: image in [0, 1], then lesion-mask channels, shape ``(B, 1 + K, H, W, D)``; H, W
-                and D are multiples of ``factor`` and of what the network divides latents by.
-            network: called ``network(x, timesteps, condition)``.
-            condition: ``(B, bins + 1)``; -1: none, see :class:`tools.networks.subtype_unet`.
-            seeds: one per sample.
-
-        Returns:
-            Tensor ``(B, 1, H, W, D)``, equal to the image from ``margin_mm`` of the mask on; a
-            sample with an empty mask comes back unchanged.
-
-        Raises:
-            ValueError: if the channels are not those, the mask is not binary, or a size is no
-                multiple of ``factor``.
+        A sample with an empty mask comes back unchanged. ``inputs`` are the image in [0, 1], then
+        binary lesion masks, ``(B, 1 + K, H, W, D)``; H, W and D are multiples of 4 and of what
+        the network divides latents by: else a ``ValueError``. The condition is ``(B, bins +
+        1)``, -1: none, see :class:`tools.networks.subtype_unet`; ``seeds`` one per sample.
         """
         inputs = torch.as_tensor(inputs).as_subclass(Tensor)
         if inputs.shape[1] != 1 + self.mask_channels:
@@ -130,10 +111,8 @@ class LatentInpaintInferer(Inferer):
                 f"{inputs.shape[1]} channels"
             )
         image, mask = inputs[:, :1], inputs[:, 1:]
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            values = mask.unique()[:5].tolist()
-            raise ValueError(f"lesion_mask must be binary (0 or 1), got values {values}")
-        coarse = latent_mask(mask, self.mask_detail, self.factor)
+        check_binary(mask)
+        coarse = latent_mask(mask, self.mask_detail)
         if not bool((mask > 0).any()):
             return image.clone()
         known = self._each(encode_latents, image.float())

@@ -13,19 +13,25 @@ from tqdm.auto import tqdm
 from tools.histograms import match_histogram
 from tools.schedules import repaint_timesteps
 
-__all__ = ["LesionInpaintInferer", "clean_image", "combine_classes", "denoise", "mix"]
+__all__ = [
+    "LesionInpaintInferer",
+    "check_binary",
+    "clean_image",
+    "combine_classes",
+    "denoise",
+    "mix",
+]
 
 
 class LesionInpaintInferer(Inferer):
     r"""Synthesise lesions by denoising inside a mask while the surroundings stay known.
 
-    Sampling, from pure noise: at every step the known region is put back,
-    :math:`x_t \leftarrow M \odot x_t + (1 - M) \odot q(x_t \mid \hat x_0)` (LeFusion Eq. 1-3), the
-    network predicts the noise, its estimate of :math:`x_0` is clamped, and one ancestral
-    (``"ddpm"``) or implicit (``"ddim"``) step is taken; jumps back follow RePaint
-    (:func:`repaint_timesteps`). At the end the input is pasted outside the mask, so the output
-    equals it there **bit for bit** (the released code has no such paste and leaves noise of about 9
-    HU).
+    Sampling, from pure noise: at every step the known region is put back, :math:`x_t \leftarrow M
+    \odot x_t + (1 - M) \odot q(x_t \mid \hat x_0)` (LeFusion Eq. 1-3), the network predicts the
+    noise, its estimate of :math:`x_0` is clamped, and one ancestral (``"ddpm"``) or implicit
+    (``"ddim"``) step is taken; jumps back follow RePaint (:func:`repaint_timesteps`). At the end
+    the input is pasted outside the mask, so the output equals it there **bit for bit** (the
+    released code has no such paste and leaves noise of about 9 HU).
 
     With ``timesteps`` given, one call is one training evaluation instead: the same composition of
     known and noised region, one network call, the predicted noise returned. So training and
@@ -33,44 +39,32 @@ class LesionInpaintInferer(Inferer):
 
     Own additions, off as published: ``background="clean"`` shows the network the known region
     without noise; ``mask_input`` gives it the mask as further channels; ``histogram_strength``
-    moves each :math:`x_0` estimate toward the requested histogram by rank; ``guidance_scale`` is
-    classifier-free guidance (the published weights were never trained for it).
+    moves each :math:`x_0` estimate toward the requested histogram by rank (1: exactly that);
+    ``guidance_scale`` above 1 is classifier-free guidance (the published weights were never trained
+    for it).
+
+    The scheduler is MONAI's that the network was trained with; with its ``clip_sample=False`` (for
+    latents, which have no range) the estimates are not clamped. ``num_inference_steps`` of None
+    visits all timesteps; ``jump_length`` are timesteps per jump back, ``jump_n_sample`` the times
+    that each stretch is walked: 1 means no jumps.
+
+    ``mask_channels`` are the lesion classes K. ``combine``, with one image channel per class, puts
+    the classes together by their masks: ``"step"`` at every step, as the paper's sum says, with the
+    same noise in all channels (train with ``shared_noise``); ``"end"`` once, as released; None
+    never.
+
+    Sample i of a batch uses ``seed + i`` unless the call gives ``seeds``; with ``advance_seed`` the
+    next call goes on with the seeds that follow, for models whose result hangs on the noise alone.
+    ``one_by_one`` samples with one network call per sample: libraries choose their kernels by batch
+    size, and near pure noise rounding is amplified 20,000-fold; only so is the result for a seed
+    the same in any batch. ``amp_dtype`` (``"bfloat16"``, ``"float16"``) runs the network under
+    autocast; ``condition`` ``(bins,)`` or ``(B, bins)`` is used when a call names none. Arguments
+    outside their choices are a ``ValueError``.
 
     References:
         LeFusion, Zhang et al., ICLR 2025. https://arxiv.org/abs/2403.14066
         RePaint, Lugmayr et al., CVPR 2022. https://arxiv.org/abs/2201.09865
         DDIM, Song et al., ICLR 2021. https://arxiv.org/abs/2010.02502
-
-    Args:
-        scheduler: MONAI scheduler whose ``alphas_cumprod``, ``num_train_timesteps`` and
-            ``prediction_type`` the network was trained with. With its ``clip_sample=False`` (for
-            latents, which have no range) the estimates are not clamped.
-        num_inference_steps: timesteps of the chain; None visits all.
-        sampler: ``"ddpm"`` or ``"ddim"``.
-        jump_length: timesteps of the chain per jump back.
-        jump_n_sample: times each stretch is walked; 1 means no jumps.
-        timetable: order of the jumps, see :func:`tools.schedules.repaint_timesteps`.
-        background: ``"noised"`` (paper) or ``"clean"``.
-        mask_input: whether the network takes the lesion mask as further input channels.
-        mask_channels: lesion classes K; ``inputs`` has K channels fewer of image than in all.
-        combine: with one image channel per class: ``"step"`` puts the classes together by their
-            masks at every step, as the paper's sum says, with the same noise in all channels
-            (train with ``shared_noise``); ``"end"`` once at the end, as released; None never.
-        condition: histogram used when a call names none, shape ``(bins,)`` or ``(B, bins)``.
-        guidance_scale: 1 means none; above 1 the prediction is pushed away from the uncontrolled
-            one.
-        histogram_strength: 0 (off) to 1 (the estimate gets exactly the requested histogram).
-        seed: sample i of a batch uses ``seed + i`` unless the call gives ``seeds``.
-        advance_seed: the next call goes on with the seeds that follow. For models whose result
-            hangs on the noise alone: each scan of a run gets a lesion of its own.
-        amp_dtype: ``"bfloat16"`` or ``"float16"`` runs the network under autocast.
-        one_by_one: while sampling, give the network one sample at a time. Libraries choose their
-            kernels by batch size, and near pure noise rounding is amplified 20,000-fold: only so
-            is the result for a seed the same in any batch. On a CPU batches gain little.
-        progress: show a progress bar over the transitions.
-
-    Raises:
-        ValueError: if an argument breaks its rule.
 
     Example:
         >>> from monai.networks.schedulers import DDPMScheduler
@@ -102,10 +96,14 @@ class LesionInpaintInferer(Inferer):
         progress: bool = False,
     ) -> None:
         super().__init__()
-        _check_choice("sampler", sampler, ("ddpm", "ddim"))
-        _check_choice("background", background, ("noised", "clean"))
-        _check_choice("amp_dtype", amp_dtype, (None, "bfloat16", "float16"))
-        _check_choice("combine", combine, (None, "step", "end"))
+        for name, value, choices in (
+            ("sampler", sampler, ("ddpm", "ddim")),
+            ("background", background, ("noised", "clean")),
+            ("amp_dtype", amp_dtype, (None, "bfloat16", "float16")),
+            ("combine", combine, (None, "step", "end")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {value!r}")
         if not 0 <= histogram_strength <= 1:
             raise ValueError(f"histogram_strength must be in [0, 1], got {histogram_strength}")
         self.scheduler = scheduler
@@ -136,26 +134,18 @@ class LesionInpaintInferer(Inferer):
         seeds: Sequence[int] | None = None,
         trace: list[Tensor] | None = None,
     ) -> Tensor:
-        """Return the synthetic image, or with ``timesteps`` the predicted noise.
+        """Return the synthetic image ``(B, C, H, W, D)``; with ``timesteps`` the predicted noise.
 
-        Args:
-            inputs: image channels, scaled to [-1, 1], then ``mask_channels`` of lesion mask (1
-                inside), shape ``(B, C + K, H, W, D)``.
-            network: called ``network(x, timesteps, condition)``.
-            condition: histograms ``(B, bins)``; a row of -1 means no control; None takes the
-                constructor's.
-            noise: training only, shape ``(B, C, H, W, D)``.
-            timesteps: training only, shape ``(B,)``.
-            seeds: one per sample; the result for a seed does not depend on the rest of the batch.
-            trace: a list that receives the state after every transition.
+        ``inputs`` ``(B, C + K, H, W, D)`` are image channels, scaled to [-1, 1], then K of lesion
+        mask (1 inside). The network is called ``network(x, timesteps, condition)``; a row of -1 in
+        the condition ``(B, bins)`` means no control. The result for one of ``seeds`` does not
+        depend on the rest of the batch; ``trace`` receives the state after every transition.
+        ``noise`` and ``timesteps`` ``(B,)`` are for training only.
 
-        Returns:
-            Tensor ``(B, C, H, W, D)``. While sampling it equals the image wherever the mask is 0; a
-            sample with an empty mask comes back unchanged. Combined classes are in all channels.
-
-        Raises:
-            ValueError: if the mask is not binary, there is no image channel, or classes that shall
-                be combined overlap or are not as many as image channels.
+        While sampling the result equals the image wherever the mask is 0; a sample with an empty
+        mask comes back unchanged. Combined classes are in all channels. A mask that is not binary,
+        no image channel, and classes that shall be combined but overlap or are not as many as image
+        channels are a ``ValueError``.
         """
         if inputs.shape[1] <= self.mask_channels:
             raise ValueError(
@@ -166,22 +156,9 @@ class LesionInpaintInferer(Inferer):
         image, mask = inputs[:, : -self.mask_channels], inputs[:, -self.mask_channels :]
         if condition is None and self.condition is not None:
             condition = self.condition.to(image).expand(len(image), -1)
-        if timesteps is not None:
-            return self._training_step(image, mask, network, condition, noise, timesteps)
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            values = mask.unique()[:5].tolist()
-            raise ValueError(f"lesion_mask must be binary (0 or 1), got values {values}")
-        return self._sample(image, mask, network, condition, seeds, trace)
-
-    def _training_step(
-        self,
-        image: Tensor,
-        mask: Tensor,
-        network: nn.Module,
-        condition: Tensor | None,
-        noise: Tensor | None,
-        timesteps: Tensor,
-    ) -> Tensor:
+        if timesteps is None:
+            check_binary(mask)
+            return self._sample(image, mask, network, condition, seeds, trace)
         noise = torch.randn_like(image) if noise is None else noise
         x_t = self.scheduler.add_noise(original_samples=image, noise=noise, timesteps=timesteps)
         if self.background == "clean":
@@ -211,23 +188,22 @@ class LesionInpaintInferer(Inferer):
         x_t = stream.draw().expand_as(known).clone()
         for step, to in tqdm(self.transitions, disable=not self.progress, desc="sampling"):
             if to > step:
-                x_t = self._renoise(x_t, step, to, stream)
+                x_t = mix(x_t, stream.draw(), self.alpha_bar[to] / self.alpha_bar[step])
             else:
                 surroundings = known
                 if self.background == "noised":
                     surroundings = mix(known, stream.draw(), self.alpha_bar[step])
                 x_t = torch.where(inside, x_t, surroundings)
                 x_0 = self._estimate(x_t, mask, network, step, condition)
-                x_t = self._denoise(x_t, x_0, step, to, stream)
+                fresh = None if self.sampler == "ddim" else stream.draw()
+                now, then = self.alpha_bar[step], self.alpha_bar[to]
+                x_t = denoise(x_t, x_0, now, then, fresh, last=to < 0)
                 x_t = combine_classes(x_t, mask) if joint else x_t
             if trace is not None:
                 trace.append(x_t.clone())
         x_t = combine_classes(x_t, mask) if self.combine == "end" else x_t
         # exact paste: the released sampler ends without it
         return torch.where(inside, x_t.to(image.dtype), image)
-
-    def _renoise(self, x_t: Tensor, step: int, to: int, stream: SeededNoise) -> Tensor:
-        return mix(x_t, stream.draw(), self.alpha_bar[to] / self.alpha_bar[step])
 
     def _estimate(
         self,
@@ -261,11 +237,6 @@ class LesionInpaintInferer(Inferer):
                     target = match_histogram(lesion, histogram)
                     values[inside] = lesion.lerp(target, self.histogram_strength)
 
-    def _denoise(self, x_t: Tensor, x_0: Tensor, step: int, to: int, stream: SeededNoise) -> Tensor:
-        now, then = self.alpha_bar[step], self.alpha_bar[to]
-        noise = None if self.sampler == "ddim" else stream.draw()
-        return denoise(x_t, x_0, now, then, noise, last=to < 0)
-
     def _predict(
         self,
         x_t: Tensor,
@@ -283,9 +254,11 @@ class LesionInpaintInferer(Inferer):
             return torch.cat([network(*part).float() for part in parts])
 
 
-def _check_choice(name: str, value: str | None, choices: tuple) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+def check_binary(lesion_mask: Tensor) -> None:
+    """Refuse a mask that holds anything but 0 and 1."""
+    if not bool(((lesion_mask == 0) | (lesion_mask == 1)).all()):
+        values = lesion_mask.unique()[:5].tolist()
+        raise ValueError(f"lesion_mask must be binary (0 or 1), got values {values}")
 
 
 class SeededNoise:
@@ -293,9 +266,6 @@ class SeededNoise:
 
     It is drawn into one buffer that the next draw overwrites; the stream differs between device
     types.
-
-    Raises:
-        ValueError: if there is not one seed per sample of ``shape``, ``(B, C, H, W, D)``.
     """
 
     def __init__(self, seeds: Sequence[int], shape: torch.Size, device: torch.device) -> None:
@@ -320,10 +290,7 @@ def mix(x_0: Tensor, noise: Tensor, alpha_bar: float) -> Tensor:
 
 
 def clean_image(x_t: Tensor, predicted: Tensor, alpha_bar: float, prediction_type: str) -> Tensor:
-    """Return the clean image that a prediction about a noised one implies.
-
-    ``prediction_type`` is ``"epsilon"``, ``"sample"`` or ``"v_prediction"``, as MONAI names them.
-    """
+    """Return the clean image that a prediction (named as MONAI does) about a noised one implies."""
     if prediction_type == "sample":
         return predicted
     signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
@@ -350,11 +317,9 @@ def denoise(
 def combine_classes(x: Tensor, mask: Tensor) -> Tensor:
     r"""Return :math:`\sum_i M^{(i)} x^{(i)}` in all channels, unchanged outside the masks.
 
-    LeFusion, section 3.2: each class is drawn in a channel of its own, ``(B, K, H, W, D)``, and
-    put together by masks of 0 or 1 of the same shape; a class may be absent.
-
-    Raises:
-        ValueError: if the shapes differ or two classes overlap.
+    LeFusion, section 3.2: each class is drawn in a channel of its own, ``(B, K, H, W, D)``, and put
+    together by masks of 0 or 1 of the same shape; a class may be absent. Other shapes, or classes
+    that overlap, are a ``ValueError``.
 
     Example:
         >>> x = torch.tensor([[[5.0, 6.0, 7.0]], [[1.0, 2.0, 3.0]]])[None]

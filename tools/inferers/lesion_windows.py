@@ -27,18 +27,13 @@ SAME_SIZE = 0.01  # voxels that differ by less than this share are taken as they
 class LesionWindowInferer(Inferer):
     """Synthesise every lesion of a mask in a window of its own: costs grow with lesions only.
 
-    Each connected component of the mask (26-neighbourhood) gets a cube that holds it and some
-    surroundings; cubes of equal size are sampled as one batch. With ``spacing_mm``, a volume that
-    knows its affine (MetaTensor) and has other voxels is resampled, but only under the windows:
-    they are cut with the model's voxels, and the result is interpolated at the voxels of the
-    lesion (a latent model's change, at those within its ``margin_mm``). The rest is not touched.
-
-    Args:
-        inferer: samples one batch of windows.
-        margin_voxels: surroundings shown on each side of a lesion, at least.
-        smallest: voxels along each axis of a window, at least; multiples of ``step``.
-        step: the size of a window is a multiple of this.
-        spacing_mm: voxel size that the network was trained on; None takes volumes as they are.
+    Each connected component of the mask (26-neighbourhood) gets a cube that holds it and at least
+    ``margin_voxels`` of surroundings on each side; its size is a multiple of ``step`` and at least
+    ``smallest``. Cubes of equal size are sampled as one batch. With ``spacing_mm`` (that of
+    training), a volume that knows its affine (MetaTensor) and has other voxels is resampled, but
+    only under the windows: they are cut with the model's voxels, and the result is interpolated at
+    the voxels of the lesion (a latent model's change, at those within its ``margin_mm``). The rest
+    is not touched.
 
     Example:
         >>> from tools.schedules import cosine_scheduler
@@ -72,16 +67,11 @@ class LesionWindowInferer(Inferer):
         condition: Tensor | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
-        """Return the image channels with every lesion synthesised.
+        """Return the image ``(B, C, H, W, D)`` with every lesion of the masks synthesised.
 
-        Args:
-            inputs: image channels, then lesion-mask channels, shape ``(B, C + K, H, W, D)``.
-            network: called ``network(x, timesteps, condition)``.
-            condition: histograms ``(B, bins)``, or None.
-            seeds: one per sample; lesion j of sample i uses ``seeds[i] + j``.
-
-        Returns:
-            Tensor ``(B, C, H, W, D)``, equal to the input wherever ``inferer`` changes nothing.
+        It equals the input wherever ``inferer`` changes nothing. ``inputs``, ``network`` and
+        ``condition`` are those of :class:`LesionInpaintInferer`; lesion j of sample i uses the seed
+        ``seeds[i] + j``.
         """
         affines = _affines(inputs)
         inputs = torch.as_tensor(inputs).as_subclass(Tensor)
@@ -157,7 +147,6 @@ class VoxelPlace(NamedTuple):
 
     @property
     def size(self) -> tuple[int, ...]:
-        """Voxels of the window."""
         return self.components.shape
 
     def _others(self) -> Tensor:
@@ -179,13 +168,9 @@ class VoxelPlace(NamedTuple):
 class GridPlace(NamedTuple):
     """A lesion of a scan in a window of the model's own voxels, along the patient's axes.
 
-    Attributes:
-        box: part of the scan that may change: the lesion and ``margin_mm`` round it.
-        masks: True inside the lesion, one mask per class, within ``box``.
-        grid: the window.
-        affine: voxel index of the scan to RAS mm.
-        margin_mm: the change fades to nothing over this; None: the lesion is replaced, nothing
-            else.
+    ``box`` is the part of the scan that may change: the lesion (``masks``, one per class, True
+    inside) and ``margin_mm`` round it, over which the change fades to nothing; None: the lesion is
+    replaced, nothing else. ``affine`` is that of the scan.
     """
 
     box: Box
@@ -196,7 +181,6 @@ class GridPlace(NamedTuple):
 
     @property
     def size(self) -> tuple[int, ...]:
-        """Voxels of the window."""
         return self.grid.size
 
     def cut(self, sample: Tensor, mask_channels: int) -> Tensor:
@@ -237,18 +221,7 @@ Place = VoxelPlace | GridPlace
 
 
 class LesionRequestsInferer(Inferer):
-    """Answer R requests for one window with the same noise: what differs is the request's doing.
-
-    Args:
-        inferer: samples one batch of windows.
-
-    Example:
-        >>> from tools.schedules import cosine_scheduler
-        >>> inferer = LesionRequestsInferer(LesionInpaintInferer(cosine_scheduler(2)))
-        >>> inputs, requests = torch.zeros(1, 2, 8, 8, 8), torch.rand(1, 3, 16)
-        >>> inferer(inputs, lambda x, t, c: x, requests).shape
-        torch.Size([1, 3, 8, 8, 8])
-    """
+    """Answer R requests for one window with the same noise: what differs is the request's doing."""
 
     def __init__(self, inferer: LesionInpaintInferer) -> None:
         super().__init__()
@@ -257,13 +230,7 @@ class LesionRequestsInferer(Inferer):
     def __call__(self, inputs: Tensor, network: nn.Module, condition: Tensor) -> Tensor:  # type: ignore[override]
         """Return the answers side by side as channels, ``(B, R * C, H, W, D)``.
 
-        Args:
-            inputs: image channels C, then lesion-mask channels, shape ``(B, C + K, H, W, D)``.
-            network: called ``network(x, timesteps, condition)``.
-            condition: requests ``(B, R, bins)``; a row of -1 means no control.
-
-        Raises:
-            ValueError: if ``condition`` does not have three axes.
+        ``condition`` holds the requests ``(B, R, bins)``; a row of -1 means no control.
         """
         if condition.ndim != 3:
             raise ValueError(f"condition must be (B, requests, bins), got {tuple(condition.shape)}")

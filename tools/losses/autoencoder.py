@@ -30,18 +30,11 @@ class ReconstructionLoss(nn.Module):
     :math:`L = |x - \hat x|_1 + w_{KL} \, KL(q(z|x) \,\|\, N(0, 1)) + w_P \, P(x, \hat x)`, the
     reconstruction part of the objective of MAISI's volume compression network. The KL term is
     summed over all latents of a sample, as there, so that its weight is small; a larger crop makes
-    it larger.
+    it larger. Negative weights are a ``ValueError``.
 
-    Args:
-        posterior: returns mean and deviation of the latents of the last forward pass, such as
-            ``posterior`` of :class:`tools.inferers.autoencoder.AutoencoderInferer`: MONAI's
-            ``AdversarialTrainer`` hands reconstructions to a loss, and nothing else.
-        kl_weight: at least 0.
-        perceptual: see :func:`perceptual_loss`; None leaves the term out.
-        perceptual_weight: at least 0.
-
-    Raises:
-        ValueError: if a weight is negative.
+    ``posterior`` returns mean and deviation of the latents of the last forward pass, see
+    :class:`tools.inferers.autoencoder.AutoencoderInferer`: MONAI's ``AdversarialTrainer`` hands
+    reconstructions to a loss, and nothing else. ``perceptual`` is :func:`perceptual_loss`, or None.
 
     References:
         Guo et al., MAISI, WACV 2025. https://arxiv.org/abs/2409.11169
@@ -70,12 +63,7 @@ class ReconstructionLoss(nn.Module):
         self.perceptual_weight = perceptual_weight
 
     def forward(self, reconstruction: Tensor, image: Tensor) -> Tensor:
-        """Return the scalar loss.
-
-        Args:
-            reconstruction: shape ``(B, 1, H, W, D)``, about [0, 1].
-            image: likewise.
-        """
+        """Return the scalar loss of images ``(B, 1, H, W, D)``, about [0, 1]."""
         found, wanted = reconstruction.float(), image.float()
         loss = (found - wanted).abs().mean()
         mean, deviation = (part.float() for part in self.posterior())
@@ -88,20 +76,15 @@ class ReconstructionLoss(nn.Module):
 
 
 def perceptual_loss(
-    network_type: str = "squeeze", device: str | torch.device = "cpu", slices: float = 0.2
+    network_type: str = "squeeze", device: str | torch.device = "cpu"
 ) -> nn.Module | None:
-    """Return MONAI's perceptual loss on slices, or None where its weights cannot be had.
+    """Return MONAI's perceptual loss on a fifth of the slices, or None without its weights.
 
     It needs the package ``lpips`` and downloads weights at first use. Without them training goes
     on, and one line of the log says what is missing.
-
-    Args:
-        network_type: see ``monai.losses.PerceptualLoss``.
-        device: where the images are.
-        slices: share of slices that are compared, in (0, 1].
     """
     try:
-        network = PerceptualLoss(3, network_type, is_fake_3d=True, fake_3d_ratio=slices)
+        network = PerceptualLoss(3, network_type, is_fake_3d=True, fake_3d_ratio=0.2)
     except (ImportError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         logger.warning("training without the perceptual loss: %s", reason)
@@ -112,33 +95,19 @@ def perceptual_loss(
 class GeneratorLoss(nn.Module):
     """What the autoencoder loses where the discriminator tells its images from real ones.
 
-    In the beginning reconstructions are too blurred for it to help, so that it may come in later.
-    As one of the trainer's handlers it learns what epoch it is, and gives the trainer's output the
-    form that other trainers of MONAI give it, a list of dictionaries with ``loss``, here what the
-    generator lost in all: handlers such as that of ``--tracking mlflow`` read no other.
-
-    Args:
-        weight: of the term, at least 0.
-        from_epoch: first epoch in which it counts, from 1.
-        criterion: see ``monai.losses.PatchAdversarialLoss``.
-
-    Raises:
-        ValueError: if ``weight`` is negative.
-
-    Example:
-        >>> loss = GeneratorLoss(weight=0.1, from_epoch=5)
-        >>> loss([torch.zeros(1, 1, 2, 2, 2)]).item()
-        0.0
+    In the beginning reconstructions are too blurred for it to help: it counts from epoch
+    ``from_epoch`` (1 is the first) on. As one of the trainer's handlers it learns what epoch it is,
+    and gives the trainer's output the form that other trainers of MONAI give it, a list of
+    dictionaries with ``loss``, here what the generator lost in all: handlers such as that of
+    ``--tracking mlflow`` read no other. A negative ``weight`` is a ``ValueError``.
     """
 
-    def __init__(
-        self, weight: float = 0.1, from_epoch: int = 1, criterion: str = "least_squares"
-    ) -> None:
+    def __init__(self, weight: float = 0.1, from_epoch: int = 1) -> None:
         super().__init__()
         if weight < 0:
             raise ValueError(f"weight must be at least 0, got {weight}")
         self.weight, self.from_epoch, self.epoch = weight, from_epoch, 1
-        self.loss = PatchAdversarialLoss(criterion=criterion)
+        self.loss = PatchAdversarialLoss(criterion="least_squares")
 
     def attach(self, engine: Engine) -> None:
         """Follow the epochs of a trainer, and list what it lost."""
@@ -163,19 +132,11 @@ class GeneratorLoss(nn.Module):
 
 
 class DiscriminatorLoss(nn.Module):
-    """What the discriminator loses where it takes real images for reconstructions, or the reverse.
+    """What the discriminator loses where it takes real images for forged ones, or the reverse."""
 
-    Args:
-        criterion: see ``monai.losses.PatchAdversarialLoss``.
-
-    Example:
-        >>> DiscriminatorLoss()([torch.ones(1, 1, 2, 2, 2)], [torch.zeros(1, 1, 2, 2, 2)]).item()
-        0.0
-    """
-
-    def __init__(self, criterion: str = "least_squares") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.loss = PatchAdversarialLoss(criterion=criterion)
+        self.loss = PatchAdversarialLoss(criterion="least_squares")
 
     def forward(self, real: Tensor | Sequence[Tensor], fake: Tensor | Sequence[Tensor]) -> Tensor:
         """Return the scalar loss of the logits for real images and for reconstructions."""
@@ -185,11 +146,7 @@ class DiscriminatorLoss(nn.Module):
 
 
 def adversarial_losses(output: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """Return what ``AdversarialTrainer`` lost in an iteration, by name, for a chart.
-
-    Args:
-        output: of the trainer, as :class:`GeneratorLoss` leaves it.
-    """
+    """Return what ``AdversarialTrainer`` lost in an iteration, by name, for a chart."""
     return {"train_loss": output[0]["loss"].item()} | {k: output[0][k].item() for k in LOSSES}
 
 

@@ -16,34 +16,20 @@ __all__ = ["HistogramRegularizedLoss", "LatentTarget", "LesionNoiseLoss", "Noise
 
 
 class NoiseTarget(NamedTuple):
-    """What a lesion-focused denoiser is compared with.
+    """What a lesion-focused denoiser is compared with; the mask has a channel per lesion class."""
 
-    Attributes:
-        noise: the noise that was added, or what else the network predicts (see
-            ``prediction_type`` of MONAI's schedulers), shape ``(B, C, H, W, D)``.
-        lesion_mask: 1 inside the lesion, shape ``(B, K, H, W, D)``; one channel per lesion class.
-    """
-
-    noise: Tensor
-    lesion_mask: Tensor
+    noise: Tensor  # or what else the network predicts (``prediction_type``), (B, C, H, W, D)
+    lesion_mask: Tensor  # 1 inside the lesion, (B, K, H, W, D)
 
 
 class LatentTarget(NamedTuple):
-    """What a denoiser of latents is compared with, and what the clean estimate needs.
+    """What a denoiser of latents is compared with, and what the clean estimate needs."""
 
-    Attributes:
-        noise: as in :class:`NoiseTarget`, shape ``(B, C, h, w, d)``.
-        lesion_mask: 1 where a latent holds lesion, shape ``(B, 1, h, w, d)``.
-        latents: the clean latents, shape ``(B, C, h, w, d)``.
-        timesteps: shape ``(B,)``.
-        voxel_mask: the lesion mask of the image, shape ``(B, 1, H, W, D)``.
-    """
-
-    noise: Tensor
-    lesion_mask: Tensor
-    latents: Tensor
-    timesteps: Tensor
-    voxel_mask: Tensor
+    noise: Tensor  # as in NoiseTarget, (B, C, h, w, d)
+    lesion_mask: Tensor  # 1 where a latent holds lesion, (B, 1, h, w, d)
+    latents: Tensor  # clean, (B, C, h, w, d)
+    timesteps: Tensor  # (B,)
+    voxel_mask: Tensor  # the lesion mask of the image, (B, 1, H, W, D)
 
 
 class LesionNoiseLoss(nn.Module):
@@ -51,20 +37,14 @@ class LesionNoiseLoss(nn.Module):
 
     :math:`\sum_{i=1}^{K} M^{(i)} \lVert \epsilon - \epsilon_\theta(x_t, h, t) \rVert^{(i)}`,
     LeFusion Eq. 4 (K = 1) and Eq. 6. The gradient is zero outside the mask. A sample without a
-    lesion adds nothing; a batch without any gives 0.
+    lesion adds nothing; a batch without any gives 0. ``norm`` is ``"l2"`` (squared error) or
+    ``"l1"``.
 
-    The paper's norm is L2; the released code takes L1 averaged over the whole volume, which makes
-    large lesions dominate. Here ``normalize="lesion"`` (default) divides by the lesion's own
-    voxels, so that each lesion counts the same, and averages over the lesions of a class.
-
-    Args:
-        norm: ``"l2"`` (squared error) or ``"l1"``.
-        normalize: ``"lesion"``, or ``"volume"`` for the mean over all voxels as released.
-        region: ``"lesion"``, or ``"image"`` for the global loss of a plain diffusion model (the
-            RePaint baseline).
-
-    Raises:
-        ValueError: if an argument is none of its choices.
+    The paper's norm is L2; the released code takes L1 averaged over the whole volume
+    (``normalize="volume"``), which makes large lesions dominate. ``normalize="lesion"`` (default)
+    divides by the lesion's own voxels, so that each lesion counts the same, and averages over the
+    lesions of a class. ``region="image"`` is the global loss of a plain diffusion model (the
+    RePaint baseline). Other choices are a ``ValueError``.
 
     References:
         LeFusion, Zhang et al., ICLR 2025. https://arxiv.org/abs/2403.14066
@@ -88,15 +68,7 @@ class LesionNoiseLoss(nn.Module):
         self.norm, self.normalize, self.region = norm, normalize, region
 
     def forward(self, prediction: Tensor, target: NoiseTarget | LatentTarget) -> Tensor:
-        """Return the scalar loss.
-
-        Args:
-            prediction: predicted noise, shape ``(B, C, H, W, D)``.
-            target: true noise of the same shape, and the mask with K channels, K = C or K = 1.
-
-        Raises:
-            ValueError: if the shapes do not fit.
-        """
+        """Return the scalar loss of predicted noise ``(B, C, H, W, D)``; masks: C channels or 1."""
         noise, lesion_mask = target[:2]
         if prediction.shape != noise.shape:
             raise ValueError(
@@ -123,39 +95,24 @@ class LesionNoiseLoss(nn.Module):
 class HistogramRegularizedLoss(nn.Module):
     r"""Masked noise loss of latents, and the divergence of lesion histograms of decoded features.
 
-    :math:`L = L_{inpaint} + \lambda L_{hist}` (HR-LDM Eq. 9), with
-    :math:`L_{inpaint} = \sum |M \odot (\epsilon - \hat\epsilon)| / (\sum M + \delta)` (Eq. 5), the
-    clean estimate :math:`\hat z_0` of Eq. 6, features of a truncated frozen decoder, histograms
-    of each channel inside the lesion (Eq. 7), and their Jensen-Shannon divergence (Eq. 8),
-    averaged over channels and samples.
+    :math:`L = L_{inpaint} + \lambda L_{hist}` (HR-LDM Eq. 9), with :math:`L_{inpaint} = \sum |M
+    \odot (\epsilon - \hat\epsilon)| / (\sum M + \delta)` (Eq. 5), the clean estimate :math:`\hat
+    z_0` of Eq. 6, features of a truncated frozen decoder, histograms of each channel inside the
+    lesion (Eq. 7), and their Jensen-Shannon divergence (Eq. 8), averaged over channels and samples.
+    A sample without a lesion adds nothing; ``weight`` (lambda) of 0 leaves the decoder out.
 
-    Deviations from the paper, each an argument: the estimate is put into the clean latents before
-    decoding (the prediction was never trained outside the mask, where most of the gradient would
-    arise otherwise); histograms have fixed ranges per channel; a time step may be the last
-    that counts, since the estimate magnifies errors 84-fold at step 999. Eq. 5 is taken for each
-    lesion, so that each counts the same. Feature voxels count by the share of lesion in them.
+    Deviations from the paper: the estimate is put into the clean latents before decoding (the
+    prediction was never trained outside the mask, where most of the gradient would arise otherwise;
+    ``composite=False`` decodes the bare estimate, as Algorithm 1 does); histograms have fixed
+    ranges per channel; samples noisier than ``last_timestep`` have no histogram term (None: all
+    have), since the estimate magnifies errors 84-fold at step 999. Eq. 5 is taken for each lesion,
+    so that each counts the same. Feature voxels count by the share of lesion in them.
 
-    A sample without a lesion adds nothing.
-
-    Args:
-        features: decodes the surroundings of the lesions; weights frozen.
-        scheduler: gives alpha_bar and ``prediction_type``.
-        ranges: first and last bin centre of each feature channel, ``(F, 2)``, see
-            :func:`tools.networks.lesion_features.feature_ranges`; for histograms of HU decode all
-            (``cut`` null) and give one row, such as ``[[0, 0.7]]`` for [-1000, 400] of [-1000,
-            1000].
-        weight: lambda; 0 leaves the decoder out.
-        bins: of the histograms.
-        composite: False decodes the bare estimate, as Algorithm 1 does.
-        last_timestep: samples noisier than this have no histogram term; None: all have.
-        weight_by_signal: multiply each sample's histogram term by its alpha_bar.
-        norm: ``"l1"`` (paper) or ``"l2"`` for the noise.
-        dense: see :func:`tools.histograms.soft_histogram`.
-        one_by_one: decode each lesion in a box of its own size: less work, and the same number in
-            any batch; False: one batch of boxes as large as the largest, for a GPU.
-
-    Raises:
-        ValueError: if ``weight`` is negative or ``last_timestep`` is no time step.
+    ``ranges`` are the first and last bin centre of each feature channel, ``(F, 2)``, see
+    :func:`tools.networks.lesion_features.feature_ranges`; for histograms of HU decode all (``cut``
+    null) and give one row, such as ``[[0, 0.7]]`` for [-1000, 400] of [-1000, 1000]. ``one_by_one``
+    decodes each lesion in a box of its own size: less work, and the same number in any batch; False
+    is one batch of boxes as large as the largest, for a GPU.
 
     References:
         Kannan et al., HR-LDM, 2026. https://arxiv.org/abs/2605.30631
@@ -179,9 +136,6 @@ class HistogramRegularizedLoss(nn.Module):
         bins: int = 40,
         composite: bool = True,
         last_timestep: int | None = None,
-        weight_by_signal: bool = False,
-        norm: str = "l1",
-        dense: bool = False,
         one_by_one: bool = True,
     ) -> None:
         super().__init__()
@@ -190,42 +144,25 @@ class HistogramRegularizedLoss(nn.Module):
         count = scheduler.num_train_timesteps
         if last_timestep is not None and not 0 <= last_timestep < count:
             raise ValueError(f"last_timestep must be in 0..{count - 1}, got {last_timestep}")
-        self.features, self.weight, self.bins, self.dense = features, weight, bins, dense
-        self.composite, self.weight_by_signal = composite, weight_by_signal
-        self.one_by_one = one_by_one
+        self.features, self.weight, self.bins = features, weight, bins
+        self.composite, self.one_by_one = composite, one_by_one
         self.last_timestep = count - 1 if last_timestep is None else last_timestep
-        self.noise_loss = LesionNoiseLoss(norm)
+        self.noise_loss = LesionNoiseLoss("l1")
         self.ranges: Tensor
-        self.alpha_bar: Tensor
         self.gain: Tensor
-        alpha_bar = scheduler.alphas_cumprod.float()
+        gain = _error_gain(scheduler.alphas_cumprod.float(), str(scheduler.prediction_type))
         self.register_buffer("ranges", torch.as_tensor(ranges).float(), persistent=False)
-        self.register_buffer("alpha_bar", alpha_bar, persistent=False)
-        gain = _error_gain(alpha_bar, str(scheduler.prediction_type))
         self.register_buffer("gain", gain, persistent=False)
 
     def forward(self, prediction: Tensor, target: LatentTarget) -> Tensor:
-        """Return the scalar loss.
-
-        Args:
-            prediction: what the network gave, shape ``(B, C, h, w, d)``.
-            target: what it is compared with, and the clean latents.
-
-        Raises:
-            ValueError: if shapes do not fit.
-        """
+        """Return the scalar loss of what the network gave, ``(B, C, h, w, d)``."""
         loss = self.noise_loss(prediction, target)
         if not self.weight:
             return loss
         return loss + self.weight * self.divergences(prediction, target).mean()
 
     def divergences(self, prediction: Tensor, target: LatentTarget) -> Tensor:
-        """Return the histogram term of each sample, Eq. 8, shape ``(B,)``; 0 beyond the last step.
-
-        Args:
-            prediction: see :meth:`forward`.
-            target: see :meth:`forward`.
-        """
+        """Return the histogram term of each sample, Eq. 8, ``(B,)``; 0 beyond the last step."""
         steps = target.timesteps.to(self.gain.device)
         chosen = (steps <= self.last_timestep) & (target.lesion_mask > 0).flatten(1).any(1)
         result = prediction.new_zeros(len(prediction), dtype=torch.float32)
@@ -242,8 +179,6 @@ class HistogramRegularizedLoss(nn.Module):
         with torch.no_grad():
             wanted = self._histogram(latents, inside, voxels)
         divergence = soft_divergence(self._histogram(estimate, inside, voxels), wanted).mean(1)
-        if self.weight_by_signal:
-            divergence = divergence * self.alpha_bar[steps]
         return result.masked_scatter(chosen, divergence)
 
     def _histogram(self, latents: Tensor, inside: Tensor, voxels: Tensor) -> Tensor:
@@ -252,7 +187,7 @@ class HistogramRegularizedLoss(nn.Module):
         histograms = []
         for part in parts:
             values, share = self.features(*part)
-            histograms.append(soft_histogram(values, self.ranges, self.bins, share, self.dense))
+            histograms.append(soft_histogram(values, self.ranges, self.bins, share))
         return torch.cat(histograms)
 
 

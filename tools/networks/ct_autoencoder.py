@@ -23,40 +23,24 @@ class CtAutoencoder(AutoencoderKlMaisi):
     """``AutoencoderKlMaisi`` that runs under autocast on its own, all but its last two blocks.
 
     With bfloat16 the image would be rounded to steps of up to 8 HU; the last normalisation and
-    convolution cost nothing beside the rest and run in float32. Group normalisation is torch's:
-    MAISI's goes group by group to save memory on whole volumes, which makes crops a third slower.
-    Weights and their names are those of ``AutoencoderKlMaisi``, and without ``interpolate`` so is
-    the result.
+    convolution cost little and run in float32. Group normalisation is torch's: MAISI's goes group
+    by group to save memory on whole volumes, which makes crops a third slower. Names of the
+    weights, and without ``interpolate`` the result, are those of ``AutoencoderKlMaisi``.
 
-    Deviation: with ``interpolate`` the network learns only what block means leave out. Its group
-    normalisations take the mean of a crop out of the features, and it takes a plain network
-    thousands of steps to find absolute HU again: after 2310 steps with 4 crops of 32^3 it was at
-    25.3 dB on held-back patches, where interpolated block means alone are at 25.6 dB.
+    Deviation: with ``interpolate`` the mean of each block of voxels is added to the first latent
+    channel, and what trilinear interpolation makes of that channel to the image, so that the
+    network learns only what block means leave out. Its group normalisations take the mean of a crop
+    out of the features, and it takes a plain network thousands of steps to find absolute HU again:
+    after 2310 steps with 4 crops of 32^3 it was at 25.3 dB on held-back patches, where interpolated
+    block means alone are at 25.6 dB.
 
-    Args:
-        amp_dtype: ``"bfloat16"`` or ``"float16"``; None: all in float32.
-        interpolate: add the mean of each block of voxels to the first latent channel, and what
-            trilinear interpolation makes of that channel to the image.
-        log_variance_start: bias of the latents' log variance before training. At -6 latents start
-            with little noise; at 0, as in MONAI, with as much as signal, and a short training is
-            spent on raising the signal above it.
-        **arguments: of ``AutoencoderKlMaisi``.
-
-    Raises:
-        ValueError: if ``amp_dtype`` is none of its choices.
+    ``amp_dtype`` is ``"bfloat16"``, ``"float16"`` or None (float32), else a ``ValueError``.
+    ``log_variance_start`` is the bias of the latents' log variance before training: at -6 latents
+    start with little noise; at 0, as in MONAI, with as much as signal, and a short training is
+    spent on raising the signal above it.
 
     References:
         Guo et al., MAISI, WACV 2025. https://arxiv.org/abs/2409.11169
-
-    Example:
-        >>> network = CtAutoencoder(
-        ...     "bfloat16", spatial_dims=3, in_channels=1, out_channels=1, latent_channels=4,
-        ...     num_channels=(8, 16), num_res_blocks=(1, 1), norm_num_groups=8,
-        ...     attention_levels=(False, False), num_splits=1, dim_split=1, save_mem=False,
-        ... )
-        >>> reconstruction, mean, deviation = network(torch.zeros(1, 1, 8, 8, 8))
-        >>> reconstruction.dtype, tuple(mean.shape)
-        (torch.float32, (1, 4, 4, 4, 4))
     """
 
     def __init__(
@@ -70,7 +54,7 @@ class CtAutoencoder(AutoencoderKlMaisi):
         if amp_dtype not in (None, "bfloat16", "float16"):
             raise ValueError(f"amp_dtype must be null, bfloat16 or float16, got {amp_dtype!r}")
         _replace_norms(self)
-        nn.init.constant_(_bias(self.quant_conv_log_sigma), log_variance_start)
+        nn.init.constant_(_parameter(self.quant_conv_log_sigma, "bias"), log_variance_start)
         self.factor = 2 ** (len(arguments["num_channels"]) - 1) if interpolate else None
         if interpolate:
             self._start_interpolating()
@@ -80,10 +64,9 @@ class CtAutoencoder(AutoencoderKlMaisi):
     def _start_interpolating(self) -> None:
         """Let the network add nothing at first, neither to block means nor to the image."""
         last = list(self.decoder.blocks)[-1]  # type: ignore[arg-type]
-        _weight(last).zero_()
-        _bias(last).zero_()
-        _weight(self.quant_conv_mu)[0] = 0
-        _bias(self.quant_conv_mu)[0] = 0
+        for kind in ("weight", "bias"):
+            _parameter(last, kind).zero_()
+            _parameter(self.quant_conv_mu, kind)[0] = 0
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and deviation of the latents, ``(B, C, h, w, d)`` in float32."""
@@ -116,14 +99,9 @@ class CtAutoencoder(AutoencoderKlMaisi):
         return torch.autocast(x.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
 
 
-def _weight(block: nn.Module) -> Tensor:
-    """Return the kernel of a block that holds one convolution."""
-    return next(weight for name, weight in block.named_parameters() if name.endswith("weight"))
-
-
-def _bias(block: nn.Module) -> Tensor:
-    """Return the bias of a block that holds one convolution."""
-    return next(weight for name, weight in block.named_parameters() if name.endswith("bias"))
+def _parameter(block: nn.Module, kind: str) -> Tensor:
+    """Return ``weight`` or ``bias`` of a block that holds one convolution."""
+    return next(value for name, value in block.named_parameters() if name.endswith(kind))
 
 
 def _replace_norms(network: nn.Module) -> None:

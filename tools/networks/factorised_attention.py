@@ -1,52 +1,95 @@
-r"""Attention of the factorised 3-D U-Net: along depth, within slices, and linear within slices.
+"""Attention of the factorised 3-D U-Net: along depth, within slices, and linear within slices.
 
-Features travel as tokens ``(B, D, H, W, C)``, channels last: the same memory is a batch of slices
-for a 2-D convolution, rows for a matrix product and sequences for attention, so that nothing is
-rearranged. On a processor each attention works through some hundred tokens at a time, whose
-intermediates then stay in cache. Sub-modules carry the names of the published weights.
+Features travel as tokens ``(B, D, H, W, C)``, channels last: the same memory is a batch of slices,
+rows for a matrix product and sequences for attention. A processor works through some hundred tokens
+at a time, which stay in cache. Sub-modules carry the names of the published weights.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tools.networks.depth_encoding import DepthEncoding
-
-__all__ = ["DepthAttention", "LinearAttention", "SliceAttention"]
+__all__ = [
+    "DepthAttention",
+    "DepthEncoding",
+    "LinearAttention",
+    "RelativePositionBias",
+    "SliceAttention",
+    "rotary_table",
+]
 
 # tokens whose queries, keys and values are held at once: 1.6 MB on a processor, 800 MB on a GPU
 CPU_TOKENS, GPU_TOKENS = 512, 2**18
+BUCKETS, MAX_DISTANCE = 32, 32  # of slice distances; all from the largest on share a bucket
+
+
+class DepthEncoding(NamedTuple):
+    """What attention along depth knows of the positions of slices."""
+
+    rotation: Tensor  # unit complex numbers (D, 1, head_size / 2) that turn queries and keys
+    bias: Tensor  # added to the scores, (heads, D, D)
+
+
+class RelativePositionBias(nn.Module):
+    """One learned number per head and bucket of slice distance (T5, Raffel et al., JMLR 2020).
+
+    Half the buckets are for each sign; the first half of these are single distances, the rest grow
+    logarithmically.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.relative_attention_bias = nn.Embedding(BUCKETS, heads)
+
+    def forward(self, depth: int) -> Tensor:
+        """Return ``(heads, depth, depth)``, query slice first."""
+        table = self.relative_attention_bias
+        half = BUCKETS // 2
+        exact = half // 2
+        position = torch.arange(depth, device=table.weight.device)
+        offset = position[None, :] - position[:, None]
+        distance = offset.abs()
+        ratio = torch.log(distance.clamp(min=1) / exact) / math.log(MAX_DISTANCE / exact)
+        far = (exact + (ratio * (half - exact)).long()).clamp(max=half - 1)
+        bucket = torch.where(distance < exact, distance, far) + half * (offset > 0)
+        return table(bucket).permute(2, 0, 1).contiguous()
+
+
+def rotary_table(depth: int, size: int, device: torch.device) -> Tensor:
+    r"""Return :math:`e^{i d \theta_f}`, shape ``(depth, 1, size / 2)``; position d, frequency f.
+
+    :math:`\theta_f = 10000^{-2f/size}` (RoFormer, Su et al., 2021). Computed where it is needed, in
+    float32: a buffer would be rounded when a network is cast to bfloat16, and distant slices would
+    turn by wrong angles.
+    """
+    frequency = 10000.0 ** (-torch.arange(0, size, 2, device=device).float() / size)
+    angle = torch.arange(depth, device=device).float()[:, None, None] * frequency
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 class ChannelNorm(nn.Module):
-    """Normalise each token over its channels; a gain, no offset."""
+    """Normalise each token ``(..., C)`` over its channels; a gain, no offset."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(1, channels, 1, 1, 1))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return tokens of the same shape, ``(..., C)``."""
         gain = self.gamma.flatten().to(tokens.dtype)
         return functional.layer_norm(tokens, gain.shape, gain)
-
-
-def scaled_projection(weight: Tensor, heads: int, head_size: int) -> Tensor:
-    """Return the query, key, value matrix, its query rows scaled by ``head_size ** -0.5``."""
-    query, rest = weight.tensor_split([heads * head_size])
-    return torch.cat([query * head_size**-0.5, rest])
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return softmax(query key^T + bias) value; all ``(N, heads, L, size)``, queries scaled before.
 
-    For the short sequences met here two matrix products take half the time of the fused kernel on a
-    processor (measured, 32 tokens); elsewhere the fused kernel saves the memory of the scores.
+    For short sequences two matrix products take half the time of the fused kernel on a processor
+    (measured, 32 tokens); elsewhere the fused kernel saves the memory of the scores.
     """
     bias = None if bias is None else bias.to(query.dtype)
     if query.device.type != "cpu" or query.shape[2] > 128:
@@ -62,12 +105,8 @@ def add_in_chunks(
 ) -> Tensor:
     """Return ``x + branch(x)``, evaluated on ``size`` entries of axis ``dim`` at a time.
 
-    Args:
-        x: features, any shape.
-        branch: function of a part of ``x`` that returns the same shape.
-        dim: axis along which ``branch`` treats entries independently.
-        size: entries per call, at least 1.
-        overwrite: whether ``x`` itself may receive the result where no gradient is recorded.
+    ``branch`` treats those entries independently; ``overwrite`` lets ``x`` itself receive the
+    result where no gradient is recorded.
     """
     if torch.is_grad_enabled():
         return x + torch.cat([branch(part) for part in x.split(size, dim)], dim)
@@ -78,73 +117,58 @@ def add_in_chunks(
 
 
 def token_budget(x: Tensor) -> int:
-    """Return how many tokens an attention may treat at once on the device of ``x``."""
     return CPU_TOKENS if x.device.type == "cpu" else GPU_TOKENS
 
 
 class Attention(nn.Module):
-    """What the three attentions share: a residual branch that starts with :class:`ChannelNorm`.
+    """What the three attentions share: a residual branch that starts with :class:`ChannelNorm`."""
 
-    Args:
-        heads: attention heads.
-        head_size: width of a head.
-        norm: first step of the branch.
-        layers: the innermost module of the branch, with ``to_qkv`` and ``to_out``.
-        nesting: how many containers named ``fn`` the published code wraps round ``layers``.
-    """
+    nesting = 2  # containers named ``fn`` that the published code wraps round the projections
 
-    def __init__(
-        self, heads: int, head_size: int, norm: ChannelNorm, layers: nn.ModuleDict, nesting: int
-    ) -> None:
+    def __init__(self, channels: int, heads: int, head_size: int) -> None:
         super().__init__()
-        self.heads, self.head_size, self.nesting = heads, head_size, nesting
-        for _ in range(nesting):
+        self.heads, self.head_size = heads, head_size
+        layers = self._projections(channels, heads * head_size)
+        for _ in range(self.nesting):
             layers = nn.ModuleDict({"fn": layers})
-        self.fn = nn.ModuleDict({"norm": norm, "fn": layers["fn"]})
+        self.fn = nn.ModuleDict({"norm": ChannelNorm(channels), "fn": layers["fn"]})
+
+    def _projections(self, channels: int, hidden: int) -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {
+                "to_qkv": nn.Linear(channels, 3 * hidden, bias=False),
+                "to_out": nn.Linear(hidden, channels, bias=False),
+            }
+        )
 
     @property
     def norm(self) -> Any:
-        """The normalisation before the branch."""
         return self.fn["norm"]
 
     @property
     def layers(self) -> Any:
-        """The projections ``to_qkv`` and ``to_out``."""
         inner: Any = self.fn
         for _ in range(self.nesting):
             inner = inner["fn"]
         return inner
 
-
-def linear_layers(channels: int, hidden: int) -> nn.ModuleDict:
-    """Return the projections of the two softmax attentions: linear, without offsets."""
-    return nn.ModuleDict(
-        {
-            "to_qkv": nn.Linear(channels, 3 * hidden, bias=False),
-            "to_out": nn.Linear(hidden, channels, bias=False),
-        }
-    )
+    def _scaled_projection(self) -> Tensor:
+        """Return the query, key, value matrix, its query rows scaled by ``head_size ** -0.5``."""
+        weight = self.layers["to_qkv"].weight
+        query, rest = weight.tensor_split([self.heads * self.head_size])
+        return torch.cat([query * self.head_size**-0.5, rest])
 
 
 class DepthAttention(Attention):
     """Each pixel column attends along depth; the only place where slices exchange information.
 
     Queries and keys are rotated by the position of their slice, and a bias by relative distance is
-    added to the scores.
-
-    Args:
-        channels: width of the tokens.
-        heads: attention heads.
-        head_size: width of a head, even.
+    added to the scores; ``head_size`` is even.
     """
-
-    def __init__(self, channels: int, heads: int, head_size: int) -> None:
-        layers = linear_layers(channels, heads * head_size)
-        super().__init__(heads, head_size, ChannelNorm(channels), layers, nesting=2)
 
     def forward(self, x: Tensor, encoding: DepthEncoding, overwrite: bool = True) -> Tensor:
         """Return tokens ``(B, D, H, W, C)``; ``overwrite``: see :func:`add_in_chunks`."""
-        weight = scaled_projection(self.layers["to_qkv"].weight, self.heads, self.head_size)
+        weight = self._scaled_projection()
         out = self.layers["to_out"].weight
 
         def branch(columns: Tensor) -> Tensor:
@@ -173,21 +197,11 @@ class DepthAttention(Attention):
 
 
 class SliceAttention(Attention):
-    """Each pixel attends to all pixels of its slice, without positions; used at the coarsest level.
-
-    Args:
-        channels: width of the tokens.
-        heads: attention heads.
-        head_size: width of a head.
-    """
-
-    def __init__(self, channels: int, heads: int, head_size: int) -> None:
-        layers = linear_layers(channels, heads * head_size)
-        super().__init__(heads, head_size, ChannelNorm(channels), layers, nesting=2)
+    """Each pixel attends to all pixels of its slice, without positions; at the coarsest level."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return tokens ``(B, D, H, W, C)``."""
-        weight = scaled_projection(self.layers["to_qkv"].weight, self.heads, self.head_size)
+        weight = self._scaled_projection()
         out = self.layers["to_out"].weight
 
         def branch(slices: Tensor) -> Tensor:
@@ -208,22 +222,17 @@ class LinearAttention(Attention):
     gives :math:`y = s\, q\, ((k^T x W_v^T) W_o^T)`: bracketed this way the values are never formed,
     and the output projection meets a ``head_size x head_size`` matrix instead of every pixel. Equal
     to the published order of products up to rounding.
-
-    Args:
-        channels: width of the tokens.
-        heads: attention heads.
-        head_size: width of a head.
     """
 
-    def __init__(self, channels: int, heads: int, head_size: int) -> None:
-        hidden = heads * head_size
-        layers = nn.ModuleDict(
+    nesting = 1
+
+    def _projections(self, channels: int, hidden: int) -> nn.ModuleDict:
+        return nn.ModuleDict(
             {
                 "to_qkv": nn.Conv2d(channels, 3 * hidden, 1, bias=False),
                 "to_out": nn.Conv2d(hidden, channels, 1),
             }
         )
-        super().__init__(heads, head_size, ChannelNorm(channels), layers, nesting=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return tokens ``(B, D, H, W, C)``."""

@@ -1,10 +1,8 @@
 """Residual blocks and in-plane convolutions of the factorised 3-D U-Net, on channels-last tokens.
 
-Weights keep their published three-dimensional shapes ``(out, in, 1, k, k)``; the convolutions run
-as two-dimensional ones over a batch of slices. Where no gradient is recorded a block works through
-a few slices at a time: activation, convolution and statistics of a part happen while it lies in
-cache, and large temporaries (whose fresh pages cost a processor as much as the arithmetic) are not
-made.
+Weights keep their published shapes ``(out, in, 1, k, k)``; the convolutions run as two-dimensional
+ones over a batch of slices. Without gradients a block works through a few slices at a time, whose
+activation, convolution and statistics lie in cache; large temporaries are not made.
 """
 
 from __future__ import annotations
@@ -16,13 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = [
-    "FactorisedResidualBlock",
-    "SliceConvolution",
-    "convolve_slices",
-    "downsampling",
-    "upsampling",
-]
+__all__ = ["FactorisedResidualBlock", "SliceConvolution", "convolve_slices"]
 
 GROUPS = 8
 CHUNK_BYTES = 2**22
@@ -32,12 +24,7 @@ Part = tuple[slice, slice]
 
 
 def convolve_slices(tokens: Tensor, layer: nn.Module) -> Tensor:
-    """Apply a convolution whose kernel is one slice deep to tokens ``(B, D, H, W, C)``.
-
-    Args:
-        tokens: features.
-        layer: ``nn.Conv3d``, ``nn.ConvTranspose3d``, or ``nn.Identity`` where a level has none.
-    """
+    """Apply a convolution one slice deep (``nn.Identity``: none) to tokens ``(B, D, H, W, C)``."""
     if isinstance(layer, nn.Identity):
         return tokens
     if not isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
@@ -66,16 +53,6 @@ class SliceConvolution(nn.Conv3d):
         return convolve_slices(tokens, self)
 
 
-def downsampling(channels: int) -> nn.Conv3d:
-    """Return the layer that halves the in-plane size (apply it by :func:`convolve_slices`)."""
-    return nn.Conv3d(channels, channels, (1, 4, 4), stride=(1, 2, 2), padding=(0, 1, 1))
-
-
-def upsampling(channels: int) -> nn.ConvTranspose3d:
-    """Return the layer that doubles the in-plane size (apply it by :func:`convolve_slices`)."""
-    return nn.ConvTranspose3d(channels, channels, (1, 4, 4), stride=(1, 2, 2), padding=(0, 1, 1))
-
-
 class Affine(NamedTuple):
     """Group normalisation and time modulation as one gain and offset, each ``(B, 1, 1, 1, C)``."""
 
@@ -90,12 +67,7 @@ class Affine(NamedTuple):
 
 
 class Block(nn.Module):
-    """The parameters of convolution and group normalisation, and how they act on parts.
-
-    Args:
-        in_channels: input width.
-        out_channels: output width, divisible by 8.
-    """
+    """Convolution and group normalisation, and how they act on parts."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -112,12 +84,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Affine]:
         """Return the convolution of all parts, and the affine map still to be applied to it.
 
-        Args:
-            read: gives the input of a part, tokens ``(b, d, H, W, in_channels)``.
-            parts: a partition of the tokens.
-            shape: ``(B, D, H, W)``.
-            modulation: scale and shift per channel, ``(B, 2 * out_channels)``.
-            result: where to write, or None.
+        ``read`` gives the input of a part; ``shape`` is ``(B, D, H, W)``, ``modulation`` scale and
+        shift per channel, ``(B, 2 * out_channels)``; ``result`` is where to write, or None.
         """
         sums: list[tuple[Tensor, Tensor]] = []
         for part in parts:
@@ -159,10 +127,8 @@ class Block(nn.Module):
 class FactorisedResidualBlock(nn.Module):
     """Two in-plane convolutions with group normalisation; the embedding modulates the first.
 
-    Args:
-        in_channels: width of all sources together.
-        out_channels: output width, divisible by 8.
-        embedding_size: width of the time (and condition) embedding; None for a block without it.
+    ``in_channels`` is the width of all sources together, ``out_channels`` divisible by 8;
+    ``embedding_size`` is None for a block without embedding.
     """
 
     def __init__(self, in_channels: int, out_channels: int, embedding_size: int | None) -> None:
@@ -178,9 +144,7 @@ class FactorisedResidualBlock(nn.Module):
     def forward(self, sources: tuple[Tensor, ...], embedding: Tensor | None = None) -> Tensor:
         """Return tokens ``(B, D, H, W, out_channels)``.
 
-        Args:
-            sources: tokens that are joined along channels, part by part: never as a whole.
-            embedding: ``(B, embedding_size)``.
+        The sources are joined along channels part by part, never as a whole.
         """
         shape = sources[0].shape[:4]
         modulation = None if self.mlp is None else self.mlp(embedding)

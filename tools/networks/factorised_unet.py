@@ -10,32 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tools.networks.depth_encoding import DepthEncoding, RelativePositionBias, rotary_table
-from tools.networks.factorised_attention import DepthAttention, LinearAttention, SliceAttention
+from tools.networks.factorised_attention import (
+    DepthAttention,
+    DepthEncoding,
+    LinearAttention,
+    RelativePositionBias,
+    SliceAttention,
+    rotary_table,
+)
 from tools.networks.factorised_blocks import (
     FactorisedResidualBlock,
     SliceConvolution,
     convolve_slices,
-    downsampling,
-    upsampling,
 )
 
 __all__ = ["FactorisedUNet"]
 
+# of the layers that halve and double the in-plane size
+HALVING: dict[str, Any] = {"kernel_size": (1, 4, 4), "stride": (1, 2, 2), "padding": (0, 1, 1)}
+
 
 class SinusoidalEmbedding(nn.Module):
-    """Sines, then cosines, of a timestep at frequencies from 1 to 1/10000.
-
-    Args:
-        size: width of the embedding, even.
-    """
+    """Sines, then cosines, of a timestep at frequencies from 1 to 1/10000; ``size`` is even."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
 
     def forward(self, timesteps: Tensor) -> Tensor:
-        """Return ``(B, size)`` in float32 for timesteps ``(B,)``."""
         half = self.size // 2
         exponent = torch.arange(half, device=timesteps.device).float() / (half - 1)
         angle = timesteps.float()[:, None] * torch.exp(-math.log(10000.0) * exponent)
@@ -53,18 +55,9 @@ class FactorisedUNet(nn.Module):
     published one up to rounding. Deviation: ``condition=None`` means the learned null vector here,
     where the released code inserts a histogram with all voxels in the brightest of 16 bins.
 
-    Args:
-        in_channels: channels of ``x``.
-        out_channels: channels of the prediction.
-        base_channels: width of the first level, divisible by 8.
-        channel_multipliers: width of each level in units of ``base_channels``; in-plane size halves
-            from one to the next.
-        condition_size: length of the condition vector, or None for a network without one.
-        attention_heads: heads of every attention.
-        attention_head_size: width of a head, even and at most 32.
-
-    Raises:
-        ValueError: if a width cannot be divided as stated.
+    ``base_channels`` is divisible by 8; level i has ``channel_multipliers[i]`` times as many, and
+    the in-plane size halves from one to the next. ``condition_size`` of None means no condition,
+    ``attention_head_size`` is even and at most 32. Widths that break this are a ``ValueError``.
 
     References:
         LeFusion, Zhang et al., ICLR 2025. https://arxiv.org/abs/2403.14066
@@ -132,13 +125,16 @@ class FactorisedUNet(nn.Module):
             return nn.ModuleList(layers)
 
         steps = list(pairwise(widths))
-        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
-        for number, (above, below) in enumerate(steps, start=1):
-            last = number == len(steps)
-            self.downs.append(level(above, below, nn.Identity() if last else downsampling(below)))
-        for number, (above, below) in enumerate(reversed(steps), start=1):
-            last = number == len(steps)
-            self.ups.append(level(2 * below, above, nn.Identity() if last else upsampling(above)))
+        self.downs = nn.ModuleList(
+            level(above, below, nn.Conv3d(below, below, **HALVING)) for above, below in steps[:-1]
+        )
+        self.downs.append(level(*steps[-1], nn.Identity()))
+        self.ups = nn.ModuleList(
+            level(2 * below, above, nn.ConvTranspose3d(above, above, **HALVING))
+            for above, below in reversed(steps[1:])
+        )
+        above, below = steps[0]
+        self.ups.append(level(2 * below, above, nn.Identity()))
         middle = widths[-1]
         self.mid_block1 = FactorisedResidualBlock(middle, middle, embedding_size)
         self.mid_spatial_attn = SliceAttention(middle, *self.attention)
@@ -148,15 +144,9 @@ class FactorisedUNet(nn.Module):
     def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the predicted noise, ``(B, out_channels, H, W, D)``, in the dtype of ``x``.
 
-        Args:
-            x: noised image (and mask), ``(B, in_channels, H, W, D)``; H and W divisible by 8 for
-                four levels, any D.
-            timesteps: shape ``(B,)``.
-            condition: ``(B, condition_size)``; None, or a row of negative numbers throughout,
-                selects the learned null vector.
-
-        Raises:
-            ValueError: if the shape of ``x`` or ``condition`` does not fit.
+        ``x`` is the noised image (and mask), ``(B, in_channels, H, W, D)``, H and W divisible by 8
+        for four levels, any D. A condition ``(B, condition_size)`` of None, or a row of negative
+        numbers throughout, selects the learned null vector. Other shapes are a ``ValueError``.
         """
         self._check(x, condition)
         dtype = self.init_conv.weight.dtype
@@ -170,7 +160,6 @@ class FactorisedUNet(nn.Module):
         return output.permute(0, 4, 2, 3, 1).to(x.dtype).contiguous()
 
     def _levels(self, hidden: Tensor, embedding: Tensor, encoding: DepthEncoding) -> Tensor:
-        """Return tokens of the first level's width and size."""
         skips = []
         for first, second, within, along, change in self.downs:
             hidden = second((first((hidden,), embedding),), embedding)
@@ -196,7 +185,6 @@ class FactorisedUNet(nn.Module):
         return torch.cat([embedding, torch.where(free, null, condition.to(embedding))], dim=1)
 
     def _check(self, x: Tensor, condition: Tensor | None) -> None:
-        """Raise ValueError where an argument does not fit the network."""
         if x.ndim != 5 or x.shape[1] != self.in_channels:
             raise ValueError(f"x must be (B, {self.in_channels}, H, W, D), got {tuple(x.shape)}")
         if any(size % self.factor for size in x.shape[2:4]):
@@ -204,10 +192,8 @@ class FactorisedUNet(nn.Module):
             raise ValueError(f"x must have H and W divisible by {self.factor}, got {sizes}")
         if condition is None:
             return
-        expected = (len(x), self.condition_size)
+        shape, expected = tuple(condition.shape), (len(x), self.condition_size)
         if self.condition_size is None:
-            raise ValueError(
-                f"condition must be None for a network without one, got {tuple(condition.shape)}"
-            )
-        if tuple(condition.shape) != expected:
-            raise ValueError(f"condition must have shape {expected}, got {tuple(condition.shape)}")
+            raise ValueError(f"condition must be None for a network without one, got {shape}")
+        if shape != expected:
+            raise ValueError(f"condition must have shape {expected}, got {shape}")

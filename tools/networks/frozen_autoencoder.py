@@ -21,18 +21,9 @@ def frozen_autoencoder(
 ) -> nn.Module:
     """Return an autoencoder with its weights, in evaluation mode, gradients off.
 
-    Args:
-        network: such as ``AutoencoderKlMaisi``; the weights are loaded into it.
-        path: state dict, bare or under ``model``; None or "" leaves the weights random, which only
-            a test has a use for, and says so in the log.
-        device: where it goes.
-
-    Raises:
-        FileNotFoundError: if there is no file at ``path``; nothing replaces it.
-
-    Example:
-        >>> frozen_autoencoder(nn.Conv3d(1, 1, 1), None).training
-        False
+    The file holds a state dict, bare or under ``model``; one that does not exist is a
+    ``FileNotFoundError``. A path of None or "" leaves the weights random, which only a test has a
+    use for, and says so in the log.
     """
     if path is None or path == "":
         logger.warning("autoencoder_path is empty: the autoencoder keeps its random weights")
@@ -45,15 +36,10 @@ def frozen_autoencoder(
 
 
 def encode_latents(autoencoder: nn.Module, image: Tensor, scale_factor: float = 1.0) -> Tensor:
-    """Return the mean of the latent distribution, scaled: the same for the same image.
+    """Return the mean of the latent distribution of an image in [0, 1], times ``scale_factor``.
 
     ``encode_stage_2_inputs`` of MONAI draws a sample, which would change the background from call
     to call.
-
-    Args:
-        autoencoder: with ``encode``, which returns mean and deviation.
-        image: shape ``(B, 1, H, W, D)``, in [0, 1].
-        scale_factor: latents are multiplied by it.
     """
     return autoencoder.encode(image)[0].float() * scale_factor  # type: ignore[operator]
 
@@ -64,24 +50,14 @@ def decode_latents(autoencoder: nn.Module, latents: Tensor, scale_factor: float 
 
 
 def latent_scale(
-    dataset: Sequence[Mapping[str, Any]],
-    scale_factor: float = 1.0,
-    latents_name: str = "latents",
-    count: int = 256,
+    dataset: Sequence[Mapping[str, Any]], scale_factor: float = 1.0, count: int = 256
 ) -> float:
     """Return the ``scale_factor`` that gives the latents of a dataset a standard deviation of 1.
 
     The noise of a diffusion model has standard deviation 1; latents must be of the same size for
-    its schedule to fit (Rombach et al., CVPR 2022).
-
-    Args:
-        dataset: samples with latents.
-        scale_factor: by which they are multiplied already.
-        latents_name: key of the latents, any shape.
-        count: samples to look at, evenly spread.
-
-    Raises:
-        ValueError: if the latents do not vary.
+    its schedule to fit (Rombach et al., CVPR 2022). ``scale_factor`` is what the samples'
+    ``latents`` are multiplied by already; ``count`` samples are looked at, evenly spread. Latents
+    that do not vary are a ``ValueError``.
 
     Example:
         >>> latent_scale([{"latents": torch.tensor([-4.0, 4.0])}], scale_factor=2.0)
@@ -89,8 +65,8 @@ def latent_scale(
     """
     step = max(1, len(dataset) // count)
     numbers = tqdm(range(0, len(dataset), step), desc="scale of latents")
-    latents = [torch.as_tensor(dataset[i][latents_name]).flatten() for i in numbers]
+    latents = [torch.as_tensor(dataset[i]["latents"]).flatten() for i in numbers]
     deviation = float(torch.cat(latents).double().std(correction=0))
     if not deviation > 0:
-        raise ValueError(f"{latents_name} of dataset must vary, got a standard deviation of 0")
+        raise ValueError("latents of dataset must vary, got a standard deviation of 0")
     return scale_factor / deviation

@@ -17,10 +17,6 @@ class HistogramEmbedding(nn.Module):
     """Map a histogram to a vector that is added to the time embedding (as released).
 
     The square root of each bin goes in beside the bin itself, so that small bins are seen too.
-
-    Args:
-        bins: bins of the histogram, times lesion classes.
-        embedding_size: width of the result.
     """
 
     def __init__(self, bins: int, embedding_size: int) -> None:
@@ -43,12 +39,8 @@ class HistogramTokens(nn.Module):
     r"""Map a histogram to one token per bin, for cross-attention (as the LeFusion paper says).
 
     A single token would make the softmax constant, and the condition a mere bias; with one token
-    per bin the attention can choose. Token i is :math:`e_i + h_i u_i + \sqrt{h_i} v_i` with
-    learned e, u, v.
-
-    Args:
-        bins: bins of the histogram, times lesion classes.
-        token_size: width of a token.
+    per bin the attention can choose. Token i is :math:`e_i + h_i u_i + \sqrt{h_i} v_i` with learned
+    e, u, v.
     """
 
     def __init__(self, bins: int, token_size: int) -> None:

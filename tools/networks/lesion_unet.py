@@ -16,13 +16,7 @@ __all__ = ["LesionUNet"]
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3x3 convolutions with group normalisation; the embedding scales and shifts the second.
-
-    Args:
-        in_channels: input width.
-        out_channels: output width, divisible by 8.
-        embedding_size: width of the time (and histogram) embedding.
-    """
+    """Two convolutions with group normalisation; the embedding scales and shifts the second."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding_size: int) -> None:
         super().__init__()
@@ -37,7 +31,6 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if same else nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return ``(B, out_channels, H, W, D)``."""
         scale, shift = self.modulation(embedding)[:, :, None, None, None].chunk(2, dim=1)
         hidden = self.conv1(functional.silu(self.norm1(x)))
         hidden = self.norm2(hidden) * (1 + scale) + shift
@@ -45,28 +38,22 @@ class ResidualBlock(nn.Module):
 
 
 class VoxelAttention(nn.Module):
-    """Self-attention at the coarsest level, and cross-attention to histogram tokens.
+    """Self-attention at the coarsest level, cross-attention to tokens ``(B, bins, token_size)``."""
 
-    Args:
-        channels: width, divisible by 8 and by ``heads``.
-        heads: attention heads.
-        token_size: width of the histogram tokens, or None for self-attention alone.
-    """
+    heads = 4
 
-    def __init__(self, channels: int, heads: int = 4, token_size: int | None = None) -> None:
+    def __init__(self, channels: int, token_size: int | None) -> None:
         super().__init__()
-        self.heads = heads
         self.norm = nn.GroupNorm(8, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
         self.cross = None
         if token_size is not None:
             self.cross = nn.MultiheadAttention(
-                channels, heads, kdim=token_size, vdim=token_size, batch_first=True
+                channels, self.heads, kdim=token_size, vdim=token_size, batch_first=True
             )
 
-    def forward(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Return ``(B, C, H, W, D)``; tokens are ``(B, bins, token_size)``."""
+    def forward(self, x: Tensor, tokens: Tensor | None) -> Tensor:
         hidden = self.norm(x).flatten(2).transpose(1, 2)
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -86,19 +73,11 @@ class LesionUNet(nn.Module):
     sample in seconds on two processor cores; full 3-D convolutions mix depth, which the published
     factorised network leaves to attention (see ``FactorisedUNet``).
 
-    Args:
-        in_channels: image channels plus mask channels.
-        out_channels: image channels.
-        channels: width of each level; each level halves the grid. Divisible by 8.
-        num_res_blocks: residual blocks per level.
-        condition_size: bins of the histogram (times classes), or None for a network without
-            control.
-        conditioning: ``"time"`` adds the histogram's embedding to the time embedding (as the
-            released LeFusion code does), ``"cross_attention"`` attends to one token per bin (as its
-            paper says).
-
-    Raises:
-        ValueError: if ``conditioning`` is none of its choices.
+    ``channels`` are the widths of the levels, divisible by 8; each level halves the grid.
+    ``condition_size`` is the number of bins (times classes), None for a network without control.
+    ``conditioning`` of ``"time"`` adds the histogram's embedding to the time embedding (as the
+    released LeFusion code does), ``"cross_attention"`` attends to one token per bin (as its paper
+    says); anything else is a ``ValueError``.
 
     Example:
         >>> network = LesionUNet(channels=(8, 16), condition_size=4)
@@ -157,21 +136,16 @@ class LesionUNet(nn.Module):
                 )
         bottom = channels[-1]
         self.middle = nn.ModuleList([ResidualBlock(bottom, bottom, width) for _ in range(2)])
-        self.attention = VoxelAttention(bottom, token_size=token_size)
+        self.attention = VoxelAttention(bottom, token_size)
 
     def forward(
         self, x: Tensor, timesteps: Tensor | None = None, condition: Tensor | None = None
     ) -> Tensor:
-        """Return the predicted noise.
+        """Return the predicted noise of a noised image and mask, ``(B, in_channels, H, W, D)``.
 
-        Args:
-            x: noised image and mask, shape ``(B, in_channels, H, W, D)``, each size divisible by
-                ``2 ** (levels - 1)``.
-            timesteps: shape ``(B,)``; None, for programs that give a network one tensor, is step 0.
-            condition: histograms ``(B, condition_size)``; None, or a row of -1, means no control.
-
-        Raises:
-            ValueError: if a spatial size is not divisible.
+        Each size must be divisible by ``2 ** (levels - 1)``. Timesteps of None, for programs that
+        give a network one tensor, are step 0; a condition of None, or a row of -1, means no
+        control.
         """
         factor = 2 ** (len(self.channels) - 1)
         if any(size % factor for size in x.shape[2:]):

@@ -17,24 +17,10 @@ class PerClassUNet(nn.Module):
 
     No weight is shared and the loss is a sum over classes, so training all of them at once is the
     same as training each for itself, and the sampler that serves a joint model serves them too.
+    ``condition_size`` is that of one class; other arguments are those of :class:`LesionUNet`.
 
     References:
         LeFusion-S and LeFusion-H, Zhang et al., ICLR 2025. https://arxiv.org/abs/2403.14066
-
-    Args:
-        classes: lesion classes K.
-        channels: width of each level of each network.
-        num_res_blocks: residual blocks per level.
-        condition_size: bins of the histogram of one class, or None for networks without control.
-        conditioning: see :class:`LesionUNet`.
-
-    Raises:
-        ValueError: if ``classes`` is below 1.
-
-    Example:
-        >>> network = PerClassUNet(classes=2, channels=(8, 16), condition_size=4)
-        >>> network(torch.zeros(1, 4, 8, 8, 8), torch.tensor([3]), torch.zeros(1, 8)).shape
-        torch.Size([1, 2, 8, 8, 8])
     """
 
     def __init__(
@@ -54,19 +40,11 @@ class PerClassUNet(nn.Module):
         )
 
     def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the noise predicted for each class.
+        """Return the noise predicted for each class, ``(B, K, H, W, D)``.
 
-        Args:
-            x: one noised image channel per class, then one mask per class, ``(B, 2 K, H, W, D)``.
-            timesteps: shape ``(B,)``.
-            condition: the histograms of the classes side by side, ``(B, K * bins)``; None, or a row
-                of -1, means no control.
-
-        Returns:
-            Tensor ``(B, K, H, W, D)``.
-
-        Raises:
-            ValueError: if ``x`` does not have 2 K channels.
+        ``x`` has one noised image channel per class, then one mask per class; the condition holds
+        the histograms of the classes side by side, ``(B, K * bins)``; None, or a row of -1: no
+        control.
         """
         count = len(self.networks)
         if x.shape[1] != 2 * count:

@@ -18,35 +18,19 @@ class SphereEncodedUNet(FactorisedUNet):
     A region of 1 (inside) and 0 (outside) is rewritten into the two values that the network was
     trained on. LeFusion means 1 and -1. Its released code computes ``2 * sphere - 1`` on bytes,
     where 0 becomes 255, so weights that this code trained expect 1 and 255; the file itself does
-    not tell. Weights see one encoding as nonsense:
+    not tell. Weights see the other encoding as nonsense:
     :func:`tools.convert.lefusion.sphere_encoding_losses` measures which. The values are
     arguments and not parameters, so that names and shapes stay those of the published checkpoints.
 
     Deviation: the published sampler knows no boundary. Here the region is the sphere as far as it
     lies within the boundary, and the sampler leaves everything beyond it without lesion.
 
-    Args:
-        in_channels: channels of ``x``: noised masks, then as many regions as are left.
-        out_channels: lesion classes, the noised masks.
-        base_channels: width of the first level, divisible by 8.
-        channel_multipliers: width of each level in units of ``base_channels``.
-        attention_heads: heads of every attention.
-        attention_head_size: width of a head, even and at most 32.
-        sphere_inside: what the network sees inside the sphere.
-        sphere_outside: what it sees outside: 255 (as released code trains) or -1 (as meant).
-
-    Raises:
-        ValueError: if there is no channel for the sphere, the two values are the same, or a width
-            cannot be divided as :class:`FactorisedUNet` states.
+    ``out_channels`` are the lesion classes, whose noised masks lead ``x``; the other
+    ``in_channels`` are regions. Further arguments are those of :class:`FactorisedUNet`. No channel
+    for the sphere, or two equal values, is a ``ValueError``.
 
     References:
         LeFusion, Zhang et al., ICLR 2025, section 3.3. https://arxiv.org/abs/2403.14066
-
-    Example:
-        >>> network = SphereEncodedUNet(base_channels=8, channel_multipliers=(1, 2)).eval()
-        >>> noised_mask, region = torch.zeros(1, 1, 8, 8, 3), torch.ones(1, 1, 8, 8, 3)
-        >>> network(torch.cat([noised_mask, region], 1), torch.tensor([3])).shape
-        torch.Size([1, 1, 8, 8, 3])
     """
 
     def __init__(
@@ -82,14 +66,7 @@ class SphereEncodedUNet(FactorisedUNet):
     def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the predicted noise, ``(B, out_channels, H, W, D)``, in the dtype of ``x``.
 
-        Args:
-            x: noised masks, then regions (1 inside, 0 outside), ``(B, in_channels, H, W, D)``; H
-                and W divisible by 8 for four levels, any D. A region of zeros means no sphere.
-            timesteps: shape ``(B,)``.
-            condition: ignored: the published network has none.
-
-        Raises:
-            ValueError: if the shape of ``x`` does not fit.
+        A region of zeros means no sphere; the condition is ignored: the published network has none.
         """
         noised, region = x[:, : self.out_channels], x[:, self.out_channels :]
         sphere = self.sphere_outside + (self.sphere_inside - self.sphere_outside) * region

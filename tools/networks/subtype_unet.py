@@ -24,32 +24,13 @@ class SubtypeUNet(nn.Module):
     Deviations: the square roots of the bins go in beside the bins; both conditions may be absent
     (-1), which has a learned embedding of its own, so that either can be asked for alone.
 
-    Args:
-        network: a ``DiffusionModelUNetMaisi`` with ``with_conditioning=True``, its
-            ``cross_attention_dim`` being ``token_size`` and its ``num_class_embeds`` being
-            ``subtypes + 1``.
-        bins: bins of the histogram.
-        subtypes: number of subtypes.
-        histogram_tokens: ``"one"`` (paper) or ``"per_bin"``.
-        token_size: width of a token.
-
-    Raises:
-        ValueError: if the network's class embedding does not have ``subtypes + 1`` entries, or
-            ``histogram_tokens`` is none of its choices.
+    ``network`` has ``with_conditioning=True``, a ``cross_attention_dim`` of ``token_size`` and
+    ``num_class_embeds`` of ``subtypes + 1``; ``histogram_tokens`` is ``"one"`` (paper) or
+    ``"per_bin"``. Anything else is a ``ValueError``.
 
     References:
         Kannan et al., HR-LDM, 2026. https://arxiv.org/abs/2605.30631
         Guo et al., MAISI, WACV 2025. https://arxiv.org/abs/2409.11169
-
-    Example:
-        >>> from monai.apps.generation.maisi.networks import diffusion_model_unet_maisi as maisi
-        >>> network = maisi.DiffusionModelUNetMaisi(
-        ...     3, 5, 4, 1, (8, 16), (False, True), 8, num_head_channels=8, with_conditioning=True,
-        ...     cross_attention_dim=12, num_class_embeds=4,
-        ... )
-        >>> unet = SubtypeUNet(network, bins=40, token_size=12)
-        >>> unet(torch.zeros(1, 5, 8, 8, 8), torch.tensor([3]), torch.full((1, 41), -1.0)).shape
-        torch.Size([1, 4, 8, 8, 8])
     """
 
     def __init__(
@@ -77,16 +58,11 @@ class SubtypeUNet(nn.Module):
     def forward(
         self, x: Tensor, timesteps: Tensor | None = None, condition: Tensor | None = None
     ) -> Tensor:
-        """Return the prediction ``(B, latent channels, H, W, D)``.
+        """Return the prediction ``(B, latent channels, H, W, D)`` for noisy latents, then masks.
 
-        Args:
-            x: noisy latents, then mask channels, shape ``(B, C, H, W, D)``.
-            timesteps: shape ``(B,)``; None, for programs that give a network one tensor, is step 0.
-            condition: ``(B, bins + 1)``; bins of -1: no histogram; last entry -1: no subtype. None:
-                neither.
-
-        Raises:
-            ValueError: if the condition has another width, or names a subtype that is not there.
+        Timesteps of None, for programs that give a network one tensor, are step 0. In the condition
+        ``(B, bins + 1)`` bins of -1 are no histogram, a last entry of -1 no subtype; None is
+        neither.
         """
         if timesteps is None:
             timesteps = torch.zeros(len(x), dtype=torch.int64, device=x.device)

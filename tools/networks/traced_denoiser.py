@@ -15,15 +15,9 @@ class TracedDenoiser(nn.Module):
 
     MONAI's ``ckpt_export`` and the model zoo's checks script a network; tracing is an option of
     theirs that calls it with one tensor. A network that returns this from PyTorch's hook
-    ``__prepare_scriptable__`` is traced with all its inputs instead.
-
-    Args:
-        network: called with shapes ``(1, in_channels, size, size, size)``, ``(1,)`` and
-            ``(1, condition_size)``, on the device of its parameters; is put into evaluation mode.
-        in_channels: channels of ``x``.
-        condition_size: numbers of a condition.
-        size: edge of the window that is traced, in voxels; the trace takes other sizes if the
-            network does not turn sizes into Python numbers.
+    ``__prepare_scriptable__`` is traced with all its inputs instead, in evaluation mode and with
+    ``size`` voxels along each axis; the trace takes other sizes if the network does not turn sizes
+    into Python numbers.
 
     Example:
         >>> class Halved(nn.Conv3d):

@@ -15,27 +15,11 @@ class TruncatedDecoder(nn.Module):
 
     The paper cuts at "the penultimate residual block", which in its autoencoder is block 7
     (``cut=8``): full resolution and 86 % of the cost of a full decode. ``cut=6`` ends before the
-    last upsampling: half resolution, 38 %. The numbers of both are the same in every
-    ``AutoencoderKlMaisi`` of three levels with two residual blocks each.
+    last upsampling: half resolution, 38 %. The numbers are the same in every ``AutoencoderKlMaisi``
+    of three levels with two residual blocks each. None runs all blocks and gives the image.
 
-    Args:
-        autoencoder: with ``post_quant_conv`` and ``decoder.blocks``, as MONAI's.
-        cut: number of blocks that are run; None runs all and gives the image.
-        scale_factor: by which latents were multiplied for diffusion.
-        amp_dtype: ``"bfloat16"`` or ``"float16"`` runs under autocast; features come in float32.
-
-    Raises:
-        ValueError: if ``cut`` is not a number of blocks that the decoder has.
-
-    Example:
-        >>> from monai.networks.nets import AutoencoderKL
-        >>> autoencoder = AutoencoderKL(
-        ...     2, channels=(4, 8), num_res_blocks=1, attention_levels=(False, False),
-        ...     norm_num_groups=4, with_encoder_nonlocal_attn=False,
-        ...     with_decoder_nonlocal_attn=False,
-        ... )
-        >>> TruncatedDecoder(autoencoder, cut=2)(torch.zeros(1, 3, 4, 4)).shape
-        torch.Size([1, 8, 4, 4])
+    Latents were multiplied by ``scale_factor`` for diffusion; ``amp_dtype`` (``"bfloat16"``,
+    ``"float16"``) runs under autocast. A cut that is not there is a ``ValueError``.
     """
 
     def __init__(
@@ -47,13 +31,13 @@ class TruncatedDecoder(nn.Module):
     ) -> None:
         super().__init__()
         blocks = list(autoencoder.decoder.blocks)  # type: ignore[union-attr, arg-type]
-        if cut is not None and not 1 <= cut <= len(blocks):
+        self.blocks: nn.Module
+        if cut is None:
+            self.blocks = _Decoder(autoencoder)
+        elif 1 <= cut <= len(blocks):
+            self.blocks = nn.Sequential(autoencoder.post_quant_conv, *blocks[:cut])  # type: ignore[arg-type]
+        else:
             raise ValueError(f"cut must be in 1..{len(blocks)} or null, got {cut}")
-        self.blocks = (
-            _Decoder(autoencoder)
-            if cut is None
-            else nn.Sequential(autoencoder.post_quant_conv, *blocks[:cut])  # type: ignore[arg-type]
-        )
         self.blocks.requires_grad_(False).eval()
         self.scale_factor = scale_factor
         self.amp_dtype = None if amp_dtype is None else getattr(torch, amp_dtype)

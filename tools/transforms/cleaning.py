@@ -29,21 +29,16 @@ SPECK = 0.05  # pieces of less than this share of the volume are no part of a le
 
 
 def smooth_mask(mask: np.ndarray, largest_component: bool = False) -> np.ndarray:
-    """Return a mask with filled holes and an outline smoothed by as much as its size allows.
+    """Return a 3-D mask with filled holes and an outline smoothed by as much as its size allows.
 
     Fill holes, blur by a Gaussian, threshold; both grow with the number of voxels, so that small
     lesions are thickened rather than lost. The released code enlarges the result by 1.5 afterwards
-    without saying so, and turns an empty prediction into a full box; neither is done here.
+    without saying so, and turns an empty prediction into a full box; neither is done here: an empty
+    mask is a ``ValueError`` (draw again, with another seed). ``largest_component`` keeps the
+    largest piece only; lesions of several pieces exist.
 
     References:
         LeFusion, Zhang et al., ICLR 2025. https://arxiv.org/abs/2403.14066
-
-    Args:
-        mask: boolean, 3-D.
-        largest_component: keep the largest piece only; lesions of several pieces exist.
-
-    Raises:
-        ValueError: if the mask is empty: draw again, with another seed.
 
     Example:
         >>> mask = np.zeros((9, 9, 9), bool)
@@ -104,15 +99,10 @@ class CleanLevelsd(EachKey):
 
 
 class SmoothMaskd(EachKey):
-    """Clean each class of a predicted mask, see :func:`smooth_mask`.
+    """Clean each class of a prediction ``(K, H, W, D)`` in [-1, 1], see :func:`smooth_mask`.
 
-    Args:
-        keys: predictions ``(K, H, W, D)`` in [-1, 1], above 0 inside; become 1 inside.
-        largest_component: keep the largest piece of each class only.
-        outside: value outside the lesion; -1 makes the result a level with the outline at 0.
-
-    Raises:
-        ValueError: if all classes of a prediction are empty; one that is absent stays so.
+    It becomes 1 inside and ``outside`` elsewhere; -1 makes the result a level with the outline at
+    0. A class that is absent stays so; where all are, it is a ``ValueError``.
     """
 
     def __init__(

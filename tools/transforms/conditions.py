@@ -40,16 +40,14 @@ __all__ = [
 # the order is that of the numbers 0, 1, 2 (HR-LDM, section 5)
 SUBTYPES = ("solid", "part_solid", "ground_glass")
 REMEMBERED = 256
+TRANSFER_BINS = 64  # many, so that the shape of a peak survives; not those of the condition
 
 
 class LesionHistogramd(EachKey):
     """Add the intensity histogram inside the lesion mask, one block of bins per lesion class.
 
-    Args:
-        keys: the image, channels first, scaled so that the intensity window became [-1, 1].
-        bins: bins per class.
-        mask_key: lesion mask of one channel per class, 1 inside.
-        histogram_key: where the histogram goes, ``(classes * bins,)``; an absent class has zeros.
+    The image was scaled so that the intensity window became [-1, 1]; the mask has one channel per
+    class, 1 inside. The result ``(classes * bins,)`` has zeros for an absent class.
     """
 
     def __init__(
@@ -68,53 +66,37 @@ class LesionHistogramd(EachKey):
         sample[self.histogram_key] = intensity_histogram(image, mask, self.bins).flatten()
 
 
-class RandHistogramTransferd(RandomizableTransform, MapTransform):
+class RandHistogramTransferd(RandomizableTransform, EachKey):
     """Give a lesion the histogram of another lesion seen before, keeping its spatial pattern.
 
-    Own training augmentation (not in the paper): it breaks the link between surroundings and
-    lesion intensity, so that the network learns to obey the histogram instead of guessing it from
-    context. The transform remembers the histograms of the last 256 lesions it has seen.
-
-    Args:
-        keys: the image, channels first, in [-1, 1].
-        mask_key: lesion mask with one channel, or one per class for an image of one channel; each
-            class remembers histograms of its own.
-        prob: probability of a transfer.
-        bins: bins of the remembered histograms; many, so that the shape of a peak survives. It is
-            not the number of bins of the condition.
+    Own training augmentation (not in the paper): it breaks the link between surroundings and lesion
+    intensity, so that the network learns to obey the histogram instead of guessing it from context.
+    The transform remembers the histograms of the last 256 lesions it has seen. Images lie in [-1,
+    1]; masks have one channel, or one per class for an image of one channel, and each class
+    remembers histograms of its own.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        mask_key: str = "label",
-        prob: float = 0.25,
-        bins: int = 64,
-    ) -> None:
+    def __init__(self, keys: KeysCollection, mask_key: str = "label", prob: float = 0.25) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
-        self.mask_key, self.bins = mask_key, bins
+        self.mask_key = mask_key
         self.pools: dict[int, list[Tensor]] = {}
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the sample, its lesion re-mapped with probability ``prob``."""
-        sample = dict(data)
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         self.randomize(None)
-        for key in self.key_iterator(sample):
-            image = convert_to_tensor(sample[key])
-            masks = convert_to_tensor(sample[self.mask_key]) > 0
-            changed = image.clone()
-            for number, inside in enumerate(masks.split(1)):
-                if inside.any():
-                    changed[inside] = self._transfer(image, inside, number)
-            sample[key] = sample[key].clone().copy_(changed)
-        return sample
+        image = convert_to_tensor(sample[key])
+        masks = convert_to_tensor(sample[self.mask_key]) > 0
+        changed = image.clone()
+        for number, inside in enumerate(masks.split(1)):
+            if inside.any():
+                changed[inside] = self._transfer(image, inside, number)
+        sample[key] = sample[key].clone().copy_(changed)
 
     def _transfer(self, image: Tensor, inside: Tensor, number: int) -> Tensor:
         """Return the values of a lesion, re-mapped or not, and remember its histogram."""
         pool = self.pools.setdefault(number, [])
         values = image[inside]
-        own = intensity_histogram(image, inside, self.bins)[0]
+        own = intensity_histogram(image, inside, TRANSFER_BINS)[0]
         if self._do_transform and pool:
             values = match_histogram(values, pool[self.R.randint(len(pool))])
         self.pools[number] = [*pool, own][-REMEMBERED:]
@@ -124,23 +106,15 @@ class RandHistogramTransferd(RandomizableTransform, MapTransform):
 class TissueHistogramd(EachKey):
     """Add ``histogram``, that of a preset as it would look in this scan, ``(classes * bins,)``.
 
-    For images without units; absent classes have zeros. Without wall or cavity in the label map
-    there is nothing to adapt to: the preset is taken as it stands in the file.
+    For images without units, scaled to the range of the presets; the first channel is measured.
+    Without wall (``wall``: labels of the healthy one) or ``cavity`` (the blood pool) in the label
+    map, an integer one with the lesions drawn in, there is nothing to adapt to: the preset is taken
+    as it stands in the file, as are those that do not state their ``tissue``, see
+    :func:`tools.histograms.load_presets`. Absent ``classes`` have zeros; they are the label of each
+    lesion class, in the order of the blocks.
 
-    Args:
-        keys: image ``(C, ...)``, scaled to the range of the presets; its first channel is measured.
-        path: presets file whose entries state their ``tissue``, see
-            :func:`tools.histograms.load_presets`; entries that do not are not adapted.
-        name: preset; "none" or None (no control) writes -1 throughout.
-        bins: of each class; the file must have as many.
-        label_key: integer label map ``(1, ...)`` on the grid of the image, lesions drawn in.
-        wall: labels of healthy wall.
-        cavity: labels of the blood pool.
-        classes: label of each lesion class, in the order of the blocks.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if it has no such preset, or its histograms have another length.
+    A name of "none" or None (no control) writes -1 throughout. A preset that is not there, or has
+    another number of bins, is a ``ValueError``.
     """
 
     def __init__(
@@ -192,14 +166,9 @@ def lesion_subtype(
 ) -> int:
     """Return the number of a subtype: 0 solid, 1 part-solid, 2 ground-glass, -1 unknown.
 
-    Args:
-        texture: mean rating of the readers, 1 (ground-glass) to 5 (solid), or the subtype's name;
-            None or not a number: unknown.
-        solid_from: lowest rating that is solid.
-        part_solid_from: lowest rating that is part-solid; below it is ground-glass.
-
-    Raises:
-        ValueError: if the rating is outside [1, 5], the name unknown, or the limits not in order.
+    ``texture`` is the mean rating of the readers, 1 (ground-glass) to 5 (solid), or the subtype's
+    name; None or not a number: unknown. The limits are the lowest ratings of their subtypes. A
+    rating outside [1, 5], an unknown name or limits that are not in order are a ``ValueError``.
 
     Example:
         >>> lesion_subtype(4.5), lesion_subtype(2.5), lesion_subtype(1.75), lesion_subtype("solid")
@@ -228,9 +197,6 @@ def join_condition(
 
     Without a histogram they are -1, and so is no subtype, which is None or "none".
 
-    Raises:
-        ValueError: if the histogram has another length or the subtype is unknown.
-
     Example:
         >>> join_condition(None, "ground_glass", bins=2)
         [-1.0, -1.0, 2.0]
@@ -247,18 +213,12 @@ def join_condition(
 
 
 class SubtypeConditiond(EachKey):
-    """Add histogram and condition of a lesion: its bins, then the number of its subtype.
+    """Add the histogram ``(bins,)`` of a lesion, and its condition: the bins, then the subtype.
 
     The lesion is ``label``, 1 inside, all channels put together; ``texture`` is a rating or a name,
-    see :func:`lesion_subtype`; absent: unknown.
-
-    Args:
-        keys: the image, channels first.
-        bins: of the histogram.
-        histogram_key: where the histogram goes, ``(bins,)``; all 0 for an empty mask.
-        condition_key: where the condition goes, ``(bins + 1,)``; no histogram for an empty mask.
-        value_range: outer edges of the bins, in the image's scale: [0, 0.7] is [-1000, 400] HU
-            where [-1000, 1000] became [0, 1].
+    see :func:`lesion_subtype`; absent: unknown. For an empty mask the histogram is 0, and the
+    condition has none. ``value_range`` are the outer edges of the bins, in the image's scale: [0,
+    0.7] is [-1000, 400] HU where [-1000, 1000] became [0, 1].
 
     Example:
         >>> transform = SubtypeConditiond("image", bins=2)
@@ -290,11 +250,7 @@ class SubtypeConditiond(EachKey):
 
 
 def derangement(count: int, seed: int = 0) -> list[int]:
-    """Return a random permutation that leaves nothing in its place, all of them equally likely.
-
-    Raises:
-        ValueError: if ``count`` is below 2, where there is none.
-    """
+    """Return a random permutation that leaves nothing in its place, all equally likely."""
     if count < 2:
         raise ValueError(f"count must be at least 2, got {count}")
     rng = np.random.default_rng(seed)
@@ -305,34 +261,28 @@ def derangement(count: int, seed: int = 0) -> list[int]:
 
 
 def with_other_case(
-    files: Sequence[Mapping[str, Any]],
-    keys: Sequence[str] = ("image", "label"),
-    prefix: str = "other_",
-    every_nth: int = 1,
-    seed: int = 0,
+    files: Sequence[Mapping[str, Any]], every_nth: int = 1, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Give every nth case of a datalist the files of another one, drawn at random.
+    """Give every nth case of a datalist image and label of another one, drawn at random.
 
     Example:
-        >>> with_other_case([{"image": "a"}, {"image": "b"}], keys=["image"])
-        [{'image': 'a', 'other_image': 'b'}, {'image': 'b', 'other_image': 'a'}]
+        >>> files = [{"image": "a", "label": "c"}, {"image": "b", "label": "d"}]
+        >>> with_other_case(files)[0]
+        {'image': 'a', 'label': 'c', 'other_image': 'b', 'other_label': 'd'}
     """
     cases = files[::every_nth]
     order = derangement(len(cases), seed)
     return [
-        {**case, **{f"{prefix}{key}": cases[i][key] for key in keys}}
+        {**case, "other_image": cases[i]["image"], "other_label": cases[i]["label"]}
         for case, i in zip(cases, order, strict=True)
     ]
 
 
 class StackRequestsd(MapTransform):
-    """Stack histograms, a row of -1 (no control) and presets: the requests made of one case.
+    """Stack histograms ``(bins,)``, a row of -1 (no control) and presets: the requests of one case.
 
-    Args:
-        keys: histograms, each ``(bins,)``.
-        path: presets file, see :func:`tools.histograms.load_presets`.
-        presets: names in it.
-        name: key of the result, ``(len(keys) + 1 + len(presets), bins)``.
+    ``presets`` are names in a file, see :func:`tools.histograms.load_presets`; the result is
+    ``(len(keys) + 1 + len(presets), bins)``.
     """
 
     def __init__(
@@ -347,7 +297,7 @@ class StackRequestsd(MapTransform):
         self.name = name
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the sample with the requests added, in the order keys, no control, presets."""
+        """Return the sample with the requests added."""
         sample = dict(data)
         rows = [convert_to_tensor(sample[key]) for key in self.key_iterator(sample)]
         rows = [*rows, torch.full_like(rows[0], -1), *self.presets]

@@ -30,26 +30,19 @@ DETAILS = ("max", "voxels")
 
 
 def latent_mask(lesion_mask: Tensor, detail: str = "max", factor: int = 4) -> Tensor:
-    """Return a lesion mask at the resolution of the latents, binary.
+    """Return a lesion mask at the resolution of the latents, binary, as float.
 
     A latent belongs to the lesion as soon as one of its voxels does: the nearest voxel would lose
-    most of a nodule of 3 to 6 voxels, and half of the voxels all of it. That is all that
-    ``"max"`` says, which is coarse: a latent is 4 voxels wide. ``"voxels"`` keeps every voxel of
-    the mask as a channel of its own, and so the outline; the largest of its channels is ``"max"``.
+    most of a nodule of 3 to 6 voxels, and half of the voxels all of it. That is all that ``"max"``
+    says, which is coarse: a latent is 4 voxels wide. ``"voxels"`` keeps every voxel of the mask as
+    a channel of its own, and so the outline; the largest of its channels is ``"max"``.
 
     Deviation from HR-LDM (section 3.2.1): the paper interpolates the mask, which is binary only
     after a threshold that it does not state, and names the lost outline a limitation.
 
-    Args:
-        lesion_mask: 1 inside, shape ``(B, K, H, W, D)``; H, W and D are multiples of ``factor``.
-        detail: ``"max"`` or ``"voxels"``.
-        factor: voxels per latent along each axis.
-
-    Returns:
-        Float tensor ``(B, K, H / factor, ...)``, or ``(B, K * factor**3, ...)`` for ``"voxels"``.
-
-    Raises:
-        ValueError: if ``detail`` is unknown or a size is no multiple of ``factor``.
+    ``lesion_mask`` is 1 inside, ``(B, K, H, W, D)`` with sizes that are multiples of ``factor``,
+    the voxels per latent; the result ``(B, K, H / factor, ...)``, or ``(B, K * factor**3, ...)``
+    for ``"voxels"``. Other sizes or details are a ``ValueError``.
 
     Example:
         >>> mask = torch.zeros(1, 1, 8, 8, 8)
@@ -76,30 +69,20 @@ def latent_mask(lesion_mask: Tensor, detail: str = "max", factor: int = 4) -> Te
 
 
 def latent_mask_channels(detail: str = "max", classes: int = 1, factor: int = 4) -> int:
-    """Return the number of channels of :func:`latent_mask`.
-
-    Raises:
-        ValueError: if ``detail`` is unknown.
-    """
+    """Return the number of channels of :func:`latent_mask`."""
     if detail not in DETAILS:
         raise ValueError(f"mask_detail must be one of {DETAILS}, got {detail!r}")
     return classes * (1 if detail == "max" else factor**3)
 
 
 def repeat_cases(
-    files: Sequence[Mapping[str, Any]],
-    variants: int | Sequence[int] = 1,
+    files: Sequence[Mapping[str, Any]], variants: int | Sequence[int] = 1
 ) -> list[dict[str, Any]]:
     """Return every case ``variants`` times, with the number of its ``variant``.
 
-    Args:
-        files: cases.
-        variants: how often, one number or one for each subtype, solid first: where nine lesions in
-            ten are of one subtype, the rest would else hardly be seen. Cases of unknown subtype
-            take the first. See ``texture`` of :func:`tools.transforms.conditions.lesion_subtype`.
-
-    Raises:
-        ValueError: if ``variants`` is below 1, or there is not one for each subtype.
+    ``variants`` is one number or one for each subtype, solid first: where nine lesions in ten are
+    of one subtype, the rest would else hardly be seen. Cases of unknown subtype take the first. See
+    ``texture`` of :func:`tools.transforms.conditions.lesion_subtype`.
 
     Example:
         >>> repeat_cases([{"image": "a"}], 2)
@@ -125,45 +108,28 @@ class VariantCropd(MapTransform):
     """Cut a cube round the lesion; its place, flips and turns follow from the variant's number.
 
     An autoencoder does not commute with flips and shifts, so augmentation must come before it. A
-    random transform could not be cached; this one gives the same crop for the same case and
-    number, so encoded latents can. Variant 0 is centred and not flipped; without ``name`` the
-    mask's own voxels tell cases apart. Beyond the border the image is continued by its mirror
-    image, masks by 0.
+    random transform could not be cached; this one gives the same crop for the same case and number,
+    so encoded latents can. Variant 0 is centred and not flipped; without ``name`` the mask's own
+    voxels tell cases apart. Beyond the border the image is continued by its mirror image, masks by
+    0.
 
-    Args:
-        keys: images and masks, channels first; become plain tensors.
-        mask_key: one of the keys, with the lesion; an empty one is cut in the middle.
-        size: voxels of the cube, a number or one for each axis.
-        shift: voxels by which the lesion may lie off the middle along each axis, at most.
-
-    Raises:
-        ValueError: if ``shift`` is negative.
-
-    Example:
-        >>> crop = VariantCropd(["image", "label"], size=4)
-        >>> label = torch.zeros(1, 9, 9, 9)
-        >>> label[0, 6, 6, 6] = 1
-        >>> crop({"image": label, "label": label})["label"][0, 2, 2, 2].item()
-        1.0
+    Keys, one of them ``label`` with the lesion (an empty one is cut in the middle), become plain
+    tensors; ``size`` is one number or one for each axis. The lesion lies at most ``shift`` voxels
+    off the middle along each axis.
     """
 
     def __init__(
-        self,
-        keys: KeysCollection,
-        mask_key: str = "label",
-        size: int | Sequence[int] = 64,
-        shift: int = 8,
+        self, keys: KeysCollection, size: int | Sequence[int] = 64, shift: int = 8
     ) -> None:
         super().__init__(keys)
         if shift < 0:
             raise ValueError(f"shift must be at least 0, got {shift}")
-        self.mask_key, self.shift = mask_key, shift
-        self.size = np.broadcast_to(np.asarray(size), 3)
+        self.shift, self.size = shift, np.broadcast_to(np.asarray(size), 3)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with its cubes."""
         sample = dict(data)
-        inside = (convert_to_tensor(sample[self.mask_key]) > 0).any(0).numpy()
+        inside = (convert_to_tensor(sample["label"]) > 0).any(0).numpy()
         name = str(sample["name"]).encode() if "name" in sample else inside.tobytes()
         variant = int(sample.get("variant", 0))
         rng = np.random.default_rng([zlib.crc32(name), variant])
@@ -180,7 +146,7 @@ class VariantCropd(MapTransform):
             # a turn needs a cube: the two axes must be as long as each other
             turned = bool(self.size[0] == self.size[1]) and rng.random() < 0.5
         for key in self.key_iterator(sample):
-            mode = "constant" if key == self.mask_key else "symmetric"
+            mode = "constant" if key == "label" else "symmetric"
             cube = _cut(convert_to_tensor(sample[key]).numpy(), start, self.size, mode)
             cube = np.flip(cube, tuple(axes))
             cube = np.swapaxes(cube, 1, 2) if turned else cube
@@ -199,22 +165,15 @@ def _cut(values: np.ndarray, start: np.ndarray, size: np.ndarray, mode: str) -> 
 
 
 class EncodeLatentsd(EachKey):
-    """Replace an image by ``latents`` ``(C, H / 4, ...)``, the mean of what the encoder gives.
+    """Replace an image in [0, 1] by ``latents`` ``(C, H / 4, ...)``, the encoder's mean.
 
-    It holds no chance, so that MONAI's caching data sets keep the latents and the encoder runs
-    once for each case.
-
-    Args:
-        keys: the image, ``(1, H, W, D)``, in [0, 1].
-        autoencoder: frozen; runs where its weights are, the latents come to the CPU.
-        scale_factor: latents are multiplied by it.
+    It is multiplied by ``scale_factor``. It holds no chance, so that MONAI's caching data sets keep
+    the latents and the encoder runs once for each case: where its weights are; the latents come to
+    the CPU.
     """
 
     def __init__(
-        self,
-        keys: KeysCollection,
-        autoencoder: nn.Module,
-        scale_factor: float = 1.0,
+        self, keys: KeysCollection, autoencoder: nn.Module, scale_factor: float = 1.0
     ) -> None:
         super().__init__(keys)
         self.autoencoder, self.scale_factor = autoencoder, scale_factor

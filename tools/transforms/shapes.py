@@ -57,23 +57,7 @@ def _condition(sample: Mapping[Hashable, Any], diameter_mm: float) -> torch.Tens
     return torch.from_numpy(attribute_condition(diameter_mm, first, second))
 
 
-class ShapeWindowd(EachKey):
-    """Cut each lesion mask to a window scaled to its own smallest enclosing sphere.
-
-    Lesions of 4 and of 30 mm so become alike in size, and one small network learns from all of
-    them; how large the lesion is goes into ``condition``, with the sample's scores of
-    ``spiculation`` and ``lobulation``, see :func:`tools.transforms.spheres.attribute_condition`.
-    ``sphere_radius`` becomes the radius of the sphere in voxels of the window.
-
-    Args:
-        keys: masks, channel first with an affine (MetaTensor); become ``(1, N, N, N)``,
-            soft: 0 far outside, the outline at 0.5, 1 and more inside.
-        size, fill, spacing_mm: see :func:`tools.transforms.spheres.shape_grid`.
-
-    Raises:
-        ValueError: if a mask is empty.
-    """
-
+class _InShapeWindow(EachKey):
     def __init__(
         self,
         keys: KeysCollection,
@@ -82,7 +66,21 @@ class ShapeWindowd(EachKey):
         spacing_mm: float | None = None,
     ) -> None:
         super().__init__(keys)
-        self.window = (size, fill, spacing_mm)
+        self.window: dict[str, Any] = {"size": size, "fill": fill, "spacing_mm": spacing_mm}
+
+
+class ShapeWindowd(_InShapeWindow):
+    """Cut each lesion mask to a window scaled to its own smallest enclosing sphere.
+
+    Lesions of 4 and of 30 mm so become alike in size, and one small network learns from all of
+    them; how large the lesion is goes into ``condition``, with the sample's scores of
+    ``spiculation`` and ``lobulation``, see :func:`tools.transforms.spheres.attribute_condition`.
+    ``sphere_radius`` becomes the radius of the sphere in voxels of the window.
+
+    Masks, not empty, with an affine (MetaTensor), become ``(1, N, N, N)``, soft: 0 far outside, the
+    outline at 0.5, 1 and more inside. For ``size``, ``fill`` and ``spacing_mm`` see
+    :func:`tools.transforms.spheres.shape_grid`.
+    """
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         affine = np.asarray(sample[key].affine, float)
@@ -90,7 +88,7 @@ class ShapeWindowd(EachKey):
         centre, radius = enclosing_sphere(mask, affine)
         # voxels reach half their width beyond their centres
         radius += half_voxel_mm(affine)
-        grid = shape_grid(centre, radius, *self.window)
+        grid = shape_grid(centre, radius, **self.window)
         smooth = ndimage.gaussian_filter(mask.astype(np.float32), SMOOTHING_VOXELS)
         window = cut_window(smooth, affine, grid, beyond=0.0)
         sample[key] = torch.from_numpy(window * (0.5 / _level(smooth, mask)))[None]
@@ -111,31 +109,19 @@ def _level(smooth: np.ndarray, mask: np.ndarray) -> float:
 class ControlSphered(EachKey):
     """Turn a soft mask into the target of a shape model and the region in which it is generated.
 
-    The region is the sphere that :class:`ShapeWindowd` centred in the window, so turn and mirror
-    windows only. It is a little wider, so that the surface of a lesion that touches it can be
-    told from both sides. Outside the region the target is -1, no lesion.
-
-    Args:
-        keys: soft masks ``(1, N, N, N)``, the outline at 0.5; become the target in [-1, 1],
-            positive inside the lesion.
-        band: the target is the distance to the outline, positive inside, divided by this many
-            voxels and clipped; None gives the mask itself in {-1, 1} (LeFusion, section 3.3).
-        sphere_key: where to write the region, 1 inside.
-
-    Raises:
-        ValueError: if nothing of a mask is above 0.5, or ``band`` is not positive.
+    The region, left under ``label``, is the sphere that :class:`ShapeWindowd` centred in the
+    window, so turn and mirror windows only. It is a little wider, so that the surface of a lesion
+    that touches it can be told from both sides. Outside the region the target is -1, no lesion.
+    Within it is the distance to the outline (at 0.5), positive inside the lesion, divided by
+    ``band`` voxels and clipped to [-1, 1]; a band of None gives the mask itself in {-1, 1}
+    (LeFusion, section 3.3). A mask without anything above 0.5 is a ``ValueError``.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        band: float | None = 3.0,
-        sphere_key: str = "label",
-    ) -> None:
+    def __init__(self, keys: KeysCollection, band: float | None = 3.0) -> None:
         super().__init__(keys)
         if band is not None and not band > 0:
             raise ValueError(f"band must be > 0 voxels, got {band}")
-        self.sphere_key, self.band = sphere_key, band
+        self.band = band
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         inside = convert_to_tensor(sample[key])[0].numpy() >= 0.5
@@ -149,15 +135,13 @@ class ControlSphered(EachKey):
             level = np.clip(signed_distance(inside) / self.band, -1, 1)
         target = np.where(region, level, -1.0).astype(np.float32)
         sample[key] = torch.from_numpy(target)[None]
-        sample[self.sphere_key] = torch.from_numpy(region).float()[None]
+        sample["label"] = torch.from_numpy(region).float()[None]
 
 
 class RandDropScoresd(Randomizable, EachKey):
-    """Take the scores out of a condition, so that a model also works where nobody rated a lesion.
+    """Take both scores out of a condition, so that a model also works where nobody rated a lesion.
 
-    Args:
-        keys: conditions of :func:`tools.transforms.spheres.attribute_condition`.
-        prob: probability that both scores are left out.
+    For conditions of :func:`tools.transforms.spheres.attribute_condition`.
     """
 
     def __init__(self, keys: KeysCollection, prob: float = 0.3) -> None:
@@ -171,14 +155,10 @@ class RandDropScoresd(Randomizable, EachKey):
 
 
 class RandBoundaryd(Randomizable, EachKey):
-    """Cut the region by a plane that spares the lesion, as the pleura would.
+    """Cut the region ``(1, N, N, N)`` by a plane that spares the lesion, as the pleura would.
 
     Trained so, a model keeps within what is left of the sphere and shapes the lesion to it: the
     target, under ``image``, becomes -1 elsewhere. A sample without a lesion is left as it is.
-
-    Args:
-        keys: regions ``(1, N, N, N)``.
-        prob: probability of a cut.
     """
 
     def __init__(self, keys: KeysCollection, prob: float = 0.5) -> None:
@@ -203,13 +183,10 @@ class RandBoundaryd(Randomizable, EachKey):
 
 
 class LoadMaskd(EachKey):
-    """Load masks that a sample may do without: a missing entry stays missing.
+    """Load masks ``(1, H, W, D)`` from paths; anything else, and a missing entry, is left alone.
 
     MONAI's ``LoadImaged`` with ``allow_missing_keys`` does the same, but MONAI Label replaces it by
     a loader that wants all of its keys.
-
-    Args:
-        keys: entries with a path; anything else is left alone. Masks become ``(1, H, W, D)``.
     """
 
     def __init__(self, keys: KeysCollection) -> None:
@@ -221,26 +198,19 @@ class LoadMaskd(EachKey):
             sample[key] = self.load(sample[key])
 
 
-class ShapeRequestd(EachKey):
+class ShapeRequestd(_InShapeWindow):
     """Turn a scan into the window in which a lesion shape shall be generated.
 
-    Only the grid of the scan is used. The centre is ``centre_mm``, else the sample's last click,
-    else the voxel deepest inside the boundary, else the middle voxel of the scan. Sphere and window
-    are left under ``control`` for :class:`ShapeToScand`.
+    Only the grid of the scan (a MetaTensor) is used; it becomes the sampler's input ``(K + 1, N, N,
+    N)``: -1 for each of K ``channels``, then the region. Sphere and window are left under
+    ``control`` for :class:`ShapeToScand`. The centre is ``centre_mm`` (RAS, see
+    :func:`tools.transforms.windows.parse_point`), else the sample's last click, else the voxel
+    deepest inside the boundary, else the middle voxel of the scan. The boundary, a mask of where
+    the lesion may lie, is on the scan's grid; where it is missing a mask of ones is written. For
+    ``size``, ``fill`` and ``spacing_mm`` see :func:`tools.transforms.spheres.shape_grid`.
 
-    Args:
-        keys: scan, channel first with an affine (MetaTensor); becomes the sampler's input
-            ``(K + 1, N, N, N)``: -1 per class, then the region.
-        diameter_mm: of the sphere round the lesion, at least the size of a voxel.
-        centre_mm: RAS mm, or None, see :func:`tools.transforms.windows.parse_point`.
-        boundary_key: mask of where the lesion may lie, on the scan's grid; where it is missing a
-            mask of ones is written.
-        size, fill, spacing_mm: see :func:`tools.transforms.spheres.shape_grid`.
-        channels: lesion classes K.
-
-    Raises:
-        ValueError: if diameter or centre are not usable, or the sphere holds no voxel in which the
-            lesion may lie.
+    A diameter of the sphere round the lesion below the size of a voxel, a centre outside the scan,
+    and a sphere without a voxel in which the lesion may lie are a ``ValueError``.
     """
 
     def __init__(
@@ -254,12 +224,11 @@ class ShapeRequestd(EachKey):
         spacing_mm: float | None = None,
         channels: int = 1,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, size, fill, spacing_mm)
         if not (np.isfinite(diameter_mm) and diameter_mm > 0):
             raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
         self.diameter_mm, self.centre_mm = float(diameter_mm), parse_point(centre_mm)
         self.boundary_key, self.channels = boundary_key, channels
-        self.window = (size, fill, spacing_mm)
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         scan = sample[key]
@@ -273,7 +242,7 @@ class ShapeRequestd(EachKey):
                     f"got {boundary.shape}"
                 )
         sphere = Sphere(self._centre(sample, boundary, affine, shape), self._radius(affine))
-        window = ShapeWindow.around(sphere, affine, boundary, *self.window)
+        window = ShapeWindow.around(sphere, affine, boundary, **self.window)
         if not window.has_room(affine, shape, boundary):
             raise ValueError(
                 "diameter_mm must leave room for a voxel of the scan round centre_mm and "
@@ -282,13 +251,10 @@ class ShapeRequestd(EachKey):
             )
         allowed = np.ones(shape, bool) if boundary is None else boundary
         sample[self.boundary_key] = _mask(allowed, scan)
-        sample["control"] = {
-            "centre_mm": torch.tensor(sphere.centre_mm, dtype=torch.float64),
-            "radius_mm": torch.tensor(sphere.radius_mm, dtype=torch.float64),
-            "window_affine": torch.from_numpy(window.grid.affine),
-        }
+        window_affine = torch.from_numpy(window.grid.affine)
+        sample["control"] = sphere.control() | {"window_affine": window_affine}
         inputs = torch.from_numpy(window.inputs(self.channels))
-        sample[key] = MetaTensor(inputs, affine=torch.from_numpy(window.grid.affine))
+        sample[key] = MetaTensor(inputs, affine=window_affine)
 
     def _radius(self, affine: np.ndarray) -> float:
         """Return the radius of the sphere round the centres of the voxels."""
@@ -340,40 +306,14 @@ def _mask(inside: np.ndarray, like: MetaTensor) -> MetaTensor:
     return MetaTensor(torch.from_numpy(inside.astype(np.uint8))[None], meta=like.meta)
 
 
-class MaskRequestd(EachKey):
+class MaskRequestd(_InShapeWindow):
     """Turn a label map into a request with the sphere, the scores and the organ of its lesion.
 
-    Beside the request itself (``image`` and ``label``: what the sampler starts from, and where)
-    the sample gets what :class:`ShapeToScand` needs to bring the answer to the grid of the label
-    map, and what it is compared with there: ``target``, the real lesion, and ``sphere_region``,
-    all voxels of the scan that the answer may take.
-
-    Args:
-        keys: label maps ``(1, H, W, D)`` with an affine (MetaTensor), above 0 in the lesion.
-        size, fill, spacing_mm: see :func:`tools.transforms.spheres.shape_grid`.
-
-    Raises:
-        ValueError: if a label map holds no lesion.
-
-    Example:
-        >>> mask = torch.zeros(1, 12, 12, 12)
-        >>> mask[0, 3:7, 4:8, 5:9] = 1
-        >>> sample = MaskRequestd("label", size=8)({"label": MetaTensor(mask)})
-        >>> sample["image"].shape, sample["label"].shape, sample["condition"].shape
-        (torch.Size([1, 8, 8, 8]), torch.Size([1, 8, 8, 8]), torch.Size([16]))
-        >>> bool((sample["sphere_region"] >= sample["target"]).all())
-        True
+    Beside the request itself (``image`` and ``label``: what the sampler starts from, and where) the
+    sample gets what :class:`ShapeToScand` needs to bring the answer to the grid of the label map,
+    and what it is compared with there: ``target``, the real lesion, and ``sphere_region``, all
+    voxels of the scan that the answer may take. Arguments are those of :class:`ShapeWindowd`.
     """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        size: int | Sequence[int] = 24,
-        fill: float = FILL,
-        spacing_mm: float | None = None,
-    ) -> None:
-        super().__init__(keys)
-        self.window: dict[str, Any] = {"size": size, "fill": fill, "spacing_mm": spacing_mm}
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         label = sample[key]
@@ -391,20 +331,13 @@ class MaskRequestd(EachKey):
 
 
 class ShapeToScand(EachKey):
-    """Turn the output of a shape model into a label map on the scan's own grid.
+    """Turn the output of a shape model into a label map on the scan's own grid, uint8.
 
     The sphere round the first class becomes exactly the one asked for, see
-    :func:`tools.transforms.spheres.fit_grid`. Several classes are nested: class k lies inside class
-    k - 1 and is drawn over it, as no-reflow lies inside an infarct.
-
-    Args:
-        keys: predictions ``(K, N, N, N)``, above 0 inside; become ``(1, H, W, D)``, uint8 labels.
-        boundary_key: where a lesion may lie, on the scan's grid; :class:`ShapeRequestd` left it.
-        labels: label of each class; None: 1..K.
-        allow_empty: give an empty label map where there is no lesion, for counting such cases.
-
-    Raises:
-        ValueError: if the prediction holds no lesion: draw again, with another seed.
+    :func:`tools.transforms.spheres.fit_grid`. Classes (``labels``; None: 1..K) are nested: class k
+    lies inside class k - 1 and is drawn over it, as no-reflow lies inside an infarct. Predictions
+    ``(K, N, N, N)`` are above 0 inside; one without a lesion is a ``ValueError`` (draw again, with
+    another seed), or with ``allow_empty`` an empty label map.
     """
 
     def __init__(
@@ -420,8 +353,7 @@ class ShapeToScand(EachKey):
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         boundary, control = sample[self.boundary_key], sample["control"]
         allowed, affine = np.asarray(boundary[0]), np.asarray(boundary.affine, float)
-        x, y, z = (float(value) for value in control["centre_mm"])
-        sphere = Sphere((x, y, z), float(control["radius_mm"]))
+        sphere = Sphere.from_control(control)
         levels = convert_to_tensor(sample[key]).float().cpu().numpy()
         grid = WindowGrid(np.asarray(control["window_affine"]), levels.shape[1:])
         grid = fit_grid(levels[0], grid, sphere, affine, allowed)

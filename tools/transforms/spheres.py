@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from nibabel.affines import apply_affine
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
@@ -44,19 +45,26 @@ class Sphere(NamedTuple):
     centre_mm: tuple[float, float, float]
     radius_mm: float
 
+    def control(self) -> dict[str, torch.Tensor]:
+        """Return the sphere as a sample carries it through a loader, float64."""
+        return {name: torch.tensor(v, dtype=torch.float64) for name, v in self._asdict().items()}
+
+    @classmethod
+    def from_control(cls, control: Mapping[str, torch.Tensor]) -> Sphere:
+        """Return the sphere that :meth:`control` wrote down."""
+        x, y, z = (float(value) for value in control["centre_mm"])
+        return cls((x, y, z), float(control["radius_mm"]))
+
 
 def enclosing_sphere(mask: np.ndarray, affine: np.ndarray) -> Sphere:
     """Return the smallest sphere that holds the centres of all voxels of a mask.
 
     Welzl's algorithm on the vertices of the convex hull, in millimetres, so anisotropic and oblique
     grids are right. The released DiffMask code takes the centroid and the largest distance from it,
-    both cut to whole voxels: neither smallest nor enclosing.
+    both cut to whole voxels: neither smallest nor enclosing. An empty mask is a ``ValueError``.
 
     References:
         Welzl, Smallest enclosing disks (balls and ellipsoids), 1991.
-
-    Raises:
-        ValueError: if the mask is empty: there is no sphere round nothing.
 
     Example:
         >>> mask = np.zeros((5, 5, 5))
@@ -131,11 +139,10 @@ def signed_distance(
     spacing: np.ndarray | Sequence[float] = (1.0, 1.0, 1.0),
     blur: float | Sequence[float] = 0.5,
 ) -> np.ndarray:
-    """Return the distance to the surface, positive inside, slightly blurred.
+    """Return the distance to the surface, positive inside, slightly blurred, in the spacing's unit.
 
     Centres lie half a voxel from the faces; the blur, a standard deviation in voxels, takes the
-    staircase of the grid away. The result has the unit of the spacing; the mask is neither empty
-    nor full.
+    staircase of the grid away. The mask is neither empty nor full.
 
     Example:
         >>> mask = np.zeros((8, 5, 5), bool)
@@ -151,22 +158,15 @@ def signed_distance(
 
 
 def soft_bins(fraction: float | None, bins: int = SCORE_BINS) -> np.ndarray:
-    """Return weights of the two bins whose centres lie on either side of a fraction in 0..1.
-
-    What is not known (None) has zeros.
-    """
+    """Return weights of the bins whose centres lie on either side of a fraction; None: zeros."""
     if fraction is None:
         return np.zeros(bins, np.float32)
     place = float(np.clip(fraction, 0, 1)) * (bins - 1)
     return np.maximum(0, 1 - np.abs(np.arange(bins) - place)).astype(np.float32)
 
 
-def size_bins(diameter_mm: float, range_mm: Sequence[float] = DIAMETER_MM) -> np.ndarray:
-    """Return soft bins of the logarithm of a diameter, held to what a model tells apart, ``(8,)``.
-
-    Raises:
-        ValueError: if the diameter is not positive.
-    """
+def size_bins(diameter_mm: float, range_mm: Sequence[float]) -> np.ndarray:
+    """Return soft bins of the logarithm of a diameter, held to the given range, ``(8,)``."""
     if not (np.isfinite(diameter_mm) and diameter_mm > 0):
         raise ValueError(f"diameter_mm must be > 0, got {diameter_mm}")
     low, high = np.log(range_mm)
@@ -174,30 +174,20 @@ def size_bins(diameter_mm: float, range_mm: Sequence[float] = DIAMETER_MM) -> np
 
 
 def attribute_condition(
-    diameter_mm: float,
-    spiculation: float | None = None,
-    lobulation: float | None = None,
-    range_mm: Sequence[float] = DIAMETER_MM,
+    diameter_mm: float, spiculation: float | None = None, lobulation: float | None = None
 ) -> np.ndarray:
     """Return what a shape model is told beside the sphere, as soft bins, shape ``(16,)``.
 
-    Eight bins hold the logarithm of the sphere's diameter (small nodules are rounder), four the
-    score of spiculation and four that of lobulation.
-
-    Args:
-        diameter_mm: of the sphere; held to ``range_mm``.
-        spiculation: radiologists' score 1 (none) to 5 (marked); None or 0, not known: zeros.
-        lobulation: likewise.
-        range_mm: smallest and largest diameter that the model tells apart.
-
-    Raises:
-        ValueError: if the diameter is not positive or a score is outside 1..5.
+    Eight bins hold the logarithm of the sphere's diameter, held to 3..45 mm (small nodules are
+    rounder), four the score of spiculation and four that of lobulation: 1 (none) to 5 (marked) as
+    radiologists rate them; None or 0, not known: zeros. Other scores, and a diameter that is not
+    positive, are a ``ValueError``.
 
     Example:
         >>> attribute_condition(3.0, spiculation=5.0).tolist()[7:13]
         [0.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     """
-    parts = [size_bins(diameter_mm, range_mm)]
+    parts = [size_bins(diameter_mm, DIAMETER_MM)]
     low, high = SCORES
     for name, score in (("spiculation", spiculation), ("lobulation", lobulation)):
         if score and not low <= score <= high:
@@ -225,20 +215,13 @@ def shape_grid(
 
 
 class ShapeWindow(NamedTuple):
-    """What a shape model is shown of a scan.
-
-    Attributes:
-        grid: of the window.
-        region: 1 where the lesion may be generated: the sphere, a little wider, cut by the
-            boundary; float32, shape ``grid.size``.
-        sphere: that the centres of the lesion's voxels must not leave.
-        radius_mm: of the sphere round the lesion: half a voxel of the scan more.
-    """
+    """What a shape model is shown of a scan."""
 
     grid: WindowGrid
+    # 1 where the lesion may be generated: the sphere, a little wider, cut by the boundary; float32
     region: np.ndarray
-    sphere: Sphere
-    radius_mm: float
+    sphere: Sphere  # that the centres of the lesion's voxels must not leave
+    radius_mm: float  # of the sphere round the lesion: half a voxel of the scan more
 
     @classmethod
     def around(
@@ -252,11 +235,9 @@ class ShapeWindow(NamedTuple):
     ) -> ShapeWindow:
         """Return the window for a sphere round the centres of the voxels of a lesion.
 
-        The boundary is above 0 where a lesion may lie, on the scan's grid; None: everywhere. For
-        size, fill and spacing see :func:`shape_grid`.
-
-        Raises:
-            ValueError: if the boundary leaves nothing of the sphere.
+        The boundary is above 0 where a lesion may lie, on the scan's grid; None: everywhere; one
+        that leaves nothing of the sphere is a ``ValueError``. For size, fill and spacing see
+        :func:`shape_grid`.
         """
         radius = sphere.radius_mm + half_voxel_mm(affine)
         grid = shape_grid(sphere.centre_mm, radius, size, fill, spacing_mm)
@@ -274,11 +255,7 @@ class ShapeWindow(NamedTuple):
     def has_room(
         self, affine: np.ndarray, shape: Sequence[int], boundary: np.ndarray | None = None
     ) -> bool:
-        """Return whether a prediction could mark a voxel of the scan; it costs no sampling.
-
-        Raises:
-            ValueError: if the sphere does not touch the scan.
-        """
+        """Return whether a prediction could mark a voxel of the scan; it costs no sampling."""
         full = np.ones(self.grid.size, np.float32)
         return bool(shape_on_scan(full, self.grid, self.sphere, affine, shape, boundary)[0].any())
 
@@ -349,20 +326,12 @@ def shape_on_scan(
 ) -> tuple[np.ndarray, Box]:
     """Bring a predicted shape to the grid of a scan, within sphere and boundary by construction.
 
-    Args:
-        level: above 0 inside the lesion, on the grid of the window.
-        grid: of the window.
-        sphere: that the centres of the lesion's voxels must not leave.
-        affine: voxel index of the scan to RAS mm.
-        shape: voxels of the scan per axis.
-        boundary: above 0 where a lesion may lie, on the scan's grid; None: everywhere.
+    The level, above 0 inside the lesion, lies on the grid of the window. The centres of the
+    lesion's voxels must not leave the sphere, which must touch the scan (``affine``, ``shape``),
+    nor the boundary, which is above 0 where a lesion may lie; None: everywhere.
 
-    Returns:
-        Boolean mask of a box of the scan, and the box. The mask may be empty: where the sphere
-        holds no voxel's centre (then the box is empty too), or the level is nowhere positive.
-
-    Raises:
-        ValueError: if the sphere does not touch the scan.
+    Returns a boolean mask of a box of the scan, and the box. The mask may be empty: where the
+    sphere holds no voxel's centre (then the box is empty too), or the level is nowhere positive.
     """
     box, moved = _sphere_box(sphere, affine, shape)
     size = tuple(part.stop - part.start for part in box)

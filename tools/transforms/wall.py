@@ -52,34 +52,23 @@ UNUSED_BINS = 4  # of the condition: the width that the shipped weights have
 
 
 class WallCoordinates(NamedTuple):
-    """Where the voxels of a wall lie.
+    """Where the voxels of a wall lie; slices are along the last axis."""
 
-    Attributes:
-        voxels: voxel indices, shape ``(n, 3)``, slices along the last axis.
-        angle: round the middle of the organ in the slice, radians in -pi..pi, shape ``(n,)``.
-        depth: 0 at the inner surface, 1 at the outer one, shape ``(n,)``.
-        shape: of the scan.
-    """
-
-    voxels: np.ndarray
-    angle: np.ndarray
-    depth: np.ndarray
-    shape: tuple[int, int, int]
+    voxels: np.ndarray  # indices, (n, 3)
+    angle: np.ndarray  # round the middle of the organ in the slice, radians in -pi..pi, (n,)
+    depth: np.ndarray  # 0 at the inner surface, 1 at the outer one, (n,)
+    shape: tuple[int, int, int]  # of the scan
 
 
 def wall_coordinates(
     wall: np.ndarray, affine: np.ndarray, cavity: np.ndarray | None = None
 ) -> WallCoordinates:
-    """Return angle and depth of every voxel of a wall, slice by slice.
+    """Return angle and depth of every voxel of a wall, slice by slice along the last axis.
 
-    The middle of a slice is the centroid of its cavity, or of what the wall encloses, or of the
+    The middle of a slice is the centroid of its cavity (None: of what the wall encloses), or of the
     wall itself where it encloses nothing; it is smoothed along the slices. Angles are those of the
-    scan's RAS axes within the slice, so that two scans of the same orientation agree.
-
-    Slices lie along the last axis; a cavity of None is what the wall encloses.
-
-    Raises:
-        ValueError: if the wall is empty.
+    scan's RAS axes within the slice, so that two scans of the same orientation agree. An empty wall
+    is a ``ValueError``.
     """
     wall = np.asarray(wall) > 0
     if not wall.any():
@@ -207,17 +196,11 @@ def wall_points(angle: np.ndarray, depth: np.ndarray, size: tuple[float, float])
 
 
 class WallRegion(NamedTuple):
-    """The part of a wall in which lesions may lie.
+    """The part of a wall in which lesions may lie."""
 
-    Attributes:
-        place: coordinates of the whole wall.
-        within: True in the wall and the sphere, on the scan's grid.
-        middle: angle in the middle of the grid of the wall.
-    """
-
-    place: WallCoordinates
-    within: np.ndarray
-    middle: float
+    place: WallCoordinates  # of the whole wall
+    within: np.ndarray  # True in the wall and the sphere, on the scan's grid
+    middle: float  # angle in the middle of the grid of the wall
 
     def inputs(self, size: tuple[int, int], channels: int = 2) -> np.ndarray:
         """Return a sampler's input ``(K + 1, angles, depths, slices)``: -1s, then the region."""
@@ -229,11 +212,7 @@ class WallRegion(NamedTuple):
 
 
 def wall_region(place: WallCoordinates, affine: np.ndarray, sphere: Sphere) -> WallRegion:
-    """Return the part of a wall that lies in the sphere round the lesion that is asked for.
-
-    Raises:
-        ValueError: if the sphere holds nothing of the wall.
-    """
+    """Return the part of a wall that lies in the sphere round the lesion that is asked for."""
     within = np.zeros(place.shape, bool)
     within[tuple(place.voxels.T)] = True
     within &= sphere_mask(sphere, affine, place.shape)
@@ -251,17 +230,12 @@ def lesions_in_wall(
     labels: Sequence[int] = (3, 4),
     inner_share: float | None = None,
 ) -> np.ndarray:
-    """Return the output of a shape model as a label map on the scan's grid, 0 outside the lesion.
+    """Return the output of a shape model as a uint8 label map on the scan's grid, 0 elsewhere.
 
-    Args:
-        levels: ``(K, angles, depths, slices)``, above 0 inside.
-        region: that the model was asked to fill.
-        labels: of each class, outermost first; each lies inside the one before.
-        inner_share: share of the lesion that becomes the innermost class, exactly: where the model
-            is surest of it. None: where the model says so.
-
-    Returns:
-        uint8, empty if nothing is above 0.
+    ``levels`` ``(K, angles, depths, slices)`` are above 0 inside; the region is what the model was
+    asked to fill. ``labels`` are those of each class, outermost first; each lies inside the one
+    before. ``inner_share`` of the lesion becomes the innermost class, exactly: where the model is
+    surest of it; None: where the model says so.
     """
     result, inside = np.zeros(region.within.shape, np.uint8), region.within
     for number, (label, level) in enumerate(zip(labels, levels, strict=True)):
@@ -291,16 +265,10 @@ def wall_condition(
 ) -> np.ndarray:
     """Return what a shape model of nested classes is told beside the region, shape ``(16,)``.
 
-    Eight soft bins hold the logarithm of the diameter, four the share of the innermost class.
-
-    Args:
-        diameter_mm: of the sphere.
-        inner_share: share of the lesion that is of the innermost class, 0..1 (half and more are
-            told alike); None leaves it to the model: zeros.
-        range_mm: smallest and largest diameter that the model tells apart.
-
-    Raises:
-        ValueError: if the diameter is not positive or the share is outside 0..1.
+    Eight soft bins hold the logarithm of the sphere's diameter, held to ``range_mm``, four the
+    share of the lesion that is of the innermost class, 0..1 (half and more are told alike); None
+    leaves it to the model: zeros. Other shares, and a diameter that is not positive, are a
+    ``ValueError``.
 
     Example:
         >>> wall_condition(10.0, inner_share=0.0)[8:12].tolist()
@@ -320,26 +288,18 @@ def _check_share(inner_share: float | None) -> None:
 class WallTargetd(EachKey):
     """Turn a label map into the target of a shape model, its region and its condition.
 
-    The region is the wall within the smallest sphere round the outermost class, as seen on the grid
-    of the wall, whose first axis is centred on the lesion; it is left under ``label``, 1 inside,
-    the condition under ``condition``, see :func:`wall_condition`. Without a lesion the region is
-    empty and nothing is learned from the sample.
+    Label maps ``(1, H, W, D)`` with an affine, slices along the last axis, become targets ``(K,
+    angles, depths, slices)`` in [-1, 1], positive inside the lesion: the distance to the outline
+    within the slice in cells, divided by ``band`` and clipped. The region is the wall within the
+    smallest sphere round the outermost class, as seen on the grid of the wall, whose first axis is
+    centred on the lesion; it is left under ``label``, 1 inside, the condition under ``condition``,
+    see :func:`wall_condition`. Without a lesion the region is empty and nothing is learned from the
+    sample.
 
-    Args:
-        keys: label maps ``(1, H, W, D)`` with an affine, slices along the last axis; become targets
-            ``(K, angles, depths, slices)`` in [-1, 1], positive inside the lesion.
-        classes: labels of each class. Nested: those of a class are among those of the one before,
-            as no-reflow lies inside an infarct.
-        wall: labels of all that is wall, lesions included.
-        cavity: labels of the cavity.
-        size: cells round the organ and through its wall.
-        slices: of the grid, so that samples make a batch.
-        band: the target is the distance to the outline within the slice in cells, divided by this
-            and clipped.
-        range_mm: smallest and largest diameter that the model tells apart.
-
-    Raises:
-        ValueError: if the classes are not nested, or a label map has no wall or too many slices.
+    ``classes`` are the labels of each class: those of a class are among those of the one before, as
+    no-reflow lies inside an infarct. ``wall`` are the labels of all that is wall, lesions included.
+    ``size`` is cells round the organ and through its wall; ``slices`` make samples a batch, too few
+    of them are a ``ValueError``.
     """
 
     def __init__(
@@ -390,22 +350,11 @@ class WallTargetd(EachKey):
 class WallRequestd(EachKey):
     """Turn a labelled organ into the region of the wall in which lesions shall be generated.
 
-    The label map is left under ``organ``, the sphere under ``control``, for :class:`WallToScand`.
-
-    Args:
-        keys: label maps ``(1, H, W, D)`` with an affine, slices along the last axis; become the
-            sampler's input ``(K + 1, angles, depths, slices)``: -1 per class, then the region.
-        diameter_mm: of the sphere round the lesion.
-        centre_mm: RAS mm, near the wall; None: the sample's last click, else a voxel of the wall
-            that ``seed`` chooses. See :func:`tools.transforms.windows.parse_point`.
-        wall: labels of all that is wall.
-        cavity: labels of the cavity.
-        size: cells round the organ and through its wall.
-        channels: lesion classes K.
-        seed: of the choice of a voxel.
-
-    Raises:
-        ValueError: if the diameter is not positive, or the sphere holds nothing of the wall.
+    The label map, see :class:`WallTargetd`, becomes the sampler's input ``(K + 1, angles, depths,
+    slices)``: -1 for each of K ``channels``, then the region. It is left under ``organ``, the
+    sphere of ``diameter_mm`` round the lesion under ``control``, for :class:`WallToScand`. Its
+    centre is ``centre_mm``, near the wall (see :func:`tools.transforms.windows.parse_point`), else
+    the sample's last click, else a voxel of the wall that ``seed`` chooses.
     """
 
     def __init__(
@@ -438,28 +387,18 @@ class WallRequestd(EachKey):
         x, y, z = (float(value) for value in point)
         sphere = Sphere((x, y, z), self.diameter_mm / 2)
         region = wall_region(place, affine, sphere)
-        sample["organ"] = organ
-        sample["control"] = {
-            "centre_mm": torch.tensor(sphere.centre_mm, dtype=torch.float64),
-            "radius_mm": torch.tensor(sphere.radius_mm, dtype=torch.float64),
-        }
+        sample["organ"], sample["control"] = organ, sphere.control()
         sample[key] = torch.from_numpy(region.inputs(self.size, self.channels))
 
 
 class WallToScand(EachKey):
     """Turn the output of a shape model into lesions of a label map on the scan's grid.
 
-    Args:
-        keys: predictions ``(K, angles, depths, slices)``, above 0 inside; become ``(1, H, W, D)``.
-        labels: label of each class, outermost first; each lies inside the one before.
-        wall: labels of all that is wall; nothing else is changed.
-        cavity: labels of the cavity.
-        keep_organ: lesions are drawn into the label map; False: into an empty one.
-        inner_share: see :func:`lesions_in_wall`; small lesions rarely get any without it.
-
-    Raises:
-        ValueError: if the prediction holds no lesion: draw again, with another seed; or if
-            ``inner_share`` is outside 0..1.
+    Predictions ``(K, angles, depths, slices)`` become ``(1, H, W, D)``; nothing but ``wall`` is
+    changed. Lesions are drawn into the organ's label map, without ``keep_organ`` into an empty one.
+    For ``labels`` and ``inner_share`` see :func:`lesions_in_wall`; small lesions rarely get any of
+    the inner class without it. A prediction without a lesion is a ``ValueError``: draw again, with
+    another seed.
     """
 
     def __init__(
@@ -477,11 +416,10 @@ class WallToScand(EachKey):
         self.keep_organ, self.inner_share = keep_organ, inner_share
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
-        organ, control = sample["organ"], sample["control"]
+        organ = sample["organ"]
         affine, label = np.asarray(organ.affine, float), np.asarray(organ[0])
         place = wall_coordinates(np.isin(label, self.wall), affine, np.isin(label, self.cavity))
-        x, y, z = (float(value) for value in control["centre_mm"])
-        region = wall_region(place, affine, Sphere((x, y, z), float(control["radius_mm"])))
+        region = wall_region(place, affine, Sphere.from_control(sample["control"]))
         levels = convert_to_tensor(sample[key]).float().cpu().numpy()
         lesions = lesions_in_wall(levels, region, self.labels, self.inner_share)
         if not lesions.any():
@@ -495,17 +433,7 @@ def measure_heart(label: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
     """Return what a datalist says of a heart, so that transforms can cut a window round it.
 
     ``heart_mm`` (RAS) is the middle of the box round all ``HEART_CLASSES``, ``heart_extent_mm`` and
-    ``heart_extent_voxels`` its sides in the slice, which lie along the last axis of the label map.
-
-    Raises:
-        ValueError: if the label is empty.
-
-    Example:
-        >>> label = np.zeros((8, 8, 3), np.uint8)
-        >>> label[2:6, 1:4, 1] = 3
-        >>> heart = measure_heart(label, np.diag([2.0, 2.0, 10.0, 1.0]))
-        >>> heart["heart_mm"], heart["heart_extent_mm"], heart["volumes_ml"]["infarct"]
-        ([7.0, 4.0, 10.0], [8.0, 6.0], 0.48)
+    ``heart_extent_voxels`` its sides in the slice; slices lie along the last axis of the label map.
     """
     voxels = np.argwhere(label > 0)
     if not len(voxels):

@@ -28,13 +28,10 @@ __all__ = [
 ]
 
 
-def parse_point(
-    centre_mm: Sequence[float] | str | None, name: str = "centre_mm"
-) -> tuple[float, float, float] | None:
+def parse_point(centre_mm: Sequence[float] | str | None) -> tuple[float, float, float] | None:
     """Return a point from three numbers (RAS mm), or from their text as a form sends it.
 
-    Raises:
-        ValueError: if it is anything else than three finite numbers, None or an empty text.
+    None and an empty text are no point; anything else is a ``ValueError``.
 
     Example:
         >>> parse_point("62.5, -20, 140"), parse_point([1, 2, 3]), parse_point("")
@@ -50,7 +47,7 @@ def parse_point(
     except (TypeError, ValueError):
         x = y = z = np.nan
     if not np.isfinite([x, y, z]).all():
-        raise ValueError(f"{name} must be three numbers (RAS mm), got {centre_mm!r}")
+        raise ValueError(f"centre_mm must be three numbers (RAS mm), got {centre_mm!r}")
     return x, y, z
 
 
@@ -72,43 +69,34 @@ def asked_point(
 class SliceWindowd(MapTransform):
     """Cut scans of thick slices to one window round an organ, see :meth:`Window.on_slices`.
 
-    Beyond the scan its mirror image continues it, and the label map is 0. Where the label map holds
-    no organ, the last click is the middle of the window, see :func:`asked_point`.
-
-    Args:
-        keys: images and the label map ``(1, H, W, D)`` with an affine, all on one grid; become
-            ``(1, N, M, S)``.
-        organ: labels of all that is organ.
-        label_key: the label map, cut by the nearest neighbour.
-        size: voxels of the window within the slice.
-        spacing_mm: voxel size within the slice; None keeps that of the scan.
-        step: what the number of slices becomes a multiple of.
-
-    Raises:
-        ValueError: if the label map holds no organ and there is no click.
+    Images and the label map (``label``, cut by the nearest neighbour) ``(1, H, W, D)`` have an
+    affine and lie on one grid; they become ``(1, N, M, S)``, S a multiple of ``step``. Beyond the
+    scan its mirror image continues it, and the label map is 0. Where that holds nothing of
+    ``organ``, the last click is the middle of the window, see :func:`asked_point`; without one it
+    is a ``ValueError``. ``size`` and ``spacing_mm`` are those within the slice; a spacing of None
+    keeps that of the scan.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         organ: Sequence[int],
-        label_key: str = "label",
         size: Sequence[int] = (72, 72),
         spacing_mm: float | None = 1.5,
         step: int = 4,
     ) -> None:
         super().__init__(keys)
-        self.organ, self.label_key = list(organ), label_key
+        self.organ = list(organ)
         self.window = Window(tuple(size), spacing_mm, multiple=step)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with windows in place of scans."""
         sample = dict(data)
-        label = sample[self.label_key]
+        label = sample["label"]
         organ, affine = np.isin(np.asarray(label[0]), self.organ), np.asarray(label.affine, float)
         grid = self.window.on_slices(organ, affine, asked_point(sample, affine))
         for key in self.key_iterator(sample):
-            scan, flat = np.asarray(sample[key][0]), key == self.label_key
+            scan, flat = np.asarray(sample[key][0]), key == "label"
             window = cut_window(scan, affine, grid, 0 if flat else 1, 0.0 if flat else None)
             sample[key] = MetaTensor(
                 torch.from_numpy(window)[None], affine=torch.from_numpy(grid.affine)
@@ -119,15 +107,7 @@ class SliceWindowd(MapTransform):
 class PercentileScaled(EachKey):
     """Scale an image so that two of its percentiles become -1 and 1, left as ``intensity_range``.
 
-    Args:
-        keys: images, channel first.
-        percentiles: see :class:`tools.intensity.Percentiles`.
-        empty_value: likewise.
-
-    Example:
-        >>> sample = PercentileScaled("image", (0, 100))({"image": torch.tensor([[2.0, 4.0, 6.0]])})
-        >>> sample["image"].tolist(), sample["intensity_range"].tolist()
-        ([[-1.0, 0.0, 1.0]], [2.0, 6.0])
+    For the arguments see :class:`tools.intensity.Percentiles`.
     """
 
     def __init__(
@@ -152,27 +132,15 @@ class PercentileScaled(EachKey):
 class PasteLesiond(EachKey):
     """Put a synthetic image in [-1, 1] into the scan, in its units, inside the lesion only.
 
-    Args:
-        keys: synthetic images, channels first: on the scan's grid, or with ``window_key`` on that
-            of a window, of which the first channel is taken (a sampler that combines lesion classes
-            puts them into every channel). They become the composite, with the scan's dtype and
-            metadata; integers are rounded and kept within their type.
-        scan_key: the scan before it was cut and scaled. Every voxel outside the lesion is copied
-            from it bit for bit.
-        mask_key: label map on the scan's grid, same shape.
-        classes: its labels that are lesion; None: all above 0.
-        window: the intensities that -1 and 1 stand for, or the sample's entry with them.
-        window_key: an image with the window's affine, which engines drop.
+    It lies on the scan's grid, or with ``window_key`` (an image with the window's affine, which
+    engines drop) on that of a window, of which the first channel is taken: a sampler that combines
+    lesion classes puts them into every channel. It becomes the composite, with the scan's dtype and
+    metadata; integers are rounded and kept within their type. Every voxel outside the lesion is
+    copied from the scan (before it was cut and scaled) bit for bit.
 
-    Raises:
-        ValueError: if the label map has another shape than the scan, or a lesion reaches beyond the
-            window.
-
-    Example:
-        >>> paste = PasteLesiond("pred", window=(-1000, 400))
-        >>> sample = {"pred": torch.zeros(1, 2), "scan": torch.tensor([[7.0, 7.0]])}
-        >>> paste({**sample, "label": torch.tensor([[1, 0]])})["pred"]
-        tensor([[-300.,    7.]])
+    ``classes`` are the labels of the scan's label map that are lesion; None: all above 0.
+    ``window`` are the intensities that -1 and 1 stand for, or the sample's entry with them. A label
+    map of another shape, or a lesion that reaches beyond the window, is a ``ValueError``.
     """
 
     def __init__(
@@ -236,28 +204,12 @@ class PasteChanged(EachKey):
     """Add to the scan what a synthetic image changed, and leave every other voxel as it was.
 
     It was made from the first channels of ``image``, of the same scale. For models that change more
-    than the mask, such as a margin round it. The difference is added, so that intensities beyond
-    the scaled range keep theirs.
-
-    Args:
-        keys: the synthetic image, channels first.
-        scan_key: the scan before scaling; voxels that did not change are copied from it bit for
-            bit.
-        scale: units of the scan per unit of the image.
-
-    Example:
-        >>> paste = PasteChanged("pred", scale=2000)
-        >>> sample = {"pred": torch.tensor([[0.5, 0.25]]), "image": torch.tensor([[0.5, 0.5]])}
-        >>> paste({**sample, "scan": torch.tensor([[7, 0]])})["pred"]
-        tensor([[   7, -500]])
+    than the mask, such as a margin round it. The difference, times ``scale`` (units of the scan per
+    unit of the image), is added to the scan before scaling, so that intensities beyond the scaled
+    range keep theirs; voxels that did not change are copied bit for bit.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        scan_key: str = "scan",
-        scale: float = 2000.0,
-    ) -> None:
+    def __init__(self, keys: KeysCollection, scan_key: str = "scan", scale: float = 2000.0) -> None:
         super().__init__(keys)
         self.scan_key, self.scale = scan_key, float(scale)
 
