@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = [
     "Window",
     "WindowGrid",
     "blend_weight",
+    "bounds_mm",
     "cut_window",
     "grown",
     "paste_window",
@@ -70,9 +72,7 @@ class Window(NamedTuple):
             >>> Window().round_box(box, np.diag([0.7, 0.7, 1.25, 1])).size
             (24, 24, 24)
         """
-        faces = np.array([[part.start - 0.5, part.stop - 0.5] for part in box])
-        corners = apply_affine(affine, np.array(np.meshgrid(*faces)).reshape(3, -1).T)
-        low, high = corners.min(0), corners.max(0)
+        low, high = bounds_mm(box, affine)
         spacing = 1.0 if self.spacing_mm is None else self.spacing_mm
         return WindowGrid.around((low + high) / 2, self.sides(float((high - low).max())), spacing)
 
@@ -131,6 +131,13 @@ class Window(NamedTuple):
         result[:3, 3] = apply_affine(affine, middle) - back
         slices = self.multiple * int(np.ceil(organ_mask.shape[2] / self.multiple))
         return WindowGrid(result, (int(self.size[0]), int(self.size[1]), slices))
+
+
+def bounds_mm(box: Sequence[slice], affine: np.ndarray) -> np.ndarray:
+    """Return the lowest and the highest corner of the voxels of a box, RAS mm, shape (2, 3)."""
+    faces = [(part.start - 0.5, part.stop - 0.5) for part in box]
+    corners = apply_affine(affine, list(product(*faces)))
+    return np.stack([corners.min(0), corners.max(0)])
 
 
 def window_size(
