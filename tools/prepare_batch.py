@@ -34,9 +34,6 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
         shared_noise: the same noise in all image channels, for classes that the sampler combines
             at every step.
         scheduler: its ``prediction_type`` names what the network is compared with; None: the noise.
-
-    Raises:
-        ValueError: if ``condition_drop`` is outside [0, 1].
     """
 
     def __init__(
@@ -81,8 +78,9 @@ class LatentPrepareBatch(DiffusionPrepareBatch):
     Latents that a transform cached are taken as they are; otherwise the frozen autoencoder encodes
     the image. MONAI's ``DiffusionPrepareBatch`` would make noise of the image's shape.
 
+    Arguments are those of :class:`LesionPrepareBatch`, but for:
+
     Args:
-        num_train_timesteps: T; timesteps are drawn uniformly from 0..T-1.
         autoencoder: frozen; None where every batch holds latents.
         scale_factor: latents are multiplied by it; those of a batch are taken to be already.
         mask_detail: see :func:`tools.transforms.latents.latent_mask`.
@@ -90,13 +88,8 @@ class LatentPrepareBatch(DiffusionPrepareBatch):
             trains without.
         latents_name: batch key of latents ``(B, C, h, w, d)``.
         image_name: batch key of the image ``(B, 1, H, W, D)``, in [0, 1].
-        mask_name: batch key of the lesion mask ``(B, K, H, W, D)``, 1 inside.
         condition_drop: probability that a sample loses its histogram, and, independently, its
             subtype, so that either can be asked for alone.
-        scheduler: its ``prediction_type`` names what the network is compared with; None: the noise.
-
-    Raises:
-        ValueError: if ``condition_drop`` is outside [0, 1].
     """
 
     def __init__(
@@ -127,11 +120,7 @@ class LatentPrepareBatch(DiffusionPrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, LatentTarget, tuple, dict[str, Tensor | None]]:
-        """Return inputs ``(B, C + mask channels, h, w, d)``, target, and three keyword arguments.
-
-        Raises:
-            ValueError: if the batch has no latents and there is no autoencoder.
-        """
+        """Return inputs ``(B, C + mask channels, h, w, d)``, target, and keyword arguments."""
 
         def take(name: str) -> Tensor:
             return _take(batchdata, name, device, non_blocking)
@@ -173,11 +162,7 @@ class SynthesisPrepareBatch(PrepareBatch):
     """Turn a batch into ``(image and mask, mask, (), {condition})`` for an evaluator that samples.
 
     The engine stores the second item as output ``label``: there postprocessing looks for the mask.
-
-    Args:
-        condition_name: batch key of the requested histogram, or None for no control.
-        image_name: batch key of the image, scaled to [-1, 1].
-        mask_name: batch key of the lesion mask, 1 inside.
+    Batch keys are those of :class:`LesionPrepareBatch`.
     """
 
     def __init__(
