@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from monai.bundle import ConfigParser
 from nibabel.affines import voxel_sizes
 
 from tests.dicom_series import write_dicom_series
+from tests.prepare.pairs import array, content, load, tree, write_list, write_pair
 from tools.cli import main
 from tools.dicom.series import read_series
 from tools.prepare.lesions import Rule
@@ -41,38 +41,16 @@ def write_scan(
     spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
     dtype: type = np.int16,
 ) -> dict[str, Any]:
-    folder.mkdir(parents=True, exist_ok=True)
     affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
     affine[:3, 3] = (30, 20, -10)
-    entry = {"image": f"{name}_image.nii.gz", "label": f"{name}_label.nii.gz"}
-    nib.save(nib.Nifti1Image(image.astype(dtype), affine), folder / entry["image"])
-    nib.save(nib.Nifti1Image(label.astype(np.uint8), affine), folder / entry["label"])
+    entry = write_pair(folder, name, image, label, affine, dtype)
     return entry | {"patient": name.split("_")[0]}
-
-
-def write_list(folder: Path, sections: Mapping[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "datalist.json"
-    path.write_text(json.dumps({"name": "tiny", **sections}))
-    return path
 
 
 def write_crops(folder: Path, count: int = 4) -> Path:
     """A datalist of crops, every second patient for validation."""
     entries = [write_crop(folder, f"p{i}_1") for i in range(count)]
     return write_list(folder, {"training": entries[::2], "validation": entries[1::2]})
-
-
-def content(out: Path) -> dict[str, Any]:
-    return json.loads((out / "datalist.json").read_text())
-
-
-def load(out: Path, entry: Mapping[str, Any], key: str) -> nib.Nifti1Image:
-    return nib.load(out / entry[key])
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def prepare(datalist: Path, out: Path, *words: str) -> int:
@@ -126,9 +104,8 @@ def test_lesions_of_one_scan_become_windows_each_and_dicom_is_read(tmp_path: Pat
     entries = content(tmp_path / "out")["training"]
     assert [entry["name"] for entry in entries] == ["series_n01", "series_n02"]
     for entry in entries:
-        inside = np.asarray(load(tmp_path / "out", entry, "label").dataobj) > 0
-        values = np.asarray(load(tmp_path / "out", entry, "image").dataobj)
-        assert np.median(values[inside]) == 30
+        inside = array(tmp_path / "out", entry, "label") > 0
+        assert np.median(array(tmp_path / "out", entry, "image")[inside]) == 30
 
 
 def test_masks_need_no_image_and_cut_ones_are_left_out(tmp_path: Path) -> None:
@@ -191,7 +168,7 @@ def test_patches_have_one_millimetre_and_every_voxel_its_place(tmp_path: Path) -
         expected, inner = ramp(image.shape, image.affine), (slice(2, -2),) * 3
         # beyond the outermost voxel centres the scan is continued, so the border is left alone
         assert np.abs(np.asarray(image.dataobj)[inner] - expected[inner]).max() <= 1.5
-        mask = np.asarray(load(tmp_path / "out", entry, "label").dataobj)
+        mask = array(tmp_path / "out", entry, "label")
         assert set(np.unique(mask)) <= {0, 1}
         lesion += int(mask.sum())
     assert lesion > 0
@@ -212,7 +189,7 @@ def test_what_gives_no_patches_is_counted_and_crops_give_windows(tmp_path: Path)
     assert summary["left_out"] == {"coarse scans": 1, "scans of air": 1}
     patch, window = content(tmp_path / "out")["training"]
     assert load(tmp_path / "out", patch, "image").shape == (40, 40, 40)  # thinner than a patch
-    assert np.asarray(load(tmp_path / "out", patch, "image").dataobj).min() == -1024
+    assert array(tmp_path / "out", patch, "image").min() == -1024
     assert load(tmp_path / "out", window, "image").shape == (48, 48, 48)
 
 
@@ -236,7 +213,7 @@ def test_healthy_windows_lie_in_the_organ_and_touch_no_mark(tmp_path: Path) -> N
     for each in normal:
         window = load(tmp_path / "out", each, "image")
         assert np.asarray(window.dataobj).max() == -850
-        assert np.asarray(load(tmp_path / "out", each, "organ_mask").dataobj).mean() >= 0.3
+        assert array(tmp_path / "out", each, "organ_mask").mean() >= 0.3
         corners = (inverse @ window.affine @ [[0, 15], [0, 15], [0, 15], [1, 1]])[:3]
         assert corners.min() >= 0
         assert (corners[:2].min(1) > 20).any()
@@ -314,33 +291,6 @@ def test_two_workers_write_the_same(tmp_path: Path) -> None:
         datalist, tmp_path / "b", rule, workers=2
     )
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["--datalist", "{none}"], "datalist must be an existing JSON file, got"),
-        (["--datalist", "{empty}"], "datalist must have a list of scans, got none"),
-        (["--bundle", "none"], "bundle must be a bundle folder or one of"),
-        (["--bundle", "diffmask", "--stage", "x"], "stage must be one of the bundle diffmask"),
-        (["--smallest", "20"], "smallest must be a multiple of 8, got 20"),
-        (["--largest", "24"], "largest must be at least smallest, got 24"),
-        (["--validation_fraction", "1"], "validation_fraction must be from 0 to below 1, got 1"),
-        (["--workers", "0"], "workers must be 1 or more, got 0"),
-    ],
-)
-def test_bad_input_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
-) -> None:
-    datalist = write_crops(tmp_path / "in", 2)
-    (tmp_path / "empty.json").write_text("{}")
-    places = {"none": tmp_path / "none", "empty": tmp_path / "empty.json"}
-    given = [word.format(**places) for word in words]
-    if "--datalist" not in given:
-        given += ["--datalist", str(datalist)]
-    assert main(["prepare", "scans", "--out", str(tmp_path / "out"), *given]) == 1
-    assert f"error: {sentence}" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_bundle_must_say_what_it_trains_on(repository: Path, tmp_path: Path) -> None:
