@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import re
 import zipfile
 import zlib
@@ -146,14 +145,11 @@ def _files(root: Path) -> Iterator[tuple[str, StoredFile]]:
     if root.is_file():
         yield from _members(root)
         return
-    for folder, subfolders, names in os.walk(root):
-        subfolders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name.lower().endswith(".zip"):
-                yield from _members(path)
-            else:
-                yield path.as_posix(), path
+    for path in sorted(file for file in root.rglob("*") if file.is_file()):
+        if path.suffix.lower() == ".zip":
+            yield from _members(path)
+        else:
+            yield path.as_posix(), path
 
 
 def _members(path: Path) -> Iterator[tuple[str, StoredFile]]:

@@ -42,15 +42,8 @@ __all__ = [
 NAMESPACE = "{http://www.nih.gov}"
 READERS = 4  # of each scan; no nodule has more readings
 RATINGS = (
-    "subtlety",
-    "internalStructure",
-    "calcification",
-    "sphericity",
-    "margin",
-    "lobulation",
-    "spiculation",
-    "texture",
-    "malignancy",
+    *("subtlety", "internalStructure", "calcification", "sphericity", "margin"),
+    *("lobulation", "spiculation", "texture", "malignancy"),
 )
 
 
@@ -66,7 +59,6 @@ class Outline(NamedTuple):
     """A closed chain of pixels on one slice.
 
     Attributes:
-        sop_uid: SOP instance UID of the slice.
         inclusion: whether what it encloses belongs to the nodule or is taken out of it.
         points: integer (column, row) from the upper left pixel, 0-based, shape (n, 2).
     """
@@ -180,7 +172,7 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
     root = Path(dicom)
     if not root.is_dir():
         raise FileNotFoundError(f"dicom must be an existing folder, got {dicom}")
-    patients: dict[str, list[ScanFiles]] = defaultdict(list)
+    found: list[tuple[str, ScanFiles]] = []
     loose: list[Path] = []
     walk = tqdm(os.walk(root), desc="looking for series", unit=" folders")
     for folder, subfolders, names in walk:
@@ -193,19 +185,15 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
         below = Path(folder).relative_to(root).parts or (root.resolve().name,)
         patient = str(header.get("PatientID", "")).strip() or below[0]
         uid = str(header.get("SeriesInstanceUID", ""))
-        patients[patient].append(ScanFiles(Path(folder).resolve(), uid, beside))
-    if not patients:
+        found.append((patient, ScanFiles(Path(folder).resolve(), uid, beside)))
+    if not found:
         raise FileNotFoundError(f"dicom must hold CT series, found none below {dicom}")
-    if not all(scan.annotations for scans in patients.values() for scan in scans):
-        named = _by_series(loose)
-        for scans in patients.values():
-            scans[:] = [
-                s if s.annotations else s._replace(annotations=named[s.series_uid]) for s in scans
-            ]
-    ordered = [
-        sorted(scans, key=lambda scan: scan.series_uid) for _, scans in sorted(patients.items())
-    ]
-    return dict(zip(safe_names(sorted(patients)), ordered, strict=True))
+    named = {} if all(scan.annotations for _, scan in found) else _by_series(loose)
+    patients: dict[str, list[ScanFiles]] = defaultdict(list)
+    for patient, scan in sorted(found, key=lambda item: (item[0], item[1].series_uid)):
+        annotations = scan.annotations or named.get(scan.series_uid, ())
+        patients[patient].append(scan._replace(annotations=annotations))
+    return dict(zip(safe_names(patients), patients.values(), strict=True))
 
 
 def _first_header(folder: Path, names: Sequence[str]) -> Dataset | None:
@@ -307,9 +295,9 @@ def _marks(
 
 
 def _ratings(nodule: Sequence[ReadingMask]) -> dict[str, Any]:
-    """Return number of readers, means of the ratings given, and those of each reader, 0 for none.
+    """Return number of readers, means of the ratings given, and those of each possible reader.
 
-    Lists have one place for each possible reader, so that loaders can batch them.
+    Lists have one place for each, 0 for none, so that loaders can batch them.
     """
     given = [m.reading.ratings for m in nodule if m.reading is not None]
     values = {name: [ratings.get(name, 0) for ratings in given] for name in RATINGS}
