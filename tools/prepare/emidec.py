@@ -19,8 +19,8 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from tqdm import tqdm
 
-from tools.files import claimed, safe_names
-from tools.prepare.scans import Cases, Record, run_cases, volume, write_sections
+from tools.files import claimed, safe_names, write_json
+from tools.prepare.scans import Cases, Record, run_cases, volume
 from tools.transforms.wall import HEART_CLASSES, measure_heart
 
 __all__ = ["TEST_CASES", "prepare_emidec", "section_of"]
@@ -68,6 +68,7 @@ def prepare_emidec(source: str | Path, out: str | Path) -> dict[str, Any]:
             (entry,) = record["entries"]
             sections[section_of(entry["patient"], entry["pathological"])].append(entry)
         description = {
+            "labels": {"0": "background"} | {str(v): name for v, name in HEART_CLASSES.items()},
             "name": "EMIDEC late-enhancement MRI",
             "description": (
                 "short-axis stacks of the heart after contrast, whole slices; split by patient. "
@@ -77,9 +78,8 @@ def prepare_emidec(source: str | Path, out: str | Path) -> dict[str, Any]:
                 "EMIDEC: CC BY-NC-SA 4.0, Lalande et al., Data 2020, doi:10.3390/data5040089"
             ),
             "modality": {"0": "MR"},
-            "labels": {"0": "background"} | {str(v): name for v, name in HEART_CLASSES.items()},
         }
-        write_sections(Path(out) / "datalist.json", sections, description)
+        write_json(Path(out) / "datalist.json", description | sections, indent=1)
     counts = {name: len(found) for name, found in sections.items()}
     return {**counts, "unlabelled": len(unlabelled), "broken": broken}
 

@@ -41,9 +41,8 @@ class Rule(NamedTuple):
             are, with their label map), or ``patches`` of whole scans.
         spacing_mm: voxel size of windows, masks and patches.
         classes: label values that are lesion; None: all above 0.
-        size: voxels of a window; None: a cube as large as the lesion needs.
-        smallest: voxels per side of such a cube, at least.
-        largest: lesions that need a larger cube are left out.
+        size: voxels of a window; None: a cube as large as the lesion needs, of ``smallest`` voxels
+            per side at least; lesions that need more than ``largest`` are left out.
         smallest_mm3: specks of a label map below this are no lesions.
         lowest: lower limit of intensities (padding of CT); None: there is none.
         heal_below: where a window reaches beyond the scan, the lesion is healed with surroundings
@@ -52,7 +51,6 @@ class Rule(NamedTuple):
         patch_size: voxels per side of a patch.
         coarsest_mm: scans whose smallest voxel edge is longer give no patches.
         body_above: intensity of more than air; a patch must hold some of it.
-        seed: of what is drawn at random.
     """
 
     form: str

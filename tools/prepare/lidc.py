@@ -118,12 +118,11 @@ def prepare_lidc(
 ) -> dict[str, Any]:
     """Write label maps of the nodules of LIDC-IDRI, and of them what a bundle trains on.
 
-    A nodule is what readers' outlines of at least 3 mm have in common (see
-    :func:`cluster_readings`); a voxel of the scan belongs to it if enough of the readers who marked
-    it hold it. ``scans.json`` lists the series with their label maps; it goes through
-    :func:`tools.prepare.scans.prepare_scans`, and may again, for another bundle.
-
-    Options are those of the command; result and errors are those of :func:`prepare_scans`.
+    A nodule is what readers' outlines of at least 3 mm have in common (:func:`cluster_readings`); a
+    voxel belongs to it if enough of the readers who marked it hold it. ``scans.json`` lists the
+    series with their label maps; it goes through :func:`tools.prepare.scans.prepare_scans` (whose
+    result and errors these are), and may again, for another bundle. Options are those of the
+    command.
     """
     if not 1 <= min_readers <= READERS:
         raise ValueError(f"min_readers must be from 1 to {READERS}, got {min_readers}")
@@ -154,9 +153,8 @@ def prepare_lidc(
         if not records:
             return {"training": 0, "validation": 0, "left_out": {}, "broken": broken}
         summary = prepare_scans(out / "scans.json", out, rule, workers, validation_fraction)
-    left_out = Counter(summary["left_out"])
-    for record in records.values():
-        left_out.update(record["left_out"])
+    found = (Counter(record["left_out"]) for record in records.values())
+    left_out = sum(found, Counter(summary["left_out"]))
     return {**summary, "left_out": dict(left_out), "broken": broken | summary["broken"]}
 
 
@@ -165,9 +163,6 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
 
     Patients' names are made safe. One file per folder is opened. XML files beside the slices are
     taken; a series without any gets those elsewhere below ``dicom`` whose header names it.
-
-    Raises:
-        FileNotFoundError: if it is no folder, or has no CT series.
     """
     root = Path(dicom)
     if not root.is_dir():

@@ -43,7 +43,6 @@ __all__ = [
     "run_cases",
     "validation_patient",
     "volume",
-    "write_sections",
 ]
 
 # by form, what an entry must have; the first is the grid
@@ -97,11 +96,10 @@ def prepare_scans(
                 result.setdefault("normal" if normal else section, []).append(
                     entry | {"section": section} if normal else entry
                 )
-        write_sections(Path(out) / "datalist.json", result, _description(content, rule))
-    left_out: Counter[str] = Counter()
-    for record in records.values():
-        left_out.update(record["left_out"])
+        written = _description(content, rule) | result
+        write_json(Path(out) / "datalist.json", written, indent=1)
     counts = {name: len(entries) for name, entries in result.items()}
+    left_out = sum((Counter(record["left_out"]) for record in records.values()), Counter())
     return {**counts, "left_out": dict(left_out), "broken": broken}
 
 
@@ -143,14 +141,6 @@ def validation_patient(patient: str, seed: int, fraction: float) -> bool:
     """
     digest = hashlib.sha256(f"{seed}:{patient}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
-
-
-def write_sections(
-    path: Path, sections: Mapping[str, Sequence[Mapping[str, Any]]], description: Mapping[str, Any]
-) -> None:
-    """Write a datalist in Decathlon form, whole or not at all."""
-    labels = {"0": "background", "1": "lesion"}
-    write_json(path, {"labels": labels, **description, **sections}, indent=1)
 
 
 def _read(datalist: str | Path) -> tuple[dict[str, Any], Path]:
@@ -241,9 +231,10 @@ def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _description(content: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
     kept = {k: content[k] for k in ("name", "licence", "modality") if k in content}
-    if rule.form == "stacks" and "labels" in content:
-        kept["labels"] = content["labels"]
-    return {"name": "lesions", **kept, "description": f"{rule.form} of lesions; split by patient"}
+    labels = {"0": "background", "1": "lesion"}
+    labels = content.get("labels", labels) if rule.form == "stacks" else labels
+    description = f"{rule.form} of lesions; split by patient"
+    return {"labels": labels, "name": "lesions", **kept, "description": description}
 
 
 @dataclass(frozen=True)
@@ -261,8 +252,8 @@ def run_cases(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Write all cases that are not done; return their records, and sentences for the broken.
 
-    ``write`` gets a case (plain data, kept with the record), its name, which is that of an empty
-    folder, and that folder; it returns the record, and runs in any process.
+    ``write`` gets the name of a case, the case (plain data, kept with the record) and an empty
+    folder, and returns the record; it runs in any process.
 
     Raises:
         ValueError: if the folder of a case was written with other settings.
