@@ -57,6 +57,15 @@ def prepare(datalist: Path, out: Path, *words: str) -> int:
     return main(["prepare", "scans", "--datalist", str(datalist), "--out", str(out), *words])
 
 
+def prepared(
+    folder: Path, rule: Rule, entries: list[dict[str, Any]], **sections: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Prepare entries of one folder, none for validation; return the datalist and the summary."""
+    datalist = write_list(folder, {"training": entries, **sections})
+    summary = prepare_scans(datalist, folder / "out", rule, validation_fraction=0.0)
+    return content(folder / "out"), summary
+
+
 def test_windows_of_a_datalist_can_be_trained_on(tmp_path: Path) -> None:
     given, out = tmp_path / "in", tmp_path / "out"
     entries = [write_crop(given, "a_1"), write_crop(given, "c_1"), write_crop(given, "c_2")]
@@ -100,8 +109,8 @@ def test_lesions_of_one_scan_become_windows_each_and_dicom_is_read(tmp_path: Pat
     with pytest.raises(ValueError, match=r"classes must say which of .* are lesions, got none"):
         prepare_scans(datalist, tmp_path / "out", bundle_rule("lefusion_lidc"))
     rule = bundle_rule("lefusion_lidc", classes=[2])
-    prepare_scans(datalist, tmp_path / "out", rule, validation_fraction=0.0)
-    entries = content(tmp_path / "out")["training"]
+    written, _ = prepared(tmp_path, rule, [entry])
+    entries = written["training"]
     assert [entry["name"] for entry in entries] == ["series_n01", "series_n02"]
     for entry in entries:
         inside = array(tmp_path / "out", entry, "label") > 0
@@ -130,10 +139,8 @@ def test_stacks_keep_their_slices_and_healthy_ones_go_apart(tmp_path: Path) -> N
         write_scan(tmp_path, name, image, lesion, (9.0, 1.4, 1.4), np.float32)
         for name, lesion in (("a_1", label), ("b_1", np.minimum(label, 2)))
     ]
-    datalist = write_list(tmp_path, {"training": entries, "labels": {"3": "infarct"}})
     rule = bundle_rule("lefusion_emidec")
-    prepare_scans(datalist, tmp_path / "out", rule, validation_fraction=0.0)
-    written = content(tmp_path / "out")
+    written, _ = prepared(tmp_path, rule, entries, labels={"3": "infarct"})
     ((entry,), (healthy,)) = written["training"], written["normal"]
     assert (entry["patient"], healthy["patient"], healthy["section"]) == ("a", "b", "training")
     stack = load(tmp_path / "out", entry, "image")
@@ -156,10 +163,8 @@ def test_patches_have_one_millimetre_and_every_voxel_its_place(tmp_path: Path) -
     label = np.zeros((50, 60, 30))
     label[10:20, 10:20, 10:20] = 2
     entry = write_scan(tmp_path, "a", ramp(label.shape, affine).round(), label, (0.8, 0.8, 1.6))
-    rule = PATCHES._replace(patch_size=32)
-    datalist = write_list(tmp_path, {"training": [entry]})
-    prepare_scans(datalist, tmp_path / "out", rule, validation_fraction=0.0)
-    entries = content(tmp_path / "out")["training"]
+    written, _ = prepared(tmp_path, PATCHES._replace(patch_size=32), [entry])
+    entries = written["training"]
     assert len(entries) == 8  # 40 x 48 x 48 mm: two along each axis
     lesion = 0
     for entry in entries:
@@ -184,10 +189,9 @@ def test_what_gives_no_patches_is_counted_and_crops_give_windows(tmp_path: Path)
         write_crop(tmp_path, "crop"),
     ]
     del entries[2]["label"]
-    datalist = write_list(tmp_path, {"training": entries})
-    summary = prepare_scans(datalist, tmp_path / "out", PATCHES, validation_fraction=0.0)
+    written, summary = prepared(tmp_path, PATCHES, entries)
     assert summary["left_out"] == {"coarse scans": 1, "scans of air": 1}
-    patch, window = content(tmp_path / "out")["training"]
+    patch, window = written["training"]
     assert load(tmp_path / "out", patch, "image").shape == (40, 40, 40)  # thinner than a patch
     assert array(tmp_path / "out", patch, "image").min() == -1024
     assert load(tmp_path / "out", window, "image").shape == (48, 48, 48)
@@ -205,9 +209,7 @@ def test_healthy_windows_lie_in_the_organ_and_touch_no_mark(tmp_path: Path) -> N
         nib.save(nib.Nifti1Image(part, volume.affine), tmp_path / f"{key}.nii.gz")
         entry[key] = f"{key}.nii.gz"
     rule = bundle_rule("lefusion_lidc", size=(16, 16, 16), normal=3)
-    datalist = write_list(tmp_path, {"training": [entry]})
-    prepare_scans(datalist, tmp_path / "out", rule, validation_fraction=0.0)
-    normal = content(tmp_path / "out")["normal"]
+    normal = prepared(tmp_path, rule, [entry])[0]["normal"]
     assert len(normal) == 3
     inverse = np.linalg.inv(nib.load(tmp_path / entry["label"]).affine)
     for each in normal:
@@ -250,9 +252,8 @@ def test_scans_that_share_a_name_are_told_apart(tmp_path: Path) -> None:
     for patient in ("P1", "P2"):
         entry = write_crop(tmp_path / patient, "image")
         entries.append({key: f"{patient}/{entry[key]}" for key in ("image", "label")})
-    datalist = write_list(tmp_path, {"training": entries})
-    prepare_scans(datalist, tmp_path / "out", bundle_rule("diffmask"), validation_fraction=0.0)
-    names = [entry["patient"] for entry in content(tmp_path / "out")["training"]]
+    written, _ = prepared(tmp_path, bundle_rule("diffmask"), entries)
+    names = [entry["patient"] for entry in written["training"]]
     assert names == ["P1_image", "P2_image"]
 
 

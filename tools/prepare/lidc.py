@@ -92,14 +92,11 @@ class ReadMessage(NamedTuple):
 
 
 class ReadingMask(NamedTuple):
-    """The voxels of a nodule in a box of the scan that starts at (column, row, slice).
-
-    ``reading`` says who marked it, and how it was rated; None for a consensus.
-    """
+    """The voxels of a reading in a box of the scan that starts at (column, row, slice)."""
 
     start: np.ndarray
     mask: np.ndarray
-    reading: Reading | None
+    reading: Reading
 
     @property
     def box(self) -> tuple[slice, ...]:
@@ -265,9 +262,10 @@ def _label(
         elif agreed is None:
             left_out["no agreement"] += 1
         else:
+            box, mask = agreed
             value = len(lesions) + 1
-            part = label[agreed.box]
-            part[agreed.mask & (part == 0)] = value
+            part = label[box]
+            part[mask & (part == 0)] = value
             lesions.append({"value": value, **_ratings(nodule)})
     return label, lesions
 
@@ -294,7 +292,7 @@ def _ratings(nodule: Sequence[ReadingMask]) -> dict[str, Any]:
 
     Lists have one place for each, 0 for none, so that loaders can batch them.
     """
-    given = [m.reading.ratings for m in nodule if m.reading is not None]
+    given = [m.reading.ratings for m in nodule]
     values = {name: [ratings.get(name, 0) for ratings in given] for name in RATINGS}
     rated = {name: [v for v in row if v] for name, row in values.items()}
     return {
@@ -469,15 +467,11 @@ def cluster_readings(masks: Sequence[ReadingMask], affine: np.ndarray) -> list[l
     cluster = [{i} for i in range(len(masks))]
     for _, _, a, b in sorted(pairs):
         joined = cluster[a] | cluster[b]
-        readers = [_reader(masks[i]) for i in joined]
+        readers = [masks[i].reading.reader for i in joined]
         if len(set(readers)) == len(readers) <= READERS:
             for i in joined:
                 cluster[i] = joined
     return [[masks[i] for i in sorted(c)] for k, c in enumerate(cluster) if min(c) == k]
-
-
-def _reader(mask: ReadingMask) -> int:
-    return mask.reading.reader if mask.reading is not None else 0
 
 
 def _dice(a: ReadingMask, b: ReadingMask) -> float:
@@ -489,22 +483,24 @@ def _dice(a: ReadingMask, b: ReadingMask) -> float:
     return 2.0 * float((parts[0] & parts[1]).sum()) / float(a.mask.sum() + b.mask.sum())
 
 
-def consensus(masks: Sequence[ReadingMask], agreement: float = 0.5) -> ReadingMask | None:
-    """Return the voxels on which enough of a nodule's readers agree.
+def consensus(
+    masks: Sequence[ReadingMask], agreement: float = 0.5
+) -> tuple[tuple[slice, ...], np.ndarray] | None:
+    """Return the voxels on which enough of a nodule's readers agree: a box, and a mask of it.
 
     A voxel belongs to the nodule if at least that share of the readings holds it; those who did not
     mark it have no vote. The box is that of all readings; None if no voxel finds enough agreement.
 
     Example:
-        >>> start = np.zeros(3, int)
-        >>> one = ReadingMask(start, np.ones((2, 1, 1), bool), None)
-        >>> two = ReadingMask(start, np.ones((3, 1, 1), bool), None)
-        >>> [int(consensus([one, two], share).mask.sum()) for share in (0.5, 0.6)]
+        >>> start, reading = np.zeros(3, int), Reading(1, "a", {}, ())
+        >>> marked = [ReadingMask(start, np.ones((n, 1, 1), bool), reading) for n in (2, 3)]
+        >>> [int(consensus(marked, share)[1].sum()) for share in (0.5, 0.6)]
         [3, 2]
     """
     start = np.min([m.start for m in masks], axis=0)
-    votes = np.zeros(np.max([m.start + m.mask.shape for m in masks], axis=0) - start, int)
+    stop = np.max([m.start + m.mask.shape for m in masks], axis=0)
+    votes = np.zeros(stop - start, int)
     for m in masks:
         votes[tuple(map(slice, m.start - start, m.start - start + m.mask.shape))] += m.mask
     agreed = votes >= agreement * len(masks) - 1e-9  # 0.6 * 5 must be reached by 3
-    return ReadingMask(start, agreed, None) if agreed.any() else None
+    return (tuple(map(slice, start, stop)), agreed) if agreed.any() else None

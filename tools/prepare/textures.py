@@ -122,12 +122,7 @@ class Look(NamedTuple):
 
 
 def read_look(bundle: str) -> tuple[Path, Look]:
-    """Return folder and look of a bundle: bins and gain of its presets, if it has any.
-
-    Raises:
-        FileNotFoundError: if there is no such bundle.
-        ValueError: if it makes no textures.
-    """
+    """Return folder and look of a bundle: bins and gain of its presets, if it has any."""
     folder = find_bundle(bundle)
     parser, train = ConfigParser(), ConfigParser()
     parser.read_config([folder / "configs" / n for n in ("inference.json", "synthesize.json")])
@@ -210,14 +205,14 @@ def measure_textures(files: Sequence[Mapping[str, Any]], model: Model, bins: int
         rows.append(row.double().numpy())
         own = sight.units[sight.masks[0]].astype(float)
         numbers.append((own.mean(), own.std(), float(np.median(own))))
-        voxels.append(sight.masks.reshape(len(inside), -1).sum(1))
+        voxels.append(inside.sum(1).numpy())
         tissue.append(sight.tissue)
         entries.append(entry)
     if not entries:
         raise ValueError(f"dataset must hold a lesion, got {len(files)} entries with empty labels")
     levels = np.array(tissue, float) if model.moved else None
-    means, spreads, medians = np.array(numbers).T
     left_out = len(files) - len(entries)
+    means, spreads, medians = np.array(numbers).T
     counts = np.stack(voxels)
     return Textures(entries, np.stack(rows), levels, means, spreads, medians, counts, left_out)
 
