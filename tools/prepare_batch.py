@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
         **kwargs: Any,
     ) -> tuple[Tensor, NoiseTarget, tuple, dict[str, Tensor | None]]:
         """Return inputs ``(B, C + K, H, W, D)``, target, and three keyword arguments."""
-        image, mask, condition = _tensors(self, batchdata, device, non_blocking)
+        image, mask, condition = _tensors(self, _reader(batchdata, device, non_blocking))
         noise = self.get_noise(image[:, :1] if self.shared_noise else image).expand_as(image)
         timesteps = self.get_timesteps(image)
         if condition is not None:
@@ -121,10 +121,7 @@ class LatentPrepareBatch(DiffusionPrepareBatch):
         **kwargs: Any,
     ) -> tuple[Tensor, LatentTarget, tuple, dict[str, Tensor | None]]:
         """Return inputs ``(B, C + mask channels, h, w, d)``, target, and keyword arguments."""
-
-        def take(name: str) -> Tensor:
-            return _take(batchdata, name, device, non_blocking)
-
+        take = _reader(batchdata, device, non_blocking)
         if self.latents_name in batchdata:
             latents = take(self.latents_name)
         elif self.autoencoder is None:
@@ -182,34 +179,28 @@ class SynthesisPrepareBatch(PrepareBatch):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor, tuple, dict[str, Tensor | None]]:
         """Return inputs ``(B, C + K, H, W, D)``, the lesion mask, and the condition."""
-        image, mask, condition = _tensors(self, batchdata, device, non_blocking)
+        image, mask, condition = _tensors(self, _reader(batchdata, device, non_blocking))
         return torch.cat([image, mask], 1), mask, (), {"condition": condition}
 
 
-def _tensors(
-    names: LesionPrepareBatch | SynthesisPrepareBatch,
-    batch: Mapping[str, Tensor],
-    device: str | torch.device | None,
-    non_blocking: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return image, binary mask and condition as plain tensors on the device."""
+def _reader(
+    batch: Mapping[str, Tensor], device: str | torch.device | None, non_blocking: bool
+) -> Callable[[str], Tensor]:
+    """Return what reads an entry of a batch as a plain float tensor on the device."""
 
     def take(name: str) -> Tensor:
-        return _take(batch, name, device, non_blocking)
+        tensor = torch.as_tensor(batch[name]).as_subclass(Tensor)
+        return tensor.to(device=device, dtype=torch.float32, non_blocking=non_blocking)
 
+    return take
+
+
+def _tensors(
+    names: LesionPrepareBatch | SynthesisPrepareBatch, take: Callable[[str], Tensor]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return image, binary mask and condition."""
     condition = None if names.condition_name is None else take(names.condition_name)
     return take(names.image_name), (take(names.mask_name) > 0).float(), condition
-
-
-def _take(
-    batch: Mapping[str, Tensor],
-    name: str,
-    device: str | torch.device | None,
-    non_blocking: bool,
-) -> Tensor:
-    """Return an entry of a batch as a plain float tensor on the device."""
-    tensor = torch.as_tensor(batch[name]).as_subclass(Tensor)
-    return tensor.to(device=device, dtype=torch.float32, non_blocking=non_blocking)
 
 
 def training_target(
