@@ -30,11 +30,7 @@ INFERENCE, SYNTHESIZE = "inference.json", "synthesize.json"
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """Return the device for ``auto``, ``cpu``, ``cuda``, ``cuda:1``...
-
-    Raises:
-        ValueError: if the device is unknown or absent.
-    """
+    """Return the device for ``auto``, ``cpu``, ``cuda``, ``cuda:1``..., which must be present."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -53,11 +49,7 @@ def bundle_folders() -> list[Path]:
 
 
 def find_bundle(name_or_path: str | Path) -> Path:
-    """Return the folder of a bundle: a path, or the name of one in :func:`bundle_folders`.
-
-    Raises:
-        FileNotFoundError: if there is none; the message lists those there are.
-    """
+    """Return the folder of a bundle: a path, or the name of one in :func:`bundle_folders`."""
     for folder in (Path(), *bundle_folders()):
         if (folder / name_or_path / "configs" / INFERENCE).is_file():
             return folder / name_or_path
@@ -69,14 +61,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Return the SHA-256 of a file, or of the names and files of a folder (DICOM series).
-
-    Args:
-        path: file, or folder whose direct files count, sorted by name.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Return the SHA-256 of a file, or of the names and files of a folder (DICOM series)."""
     path = Path(path)
     if path.is_dir():
         digest = hashlib.sha256()
@@ -93,10 +78,6 @@ def read_weights(path: str | os.PathLike[str], device: str | torch.device = "cpu
     Shipped weights and MONAI's are a state dict; checkpoints of a training hold the averaged
     network under ``ema``; converted files hold it under ``model``, beside its arguments. Weights
     that several processes saved lose their prefix ``module.``.
-
-    Args:
-        path: file that ``torch.save`` wrote.
-        device: where the tensors go.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -125,20 +106,12 @@ def read_weights(path: str | os.PathLike[str], device: str | torch.device = "cpu
 def load_weights(
     network: nn.Module, path: str | os.PathLike[str], device: str | torch.device = "cpu"
 ) -> nn.Module:
-    """Put the weights of a file into a network; every tensor must fit.
-
-    Args:
-        network: changed in place.
-        path: see :func:`read_weights`.
-        device: of the network.
-
-    Returns:
-        The network, for inference.
+    """Put the weights of a file into a network, in place, and return it for inference.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds no weights, or those of another network; the message names the
-            first tensor that does not fit.
+        ValueError: if it holds no weights (see :func:`read_weights`), or those of another network;
+            the message names the first tensor that does not fit.
     """
     state = read_weights(path, device)
     own = network.state_dict()
@@ -158,10 +131,8 @@ def load_weights(
 def resolved(parser: ConfigParser, key: str) -> Any:
     """Return what a key of a config stands for, objects built.
 
-    Raises:
-        ValueError: as the object's own class puts it. MONAI wraps errors of what a config builds,
-            and the sentence that names the argument would be lost.
-        FileNotFoundError: likewise.
+    MONAI wraps errors of what a config builds, and the sentence that names the argument would be
+    lost: a ValueError or FileNotFoundError is raised as the object's own class puts it.
     """
     try:
         return parser.get_parsed_content(key)
@@ -181,16 +152,10 @@ class Bundle:
         bundle: name or folder.
         device: see :func:`choose_device`.
         overlays: configs of the bundle on top of ``inference.json`` and ``synthesize.json``.
-        weights: others than those that ``weights_key`` names; None: its own.
+        weights: others than those that ``weights_key`` of the config names.
         required: keys of the config, one of which the bundle must have to fit the purpose.
         changes: keys to set, such as ``{"displayable_configs#seed": 1}``.
-        weights_key: of the config, that names the file of weights.
-
-    Attributes:
-        folder: of the bundle.
-        device: of its networks.
-        parser: of the configs.
-        weights: file with the weights.
+        weights_key: see above.
 
     Raises:
         FileNotFoundError: if the bundle, a config or its weights do not exist.

@@ -36,11 +36,7 @@ class WholeCheckpointSaver(CheckpointSaver):
     * The value of the key metric is kept in the file of the best model; a run that goes on compares
       with it.
 
-    Args:
-        save_dir: folder to write.
-        save_dict: what to save, by name.
-        n_saved: checkpoints that are kept, 2 or more.
-        options: as for :class:`monai.handlers.CheckpointSaver`.
+    Options are those of :class:`monai.handlers.CheckpointSaver`; ``n_saved`` is 2 or more.
     """
 
     def __init__(
@@ -124,15 +120,11 @@ def start_point(
     """Return the checkpoint that a training goes on from, None for a new one.
 
     A training that was interrupted is never written over by the same command. What one that is at
-    its end left is moved to ``earlier_1``, ``earlier_2``, ... before the next one begins.
+    its end left is moved to ``earlier_1``, ``earlier_2``, ... before the next one begins. Only the
+    first process (``rank``) looks after files.
 
-    Args:
-        ckpt_dir: folder of the checkpoints.
-        max_epochs: of this training.
-        resume_from: a checkpoint; ``auto``: the newest in ``ckpt_dir``, if there is one; None: the
-            training must be a new one.
-        best_file: name of the best model.
-        rank: of this process; only the first looks after files.
+    ``resume_from`` is a checkpoint; ``auto``: the newest in ``ckpt_dir``, if there is one; None:
+    the training must be a new one.
 
     Raises:
         FileNotFoundError: if there is no checkpoint ``resume_from``.

@@ -23,11 +23,8 @@ class LossBar(ProgressBar):
     """Ignite's progress bar with the losses of the trainer, each the mean of the epoch so far.
 
     The means are metrics of the trainer as well, so that the handlers beside this one log and draw
-    them once an epoch. They are those of this process: no other need have a bar.
-
-    Args:
-        losses: names in the output of the trainer; shown without ``_loss`` at the end.
-        options: as for :class:`ignite.handlers.ProgressBar`.
+    them once an epoch. They are those of this process: no other need have a bar. Options are those
+    of :class:`ignite.handlers.ProgressBar`; names are shown without ``_loss`` at the end.
     """
 
     def __init__(self, losses: Sequence[str] = ("loss",), **options: Any) -> None:
@@ -57,9 +54,7 @@ class LossBar(ProgressBar):
 def say_where_files_are(weights: str | os.PathLike[str], log_dir: str | os.PathLike[str]) -> None:
     """Log in one line where best weights, last checkpoint and curves of a training lie.
 
-    Args:
-        weights: of the best model, beside the checkpoints; a training without validation has none.
-        log_dir: of TensorBoard.
+    Checkpoints lie beside the best weights, which a training without validation does not have.
     """
     best = Path(weights)
     found = [f"weights: {best}"] if best.is_file() else ["no weights, since nothing was validated"]

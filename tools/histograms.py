@@ -163,16 +163,14 @@ def soft_divergence(p: Tensor, q: Tensor) -> Tensor:
 def load_presets(path: str | Path) -> dict[str, dict[str, Any]]:
     """Return the named histograms of a presets file, checked.
 
-    Args:
-        path: JSON with ``bins``, ``presets: {name: {"histogram": [...], "weight": w}}`` and, where
-            there are several lesion classes, ``classes``: each has a block of bins of its own, all
-            zero where the preset says nothing of the class. An entry may also state ``tissue``, and
-            the file a ``gain``, see :func:`adapt_histogram`.
+    The file is JSON with ``bins``, ``presets: {name: {"histogram": [...], "weight": w}}`` and,
+    where there are several lesion classes, ``classes``: each has a block of bins of its own, all
+    zero where the preset says nothing of the class. An entry may also state ``tissue``, and the
+    file a ``gain`` (1 if it states none), see :func:`adapt_histogram`.
 
     Returns:
         ``{name: {"histogram": list of classes * bins numbers, each block of sum 1 or 0, "weight":
-        float}}``; with ``"tissue": [wall, blood]`` and ``"gain"`` (1 if the file states none)
-        where the entry states its tissue.
+        float}}``, with ``"tissue": [wall, blood]`` and ``"gain"`` where a tissue is stated.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -198,11 +196,7 @@ def load_presets(path: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def histogram_preset(path: str | Path, name: str | None) -> list[float] | None:
-    """Return one histogram of a presets file; ``None`` or ``"none"`` means no histogram control.
-
-    Raises:
-        ValueError: if the file has no such preset; the message lists those it has.
-    """
+    """Return one histogram of a presets file; ``None`` or ``"none"`` means no histogram control."""
     if name is None or name == "none":
         return None
     presets = load_presets(path)
@@ -229,9 +223,6 @@ def _blocks(histogram: Sequence[float] | np.ndarray, classes: int) -> np.ndarray
 
 def normalize_blocks(histogram: Sequence[float] | np.ndarray, classes: int = 1) -> list[float]:
     """Return blocks of bins side by side, each divided by its sum; a block of zeros stays zero.
-
-    Raises:
-        ValueError: if the length is no multiple of ``classes``.
 
     Example:
         >>> normalize_blocks([3, 1, 0, 0], classes=2)

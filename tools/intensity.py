@@ -50,9 +50,6 @@ class Percentiles:
     Args:
         percentiles: two numbers in 0..100.
         empty_value: voxels of exactly this value are no signal and do not count; None: all count.
-
-    Raises:
-        ValueError: if the percentiles are not in order within 0..100.
     """
 
     percentiles: Sequence[float] = (0.5, 99.5)
@@ -120,9 +117,6 @@ def scaled_window(
     window_hu: Sequence[float], intensity_range: Sequence[float] = (-1000.0, 1000.0)
 ) -> list[float]:
     """Return the ends of a window of intensities where ``intensity_range`` became [0, 1].
-
-    Raises:
-        ValueError: if one of them is not in order.
 
     Example:
         >>> scaled_window([-1000, 400])

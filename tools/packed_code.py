@@ -14,19 +14,12 @@ def require_packed_code(root: str | os.PathLike[str]) -> Path:
     A process imports ``tools`` once. The second bundle of a process therefore runs on the code of
     the first, and a bundle run from the root of a checkout on that of the checkout: good if both
     are of one release, wrong without a word if they are not. Configs name this under
-    ``_requires_`` of what MONAI builds first.
-
-    Args:
-        root: folder of the bundle; without a folder ``tools`` in it, as in the repository,
-            there is nothing to compare.
+    ``_requires_`` of what MONAI builds first. Without a folder ``tools`` in the bundle, as in the
+    repository, there is nothing to compare.
 
     Raises:
         ValueError: if a Python file of the packed code is missing from the running one, or has
             other content there.
-
-    Example:
-        >>> require_packed_code("bundles/nowhere").name
-        'tools'
     """
     packed, running = Path(root) / "tools", Path(__file__).resolve().parent
     if not packed.is_dir() or packed.samefile(running):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -34,9 +34,6 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
         shared_noise: the same noise in all image channels, for classes that the sampler combines
             at every step.
         scheduler: its ``prediction_type`` names what the network is compared with; None: the noise.
-
-    Raises:
-        ValueError: if ``condition_drop`` is outside [0, 1].
     """
 
     def __init__(
@@ -64,7 +61,7 @@ class LesionPrepareBatch(DiffusionPrepareBatch):
         **kwargs: Any,
     ) -> tuple[Tensor, NoiseTarget, tuple, dict[str, Tensor | None]]:
         """Return inputs ``(B, C + K, H, W, D)``, target, and three keyword arguments."""
-        image, mask, condition = _tensors(self, batchdata, device, non_blocking)
+        image, mask, condition = _tensors(self, _reader(batchdata, device, non_blocking))
         noise = self.get_noise(image[:, :1] if self.shared_noise else image).expand_as(image)
         timesteps = self.get_timesteps(image)
         if condition is not None:
@@ -81,8 +78,9 @@ class LatentPrepareBatch(DiffusionPrepareBatch):
     Latents that a transform cached are taken as they are; otherwise the frozen autoencoder encodes
     the image. MONAI's ``DiffusionPrepareBatch`` would make noise of the image's shape.
 
+    Arguments are those of :class:`LesionPrepareBatch`, but for:
+
     Args:
-        num_train_timesteps: T; timesteps are drawn uniformly from 0..T-1.
         autoencoder: frozen; None where every batch holds latents.
         scale_factor: latents are multiplied by it; those of a batch are taken to be already.
         mask_detail: see :func:`tools.transforms.latents.latent_mask`.
@@ -90,13 +88,8 @@ class LatentPrepareBatch(DiffusionPrepareBatch):
             trains without.
         latents_name: batch key of latents ``(B, C, h, w, d)``.
         image_name: batch key of the image ``(B, 1, H, W, D)``, in [0, 1].
-        mask_name: batch key of the lesion mask ``(B, K, H, W, D)``, 1 inside.
         condition_drop: probability that a sample loses its histogram, and, independently, its
             subtype, so that either can be asked for alone.
-        scheduler: its ``prediction_type`` names what the network is compared with; None: the noise.
-
-    Raises:
-        ValueError: if ``condition_drop`` is outside [0, 1].
     """
 
     def __init__(
@@ -127,15 +120,8 @@ class LatentPrepareBatch(DiffusionPrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, LatentTarget, tuple, dict[str, Tensor | None]]:
-        """Return inputs ``(B, C + mask channels, h, w, d)``, target, and three keyword arguments.
-
-        Raises:
-            ValueError: if the batch has no latents and there is no autoencoder.
-        """
-
-        def take(name: str) -> Tensor:
-            return _take(batchdata, name, device, non_blocking)
-
+        """Return inputs ``(B, C + mask channels, h, w, d)``, target, and keyword arguments."""
+        take = _reader(batchdata, device, non_blocking)
         if self.latents_name in batchdata:
             latents = take(self.latents_name)
         elif self.autoencoder is None:
@@ -173,11 +159,7 @@ class SynthesisPrepareBatch(PrepareBatch):
     """Turn a batch into ``(image and mask, mask, (), {condition})`` for an evaluator that samples.
 
     The engine stores the second item as output ``label``: there postprocessing looks for the mask.
-
-    Args:
-        condition_name: batch key of the requested histogram, or None for no control.
-        image_name: batch key of the image, scaled to [-1, 1].
-        mask_name: batch key of the lesion mask, 1 inside.
+    Batch keys are those of :class:`LesionPrepareBatch`.
     """
 
     def __init__(
@@ -197,34 +179,28 @@ class SynthesisPrepareBatch(PrepareBatch):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor, tuple, dict[str, Tensor | None]]:
         """Return inputs ``(B, C + K, H, W, D)``, the lesion mask, and the condition."""
-        image, mask, condition = _tensors(self, batchdata, device, non_blocking)
+        image, mask, condition = _tensors(self, _reader(batchdata, device, non_blocking))
         return torch.cat([image, mask], 1), mask, (), {"condition": condition}
 
 
-def _tensors(
-    names: LesionPrepareBatch | SynthesisPrepareBatch,
-    batch: Mapping[str, Tensor],
-    device: str | torch.device | None,
-    non_blocking: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return image, binary mask and condition as plain tensors on the device."""
+def _reader(
+    batch: Mapping[str, Tensor], device: str | torch.device | None, non_blocking: bool
+) -> Callable[[str], Tensor]:
+    """Return what reads an entry of a batch as a plain float tensor on the device."""
 
     def take(name: str) -> Tensor:
-        return _take(batch, name, device, non_blocking)
+        tensor = torch.as_tensor(batch[name]).as_subclass(Tensor)
+        return tensor.to(device=device, dtype=torch.float32, non_blocking=non_blocking)
 
+    return take
+
+
+def _tensors(
+    names: LesionPrepareBatch | SynthesisPrepareBatch, take: Callable[[str], Tensor]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return image, binary mask and condition."""
     condition = None if names.condition_name is None else take(names.condition_name)
     return take(names.image_name), (take(names.mask_name) > 0).float(), condition
-
-
-def _take(
-    batch: Mapping[str, Tensor],
-    name: str,
-    device: str | torch.device | None,
-    non_blocking: bool,
-) -> Tensor:
-    """Return an entry of a batch as a plain float tensor on the device."""
-    tensor = torch.as_tensor(batch[name]).as_subclass(Tensor)
-    return tensor.to(device=device, dtype=torch.float32, non_blocking=non_blocking)
 
 
 def training_target(

@@ -30,12 +30,9 @@ def cosine_float64_beta(
     0.9999, computed in float64 and stored as float32 (Nichol and Dhariwal, ICML 2021). MONAI's
     ``"cosine"`` works in float32 and clips at 0.999.
 
-    Args:
-        num_train_timesteps: T, at least 1.
-        s: offset that keeps the first beta above 0.
-        shift: factor on the ratio of signal to noise (of standard deviations) at every step; below
-            1 more steps are spent where little but noise is seen (Hoogeboom et al., Simple
-            diffusion, ICML 2023).
+    ``s`` keeps the first beta above 0. ``shift`` is a factor on the ratio of signal to noise (of
+    standard deviations) at every step; below 1 more steps are spent where little but noise is seen
+    (Hoogeboom et al., Simple diffusion, ICML 2023).
     """
     steps = torch.linspace(0, num_train_timesteps, num_train_timesteps + 1, dtype=torch.float64)
     alpha_bar = torch.cos((steps / num_train_timesteps + s) / (1 + s) * math.pi / 2) ** 2
@@ -48,17 +45,12 @@ def cosine_float64_beta(
 def cosine_scheduler(
     num_train_timesteps: int = 300, prediction_type: str = "epsilon", shift: float = 1.0
 ) -> DDPMScheduler:
-    """Return MONAI's DDPM scheduler with the published cosine schedule (in float64).
+    """Return MONAI's DDPM scheduler with the published cosine schedule (in float64), T = 300.
 
-    Args:
-        num_train_timesteps: T; 300 as published.
-        prediction_type: what the network predicts: ``"epsilon"`` (the noise, as published),
-            ``"sample"`` (the clean image) or ``"v_prediction"``.
-        shift: see :func:`cosine_float64_beta`. Smooth images, such as shapes, are decided at noise
-            levels that the published schedule (1) passes in its first few steps.
-
-    Raises:
-        ValueError: if ``shift`` is not positive.
+    ``prediction_type`` is what the network predicts: ``"epsilon"`` (the noise, as published),
+    ``"sample"`` (the clean image) or ``"v_prediction"``. For ``shift`` above 0 see
+    :func:`cosine_float64_beta`: smooth images, such as shapes, are decided at noise levels that the
+    published schedule (1) passes in its first few steps.
 
     Example:
         >>> plain, shifted = cosine_scheduler(300), cosine_scheduler(300, shift=0.5)
@@ -85,15 +77,6 @@ def scaled_linear_scheduler(
 
     The schedule of MAISI and HR-LDM (section 5). Estimates are not clipped, as MONAI's default
     would: latents have no range.
-
-    Args:
-        num_train_timesteps: T; 1000 as published.
-        beta_start: first beta.
-        beta_end: last beta.
-        prediction_type: ``"epsilon"`` (as published), ``"sample"`` or ``"v_prediction"``.
-
-    Raises:
-        ValueError: if the betas are not in order between 0 and 1.
 
     Example:
         >>> scheduler = scaled_linear_scheduler()
@@ -122,13 +105,6 @@ def inference_timesteps(
 
     The chain always starts at T - 1 (pure noise) and ends at 0; in between the steps are evenly
     spread. ``None`` visits all.
-
-    Args:
-        num_train_timesteps: T, at least 1.
-        num_inference_steps: 1..T.
-
-    Raises:
-        ValueError: if ``num_inference_steps`` is outside 1..T.
 
     Example:
         >>> inference_timesteps(300, 4)
@@ -164,12 +140,8 @@ def repaint_timesteps(
     counts states from 0, so that for an even T the first turn comes after three steps; it turns at
     state 0 too, which the paper's order has no counterpart for.
 
-    Args:
-        num_train_timesteps: T, at least 1.
-        jump_length: states per jump, at least 1.
-        jump_n_sample: times each stretch is walked, at least 1; 1 means no jumps at all.
-        timetable: ``"paper"`` or ``"released"``.
-        num_inference_steps: walk a chain of that many evenly spread timesteps instead of all T.
+    With ``num_inference_steps`` it walks a chain of that many evenly spread timesteps instead of T.
+    ``jump_n_sample=1`` means no jumps at all.
 
     Raises:
         ValueError: naming the argument that breaks its rule.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = [
     "Window",
     "WindowGrid",
     "blend_weight",
+    "bounds_mm",
     "cut_window",
     "grown",
     "paste_window",
@@ -70,18 +72,12 @@ class Window(NamedTuple):
             >>> Window().round_box(box, np.diag([0.7, 0.7, 1.25, 1])).size
             (24, 24, 24)
         """
-        faces = np.array([[part.start - 0.5, part.stop - 0.5] for part in box])
-        corners = apply_affine(affine, np.array(np.meshgrid(*faces)).reshape(3, -1).T)
-        low, high = corners.min(0), corners.max(0)
+        low, high = bounds_mm(box, affine)
         spacing = 1.0 if self.spacing_mm is None else self.spacing_mm
         return WindowGrid.around((low + high) / 2, self.sides(float((high - low).max())), spacing)
 
     def in_volume(self, box: Box, shape: Sequence[int]) -> Box:
-        """Return the voxels of a volume round a box of it, moved inside or cut down to it.
-
-        Raises:
-            ValueError: if the volume is too small for it.
-        """
+        """Return the voxels round a box of a volume, moved inside or cut down to it."""
         extent = max(part.stop - part.start for part in box)
         sides = self._replace(spacing_mm=None).sides(extent)
         parts = []
@@ -105,15 +101,8 @@ class Window(NamedTuple):
         """Return a window over all slices of a scan, none resampled into another.
 
         For scans of few thick slices, along the last axis. Empty slices are added at the end until
-        their number is a multiple.
-
-        Args:
-            organ_mask: above 0 in the organ, on the scan's grid; the window lies round it.
-            affine: voxel index of the scan to RAS mm.
-            centre_mm: RAS mm, the middle within the slice where the organ's mask is empty.
-
-        Raises:
-            ValueError: if the organ is empty and there is no point.
+        their number is a multiple. The window lies round the organ, where ``organ_mask`` is above
+        0; where that is empty, round ``centre_mm`` (RAS).
         """
         inside = np.argwhere(np.asarray(organ_mask) > 0)
         affine = np.asarray(affine, float)
@@ -131,6 +120,13 @@ class Window(NamedTuple):
         result[:3, 3] = apply_affine(affine, middle) - back
         slices = self.multiple * int(np.ceil(organ_mask.shape[2] / self.multiple))
         return WindowGrid(result, (int(self.size[0]), int(self.size[1]), slices))
+
+
+def bounds_mm(box: Sequence[slice], affine: np.ndarray) -> np.ndarray:
+    """Return the lowest and the highest corner of the voxels of a box, RAS mm, shape (2, 3)."""
+    faces = [(part.start - 0.5, part.stop - 0.5) for part in box]
+    corners = apply_affine(affine, list(product(*faces)))
+    return np.stack([corners.min(0), corners.max(0)])
 
 
 def window_size(
@@ -159,16 +155,10 @@ def cut_window(
 ) -> np.ndarray:
     """Return the scan on the window's grid; only the part of the scan under the window is read.
 
-    Args:
-        image: scan, 3-D, any dtype (a memory map or nibabel proxy is read in part).
-        affine: voxel index of the scan to RAS mm; any orientation, oblique too.
-        grid: the window.
-        order: 1 (trilinear) for images, 0 (nearest) for labels.
-        beyond: value outside the scan; None continues it by its mirror image, so that the window
-            never shows a wall of constant grey.
-
-    Returns:
-        float32, shape ``grid.size``.
+    Image and affine are those of the scan, of any dtype and orientation (a memory map or nibabel
+    proxy is read in part). Outside the scan is ``beyond``; None continues the scan by its mirror
+    image, so that the window never shows a wall of constant grey. ``order`` is 1 (trilinear) for
+    images, 0 (nearest) for labels. The result is float32, of shape ``grid.size``.
 
     Raises:
         ValueError: if the window does not touch the scan at all.

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -13,11 +12,12 @@ import yaml
 from monai.apps.auto3dseg import AutoRunner
 from monai.auto3dseg.utils import datafold_read
 
+from tests.export.tiny import Tiny
 from tools.cli import main
 from tools.export.auto3dseg import export_auto3dseg
 from tools.export.dataset import ExportChoice
 
-Write = Callable[..., Path]
+TWO = ExportChoice(folds=2)
 
 
 def fold_names(out: Path, fold: int) -> tuple[list[str], list[str]]:
@@ -27,11 +27,15 @@ def fold_names(out: Path, fold: int) -> tuple[list[str], list[str]]:
     return train, validate
 
 
+def runner(out: Path) -> AutoRunner:
+    return AutoRunner(work_dir=str(out.parent / "work"), input=str(out / "input.yaml"))
+
+
 def test_synthetic_cases_train_in_every_fold_and_validate_in_none(
-    real_datalist: Write, synthetic_dir: Write, tmp_path: Path
+    tiny: Tiny, tmp_path: Path
 ) -> None:
-    made, out = synthetic_dir({"a": None, "b": None}), tmp_path / "out"
-    export_auto3dseg(made, real_datalist(), out, ExportChoice(folds=2))
+    out = tmp_path / "out"
+    export_auto3dseg(tiny.synthetic(a=None, b=None), tiny.real(), out, TWO)
     content = json.loads((out / "datalist.json").read_text())
     assert {e["fold"] for e in content["training"] if e["synthetic"]} == {2}
     validated = []
@@ -49,38 +53,25 @@ def test_synthetic_cases_train_in_every_fold_and_validate_in_none(
         "num_fold": 2,
         "multigpu": False,
     }
+    assert (runner(out).num_fold, runner(out).max_fold) == (2, 3)
 
 
-def test_auto_runner_reads_as_many_folds_as_are_validated(
-    real_datalist: Write, synthetic_dir: Write, tmp_path: Path
-) -> None:
-    made, out = synthetic_dir({"a": None}), tmp_path / "out"
-    export_auto3dseg(made, real_datalist(), out, ExportChoice(folds=2))
-    runner = AutoRunner(work_dir=str(tmp_path / "work"), input=str(out / "input.yaml"))
-    assert (runner.num_fold, runner.max_fold) == (2, 3)
-
-
-def test_a_validation_list_becomes_fold_0(
-    real_datalist: Write, synthetic_dir: Write, tmp_path: Path
-) -> None:
-    real, out = real_datalist(), tmp_path / "out"
-    content = json.loads(real.read_text())
-    content["validation"] = [content["training"].pop()]
-    real.write_text(json.dumps(content))
-    export_auto3dseg(synthetic_dir({"a": None}), real, out)
+def test_a_validation_list_becomes_fold_0(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tiny.real(change=lambda x: x.update(validation=[x["training"].pop()]))
+    export_auto3dseg(tiny.synthetic(), tiny.datalist, out)
     train, validate = fold_names(out, 0)
     assert train == ["real_case_0", "real_case_1", "real_case_2", "synthetic_a"]
     assert validate == ["real_case_3"]
-    runner = AutoRunner(work_dir=str(tmp_path / "work"), input=str(out / "input.yaml"))
-    assert runner.num_fold == 1
+    assert runner(out).num_fold == 1
 
 
 def test_copies_of_validated_scans_are_left_out_or_their_scans_trained(
-    real_datalist: Write, synthetic_dir: Write, tmp_path: Path
+    tiny: Tiny, tmp_path: Path
 ) -> None:
-    real = real_datalist()
-    made = synthetic_dir({"a": None, "copy": real.parent / "images" / "case_1.nii.gz"})
-    facts = export_auto3dseg(made, real, tmp_path / "dropped", ExportChoice(folds=2))
+    real = tiny.real()
+    made = tiny.synthetic(a=None, copy=tiny.scan(1))
+    facts = export_auto3dseg(made, real, tmp_path / "dropped", TWO)
     assert facts["synthetic"] == ["synthetic_a"]
     assert "is validated in fold" in facts["left_out"]["synthetic_copy"]
     assert not list((tmp_path / "dropped").rglob("*synthetic_copy*"))
@@ -93,12 +84,9 @@ def test_copies_of_validated_scans_are_left_out_or_their_scans_trained(
         assert {"synthetic_copy", "real_case_1"} <= set(train)
 
 
-def test_data_analyzer_runs_on_it(
-    real_datalist: Write, synthetic_dir: Write, tmp_path: Path
-) -> None:
-    made, out = synthetic_dir({"a": None}), tmp_path / "out"
-    export_auto3dseg(made, real_datalist(count=2, testing=0), out, ExportChoice(folds=2))
-    stats = tmp_path / "datastats.yaml"
+def test_data_analyzer_runs_on_it(tiny: Tiny, tmp_path: Path) -> None:
+    out, stats = tmp_path / "out", tmp_path / "datastats.yaml"
+    export_auto3dseg(tiny.synthetic(), tiny.real(count=2, testing=0), out, TWO)
     words = ["DataAnalyzer", "get_all_case_stats", "--datalist", str(out / "datalist.json")]
     words += ["--dataroot", str(out), "--output_path", str(stats), "--device", "cpu"]
     subprocess.run(
@@ -114,14 +102,11 @@ def test_data_analyzer_runs_on_it(
 
 
 def test_the_command_says_what_it_did(
-    real_datalist: Write,
-    synthetic_dir: Write,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made, out = synthetic_dir({"a": None}), tmp_path / "out"
-    words = ["export", "auto3dseg", str(made), "--real", str(real_datalist(name="tumour"))]
-    words += ["--out", str(out), "--folds", "2"]
+    made, real, out = tiny.synthetic(), tiny.real(name="tumour"), tmp_path / "out"
+    words = ["export", "auto3dseg", str(made), "--real", str(real), "--out", str(out)]
+    words += ["--folds", "2"]
     assert main(words) == 1
     assert "--rename lesion:tumour" in capsys.readouterr().err
     assert not out.exists()
@@ -135,17 +120,15 @@ def test_the_command_says_what_it_did(
     assert "AutoRunner run" in capsys.readouterr().out
 
 
-def test_hearts_keep_all_their_classes(
-    real_datalist: Write, synthetic_dir: Write, tmp_path: Path
-) -> None:
-    real = real_datalist(labels={"0": "background", "2": "wall", "5": "infarct", "7": "cavity"})
+def test_hearts_keep_all_their_classes(tiny: Tiny, tmp_path: Path) -> None:
+    real = tiny.real(labels={"0": "background", "2": "wall", "5": "infarct", "7": "cavity"})
     for path in (real.parent / "labels").iterdir():
         image = nib.load(path)
         values = np.asarray(image.dataobj) * np.uint8(2)
         values[0, 0, :3] = [2, 5, 7]
         nib.save(nib.Nifti1Image(values, image.affine), path)
-    made, out = synthetic_dir({"a": None}, class_name="infarct"), tmp_path / "out"
-    facts = export_auto3dseg(made, real, out, ExportChoice(folds=2))
+    made, out = tiny.synthetic(class_name="infarct"), tmp_path / "out"
+    facts = export_auto3dseg(made, real, out, TWO)
     assert facts["classes"] == ["wall", "infarct", "cavity"]
     assert "wall, cavity" in facts["warnings"][0]  # synthetic labels here lack them
 

@@ -1,55 +1,46 @@
 """Synthetic cases never validate, and never train where their own scan is validated."""
 
-import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.export.tiny import Tiny, edit, named
 from tools.export.cases import read_cases
-from tools.export.dataset import ExportCase, ExportChoice, ExportSet
+from tools.export.dataset import ExportChoice
 from tools.synthesis.records import RECORD_FILE
 
-Write = Callable[..., Path]
+
+def folds(dataset: object, kind: str = "real_case", count: int = 4) -> list[int | None]:
+    return [named(dataset, f"{kind}_{index}").fold for index in range(count)]
 
 
-def named(dataset: ExportSet, name: str) -> ExportCase:
-    return next(case for case in dataset.cases if case.name == name)
+def said(key: str, *values: object) -> Callable[[dict], object]:
+    """A change of the datalist: the entries of training say this."""
+
+    def change(content: dict) -> None:
+        for entry, value in zip(content["training"], values, strict=True):
+            entry[key] = value
+
+    return change
 
 
-def edit(path: Path, change: Callable[[dict], None]) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    change(content)
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def test_folds_are_real_and_whole(real_datalist: Write, synthetic_dir: Write) -> None:
-    dataset = read_cases(
-        synthetic_dir({"a": None, "b": None}), real_datalist(), ExportChoice(folds=2)
-    )
+def test_folds_are_real_and_whole(tiny: Tiny) -> None:
+    tiny.real()
+    tiny.synthetic(a=None, b=None)
+    dataset = tiny.read()
     real = [case for case in dataset.cases if not case.synthetic and not case.testing]
     assert sorted(case.fold for case in real) == [0, 0, 1, 1]
     assert [case.name for case in dataset.cases if case.testing] == ["real_case_4"]
-    made = [case for case in dataset.cases if case.synthetic]
-    assert [(case.name, case.fold, case.blocked) for case in made] == [
-        ("synthetic_a", None, None),
-        ("synthetic_b", None, None),
-    ]
-    assert dataset.folds == 2
-    assert dataset.classes == ("lesion",)
-    assert dataset.modality == "CT"
+    made = [(case.name, case.fold, case.blocked) for case in dataset.cases if case.synthetic]
+    assert made == [("synthetic_a", None, None), ("synthetic_b", None, None)]
+    assert (dataset.folds, dataset.classes, dataset.modality) == (2, ("lesion",), "CT")
 
 
-def test_a_case_is_blocked_where_its_scan_validates(
-    real_datalist: Write, synthetic_dir: Write
-) -> None:
-    real = real_datalist()
-    images = real.parent / "images"
-    made = synthetic_dir(
-        {"copy": images / "case_2.nii.gz", "case_1": None, "tested": images / "case_4.nii.gz"}
-    )
-    dataset = read_cases(made, real, ExportChoice(folds=4))
+def test_a_case_is_blocked_where_its_scan_validates(tiny: Tiny) -> None:
+    tiny.real()
+    tiny.synthetic(copy=tiny.scan(2), case_1=None, tested=tiny.scan(4))
+    dataset = tiny.read(4)
     assert named(dataset, "synthetic_copy").blocked == named(dataset, "real_case_2").fold
     # a name says nothing, the content of the file does
     assert named(dataset, "synthetic_case_1").blocked is None
@@ -57,134 +48,93 @@ def test_a_case_is_blocked_where_its_scan_validates(
     assert "tested on" in dataset.left_out["tested"]
 
 
-def test_another_scan_of_the_patient_blocks_too(real_datalist: Write, synthetic_dir: Write) -> None:
-    real = real_datalist()
-
-    def two_scans_each(content: dict) -> None:
-        for index, entry in enumerate(content["training"]):
-            entry["patient"] = f"p{index // 2}"
-        content["normal"] = [{"image": "images/case_4.nii.gz", "patient": "p1"}]
-        content["test"] = []
-
-    edit(real, two_scans_each)
-    made = synthetic_dir({"a": real.parent / "images" / "case_4.nii.gz"})
-    dataset = read_cases(made, real, ExportChoice(folds=2))
-    folds = [named(dataset, f"real_case_{index}").fold for index in range(4)]
-    assert folds[0] == folds[1] != folds[2] == folds[3]
-    assert named(dataset, "synthetic_a").blocked == folds[2]
+def test_another_scan_of_the_patient_blocks_too(tiny: Tiny) -> None:
+    normal = [{"image": "images/case_4.nii.gz", "patient": "p1"}]
+    tiny.real(change=said("patient", "p0", "p0", "p1", "p1"), normal=normal, test=[])
+    tiny.synthetic(a=tiny.scan(4))
+    dataset = tiny.read()
+    found = folds(dataset)
+    assert found[0] == found[1] != found[2] == found[3]
+    assert named(dataset, "synthetic_a").blocked == found[2]
     assert named(dataset, "synthetic_a").source_label is None
 
 
-def test_a_scan_listed_twice_has_one_patient(real_datalist: Write, synthetic_dir: Write) -> None:
-    real = real_datalist()
-
-    def listed_as_healthy_too(content: dict) -> None:
-        for index, entry in enumerate(content["training"]):
-            entry["patient"] = f"p{index}"
-        content["test"] = [{"image": "images/case_4.nii.gz", "patient": "p9"}]
-        content["normal"] = [{"image": f"images/case_{index}.nii.gz"} for index in (0, 4)]
-
-    edit(real, listed_as_healthy_too)
-    images = real.parent / "images"
-    made = synthetic_dir({"tested": images / "case_4.nii.gz", "copy": images / "case_0.nii.gz"})
-    dataset = read_cases(made, real, ExportChoice(folds=2))
+def test_a_scan_listed_twice_has_one_patient(tiny: Tiny) -> None:
+    test = [{"image": "images/case_4.nii.gz", "patient": "p9"}]
+    healthy = [{"image": f"images/case_{index}.nii.gz"} for index in (0, 4)]
+    tiny.real(change=said("patient", "p0", "p1", "p2", "p3"), test=test, normal=healthy)
+    tiny.synthetic(tested=tiny.scan(4), copy=tiny.scan(0))
+    dataset = tiny.read()
     assert list(dataset.left_out) == ["tested"]
     assert named(dataset, "synthetic_copy").blocked == named(dataset, "real_case_0").fold
-    dataset = read_cases(made, real, ExportChoice(folds=2, keep_derived=True))
-    assert named(dataset, "real_case_0").fold is None
-    edit(real, lambda x: x["normal"][1].update(patient="another"))
+    assert named(tiny.read(keep_derived=True), "real_case_0").fold is None
+    edit(tiny.datalist, lambda x: x["normal"][1].update(patient="another"))
     with pytest.raises(ValueError, match=r"must be of one patient, got .* of p9 and .* of another"):
-        read_cases(made, real, ExportChoice(folds=2))
+        tiny.read()
 
 
-def test_scans_of_unknown_patients_are_not_one_patient(
-    real_datalist: Write, synthetic_dir: Write
-) -> None:
-    real = real_datalist()
-    edit(real, lambda x: [entry.update(patient=None) for entry in x["training"]])
-    dataset = read_cases(synthetic_dir({"a": None}), real, ExportChoice(folds=4))
-    assert sorted(named(dataset, f"real_case_{i}").fold for i in range(4)) == [0, 1, 2, 3]
+def test_scans_of_unknown_patients_are_not_one_patient(tiny: Tiny) -> None:
+    tiny.real(change=said("patient", None, None, None, None))
+    tiny.synthetic()
+    assert sorted(folds(tiny.read(4))) == [0, 1, 2, 3]
 
 
-def test_sources_can_leave_validation(real_datalist: Write, synthetic_dir: Write) -> None:
-    real = real_datalist()
-    made = synthetic_dir({"copy": real.parent / "images" / "case_0.nii.gz"})
-    dataset = read_cases(made, real, ExportChoice(folds=3, keep_derived=True))
-    assert named(dataset, "real_case_0").fold is None
+def test_sources_can_leave_validation_but_no_fold_may_lose_all_its_scans(tiny: Tiny) -> None:
+    tiny.real()
+    tiny.synthetic(copy=tiny.scan(0))
+    dataset = tiny.read(3, keep_derived=True)
     assert named(dataset, "synthetic_copy").blocked is None
-    assert sorted(named(dataset, f"real_case_{i}").fold for i in (1, 2, 3)) == [0, 1, 2]
+    assert folds(dataset)[0] is None
+    assert sorted(folds(dataset)[1:]) == [0, 1, 2]
+    edit(tiny.datalist, said("fold", 0, 1, 2, 3))
+    with pytest.raises(ValueError, match=r"folds must each keep a scan .* none in \[0\]"):
+        tiny.read(keep_derived=True)
 
 
-def test_a_fold_must_not_lose_all_its_scans(real_datalist: Write, synthetic_dir: Write) -> None:
-    real = real_datalist()
-    edit(real, lambda x: [e.update(fold=i % 4) for i, e in enumerate(x["training"])])
-    made = synthetic_dir({"copy": real.parent / "images" / "case_1.nii.gz"})
-    with pytest.raises(ValueError, match=r"folds must each keep a scan .* none in \[1\]"):
-        read_cases(made, real, ExportChoice(keep_derived=True))
-
-
-def test_folds_and_validation_lists_are_kept(real_datalist: Write, synthetic_dir: Write) -> None:
-    real = real_datalist()
-    edit(real, lambda x: [e.update(fold=[1, 0, 1, 2][i]) for i, e in enumerate(x["training"])])
-    made = synthetic_dir({"a": None, "copy": real.parent / "images" / "case_0.nii.gz"})
-    dataset = read_cases(made, real)
-    assert [named(dataset, f"real_case_{i}").fold for i in range(4)] == [1, 0, 1, 2]
+def test_folds_and_validation_lists_are_kept(tiny: Tiny) -> None:
+    tiny.real(change=said("fold", 1, 0, 1, 2))
+    made = tiny.synthetic(a=None, copy=tiny.scan(0))
+    dataset = read_cases(made, tiny.datalist)
+    assert folds(dataset) == [1, 0, 1, 2]
     assert dataset.folds == 3
-
-    def validate_the_first(content: dict) -> None:
-        for entry in content["training"]:
-            del entry["fold"]
-        content["validation"] = [content["training"].pop(0)]
-
-    edit(real, validate_the_first)
-    dataset = read_cases(made, real)
-    assert [named(dataset, f"real_case_{i}").fold for i in range(4)] == [0, None, None, None]
+    tiny.real(change=lambda x: x.update(validation=[x["training"].pop(0)]))
+    dataset = read_cases(made, tiny.datalist)
+    assert folds(dataset) == [0, None, None, None]
     assert dataset.folds == 1
     assert list(dataset.left_out) == ["copy"]  # there is no other fold to train it in
 
 
-def test_nothing_but_synthetic_cases(synthetic_dir: Write, tmp_path: Path) -> None:
-    scan = next(synthetic_dir({"seed": None}).glob("seed/image.nii.gz")).rename(
-        tmp_path / "s.nii.gz"
-    )
-    made = synthetic_dir({"a": scan, "b": scan, "c": None})
+def test_nothing_but_synthetic_cases(tiny: Tiny, tmp_path: Path) -> None:
+    scan = (tiny.synthetic() / "a/image.nii.gz").rename(tmp_path / "s.nii.gz")
+    made = tiny.synthetic(c_0=scan, c_1=scan, c_2=None)
     with pytest.raises(ValueError, match="--allow_synthetic_validation"):
         read_cases(made, None)
     dataset = read_cases(made, None, ExportChoice(folds=2, allow_synthetic_validation=True))
-    folds = {case.name: case.fold for case in dataset.cases}
-    # copies of one scan are on one side
-    assert folds["synthetic_a"] == folds["synthetic_b"] != folds["synthetic_c"]
+    first, second, other = folds(dataset, "synthetic_c", 3)
+    assert first == second != other  # copies of one scan are on one side
 
 
-def test_one_patient_is_on_one_side_where_all_are_synthetic(
-    real_datalist: Write, synthetic_dir: Write
-) -> None:
-    real = real_datalist()
-
-    def healthy(content: dict) -> None:
-        images = [entry["image"] for entry in content.pop("training")]
-        content["normal"] = [{"image": x, "patient": f"p{i // 2}"} for i, x in enumerate(images)]
-        content["test"] = []
-
-    edit(real, healthy)
-    made = synthetic_dir({str(i): real.parent / f"images/case_{i}.nii.gz" for i in range(4)})
-    choice = ExportChoice(folds=2, allow_synthetic_validation=True)
-    for seed in range(4):
-        dataset = read_cases(made, real, replace(choice, seed=seed))
-        folds = [named(dataset, f"synthetic_{i}").fold for i in range(4)]
-        assert folds[0] == folds[1] != folds[2] == folds[3]
+@pytest.mark.parametrize("seed", range(4))
+def test_one_patient_is_on_one_side_where_all_are_synthetic(tiny: Tiny, seed: int) -> None:
+    normal = [{"image": f"images/case_{i}.nii.gz", "patient": f"p{i // 2}"} for i in range(4)]
+    tiny.real(normal=normal, training=[], test=[])
+    tiny.synthetic(**{f"c_{i}": tiny.scan(i) for i in range(4)})
+    found = folds(tiny.read(seed=seed, allow_synthetic_validation=True), "synthetic_c")
+    assert found[0] == found[1] != found[2] == found[3]
 
 
-def test_cases_without_lesion_are_left_out(real_datalist: Write, synthetic_dir: Write) -> None:
+def test_cases_without_lesion_are_left_out(tiny: Tiny) -> None:
+    tiny.real()
+    tiny.synthetic(lesions=0)
     with pytest.raises(ValueError, match="may be trained on"):
-        read_cases(synthetic_dir({"a": None}, lesions=0), real_datalist(), ExportChoice(folds=2))
+        tiny.read()
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (lambda x: x["training"][0].update(fold=0), "1 of 4 entries with a fold and no validation"),
-        (lambda x: [e.update(fold=2 * i) for i, e in enumerate(x["training"])], "without gaps"),
+        (said("fold", 0, 2, 4, 6), "without gaps"),
         (lambda x: x["training"][0].update(fold="first"), "fold must be a whole number"),
         (lambda x: x["training"][0].update(image=["a.nii.gz", "b.nii.gz"]), "one channel"),
         (lambda x: x["training"][0].update(image="../synthetic/a/image.nii.gz"), "must lie in"),
@@ -198,57 +148,52 @@ def test_cases_without_lesion_are_left_out(real_datalist: Write, synthetic_dir: 
         (lambda x: x.update(training=[]), "must have cases to validate on"),
     ],
 )
-def test_real_lists_that_cannot_be_used(
-    real_datalist: Write, synthetic_dir: Write, change: Callable, sentence: str
-) -> None:
-    real = real_datalist()
-    edit(real, change)
+def test_real_lists_that_cannot_be_used(tiny: Tiny, change: Callable, sentence: str) -> None:
+    tiny.real(change=change)
+    tiny.synthetic()
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
-        read_cases(synthetic_dir({"a": None}), real, ExportChoice(folds=2))
+        tiny.read()
 
 
-def test_synthetic_files_under_another_name_are_found(
-    real_datalist: Write, synthetic_dir: Write
-) -> None:
-    real, made = real_datalist(), synthetic_dir({"a": None})
-    (real.parent / "images" / "case_0.nii.gz").write_bytes((made / "a/image.nii.gz").read_bytes())
+def test_synthetic_files_under_another_name_are_found(tiny: Tiny) -> None:
+    tiny.real()
+    tiny.scan(0).write_bytes((tiny.synthetic() / "a/image.nii.gz").read_bytes())
     with pytest.raises(ValueError, match=r"must list no synthetic case, got \['case_0'\]"):
-        read_cases(made, real, ExportChoice(folds=2))
+        tiny.read()
 
 
-def test_synthetic_folders_that_cannot_be_used(
-    real_datalist: Write, synthetic_dir: Write, tmp_path: Path
-) -> None:
-    real = real_datalist()
+def test_synthetic_folders_that_cannot_be_used(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.real()
     with pytest.raises(FileNotFoundError, match="synthetic must be an existing JSON file"):
-        read_cases(tmp_path, real)
-    made = synthetic_dir({"a": None})
+        read_cases(tmp_path, tiny.datalist)
+    made = tiny.synthetic()
     edit(made / "datalist.json", lambda x: x["training"][0].update(synthetic=False))
     with pytest.raises(ValueError, match="synthetic cases only"):
-        read_cases(made, real)
-    made = synthetic_dir({"a": None})
-    (made / "a" / RECORD_FILE).unlink()
+        tiny.read()
+    (tiny.synthetic() / "a" / RECORD_FILE).unlink()
     with pytest.raises(FileNotFoundError, match="a record per case"):
-        read_cases(made, real)
+        tiny.read()
 
 
-def test_a_folder_of_pairs_will_do(synthetic_dir: Write, real_datalist: Write) -> None:
-    real = real_datalist(testing=0).parent
+def test_a_folder_of_pairs_will_do(tiny: Tiny) -> None:
+    folder = tiny.real(testing=0).parent
     for index in range(4):
-        (real / f"images/case_{index}.nii.gz").rename(real / f"case_{index}_image.nii.gz")
-        (real / f"labels/case_{index}.nii.gz").rename(real / f"case_{index}_label.nii.gz")
-    (real / "datalist.json").unlink()
-    dataset = read_cases(synthetic_dir({"a": None}), real, ExportChoice(folds=2))
+        for kind in ("image", "label"):
+            place = folder / f"{kind}s/case_{index}.nii.gz"
+            place.rename(folder / f"case_{index}_{kind}.nii.gz")
+    tiny.datalist.unlink()
+    made = tiny.synthetic()
+    dataset = read_cases(made, folder, ExportChoice(folds=2))
     assert len([case for case in dataset.cases if case.label and not case.synthetic]) == 4
-    (real / "case_0_label.nii.gz").unlink()
+    (folder / "case_0_label.nii.gz").unlink()
     with pytest.raises(ValueError, match="without a label"):
-        read_cases(synthetic_dir({"a": None}), real, ExportChoice(folds=2))
+        read_cases(made, folder, ExportChoice(folds=2))
 
 
-def test_names_are_safe_and_unique(real_datalist: Write, synthetic_dir: Write) -> None:
-    real, made = real_datalist(), synthetic_dir({"Ä 1": None, "ä/../1".replace("/", "-"): None})
-    names = [case.name for case in read_cases(made, real, ExportChoice(folds=2)).cases]
+def test_names_are_safe_and_unique(tiny: Tiny) -> None:
+    tiny.real()
+    tiny.synthetic(**{"Ä 1": None, "ä/../1".replace("/", "-"): None})
+    names = [case.name for case in tiny.read().cases]
     assert len({name.lower() for name in names}) == len(names) == 7
-    assert all(
-        name.isascii() and name.replace("_", "").replace("-", "").isalnum() for name in names
-    )
+    safe = [name.replace("_", "").replace("-", "") for name in names]
+    assert all(name.isascii() and name.isalnum() for name in safe)

@@ -1,29 +1,23 @@
 """nnU-Net's folder: names, dataset.json, splits. Its own checks: make nnunet-test."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.export.tiny import Tiny
 from tools.cli import main
 from tools.export.dataset import ExportChoice
 from tools.export.nnunet import export_nnunet
-
-Write = Callable[..., Path]
 
 
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_folder_is_as_nnunet_wants_it(
-    real_datalist: Write, synthetic_dir: Write, tmp_path: Path
-) -> None:
-    made = synthetic_dir({"a": None})
-    facts = export_nnunet(
-        made, real_datalist(count=2), tmp_path / "raw", 7, "Lungs", choice=ExportChoice(folds=2)
-    )
+def test_folder_is_as_nnunet_wants_it(tiny: Tiny, tmp_path: Path) -> None:
+    given = (tiny.synthetic(), tiny.real(count=2), tmp_path / "raw", 7, "Lungs")
+    facts = export_nnunet(*given, choice=ExportChoice(folds=2))
     folder = tmp_path / "raw" / "Dataset007_Lungs"
     assert facts["out"] == str(folder)
     cases = ["real_case_0", "real_case_1", "synthetic_a"]
@@ -37,42 +31,27 @@ def test_folder_is_as_nnunet_wants_it(
     assert files(tmp_path / "raw") == ["Dataset007_Lungs"]  # nothing half done lies about
 
 
-def test_splits_validate_real_scans_and_train_no_copy_of_them(
-    real_datalist: Write, synthetic_dir: Write, tmp_path: Path
-) -> None:
-    real = real_datalist()
-    sources = {"a": None, "copy": real.parent / "images" / "case_1.nii.gz"}
-    place = tmp_path / "preprocessed"
-    facts = export_nnunet(
-        *(synthetic_dir(sources), real, tmp_path / "raw", 501, "Lesions", place),
-        choice=ExportChoice(folds=4),
-    )
-    splits = json.loads((place / "Dataset501_Lesions" / "splits_final.json").read_text())
+def test_splits_validate_real_scans_and_train_no_copy_of_them(tiny: Tiny, tmp_path: Path) -> None:
+    real, place = tiny.real(), tmp_path / "preprocessed"
+    given = (tiny.synthetic(a=None, copy=tiny.scan(1)), real, tmp_path / "raw", 501, "Lesions")
+    facts = export_nnunet(*given, place, choice=ExportChoice(folds=4))
+    path = place / "Dataset501_Lesions" / "splits_final.json"
+    splits = json.loads(path.read_text())
     beside = tmp_path / "raw" / "Dataset501_Lesions" / "splits_final.json"
     assert json.loads(beside.read_text()) == splits
-    assert sorted(name for split in splits for name in split["val"]) == [
-        f"real_case_{index}" for index in range(4)
-    ]
+    validated = sorted(name for split in splits for name in split["val"])
+    assert validated == [f"real_case_{index}" for index in range(4)]
     for split in splits:
         assert not set(split["train"]) & set(split["val"])
         assert "synthetic_a" in split["train"]
         assert ("synthetic_copy" in split["train"]) == ("real_case_1" in split["train"])
     assert list(facts["not_in_fold"]) == ["synthetic_copy"]
-
-
-def test_splits_in_use_are_not_changed_unasked(
-    real_datalist: Write, synthetic_dir: Write, tmp_path: Path
-) -> None:
-    made, real, place = synthetic_dir({"a": None}), real_datalist(), tmp_path / "preprocessed"
-    given = (made, real, tmp_path / "raw", 501, "Lesions", place)
-    export_nnunet(*given, choice=ExportChoice(folds=2))
-    splits = place / "Dataset501_Lesions" / "splits_final.json"
-    before = splits.read_text()
+    # those in use are not changed unasked
     with pytest.raises(ValueError, match="preprocessed must hold no other splits"):
-        export_nnunet(*given, choice=ExportChoice(folds=4))
-    assert splits.read_text() == before
-    export_nnunet(*given, choice=ExportChoice(folds=4), overwrite=True)
-    assert len(json.loads(splits.read_text())) == 4
+        export_nnunet(*given, place, choice=ExportChoice(folds=2))
+    assert json.loads(path.read_text()) == splits
+    export_nnunet(*given, place, choice=ExportChoice(folds=2), overwrite=True)
+    assert len(json.loads(path.read_text())) == 2
 
 
 @pytest.mark.parametrize(
@@ -86,30 +65,20 @@ def test_splits_in_use_are_not_changed_unasked(
     ],
 )
 def test_numbers_and_names_that_cannot_be(
-    real_datalist: Write,
-    synthetic_dir: Write,
-    tmp_path: Path,
-    number: object,
-    name: str,
-    sentence: str,
+    tiny: Tiny, tmp_path: Path, number: object, name: str, sentence: str
 ) -> None:
-    (tmp_path / "raw" / "Dataset006_Others").mkdir(parents=True)
+    raw = tmp_path / "raw"
+    (raw / "Dataset006_Others").mkdir(parents=True)
     with pytest.raises(ValueError, match=sentence):
-        export_nnunet(
-            *(synthetic_dir({"a": None}), real_datalist(), tmp_path / "raw", number, name),
-            choice=ExportChoice(folds=2),
-        )
-    assert files(tmp_path / "raw") == ["Dataset006_Others"]
+        export_nnunet(tiny.synthetic(), tiny.real(), raw, number, name)
+    assert files(raw) == ["Dataset006_Others"]
 
 
 def test_the_command_says_where_the_splits_belong(
-    real_datalist: Write,
-    synthetic_dir: Write,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = real_datalist()
-    made = synthetic_dir({"copy": real.parent / "images" / "case_0.nii.gz"})
+    real = tiny.real()
+    made = tiny.synthetic(copy=tiny.scan(0))
     words = ["export", "nnunet", str(made), "--real", str(real), "--folds", "2", "--out"]
     words += [str(tmp_path / "raw"), "--dataset_id", "501", "--name", "Lesions"]
     assert main(words) == 0

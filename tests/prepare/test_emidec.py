@@ -1,7 +1,6 @@
 """Hearts out of download trees that the tests write."""
 
 import gzip
-import json
 import zipfile
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.prepare.pairs import content
 from tools.cli import main
 from tools.prepare.emidec import TEST_CASES, prepare_emidec, section_of
 
@@ -55,18 +55,14 @@ def release(tmp_path: Path) -> Path:
     return root
 
 
-def datalist(out: Path) -> dict:
-    return json.loads((out / "datalist.json").read_text())
-
-
 def test_every_case_lands_in_its_section_with_its_measures(release: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     counts = prepare_emidec(release, out)
     one_each = {"training": 1, "validation": 1, "test": 1, "normal": 1}
     assert counts == {**one_each, "unlabelled": 0, "broken": {}}
-    content = datalist(out)
-    assert content["labels"]["4"] == "no_reflow"
-    (entry,) = content["training"]
+    listed = content(out)
+    assert listed["labels"]["4"] == "no_reflow"
+    (entry,) = listed["training"]
     assert (entry["patient"], entry["bits"], entry["slices"]) == ("P001", 16, 3)
     voxel_ml = 1.5 * 1.25 * 10 / 1000
     counted = {"cavity": 8, "myocardium": 58, "infarct": 5, "no_reflow": 1}
@@ -78,7 +74,7 @@ def test_every_case_lands_in_its_section_with_its_measures(release: Path, tmp_pa
     assert entry["heart_extent_voxels"] == [6, 6]
     # the middle of voxels 4..9, 2..7 and slices 1..2, on axes to the left, back and base
     assert entry["heart_mm"] == pytest.approx([-6.5 * 1.5, -4.5 * 1.25, 15.0], abs=0.01)
-    assert not content["normal"][0]["pathological"]
+    assert not listed["normal"][0]["pathological"]
 
 
 def test_affine_comes_from_the_voxel_size_and_values_stay(tmp_path: Path) -> None:
@@ -95,7 +91,7 @@ def test_affine_comes_from_the_voxel_size_and_values_stay(tmp_path: Path) -> Non
     assert (image.dataobj.slope, image.dataobj.inter) == (0.5, 3.0)
     np.testing.assert_array_equal(image.dataobj.get_unscaled(), source.dataobj.get_unscaled())
     np.testing.assert_array_equal(np.asarray(label.dataobj), heart())
-    assert datalist(tmp_path / "out")["training"][0]["affine_rebuilt"]
+    assert content(tmp_path / "out")["training"][0]["affine_rebuilt"]
 
 
 def test_true_affines_are_kept(tmp_path: Path) -> None:
@@ -107,7 +103,7 @@ def test_true_affines_are_kept(tmp_path: Path) -> None:
     prepare_emidec(tmp_path / "in", tmp_path / "out")
     image = nib.load(tmp_path / "out/cases/P001/P001_image.nii.gz")
     np.testing.assert_allclose(image.affine, affine, atol=1e-6)
-    (entry,) = datalist(tmp_path / "out")["training"]
+    (entry,) = content(tmp_path / "out")["training"]
     assert (entry["bits"], entry["spacing_is_nominal"]) == (8, True)
     assert not entry["affine_rebuilt"]
 
@@ -168,18 +164,18 @@ def test_broken_cases_get_a_sentence_and_the_others_are_done(
         "P021: file must be a whole NIfTI image, got",
     ):
         assert sentence in error
-    assert [len(datalist(out)[s]) for s in ("training", "validation", "test", "normal")] == [1] * 4
+    assert [len(content(out)[s]) for s in ("training", "validation", "test", "normal")] == [1] * 4
 
 
 def test_second_run_takes_up_what_is_missing(release: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = prepare_emidec(release, out)
-    before = datalist(out)
+    before = content(out)
     kept, lost = (out / "cases" / f"{n}/{n}_label.nii.gz" for n in ("P001", "P005"))
     kept.write_bytes(b"untouched")
     lost.unlink()
     assert prepare_emidec(release, out) == first
-    assert datalist(out) == before
+    assert content(out) == before
     assert kept.read_bytes() == b"untouched"
     assert lost.is_file()
     assert not list(out.rglob(".*.partial"))
@@ -198,14 +194,7 @@ def test_full_precision_goes_before_its_copy_and_doubles_are_named(tmp_path: Pat
     assert counts["unlabelled"] == 1
     assert list(counts["broken"]) == ["P002"]
     assert "must have one image, got" in counts["broken"]["P002"]
-    assert datalist(tmp_path / "out")["training"][0]["bits"] == 16
-
-
-def test_nothing_to_prepare_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="source must be an existing folder"):
-        prepare_emidec(tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match="source must hold cases"):
-        prepare_emidec(tmp_path, tmp_path / "out")
+    assert content(tmp_path / "out")["training"][0]["bits"] == 16
 
 
 def test_split_is_fixed_and_disjoint() -> None:
@@ -223,12 +212,12 @@ def test_real_hearts(shared_dir: Path, tmp_path: Path) -> None:
     counts = prepare_emidec(shared_dir / "data" / "cardiac_lge", tmp_path)
     assert counts["broken"] == {}
     assert [counts[s] for s in ("training", "validation", "test", "normal")] == [37, 10, 8, 27]
-    content = datalist(tmp_path)
-    groups = [{e["patient"] for e in content[s]} for s in ("training", "validation", "test")]
+    listed = content(tmp_path)
+    groups = [{e["patient"] for e in listed[s]} for s in ("training", "validation", "test")]
     assert sum(map(len, groups)) == len(set.union(*groups))
-    no_reflow = [e["has_no_reflow"] for e in content["validation"]]
+    no_reflow = [e["has_no_reflow"] for e in listed["validation"]]
     assert no_reflow.count(True) == no_reflow.count(False) == 5
-    (native,) = [e for e in content["training"] if e["patient"] == "P100"]
+    (native,) = [e for e in listed["training"] if e["patient"] == "P100"]
     assert native["volumes_ml"] == pytest.approx(
         {"cavity": 108.86, "myocardium": 115.362, "infarct": 17.964, "no_reflow": 0.745}, abs=0.01
     )

@@ -1,11 +1,9 @@
 """A small download whose consensus masks are known by hand."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
@@ -21,6 +19,7 @@ from tests.prepare.lidc_download import (
     roi,
     write_scan,
 )
+from tests.prepare.pairs import array, content, load, tree
 from tools.cli import main
 from tools.dicom.series import DicomSeries, read_series
 from tools.prepare import lidc
@@ -30,7 +29,6 @@ from tools.prepare.lidc import (
     Reading,
     cluster_readings,
     enclosed,
-    find_scans,
     parse_read_message,
     prepare_lidc,
     reading_mask,
@@ -81,28 +79,20 @@ def prepared(download: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return out, prepare_lidc(download, out, RULE, workers=1, validation_fraction=0.5)
 
 
-def datalist(out: Path) -> dict[str, Any]:
-    return json.loads((out / "datalist.json").read_text())
-
-
 def entries(out: Path) -> dict[str, dict[str, Any]]:
-    content = datalist(out)
-    return {entry["patient"]: entry for entry in content["training"] + content["validation"]}
+    listed = content(out)
+    return {entry["patient"]: entry for entry in listed["training"] + listed["validation"]}
 
 
 def voxels_in_scan(out: Path, entry: dict[str, Any], series: DicomSeries) -> np.ndarray:
     """The label's voxels as a mask of the scan."""
-    label = nib.load(out / entry["label"])
+    label = load(out, entry, "label")
     points = apply_affine(label.affine, np.argwhere(np.asarray(label.dataobj)))
     index = apply_affine(np.linalg.inv(series.affine), points)
     np.testing.assert_allclose(index, index.round(), atol=1e-4)
     mask = np.zeros(series.image.shape, bool)
     mask[tuple(index.round().astype(int).T)] = True
     return mask
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_consensus_masks_are_those_drawn(download: Path, prepared: tuple[Path, dict]) -> None:
@@ -114,7 +104,7 @@ def test_consensus_masks_are_those_drawn(download: Path, prepared: tuple[Path, d
         entry = entries(out)[patient]
         series = read_series(download / patient / "study" / "series")
         np.testing.assert_array_equal(voxels_in_scan(out, entry, series), expected)
-        image, label = (nib.load(out / entry[key]) for key in ("image", "label"))
+        image, label = load(out, entry, "image"), load(out, entry, "label")
         assert image.shape == label.shape == (24, 24, 16)
         assert (image.get_data_dtype(), label.get_data_dtype()) == (np.int16, np.uint8)
         values, inside = np.asarray(image.dataobj), np.asarray(label.dataobj) > 0
@@ -128,7 +118,7 @@ def test_agreement_and_min_readers(download: Path, tmp_path: Path) -> None:
     summary = prepare_lidc(download, tmp_path, rule, 2, 0.75, 1, validation_fraction=0.0)
     assert summary["training"] == 3
     series = read_series(download / "LIDC-A" / "study" / "series")
-    found = [e for e in datalist(tmp_path)["training"] if e["patient"] == "LIDC-A"]
+    found = [e for e in content(tmp_path)["training"] if e["patient"] == "LIDC-A"]
     masks = {e["readers"]: voxels_in_scan(tmp_path, e, series) for e in found}
     np.testing.assert_array_equal(masks[4], FIRST_CORE)
     np.testing.assert_array_equal(masks[2], LONE)
@@ -145,21 +135,19 @@ def test_ratings_are_kept_by_reader(prepared: tuple[Path, dict]) -> None:
 def test_the_same_scans_make_masks(prepared: tuple[Path, dict], tmp_path: Path) -> None:
     rule = bundle_rule("diffmask")
     prepare_scans(prepared[0] / "scans.json", tmp_path, rule, validation_fraction=0.0)
-    masks = {entry["patient"]: entry for entry in datalist(tmp_path)["training"]}
+    masks = {entry["patient"]: entry for entry in content(tmp_path)["training"]}
     for patient, expected in (("LIDC-A", FIRST), ("LIDC-B", DISC)):
-        mask = np.asarray(nib.load(tmp_path / masks[patient]["label"]).dataobj)
+        mask = array(tmp_path, masks[patient], "label")
         assert mask.sum() == pytest.approx(expected.sum(), rel=0.02)
         assert masks[patient]["texture"] in (3.75, 2.0)
 
 
 def test_normal_windows_touch_no_mark(download: Path, prepared: tuple[Path, dict]) -> None:
     out, _ = prepared
-    normal = datalist(out)["normal"]
+    normal = content(out)["normal"]
     assert any(entry["patient"] == "LIDC-C" for entry in normal)
     for entry in normal:
-        image, lung = (
-            np.asarray(nib.load(out / entry[key]).dataobj) for key in ("image", "organ_mask")
-        )
+        image, lung = array(out, entry, "image"), array(out, entry, "organ_mask")
         assert image.dtype == np.int16
         assert image.shape == lung.shape == (24, 24, 16)
         assert lung.mean() >= 0.3
@@ -167,13 +155,13 @@ def test_normal_windows_touch_no_mark(download: Path, prepared: tuple[Path, dict
 
 
 def test_split_is_by_patient(download: Path, prepared: tuple[Path, dict]) -> None:
-    content = datalist(prepared[0])
-    sections = {name: {e["patient"] for e in content[name]} for name in ("training", "validation")}
+    listed = content(prepared[0])
+    sections = {name: {e["patient"] for e in listed[name]} for name in ("training", "validation")}
     assert not sections["training"] & sections["validation"]
     for patient in ("LIDC-A", "LIDC-B"):
         section = "validation" if validation_patient(patient, 0, 0.5) else "training"
         assert patient in sections[section]
-    for entry in content["normal"]:
+    for entry in listed["normal"]:
         expected = "validation" if validation_patient(entry["patient"], 0, 0.5) else "training"
         assert entry["section"] == expected
 
@@ -221,33 +209,6 @@ def test_broken_patients_are_named_and_others_done(
     shutil.rmtree(root / "LIDC-A")
     shutil.rmtree(root / "LIDC-C")
     assert main(command) == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["--agreement", "0"], "agreement must be above 0, at most 1, got 0"),
-        (["--min_readers", "5"], "min_readers must be from 1 to 4, got 5"),
-        (["--size", "64,64"], "size must be 3 whole numbers with commas, got '64,64'"),
-    ],
-)
-def test_settings_out_of_range(
-    download: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    sentence: str,
-) -> None:
-    command = ["prepare", "lidc", "--dicom", str(download), "--out", str(tmp_path / "out")]
-    assert main([*command, "--workers", "1", "--normal_rois", "0", *words]) == 1
-    assert f"error: {sentence}" in capsys.readouterr().err
-
-
-def test_no_scans(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="dicom must be an existing folder"):
-        find_scans(tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="dicom must hold CT series"):
-        find_scans(tmp_path)
 
 
 def flat_series() -> DicomSeries:

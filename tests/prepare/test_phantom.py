@@ -33,9 +33,3 @@ def test_every_kind_comes_with_what_it_needs(
     for key, folder in (("datalist", tmp_path), ("heart_datalist", tmp_path / "heart")):
         listed = json.loads(Path(paths[key]).read_text())["training"]
         assert (folder / listed[0]["label"]).is_file()
-
-
-def test_an_unknown_kind_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["prepare", "phantom", "--kind", "brain", "--out", str(tmp_path / "out")]) == 1
-    assert "error: kind must be one of" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from monai.bundle import ConfigParser
 from nibabel.affines import voxel_sizes
 
 from tests.dicom_series import write_dicom_series
+from tests.prepare.pairs import array, content, load, tree, write_list, write_pair
 from tools.cli import main
 from tools.dicom.series import read_series
 from tools.prepare.lesions import Rule
@@ -41,20 +41,10 @@ def write_scan(
     spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
     dtype: type = np.int16,
 ) -> dict[str, Any]:
-    folder.mkdir(parents=True, exist_ok=True)
     affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
     affine[:3, 3] = (30, 20, -10)
-    entry = {"image": f"{name}_image.nii.gz", "label": f"{name}_label.nii.gz"}
-    nib.save(nib.Nifti1Image(image.astype(dtype), affine), folder / entry["image"])
-    nib.save(nib.Nifti1Image(label.astype(np.uint8), affine), folder / entry["label"])
+    entry = write_pair(folder, name, image, label, affine, dtype)
     return entry | {"patient": name.split("_")[0]}
-
-
-def write_list(folder: Path, sections: Mapping[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "datalist.json"
-    path.write_text(json.dumps({"name": "tiny", **sections}))
-    return path
 
 
 def write_crops(folder: Path, count: int = 4) -> Path:
@@ -63,20 +53,17 @@ def write_crops(folder: Path, count: int = 4) -> Path:
     return write_list(folder, {"training": entries[::2], "validation": entries[1::2]})
 
 
-def content(out: Path) -> dict[str, Any]:
-    return json.loads((out / "datalist.json").read_text())
-
-
-def load(out: Path, entry: Mapping[str, Any], key: str) -> nib.Nifti1Image:
-    return nib.load(out / entry[key])
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def prepare(datalist: Path, out: Path, *words: str) -> int:
     return main(["prepare", "scans", "--datalist", str(datalist), "--out", str(out), *words])
+
+
+def prepared(
+    folder: Path, rule: Rule, entries: list[dict[str, Any]], **sections: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Prepare entries of one folder, none for validation; return the datalist and the summary."""
+    datalist = write_list(folder, {"training": entries, **sections})
+    summary = prepare_scans(datalist, folder / "out", rule, validation_fraction=0.0)
+    return content(folder / "out"), summary
 
 
 def test_windows_of_a_datalist_can_be_trained_on(tmp_path: Path) -> None:
@@ -122,13 +109,12 @@ def test_lesions_of_one_scan_become_windows_each_and_dicom_is_read(tmp_path: Pat
     with pytest.raises(ValueError, match=r"classes must say which of .* are lesions, got none"):
         prepare_scans(datalist, tmp_path / "out", bundle_rule("lefusion_lidc"))
     rule = bundle_rule("lefusion_lidc", classes=[2])
-    prepare_scans(datalist, tmp_path / "out", rule, validation_fraction=0.0)
-    entries = content(tmp_path / "out")["training"]
+    written, _ = prepared(tmp_path, rule, [entry])
+    entries = written["training"]
     assert [entry["name"] for entry in entries] == ["series_n01", "series_n02"]
     for entry in entries:
-        inside = np.asarray(load(tmp_path / "out", entry, "label").dataobj) > 0
-        values = np.asarray(load(tmp_path / "out", entry, "image").dataobj)
-        assert np.median(values[inside]) == 30
+        inside = array(tmp_path / "out", entry, "label") > 0
+        assert np.median(array(tmp_path / "out", entry, "image")[inside]) == 30
 
 
 def test_masks_need_no_image_and_cut_ones_are_left_out(tmp_path: Path) -> None:
@@ -153,10 +139,8 @@ def test_stacks_keep_their_slices_and_healthy_ones_go_apart(tmp_path: Path) -> N
         write_scan(tmp_path, name, image, lesion, (9.0, 1.4, 1.4), np.float32)
         for name, lesion in (("a_1", label), ("b_1", np.minimum(label, 2)))
     ]
-    datalist = write_list(tmp_path, {"training": entries, "labels": {"3": "infarct"}})
     rule = bundle_rule("lefusion_emidec")
-    prepare_scans(datalist, tmp_path / "out", rule, validation_fraction=0.0)
-    written = content(tmp_path / "out")
+    written, _ = prepared(tmp_path, rule, entries, labels={"3": "infarct"})
     ((entry,), (healthy,)) = written["training"], written["normal"]
     assert (entry["patient"], healthy["patient"], healthy["section"]) == ("a", "b", "training")
     stack = load(tmp_path / "out", entry, "image")
@@ -179,10 +163,8 @@ def test_patches_have_one_millimetre_and_every_voxel_its_place(tmp_path: Path) -
     label = np.zeros((50, 60, 30))
     label[10:20, 10:20, 10:20] = 2
     entry = write_scan(tmp_path, "a", ramp(label.shape, affine).round(), label, (0.8, 0.8, 1.6))
-    rule = PATCHES._replace(patch_size=32)
-    datalist = write_list(tmp_path, {"training": [entry]})
-    prepare_scans(datalist, tmp_path / "out", rule, validation_fraction=0.0)
-    entries = content(tmp_path / "out")["training"]
+    written, _ = prepared(tmp_path, PATCHES._replace(patch_size=32), [entry])
+    entries = written["training"]
     assert len(entries) == 8  # 40 x 48 x 48 mm: two along each axis
     lesion = 0
     for entry in entries:
@@ -191,7 +173,7 @@ def test_patches_have_one_millimetre_and_every_voxel_its_place(tmp_path: Path) -
         expected, inner = ramp(image.shape, image.affine), (slice(2, -2),) * 3
         # beyond the outermost voxel centres the scan is continued, so the border is left alone
         assert np.abs(np.asarray(image.dataobj)[inner] - expected[inner]).max() <= 1.5
-        mask = np.asarray(load(tmp_path / "out", entry, "label").dataobj)
+        mask = array(tmp_path / "out", entry, "label")
         assert set(np.unique(mask)) <= {0, 1}
         lesion += int(mask.sum())
     assert lesion > 0
@@ -207,12 +189,11 @@ def test_what_gives_no_patches_is_counted_and_crops_give_windows(tmp_path: Path)
         write_crop(tmp_path, "crop"),
     ]
     del entries[2]["label"]
-    datalist = write_list(tmp_path, {"training": entries})
-    summary = prepare_scans(datalist, tmp_path / "out", PATCHES, validation_fraction=0.0)
+    written, summary = prepared(tmp_path, PATCHES, entries)
     assert summary["left_out"] == {"coarse scans": 1, "scans of air": 1}
-    patch, window = content(tmp_path / "out")["training"]
+    patch, window = written["training"]
     assert load(tmp_path / "out", patch, "image").shape == (40, 40, 40)  # thinner than a patch
-    assert np.asarray(load(tmp_path / "out", patch, "image").dataobj).min() == -1024
+    assert array(tmp_path / "out", patch, "image").min() == -1024
     assert load(tmp_path / "out", window, "image").shape == (48, 48, 48)
 
 
@@ -228,15 +209,13 @@ def test_healthy_windows_lie_in_the_organ_and_touch_no_mark(tmp_path: Path) -> N
         nib.save(nib.Nifti1Image(part, volume.affine), tmp_path / f"{key}.nii.gz")
         entry[key] = f"{key}.nii.gz"
     rule = bundle_rule("lefusion_lidc", size=(16, 16, 16), normal=3)
-    datalist = write_list(tmp_path, {"training": [entry]})
-    prepare_scans(datalist, tmp_path / "out", rule, validation_fraction=0.0)
-    normal = content(tmp_path / "out")["normal"]
+    normal = prepared(tmp_path, rule, [entry])[0]["normal"]
     assert len(normal) == 3
     inverse = np.linalg.inv(nib.load(tmp_path / entry["label"]).affine)
     for each in normal:
         window = load(tmp_path / "out", each, "image")
         assert np.asarray(window.dataobj).max() == -850
-        assert np.asarray(load(tmp_path / "out", each, "organ_mask").dataobj).mean() >= 0.3
+        assert array(tmp_path / "out", each, "organ_mask").mean() >= 0.3
         corners = (inverse @ window.affine @ [[0, 15], [0, 15], [0, 15], [1, 1]])[:3]
         assert corners.min() >= 0
         assert (corners[:2].min(1) > 20).any()
@@ -273,9 +252,8 @@ def test_scans_that_share_a_name_are_told_apart(tmp_path: Path) -> None:
     for patient in ("P1", "P2"):
         entry = write_crop(tmp_path / patient, "image")
         entries.append({key: f"{patient}/{entry[key]}" for key in ("image", "label")})
-    datalist = write_list(tmp_path, {"training": entries})
-    prepare_scans(datalist, tmp_path / "out", bundle_rule("diffmask"), validation_fraction=0.0)
-    names = [entry["patient"] for entry in content(tmp_path / "out")["training"]]
+    written, _ = prepared(tmp_path, bundle_rule("diffmask"), entries)
+    names = [entry["patient"] for entry in written["training"]]
     assert names == ["P1_image", "P2_image"]
 
 
@@ -314,33 +292,6 @@ def test_two_workers_write_the_same(tmp_path: Path) -> None:
         datalist, tmp_path / "b", rule, workers=2
     )
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["--datalist", "{none}"], "datalist must be an existing JSON file, got"),
-        (["--datalist", "{empty}"], "datalist must have a list of scans, got none"),
-        (["--bundle", "none"], "bundle must be a bundle folder or one of"),
-        (["--bundle", "diffmask", "--stage", "x"], "stage must be one of the bundle diffmask"),
-        (["--smallest", "20"], "smallest must be a multiple of 8, got 20"),
-        (["--largest", "24"], "largest must be at least smallest, got 24"),
-        (["--validation_fraction", "1"], "validation_fraction must be from 0 to below 1, got 1"),
-        (["--workers", "0"], "workers must be 1 or more, got 0"),
-    ],
-)
-def test_bad_input_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
-) -> None:
-    datalist = write_crops(tmp_path / "in", 2)
-    (tmp_path / "empty.json").write_text("{}")
-    places = {"none": tmp_path / "none", "empty": tmp_path / "empty.json"}
-    given = [word.format(**places) for word in words]
-    if "--datalist" not in given:
-        given += ["--datalist", str(datalist)]
-    assert main(["prepare", "scans", "--out", str(tmp_path / "out"), *given]) == 1
-    assert f"error: {sentence}" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_bundle_must_say_what_it_trains_on(repository: Path, tmp_path: Path) -> None:

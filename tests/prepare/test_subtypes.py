@@ -1,33 +1,17 @@
 """Training lesions by subtype: what is counted, what is kept, and that it can be read back."""
 
-import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.prepare.pairs import write_cube, write_list
 from tools.cli import main
 from tools.prepare.subtypes import collect_subtypes
 from tools.synthesis.catalogue import read_subtypes
 
 LEVELS = {5.0: 50.0, 3.0: -300.0, 1.0: -650.0}  # HU by texture rating
 SIDES = (3, 4, 5, 6, 7, 8)
-
-
-def write_lesion(folder: Path, number: int, side: int, level: float, spacing: float) -> dict:
-    """A cube of a lesion in a window of 16^3."""
-    rng = np.random.default_rng(number)
-    label = np.zeros((16, 16, 16), np.uint8)
-    label[4 : 4 + side, 4 : 4 + side, 4 : 4 + side] = 1
-    image = rng.normal(-850, 20, label.shape)
-    image[label > 0] = rng.normal(level, 20, int(label.sum()))
-    affine = np.diag([spacing, spacing, spacing, 1.0])
-    entry = {"name": f"n{number}", "image": f"{number}_image.nii.gz"}
-    entry["label"] = f"{number}_label.nii.gz"
-    nib.save(nib.Nifti1Image(image.astype(np.int16), affine), folder / entry["image"])
-    nib.save(nib.Nifti1Image(label, affine), folder / entry["label"])
-    return entry
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +21,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entries = []
     plan = [(5.0, s) for s in SIDES] + [(3.0, s) for s in (4, 5, 6)] + [(1.0, 6), (0.0, 6)]
     for number, (rating, side) in enumerate(plan):
-        entry = write_lesion(folder, number, side, LEVELS.get(rating, 0.0), spacing=1.0)
+        entry = write_cube(folder, f"n{number}", LEVELS.get(rating, 0.0), side, 16, noise=20)
         entries.append(entry | {"texture": rating})
-    (folder / "datalist.json").write_text(json.dumps({"training": entries}))
+    write_list(folder, {"training": entries})
     return folder
 
 
@@ -100,28 +84,3 @@ def test_the_command_writes_what_synthesis_reads(
     assert list(library) == ["solid", "part_solid", "ground_glass"]
     assert library["solid"].histograms.shape == (6, 40)
     assert not list(out.parent.glob(".*"))
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["--dataset_dir", "nowhere"], "dataset_dir must"),
-        (["--dataset_dir", "{data}", "--bins", "0"], "bins must be a whole number"),
-        (["--dataset_dir", "{data}", "--window_hu", "400,-1000"], "window_hu must be two HU"),
-        (["--dataset_dir", "{data}", "--solid", "2"], "part_solid_from and solid_from must"),
-        (["--dataset_dir", "{plain}"], "dataset_dir must have a texture rating"),
-    ],
-)
-def test_bad_input_is_one_sentence(
-    dataset: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    sentence: str,
-) -> None:
-    entry = write_lesion(tmp_path, 0, 5, 0.0, 1.0)
-    (tmp_path / "datalist.json").write_text(json.dumps({"training": [entry]}))
-    given = [word.format(data=dataset, plain=tmp_path) for word in words]
-    assert main(["subtypes", *given, "--out", str(tmp_path / "s.json")]) == 1
-    assert sentence in capsys.readouterr().err
-    assert not (tmp_path / "s.json").exists()

@@ -51,8 +51,7 @@ def export_auto3dseg(
     """
     from tools.export.auto3dseg import INPUT_FILE
     from tools.export.auto3dseg import export_auto3dseg as run
-    from tools.export.dataset import ExportChoice
-    from tools.export.summary import describe
+    from tools.export.dataset import ExportChoice, describe
 
     choice = ExportChoice(
         *(dataset_dir, rename, _names(classes), modality, folds, seed),
@@ -114,9 +113,8 @@ def export_nnunet(
         seed: of the folds.
         allow_synthetic_validation: validate on synthetic cases if there are no real ones.
     """
-    from tools.export.dataset import ExportChoice
+    from tools.export.dataset import ExportChoice, describe
     from tools.export.nnunet import export_nnunet as run
-    from tools.export.summary import describe
 
     choice = ExportChoice(
         *(dataset_dir, rename, _names(classes), modality, folds, seed),

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from tools.export.cases import read_cases
-from tools.export.dataset import ExportCase, ExportChoice, ExportSet
-from tools.export.files import ENDING, RECORD_NAME, place_image, place_label
-from tools.export.summary import reasons, summarize
-from tools.files import new_folder
+from tools.export.dataset import ExportChoice, ExportSet, reasons, summarize
+from tools.export.files import ENDING, RECORD_NAME, place_cases
+from tools.files import new_folder, write_json
 from tools.synthesis.datalist import DATALIST_FILE
 
 __all__ = ["INPUT_FILE", "export_auto3dseg"]
@@ -38,70 +36,48 @@ def export_auto3dseg(
     in some fold cannot be used, and is left out; ``choice.keep_derived`` puts its scan, and all of
     that patient, into the last fold instead.
 
-    Args:
-        synthetic: folder written by ``python -m tools synthesize``.
-        real: datalist or folder, see :func:`tools.export.entries.read_real`; None: there is none.
-        out: folder to write.
-        choice: of the user.
-        copy: copy files instead of linking to them.
-        overwrite: replace an earlier export.
-
-    Returns:
-        What was written and what was left out; ``export.json`` holds the same.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if the datasets do not fit together, or ``out`` holds something.
+    Arguments and errors are those of :func:`tools.export.cases.read_cases` and of the command. What
+    was written and what was left out is returned, and lies in ``export.json``.
     """
-    dataset = read_cases(synthetic, real, choice)
-    left_out = dict(dataset.left_out)
-    cases = []
-    for case in dataset.cases:
-        if case.blocked is None:
-            cases.append(case)
-        else:
-            left_out[case.name] = (
-                f"its scan, or another of that patient, is validated in fold {case.blocked}"
-            )
+    dataset = _unblocked(read_cases(synthetic, real, choice))
+    folder = Path(out).resolve()
+    with new_folder(folder, OWNS, replace=overwrite) as partial:
+        paths, found = place_cases(partial, dataset, copy)
+        facts = summarize(dataset, found) | {"out": str(folder)}
+        write_json(partial / DATALIST_FILE, _datalist(dataset, paths))
+        text = yaml.safe_dump(_input(folder, dataset), sort_keys=False)
+        (partial / INPUT_FILE).write_text(text, encoding="utf-8")
+        write_json(partial / RECORD_NAME, facts)
+    return facts
+
+
+def _unblocked(dataset: ExportSet) -> ExportSet:
+    """Return the dataset without cases that some fold must not train on."""
+    left_out = dict(dataset.left_out) | {
+        case.name: f"its scan, or another of that patient, is validated in fold {case.blocked}"
+        for case in dataset.cases
+        if case.blocked is not None
+    }
+    cases = tuple(case for case in dataset.cases if case.blocked is None)
     if not any(case.synthetic for case in cases):
         raise ValueError(
             "synthetic must hold a case whose scan is not validated on (or use --keep_derived), "
             f"got {reasons(left_out)}"
         )
-    folder = Path(out).resolve()
-    with new_folder(folder, OWNS, replace=overwrite) as partial:
-        content, found = _write_files(partial, cases, dataset, copy)
-        facts = summarize(dataset, cases, left_out, found) | {"out": str(folder)}
-        _write(partial / DATALIST_FILE, json.dumps(content, indent=2))
-        _write(partial / INPUT_FILE, yaml.safe_dump(_input(folder, dataset), sort_keys=False))
-        _write(partial / RECORD_NAME, json.dumps(facts, indent=2))
-    return facts
+    return replace(dataset, cases=cases, left_out=left_out)
 
 
-def _write_files(
-    folder: Path, cases: list[ExportCase], dataset: ExportSet, copy: bool
-) -> tuple[dict[str, Any], set[int]]:
-    """Place images and labels; return the datalist and the label values of the training cases."""
+def _datalist(dataset: ExportSet, paths: list[dict[str, str]]) -> dict[str, Any]:
     training, testing = [], []
-    found: set[int] = set()
-    for case in tqdm(cases, desc="auto3dseg", unit="case"):
-        part = "Ts" if case.testing else "Tr"
-        paths = {"image": f"images{part}/{case.name}{ENDING}"}
-        _make_parent(folder / paths["image"])
-        place_image(case.image, folder / paths["image"], copy)
-        if case.label is not None:
-            paths["label"] = f"labels{part}/{case.name}{ENDING}"
-            _make_parent(folder / paths["label"])
-            values = place_label(case, folder / paths["label"], copy)
-            found |= set() if case.testing else values
-        entry: dict[str, Any] = paths | {"synthetic": case.synthetic}
+    for case, files in zip(dataset.cases, paths, strict=True):
+        entry: dict[str, Any] = files | {"synthetic": case.synthetic}
         if case.testing:
             testing.append(entry)
         else:
             fold = dataset.folds if case.fold is None else case.fold
             training.append(entry | {"fold": fold})
     labels = {str(value): name for value, name in enumerate(dataset.classes, start=1)}
-    content = {
+    return {
         "name": "real and synthetic cases",
         "modality": {"0": dataset.modality},
         "labels": {"0": "background"} | labels,
@@ -109,7 +85,6 @@ def _write_files(
         "training": training,
         "testing": testing,
     }
-    return content, found
 
 
 def _input(folder: Path, dataset: ExportSet) -> dict[str, Any]:
@@ -121,12 +96,3 @@ def _input(folder: Path, dataset: ExportSet) -> dict[str, Any]:
         "num_fold": dataset.folds,
         "multigpu": False,
     }
-
-
-def _make_parent(path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    # the folder as a whole appears under its name when it is complete
-    path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")

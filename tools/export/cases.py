@@ -7,12 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from sklearn.model_selection import GroupKFold
+
 from tools.export.classes import ClassTable, merge_classes, parse_rename, read_labels
-from tools.export.dataset import ExportCase, ExportChoice, ExportSet
-from tools.export.entries import RealEntry, SyntheticEntry, read_real, read_synthetic
-from tools.export.folds import assign_folds, require_whole_groups
-from tools.export.listing import MODALITIES, read_modality
-from tools.export.summary import reasons
+from tools.export.dataset import ExportCase, ExportChoice, ExportSet, reasons
+from tools.export.entries import (
+    MODALITIES,
+    RealEntry,
+    SyntheticEntry,
+    read_modality,
+    read_real,
+    read_synthetic,
+)
 
 __all__ = ["read_cases"]
 
@@ -27,10 +34,8 @@ def read_cases(
     if that scan, or another of its patient, is tested on, and ``blocked`` in the fold where it is
     validated. Cases without lesion are left out: they are copies of their scan.
 
-    Args:
-        synthetic: folder written by ``python -m tools synthesize``.
-        real: datalist or folder, see :func:`tools.export.entries.read_real`; None: there is none.
-        choice: of the user; None takes the defaults.
+    See :func:`tools.export.entries.read_synthetic` and :func:`tools.export.entries.read_real`;
+    ``real`` is None where there is no such dataset.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -50,27 +55,26 @@ def read_cases(
         choice.classes,
     )
     modality = _modality(choice.modality, read_modality(real_content, "real"), content)
-    trained = [scan for scan in scans if scan.section in ("training", "validation")]
     usable, left_out = _usable(made, scans)
-    if trained:
-        folds = _real_folds(trained, _sources(usable, scans), choice)
-    elif choice.allow_synthetic_validation:
-        folds = {}
-    else:
+    folds = _real_folds(scans, usable, choice)
+    if not folds and not choice.allow_synthetic_validation:
         raise ValueError(
             "real must have cases to validate on, got none: synthetic ones are validated on only "
             "with --allow_synthetic_validation"
         )
     cases = [_real_case(scan, table, folds) for scan in scans if scan.section != "other"]
-    cases += _synthetic_cases(usable, scans, table, folds, choice, bool(trained), left_out)
+    cases += _synthetic_cases(usable, scans, table, folds, choice, left_out)
     if not any(case.synthetic for case in cases):
         raise ValueError(
             f"synthetic must hold a case that may be trained on, got {reasons(left_out)}"
         )
     validated = {case.fold for case in cases if case.fold is not None}
-    warnings = _warnings(table)
-    named = _unique(cases)
-    return ExportSet(named, table.names, modality, len(validated), left_out, warnings)
+    missing = (
+        f"synthetic labels do not mark {', '.join(table.missing)}: it is background there unless "
+        "the scan is a labelled one of real; --classes leaves classes out"
+    )
+    warnings = (missing,) if table.missing else ()
+    return ExportSet(_unique(cases), table.names, modality, len(validated), left_out, warnings)
 
 
 def _modality(wanted: str | None, real: str | None, content: Mapping) -> str:
@@ -99,16 +103,13 @@ def _usable(
     return [entry for entry in made if entry.name not in left_out], left_out
 
 
-def _sources(made: Sequence[SyntheticEntry], scans: Sequence[RealEntry]) -> set[str]:
-    """Return the groups of real scans that synthetic cases were made from."""
-    groups = {scan.sha256: scan.group for scan in scans}
-    return {groups[entry.record.sha256] for entry in made if entry.record.sha256 in groups}
-
-
 def _real_folds(
-    trained: Sequence[RealEntry], sources: set[str], choice: ExportChoice
+    scans: Sequence[RealEntry], made: Sequence[SyntheticEntry], choice: ExportChoice
 ) -> dict[str, int]:
     """Return in which fold each patient is validated; who is not in it never is."""
+    trained = [scan for scan in scans if scan.section in ("training", "validation")]
+    if not trained:
+        return {}
     groups = [scan.group for scan in trained]
     validation = any(scan.section == "validation" for scan in trained)
     stated = [scan.fold is not None for scan in trained]
@@ -118,7 +119,8 @@ def _real_folds(
             f"{sum(stated)} of {len(stated)} entries with a fold and "
             f"{'a' if validation else 'no'} validation list"
         )
-    moved = sources if choice.keep_derived else set()
+    sources = {entry.record.sha256 for entry in made}
+    moved = {scan.group for scan in scans if choice.keep_derived and scan.sha256 in sources}
     given: list[int | None]
     if all(stated):
         given = [scan.fold for scan in trained]
@@ -126,17 +128,48 @@ def _real_folds(
         given = [0 if scan.section == "validation" else None for scan in trained]
     else:
         free = [group for group in groups if group not in moved]
-        dealt = dict(zip(free, assign_folds(free, choice.folds, choice.seed), strict=True))
+        dealt = dict(zip(free, _assign_folds(free, choice.folds, choice.seed), strict=True))
         given = [dealt.get(group) for group in groups]
-    require_whole_groups(groups, given)
-    kept = [None if group in moved else fold for group, fold in zip(groups, given, strict=True)]
-    emptied = {fold for fold in given if fold is not None} - set(kept)
+    folds = _whole_groups(groups, given)
+    kept = {group: fold for group, fold in folds.items() if group not in moved}
+    emptied = set(folds.values()) - set(kept.values())
     if emptied:
         raise ValueError(
             "folds must each keep a scan that no synthetic case was made from (keep_derived), got "
             f"none in {sorted(emptied)}"
         )
-    return require_whole_groups(groups, kept)
+    return kept
+
+
+def _assign_folds(groups: Sequence[str], folds: int, seed: int = 0) -> list[int]:
+    """Return the fold of each case; cases of one group go to the same."""
+    count = len(set(groups))
+    if not isinstance(folds, int) or not 2 <= folds <= count:
+        raise ValueError(
+            f"folds must be a whole number from 2 to the number of patients that can be validated "
+            f"({count}), got {folds}"
+        )
+    result = np.zeros(len(groups), int)
+    split = GroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    for fold, (_, validated) in enumerate(split.split(result, groups=list(groups))):
+        result[validated] = fold
+    return result.tolist()
+
+
+def _whole_groups(groups: Sequence[str], folds: Sequence[int | None]) -> dict[str, int]:
+    """Return the fold of each group, of those that are validated at all (None: it never is)."""
+    places: dict[str, int | None] = {}
+    for group, fold in zip(groups, folds, strict=True):
+        if places.setdefault(group, fold) != fold:
+            raise ValueError(
+                "real scans of one patient must lie in one fold, got "
+                f"{group[:40]} in {places[group]} and {fold} (None: never validated)"
+            )
+    result = {group: fold for group, fold in places.items() if fold is not None}
+    used = sorted(set(result.values()))
+    if used != list(range(len(used))):
+        raise ValueError(f"folds of real must be 0, 1, ... without gaps, got {used}")
+    return result
 
 
 def _real_case(scan: RealEntry, table: ClassTable, folds: Mapping[str, int]) -> ExportCase:
@@ -153,7 +186,6 @@ def _synthetic_cases(
     table: ClassTable,
     folds: Mapping[str, int],
     choice: ExportChoice,
-    has_real: bool,
     left_out: dict[str, str],
 ) -> list[ExportCase]:
     """Return the cases; one that no fold may train on goes to ``left_out`` instead."""
@@ -162,7 +194,7 @@ def _synthetic_cases(
     # one patient must not be on both sides where synthetic cases are all there is
     hashes = [entry.record.sha256 for entry in made]
     groups = [by_hash[sha256].group if sha256 in by_hash else sha256 for sha256 in hashes]
-    dealt = [None] * len(made) if has_real else assign_folds(groups, choice.folds, choice.seed)
+    dealt = [None] * len(made) if folds else _assign_folds(groups, choice.folds, choice.seed)
     only_fold = len(set(folds.values())) == 1
     result = []
     for entry, fold in zip(made, dealt, strict=True):
@@ -186,16 +218,6 @@ def _synthetic_cases(
             )
         )
     return result
-
-
-def _warnings(table: ClassTable) -> tuple[str, ...]:
-    warnings = []
-    if table.missing:
-        warnings.append(
-            f"synthetic labels do not mark {', '.join(table.missing)}: it is background there "
-            "unless the scan is a labelled one of real; --classes leaves classes out"
-        )
-    return tuple(warnings)
 
 
 def _unique(cases: Sequence[ExportCase]) -> tuple[ExportCase, ...]:

@@ -13,10 +13,9 @@ __all__ = ["ClassTable", "merge_classes", "parse_rename", "read_labels"]
 class ClassTable:
     """The classes that are written, and what the values of the files become.
 
-    Args:
+    Attributes:
         names: of the values 1, 2, ...; 0 is the background.
-        real: value in a real label file -> value written.
-        synthetic: the same of a synthetic one.
+        real: value in a real label file -> value written; ``synthetic``: the same of those.
         missing: classes that no synthetic label has.
     """
 
@@ -29,17 +28,13 @@ class ClassTable:
 def read_labels(content: Mapping[str, Any], argument: str) -> dict[int, str]:
     """Return the names of label values that a datalist states, without the background.
 
-    Args:
-        content: of the datalist; ``labels`` is ``{"1": "tumour"}`` (Decathlon) or
-            ``{"tumour": 1}`` (nnU-Net); without it the result is empty.
-        argument: its name in messages.
+    ``labels`` is ``{"1": "tumour"}`` (Decathlon) or ``{"tumour": 1}`` (nnU-Net); without it the
+    result is empty.
 
     Raises:
         ValueError: if a value is no whole number from 0 to 255, or a name comes twice.
 
     Example:
-        >>> read_labels({"labels": {"0": "background", "1": "tumour"}}, "real")
-        {1: 'tumour'}
         >>> read_labels({"labels": {"background": 0, "tumour": 1}}, "real")
         {1: 'tumour'}
     """
@@ -58,15 +53,7 @@ def read_labels(content: Mapping[str, Any], argument: str) -> dict[int, str]:
 
 
 def parse_rename(text: str | None) -> dict[str, str]:
-    """Return the names behind ``OLD:NEW,OLD:NEW``.
-
-    Raises:
-        ValueError: if a part has another form.
-
-    Example:
-        >>> parse_rename("lesion:tumour")
-        {'lesion': 'tumour'}
-    """
+    """Return the names behind ``OLD:NEW,OLD:NEW``."""
     pairs = [part.split(":") for part in text.split(",")] if text else []
     if any(len(pair) != 2 or not all(word.strip() for word in pair) for pair in pairs):
         raise ValueError(f"rename must be OLD:NEW, several with commas, got {text!r}")
@@ -91,9 +78,6 @@ def merge_classes(
         synthetic: value -> name.
         rename: synthetic name -> name to write; a name that maps to itself is a class of its own.
         keep: classes to write, all others become background; empty keeps all.
-
-    Raises:
-        ValueError: if names do not fit together, or ``rename`` or ``keep`` name what is not there.
 
     Example:
         >>> table = merge_classes({1: "liver", 2: "tumour"}, {1: "lesion"}, {"lesion": "tumour"})

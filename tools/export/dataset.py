@@ -1,29 +1,18 @@
-"""A dataset to export: its cases, and what the user decides about it."""
+"""A dataset to export: its cases, what the user decides about it, what it says about itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-__all__ = ["ExportCase", "ExportChoice", "ExportSet"]
+__all__ = ["ExportCase", "ExportChoice", "ExportSet", "describe", "reasons", "summarize"]
 
 
 @dataclass(frozen=True)
 class ExportChoice:
-    """What the user decides about a dataset.
-
-    Args:
-        dataset_dir: folder that relative paths of the real datalist start from.
-        rename: ``OLD:NEW`` names of synthetic classes.
-        classes: names of the classes to write; empty means all.
-        modality: ``CT`` or ``MRI``; None: as the datalists say.
-        folds: number of folds where the real datalist has neither folds nor a validation list.
-        seed: of the folds.
-        keep_derived: take scans that synthetic cases were made from out of validation, so that
-            all synthetic cases can be trained on in every fold.
-        allow_synthetic_validation: validate on synthetic cases where there are no real ones.
-    """
+    """What the user decides about a dataset: the options of the commands of the same names."""
 
     dataset_dir: str | None = None
     rename: str | None = None
@@ -39,13 +28,10 @@ class ExportChoice:
 class ExportCase:
     """One case to write.
 
-    Args:
+    Attributes:
         name: letters, digits, - and _; unique; starts with ``real`` or ``synthetic``.
-        image: NIfTI file.
-        label: NIfTI file; None where the scan is only tested on.
+        label: None where the scan is only tested on.
         values: value in the label file -> value to write.
-        synthetic: whether lesions in it were made.
-        testing: whether it is set aside for testing.
         fold: in which it is validated; None: never.
         blocked: fold in which it must not be trained on, since the scan it was made from, or
             another of that patient, is validated there; None: there is no such fold.
@@ -69,8 +55,7 @@ class ExportCase:
 class ExportSet:
     """A dataset to write.
 
-    Args:
-        cases: all of them.
+    Attributes:
         classes: names of the label values 1, 2, ...
         modality: ``CT``, ``MRI`` or another word.
         folds: number of folds that are validated, 1 or more.
@@ -84,3 +69,41 @@ class ExportSet:
     folds: int
     left_out: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+
+
+def summarize(dataset: ExportSet, found: Iterable[int]) -> dict[str, Any]:
+    """Return the facts of an export, JSON values; ``found``: label values of training cases."""
+    held, cases = set(found), dataset.cases
+    absent = [name for value, name in enumerate(dataset.classes, start=1) if value not in held]
+    warnings = list(dataset.warnings)
+    if absent:
+        warnings.append(f"no training case holds {', '.join(absent)}")
+    return {
+        "real_training": sum(not case.synthetic and not case.testing for case in cases),
+        "synthetic_training": sum(case.synthetic for case in cases),
+        "testing": sum(case.testing for case in cases),
+        "classes": list(dataset.classes),
+        "modality": dataset.modality,
+        "folds": dataset.folds,
+        "synthetic": [case.name for case in cases if case.synthetic],
+        "left_out": dict(dataset.left_out),
+        "warnings": warnings,
+    }
+
+
+def reasons(left_out: Mapping[str, str]) -> str:
+    """Return why synthetic cases are left out, in one line."""
+    return "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "none at all"
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """Return the facts of an export as lines for people."""
+    lines = [
+        f"{facts['real_training']} real and {facts['synthetic_training']} synthetic cases to train "
+        f"on, {facts['testing']} to test on, in {facts['out']}",
+        f"classes: {', '.join(facts['classes'])}; {facts['modality']}; "
+        f"folds to train: 0 to {facts['folds'] - 1}",
+    ]
+    lines += [f"left out: {name}: {reason}" for name, reason in facts["left_out"].items()]
+    lines += [f"note: {warning}" for warning in facts["warnings"]]
+    return "\n".join(lines)

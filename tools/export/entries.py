@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,27 +10,33 @@ from typing import Any
 from tqdm import tqdm
 
 from tools.bundle import sha256_file
-from tools.export.listing import entry_path, read_datalist, section
+from tools.files import read_json
 from tools.synthesis.cases import find_cases
 from tools.synthesis.datalist import DATALIST_FILE
 from tools.synthesis.records import RECORD_FILE, ScanRecord, read_record
 
-__all__ = ["RealEntry", "SyntheticEntry", "read_real", "read_synthetic"]
+__all__ = [
+    "MODALITIES",
+    "RealEntry",
+    "SyntheticEntry",
+    "read_modality",
+    "read_real",
+    "read_synthetic",
+]
 
 DATALIST_NAMES = (DATALIST_FILE, "dataset.json")
+MODALITIES = {"CT": "CT", "MR": "MRI", "MRI": "MRI"}
+ENDINGS = (".nii", ".nii.gz")
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "training": ("training",),
+    "validation": ("validation",),
+    "testing": ("testing", "test"),
+}
 
 
 @dataclass(frozen=True)
 class SyntheticEntry:
-    """One case that ``python -m tools synthesize`` wrote.
-
-    Args:
-        name: of its folder.
-        image: file.
-        label: file.
-        sha256: of the image.
-        record: what its ``lesions.json`` says.
-    """
+    """One case that ``python -m tools synthesize`` wrote; ``sha256`` is that of its image."""
 
     name: str
     image: Path
@@ -43,10 +49,8 @@ class SyntheticEntry:
 class RealEntry:
     """One scan of the real dataset.
 
-    Args:
-        name: of its file or folder.
-        image: file.
-        label: file; None of scans that are only tested on, or of no use to train on.
+    Attributes:
+        label: None of scans that are only tested on, or of no use to train on.
         sha256: of the image.
         section: ``training``, ``validation``, ``testing`` or ``other``.
         group: the patient if the datalist says who it is, else the hash of the image.
@@ -65,21 +69,18 @@ class RealEntry:
 def read_synthetic(folder: str | Path) -> tuple[dict[str, Any], list[SyntheticEntry]]:
     """Return the datalist and the cases of a folder written by ``synthesize``.
 
-    Args:
-        folder: with ``datalist.json``, and image, label and record of each case.
-
     Raises:
         FileNotFoundError: if the folder has no datalist, or a file of it is missing.
         ValueError: if an entry is not synthetic or lies elsewhere, or there is none.
     """
     folder = Path(folder)
     path = folder / DATALIST_FILE
-    content = read_datalist(path, "synthetic")
+    content = _read_datalist(path, "synthetic")
     entries = []
-    for item in tqdm(section(content, ("training",), path), desc="synthetic cases", unit="case"):
+    for item in tqdm(_section(content, ("training",), path), desc="synthetic cases", unit="case"):
         if item.get("synthetic") is not True:
             raise ValueError(f"synthetic must list synthetic cases only, got {item} in {path}")
-        image, label = (entry_path(item, key, folder, path) for key in ("image", "label"))
+        image, label = (_entry_path(item, key, folder, path) for key in ("image", "label"))
         if any(Path(item[key]).is_absolute() for key in ("image", "label")):
             raise ValueError(f"files of synthetic must lie in {folder}, got {item['image']}")
         record = image.parent / RECORD_FILE
@@ -98,12 +99,10 @@ def read_real(
 ) -> tuple[dict[str, Any], list[RealEntry]]:
     """Return the datalist and the scans of a real dataset.
 
-    Args:
-        real: a datalist in the form of the Decathlon (``training``, perhaps ``validation``,
-            ``test`` or ``testing``; other sections are not exported, but their scans are known as
-            sources), a folder with ``datalist.json`` or ``dataset.json``, or a folder of
-            ``X_image.nii.gz`` with ``X_label.nii.gz``.
-        dataset_dir: folder that relative paths of a datalist start from; None is its own.
+    ``real`` is a datalist in the form of the Decathlon (``training``, perhaps ``validation``,
+    ``test`` or ``testing``; other sections are not exported, but their scans are known as sources),
+    a folder with ``datalist.json`` or ``dataset.json``, or a folder of ``X_image.nii.gz`` with
+    ``X_label.nii.gz``. Relative paths of a datalist start from ``dataset_dir``, None: from its own.
 
     Raises:
         FileNotFoundError: if there is no such file or folder, or a listed file is missing.
@@ -118,7 +117,7 @@ def read_real(
         if not listed:
             return {}, list(_paired(real, dataset_dir))
         real = listed[0]
-    content = read_datalist(real, "real")
+    content = _read_datalist(real, "real")
     base = real.parent if dataset_dir is None else Path(dataset_dir)
     entries = _with_patients(list(_listed(content, base, real)))
     first: dict[str, RealEntry] = {}
@@ -148,15 +147,10 @@ def _with_patients(entries: Sequence[RealEntry]) -> list[RealEntry]:
 
 
 def _listed(content: dict[str, Any], base: Path, path: Path) -> Iterator[RealEntry]:
-    known: dict[str, tuple[str, ...]] = {
-        "training": ("training",),
-        "validation": ("validation",),
-        "testing": ("testing", "test"),
-    }
-    used = {name for names in known.values() for name in names}
     parts = [
-        (kind, item) for kind, names in known.items() for item in section(content, names, path)
+        (kind, item) for kind, names in SECTIONS.items() for item in _section(content, names, path)
     ]
+    used = {name for names in SECTIONS.values() for name in names}
     for name, items in content.items():
         if isinstance(items, list) and name not in used:
             usable = [x for x in items if isinstance(x, dict) and isinstance(x.get("image"), str)]
@@ -168,11 +162,11 @@ def _listed(content: dict[str, Any], base: Path, path: Path) -> Iterator[RealEnt
 
 
 def _real_entry(kind: str, item: dict[str, Any], base: Path, path: Path) -> RealEntry:
-    image = entry_path(item, "image", base, path)
+    image = _entry_path(item, "image", base, path)
     if item.get("synthetic") or (image.parent / RECORD_FILE).is_file():
         raise ValueError(f"real must list no synthetic case, got {image} in {path}")
     has_label = item.get("label") is not None or kind in ("training", "validation")
-    label = entry_path(item, "label", base, path) if has_label and kind != "other" else None
+    label = _entry_path(item, "label", base, path) if has_label and kind != "other" else None
     fold = item.get("fold")
     if fold is not None and (isinstance(fold, bool) or not isinstance(fold, int) or fold < 0):
         raise ValueError(f"fold must be a whole number from 0, got {fold!r} in {path}")
@@ -199,3 +193,57 @@ def _paired(folder: Path, dataset_dir: str | Path | None) -> Iterator[RealEntry]
 def _name(image: Path) -> str:
     stem = image.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_image")
     return image.parent.name if stem == "image" else stem
+
+
+def _read_datalist(path: Path, argument: str) -> dict[str, Any]:
+    content = read_json(path, argument)
+    if not isinstance(content, dict):
+        raise ValueError(f"{argument} must be a datalist (a JSON object), got {path}")
+    return content
+
+
+def _section(content: Mapping[str, Any], names: tuple[str, ...], path: Path) -> list[dict]:
+    """Return the entries of sections that mean the same, each a dictionary with ``image``."""
+    result = []
+    for entry in (item for name in names for item in content.get(name) or []):
+        if isinstance(entry, str):
+            entry = {"image": entry}  # the Decathlon lists its test scans so
+        if not isinstance(entry, dict) or "image" not in entry:
+            raise ValueError(f"entries of {names[0]} must have an image, got {entry!r} in {path}")
+        result.append(entry)
+    return result
+
+
+def _entry_path(entry: Mapping[str, Any], key: str, base: Path, datalist: Path) -> Path:
+    """Return the NIfTI file that an entry names; a relative path must not lead out of ``base``."""
+    value = entry.get(key)
+    if not isinstance(value, str) or not value.endswith(ENDINGS):
+        raise ValueError(
+            f"{key} of an entry must be one NIfTI file (one channel), got {value!r} in {datalist}"
+        )
+    path = Path(value)
+    if not path.is_absolute():
+        path = base / value
+        # links inside the folder may lead out of it, the words of the path may not
+        if ".." in Path(value).parts and not path.resolve().is_relative_to(base.resolve()):
+            raise ValueError(f"{key} of an entry must lie in {base}, got {value} in {datalist}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{key} of an entry must exist, got {path} in {datalist}")
+    return path
+
+
+def read_modality(content: Mapping[str, Any], argument: str) -> str | None:
+    """Return ``CT`` or ``MRI``, or what else the one channel is called; None if it is not said.
+
+    Raises:
+        ValueError: if there is more than one channel.
+
+    Example:
+        >>> read_modality({"modality": {"0": "MR"}}, "real")
+        'MRI'
+    """
+    stated = content.get("modality", content.get("channel_names"))
+    names = list(stated.values()) if isinstance(stated, Mapping) else [stated] if stated else []
+    if len(names) > 1:
+        raise ValueError(f"{argument} must have one channel, got {names}")
+    return MODALITIES.get(str(names[0]).upper(), str(names[0])) if names else None

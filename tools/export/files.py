@@ -11,10 +11,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from tqdm import tqdm
 
-from tools.export.dataset import ExportCase
+from tools.export.dataset import ExportCase, ExportSet
 
-__all__ = ["ENDING", "RECORD_NAME", "place_image", "place_label"]
+__all__ = ["ENDING", "RECORD_NAME", "place_cases", "place_image", "place_label"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,13 +24,35 @@ RECORD_NAME = "export.json"
 TOLERANCE_MM = 1e-3
 
 
-def place_image(source: Path, target: Path, copy: bool = False) -> None:
-    """Put a NIfTI file where a dataset wants it.
+def place_cases(
+    folder: Path, dataset: ExportSet, copy: bool, channel: str = ""
+) -> tuple[list[dict[str, str]], set[int]]:
+    """Put all cases under ``imagesTr``, ``labelsTr``, ``imagesTs`` and ``labelsTs`` of a folder.
 
-    Args:
-        source: ``.nii.gz``, or ``.nii``, which is always copied, and compressed.
-        target: ``.nii.gz``.
-        copy: copy it; else link to it, and copy only where links cannot be made.
+    Names of images end in the channel. The paths of each case in the folder are returned, and the
+    label values of training cases.
+    """
+    paths: list[dict[str, str]] = []
+    found: set[int] = set()
+    for case in tqdm(dataset.cases, desc="exporting", unit="case"):
+        part = "Ts" if case.testing else "Tr"
+        entry = {"image": f"images{part}/{case.name}{channel}{ENDING}"}
+        if case.label is not None:
+            entry["label"] = f"labels{part}/{case.name}{ENDING}"
+        for path in entry.values():
+            (folder / path).parent.mkdir(exist_ok=True)
+        place_image(case.image, folder / entry["image"], copy)
+        if case.label is not None:
+            values = place_label(case, folder / entry["label"], copy)
+            found |= set() if case.testing else values
+        paths.append(entry)
+    return paths, found
+
+
+def place_image(source: Path, target: Path, copy: bool = False) -> None:
+    """Link to a NIfTI file, or copy it where links cannot be made.
+
+    A ``.nii`` is always copied, and compressed.
     """
     if source.suffix != ".gz":
         with source.open("rb") as read, gzip.GzipFile(target, "wb", mtime=0) as written:
@@ -45,19 +68,11 @@ def place_image(source: Path, target: Path, copy: bool = False) -> None:
 
 
 def place_label(case: ExportCase, target: Path, copy: bool = False) -> set[int]:
-    """Put the label of a case where a dataset wants it, with the values of the dataset.
+    """Put the label of a case where a dataset wants it; return the values written.
 
-    A file that has them already is placed as :func:`place_image` does. Lesions of the scan that a
-    synthetic case was made from are still to be seen in it, so its label gets them where it has
-    no value of its own.
-
-    Args:
-        case: with a label.
-        target: ``.nii.gz``.
-        copy: see :func:`place_image`.
-
-    Returns:
-        The values in the label written.
+    A file that has the values of the dataset already is placed as :func:`place_image` does. Lesions
+    of the scan that a synthetic case was made from are still to be seen in it, so its label gets
+    them where it has no value of its own.
 
     Raises:
         ValueError: if image and label are not on one grid with three axes, or a value has no name.

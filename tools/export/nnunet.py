@@ -7,13 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from tools.export.cases import read_cases
-from tools.export.dataset import ExportChoice, ExportSet
-from tools.export.files import ENDING, RECORD_NAME, place_image, place_label
-from tools.export.summary import summarize
-from tools.files import new_file, new_folder
+from tools.export.dataset import ExportChoice, ExportSet, summarize
+from tools.export.files import ENDING, RECORD_NAME, place_cases
+from tools.files import new_file, new_folder, write_json
 
 __all__ = ["SPLITS_FILE", "export_nnunet", "make_splits"]
 
@@ -34,20 +31,8 @@ def export_nnunet(
 ) -> dict[str, Any]:
     """Write ``Dataset501_Name`` for nnU-Net v2, and the splits that keep validation real.
 
-    Args:
-        synthetic: folder written by ``python -m tools synthesize``.
-        real: datalist or folder, see :func:`tools.export.entries.read_real`; None: there is none.
-        out: the folder that the variable ``nnUNet_raw`` names.
-        dataset_id: 1 to 999.
-        name: letters, digits and _.
-        preprocessed: the folder that ``nnUNet_preprocessed`` names: the splits go there, where
-            nnU-Net reads them; None leaves them beside ``dataset.json``.
-        choice: of the user.
-        copy: copy files instead of linking to them.
-        overwrite: replace an earlier export of this id and name, and its splits.
-
-    Returns:
-        What was written and what was left out; ``export.json`` holds the same.
+    Arguments are those of the command. What was written and what was left out is returned, and lies
+    in ``export.json``.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -62,12 +47,12 @@ def export_nnunet(
     if place is not None:
         _check_splits(place / SPLITS_FILE, text, overwrite)
     with new_folder(folder, OWNS, replace=overwrite) as partial:
-        found = _write_files(partial, dataset, copy)
-        facts = summarize(dataset, dataset.cases, dataset.left_out, found)
+        _, found = place_cases(partial, dataset, copy, channel="_0000")
+        facts = summarize(dataset, found)
         facts |= {"out": str(folder), "splits": str((place or folder) / SPLITS_FILE)}
         facts["not_in_fold"] = {c.name: c.blocked for c in dataset.cases if c.blocked is not None}
-        _write(partial / "dataset.json", _dataset_json(dataset))
-        _write(partial / RECORD_NAME, facts)
+        write_json(partial / "dataset.json", _dataset_json(dataset))
+        write_json(partial / RECORD_NAME, facts)
         (partial / SPLITS_FILE).write_text(text, encoding="utf-8")
     if place is not None:
         with new_file(place / SPLITS_FILE) as written:
@@ -79,10 +64,7 @@ def make_splits(dataset: ExportSet) -> list[dict[str, list[str]]]:
     """Return the folds in the form of ``splits_final.json``.
 
     In each fold, a case is validated if the fold is its own, and trained on otherwise; a synthetic
-    case whose scan is validated there is in neither list.
-
-    Args:
-        dataset: its cases of the testing section are in no fold.
+    case whose scan is validated there is in neither list. Cases to test on are in no fold.
 
     Example:
         >>> from tools.export.dataset import ExportCase
@@ -122,22 +104,6 @@ def _check_splits(path: Path, text: str, overwrite: bool) -> None:
         )
 
 
-def _write_files(folder: Path, dataset: ExportSet, copy: bool) -> set[int]:
-    """Place images and labels; return the label values of the training cases."""
-    found: set[int] = set()
-    for case in tqdm(dataset.cases, desc="nnunet", unit="case"):
-        part = "Ts" if case.testing else "Tr"
-        image = folder / f"images{part}" / f"{case.name}_0000{ENDING}"
-        image.parent.mkdir(exist_ok=True)
-        place_image(case.image, image, copy)
-        if case.label is not None:
-            label = folder / f"labels{part}" / f"{case.name}{ENDING}"
-            label.parent.mkdir(exist_ok=True)
-            values = place_label(case, label, copy)
-            found |= set() if case.testing else values
-    return found
-
-
 def _dataset_json(dataset: ExportSet) -> dict[str, Any]:
     numbers = {name: value for value, name in enumerate(dataset.classes, start=1)}
     return {
@@ -147,8 +113,3 @@ def _dataset_json(dataset: ExportSet) -> dict[str, Any]:
         "file_ending": ENDING,
         "description": "Real scans, and such with synthetic lesions; not for diagnostic use",
     }
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    # the folder as a whole appears under its name when it is complete
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

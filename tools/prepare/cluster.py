@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,22 @@ RESTARTS = 20
 SILHOUETTE_SAMPLE = 5000  # it costs the square of the number of lesions
 SATURATED = 0.2  # share of voxels in the brightest bin from which a group is called so
 FEWEST = 5  # lesions that speak for a further class of a group, its own or like them
+
+
+class Measured(NamedTuple):
+    """The lesions of a dataset; where intensities have no units, moved to one standard tissue.
+
+    Attributes:
+        standard: levels of that tissue, the median of all.
+        rows: histograms, ``(n, classes, bins)``.
+        means: of the first class, ``(n,)``.
+    """
+
+    look: Look
+    textures: Textures
+    standard: np.ndarray | None
+    rows: np.ndarray
+    means: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,7 @@ def cluster_lesions(
     space: str = "histogram",
     preset: str = "mean",
 ) -> dict[str, Any]:
-    """Group the lesions of a dataset by texture and write a preset for each group.
+    """Group the lesions of a dataset by texture; write a preset for each, and ``cluster.json``.
 
     LeFusion (figure 3) groups lung nodules into three by their histograms and finds them to be
     roughly ground-glass, part-solid and solid; it names neither algorithm nor metric. Here it is
@@ -77,41 +93,31 @@ def cluster_lesions(
     are those of the same lesions; where fewer than five of them have the class, of the five whose
     first class is most like the group's.
 
-    Options are those of the command. A preset is "mean", the mean histogram of a group, broader
-    than that of a lesion because it holds the differences between lesions too; or "medoid", the
-    histogram of the lesion nearest to the centre, narrow and noisy as a real one is.
-
-    Returns:
-        The content of ``cluster.json``; ``fit`` is the median divergence (nats) of the lesions from
-        the preset of their group, by kind of preset and class.
-
-    Raises:
-        FileNotFoundError: if dataset or bundle does not exist.
-        ValueError: naming the argument that breaks its rule.
+    Options are those of the command. The preset "mean" of a group is broader than the histogram of
+    a lesion, because it holds the differences between lesions too; "medoid", the histogram of the
+    lesion nearest to the centre, is narrow and noisy as a real one is. ``fit`` in the result is the
+    median divergence (nats) of the lesions from the preset of their group, by kind and class.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {list(PRESETS)}, got {preset!r}")
-    (folder, look), out = read_look(bundle), Path(out)
-    textures = measure_textures(look.model.files(dataset_dir, section), look.model, look.bins)
-    standard = None if textures.tissue is None else np.median(textures.tissue, axis=0).round(4)
-    rows = np.stack(
-        [textures.histograms(i, standard, look.gain) for i in range(len(textures.entries))]
-    )
-    means = textures.means if standard is None else rows[:, 0] @ _middles(look.bins)
+    folder, look = read_look(bundle)
+    measured = _measured(look, dataset_dir, section)
+    textures, rows, means = measured.textures, measured.rows, measured.means
     clustering = cluster_histograms(rows[:, 0], means, clusters, seed, space)
     kinds = {kind: _presets(rows, clustering, kind) for kind in PRESETS}
-    groups = _describe(textures, means, rows, clustering, kinds[preset], look)
-    key, digits = ("mean_hu", 1) if standard is None else ("mean", 3)
+    groups = _describe(measured, clustering, kinds[preset])
+    key, digits = ("mean_hu", 1) if measured.standard is None else ("mean", 3)
+    out = Path(out)
     path = folder / "configs" / "histograms.json" if write else out / "histograms.json"
     results = {
         "dataset": dataset_dir or "embedded phantom",
         "section": section,
         "lesions": len(textures.entries),
         "left_out": textures.left_out,
-        **_scale(look, standard),
+        **_scale(measured),
         "settings": {"clusters": clusters, "space": space, "preset": preset, "seed": seed},
         "presets_file": str(path),
-        "fit": {k: _fit(textures, p, clustering, standard, look.gain) for k, p in kinds.items()},
+        "fit": {kind: _fit(measured, found, clustering) for kind, found in kinds.items()},
         "by_clusters": compare_cluster_numbers(rows[:, 0], means, seed, space),
         "clusters": groups,
         "members": [
@@ -122,10 +128,20 @@ def cluster_lesions(
     if write:
         _check_config_preset(folder, [group["name"] for group in groups])
     with claimed(out, ("cluster.png", "cluster.json", "histograms.json")):
-        write_cluster_figure(out / "cluster.png", textures, rows, clustering, results, look)
+        write_cluster_figure(out / "cluster.png", measured, clustering, results)
         write_json(out / "cluster.json", results, indent=1)
-        write_json(path, _presets_content(results, look, standard), indent=1)
+        write_json(path, _presets_content(measured, groups), indent=1)
     return results
+
+
+def _measured(look: Look, dataset_dir: str, section: str) -> Measured:
+    textures = measure_textures(look.model.files(dataset_dir, section), look.model, look.bins)
+    standard = None if textures.tissue is None else np.median(textures.tissue, axis=0).round(4)
+    count = len(textures.entries)
+    rows = np.stack([textures.histograms(i, standard, look.gain) for i in range(count)])
+    middles = np.linspace(-1, 1, 2 * look.bins + 1)[1::2]
+    means = textures.means if standard is None else rows[:, 0] @ middles
+    return Measured(look, textures, standard, rows, means)
 
 
 def cluster_histograms(
@@ -139,26 +155,17 @@ def cluster_histograms(
 
     k-means minimises squared Euclidean distances, so the metric is chosen by what it is fed:
 
-    * ``"histogram"``, the histograms themselves, the plain reading of the paper. A bin counts by
-      the square of its change, so a lesion with one high peak (saturated, calcified) is far from
-      everything and small changes over many bins hardly count.
+    * ``"histogram"``, the plain reading of the paper. A bin counts by the square of its change, so
+      a lesion with one high peak (saturated, calcified) is far from everything and small changes
+      over many bins hardly count.
     * ``"sqrt"``, their square roots: :math:`\sqrt2` times the Hellinger distance, bounded, and of
       about equal noise in all bins for a lesion of n voxels (:math:`\mathrm{var}\sqrt{\hat p}
-      \approx (1 - p) / 4n`), which suits lesions of a few dozen voxels. The better founded of the
-      two where bins are categories.
-    * ``"cumulative"``, their running sums: Cramér's distance, the only one of the three that
-      knows that bins have an order. For the others a peak moved by one bin is as far away as a
-      peak moved by ten.
+      \approx (1 - p) / 4n`). The better founded of the two where bins are categories.
+    * ``"cumulative"``, their running sums: Cramér's distance, the only one that knows that bins
+      have an order. For the others a peak moved by one bin is as far away as one moved by ten.
 
-    Args:
-        histograms: rows that sum to 1, ``(n, bins)``.
-        means: what groups are ordered by, ``(n,)``.
-        clusters: number of groups, from 2 to the number of different histograms.
-        seed: of the restarts; the same seed gives the same groups.
-        space: one of the above.
-
-    Raises:
-        ValueError: if ``clusters`` or ``space`` breaks its rule.
+    ``means``, ``(n,)``, is what groups are ordered by; ``histograms`` are rows that sum to 1,
+    ``(n, bins)``; the number of groups is from 2 to that of different histograms.
 
     Example:
         >>> rows = np.array([[1.0, 0], [0.9, 0.1], [0, 1.0], [0.1, 0.9]])
@@ -191,18 +198,13 @@ def compare_cluster_numbers(
     """
     points = _points(histograms, space)
     different = len(np.unique(points, axis=0))
+    size = SILHOUETTE_SAMPLE if len(points) > SILHOUETTE_SAMPLE else None
     rows = []
     for clusters in tqdm([k for k in NUMBERS if k < different], desc="numbers of clusters"):
         found = cluster_histograms(histograms, means, clusters, seed, space)
-        size = SILHOUETTE_SAMPLE if len(points) > SILHOUETTE_SAMPLE else None
         score = silhouette_score(points, found.labels, sample_size=size, random_state=seed)
-        rows.append(
-            {
-                "clusters": clusters,
-                "inertia": round(found.inertia, 4),
-                "silhouette": round(float(score), 4),
-            }
-        )
+        figures = {"inertia": round(found.inertia, 4), "silhouette": round(float(score), 4)}
+        rows.append({"clusters": clusters, **figures})
     return rows
 
 
@@ -214,12 +216,9 @@ def _points(histograms: np.ndarray, space: str) -> np.ndarray:
     return np.cumsum(histograms, axis=1) if space == "cumulative" else histograms
 
 
-def _middles(bins: int) -> np.ndarray:
-    return np.linspace(-1, 1, 2 * bins + 1)[1::2]
-
-
-def _scale(look: Look, standard: np.ndarray | None) -> dict[str, Any]:
+def _scale(measured: Measured) -> dict[str, Any]:
     """Return what histograms are stated in: a window of units, or the tissue round them."""
+    look, standard = measured.look, measured.standard
     if standard is None:
         return {"bins": look.bins, "window_hu": list(look.model.window)}
     return {"bins": look.bins, "gain": look.gain, "tissue": standard.tolist()}
@@ -246,14 +245,9 @@ def _presets(rows: np.ndarray, clustering: Clustering, kind: str) -> np.ndarray:
     return result
 
 
-def _fit(
-    textures: Textures,
-    presets: np.ndarray,
-    clustering: Clustering,
-    standard: np.ndarray | None,
-    gain: float,
-) -> list[float | None]:
+def _fit(measured: Measured, presets: np.ndarray, clustering: Clustering) -> list[float | None]:
     """Return the median divergence of lesions from their group's preset, by class."""
+    textures, standard, gain = measured.textures, measured.standard, measured.look.gain
     classes = presets.shape[1]
     found: list[list[float]] = [[] for _ in range(classes)]
     for number, group in enumerate(clustering.labels):
@@ -272,29 +266,25 @@ def _fit(
 
 
 def _describe(
-    textures: Textures,
-    means: np.ndarray,
-    rows: np.ndarray,
-    clustering: Clustering,
-    presets: np.ndarray,
-    look: Look,
+    measured: Measured, clustering: Clustering, presets: np.ndarray
 ) -> list[dict[str, Any]]:
     """Return name, size, histograms and figures of each group."""
+    textures, rows = measured.textures, measured.rows
     sizes = np.bincount(clustering.labels)
-    names = list(look.names) if len(sizes) == 3 else [f"cluster_{i + 1}" for i in range(len(sizes))]
+    numbered = [f"cluster_{i + 1}" for i in range(len(sizes))]
+    names = measured.look.names if len(sizes) == 3 else numbered
     groups = []
     for i, members in enumerate(clustering.members):
         medoid = members[clustering.distances[members].argmin()]
-        group: dict[str, Any] = {"name": names[i], "size": len(members)}
-        if textures.tissue is None:
-            histogram = presets[i].round(6)
-            group["weight"] = round(100 * len(members) / int(sizes.sum()), 1)
-        else:  # rounded running sums: whole numbers that add up to 100, blocks that add up to 1
-            whole = np.diff(np.rint(100 * np.cumsum(sizes) / sizes.sum()), prepend=0)
-            group["weight"] = int(whole[i])
+        share = 100 * len(members) / int(sizes.sum())
+        histogram, weight = presets[i].round(6), round(share, 1)
+        if textures.tissue is not None:
+            # rounded running sums: whole numbers that add up to 100, blocks that add up to 1
+            weight = int(np.diff(np.rint(100 * np.cumsum(sizes) / sizes.sum()), prepend=0)[i])
             running = np.round(np.cumsum(presets[i], axis=-1), 6)
             histogram = np.diff(running, axis=-1, prepend=0).round(6)
-        group |= _levels(textures, means, members) | {
+        group: dict[str, Any] = {"name": names[i], "size": len(members), "weight": weight}
+        group |= _levels(textures, measured.means, members) | {
             "top_bin_share": round(float(rows[members, 0, -1].mean()), 4),
             "voxels_median": int(np.median(textures.voxels[members, 0])),
             "members_by_class": (textures.voxels[members] > 0).sum(0).tolist(),
@@ -318,17 +308,11 @@ def _levels(textures: Textures, means: np.ndarray, members: np.ndarray) -> dict[
     mean, deviation = float(means[members].mean()), float(means[members].std())
     if textures.tissue is None:
         spread = round(float(np.median(textures.spreads[members])), 1)
-        return {
-            "mean_hu": round(mean, 1),
-            "mean_hu_sd": round(deviation, 1),
-            "spread_hu_median": spread,
-        }
+        own = {"mean_hu": round(mean, 1), "mean_hu_sd": round(deviation, 1)}
+        return own | {"spread_hu_median": spread}
     quartiles = np.percentile(textures.contrast[members], [25, 50, 75])
-    return {
-        "mean": round(mean, 3),
-        "mean_sd": round(deviation, 3),
-        "contrast_quartiles": [round(float(v), 2) for v in quartiles],
-    }
+    own = {"mean": round(mean, 3), "mean_sd": round(deviation, 3)}
+    return own | {"contrast_quartiles": [round(float(v), 2) for v in quartiles]}
 
 
 def _check_config_preset(folder: Path, names: Sequence[str]) -> None:
@@ -342,16 +326,14 @@ def _check_config_preset(folder: Path, names: Sequence[str]) -> None:
         )
 
 
-def _presets_content(
-    results: Mapping[str, Any], look: Look, standard: np.ndarray | None
-) -> dict[str, Any]:
-    tissue = {} if standard is None else {"tissue": standard.tolist()}
-    scale = _scale(look, standard)
-    scale.pop("tissue", None)
-    if standard is not None:
-        scale = {"bins": scale["bins"], "classes": len(look.model.classes), "gain": scale["gain"]}
+def _presets_content(measured: Measured, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    scale, tissue = _scale(measured), {}
+    if measured.standard is not None:
+        tissue = {"tissue": scale.pop("tissue")}
+        classes = {"classes": len(measured.look.model.classes)}
+        scale = {"bins": scale["bins"], **classes, "gain": scale["gain"]}
     presets = {
         group["name"]: {"weight": group["weight"], **tissue, "histogram": group["histogram"]}
-        for group in results["clusters"]
+        for group in groups
     }
     return {**scale, "presets": presets}

@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tools.files import new_file
-from tools.prepare.textures import Look, Textures
 
 if TYPE_CHECKING:
-    from tools.prepare.cluster import Clustering
+    from tools.prepare.cluster import Clustering, Measured
 
 __all__ = ["write_cluster_figure"]
 
@@ -27,25 +26,18 @@ SIDE_MM, ROUND_MM = 32.0, 12.0  # of an example: at least, and beyond its lesion
 
 def write_cluster_figure(
     path: str | Path,
-    textures: Textures,
-    rows: np.ndarray,
+    measured: Measured,
     clustering: Clustering,
     results: Mapping[str, Any],
-    look: Look,
     examples: int = 4,
 ) -> Path:
     """Write one row per group (a histogram per class, example slices) and a last to choose k.
 
-    Args:
-        path: a PNG file.
-        textures: lesions.
-        rows: histograms of them, in one tissue, ``(n, classes, bins)``.
-        clustering: groups of them.
-        results: see :func:`tools.prepare.cluster.cluster_lesions`.
-        look: of the bundle.
-        examples: lesions shown per group, from the one nearest to the centre to the farthest.
+    ``results`` are those of :func:`tools.prepare.cluster.cluster_lesions`; ``examples`` lesions are
+    shown per group, from the one nearest to the centre to the farthest.
     """
-    groups, classes = results["clusters"], rows.shape[1]
+    groups, rows = results["clusters"], measured.rows
+    classes = rows.shape[1]
     size = (3.2 * classes + 1.9 * examples, 2.4 * len(groups) + 2.7)
     figure = Figure(figsize=size, layout="constrained")
     heights = [2.4] * len(groups) + [2.7]
@@ -54,42 +46,43 @@ def write_cluster_figure(
     for i, (group, members) in enumerate(zip(groups, clustering.members, strict=True)):
         axes = parts[i].subplots(1, classes + examples, width_ratios=widths)
         for block in range(classes):
-            _draw_histogram(axes[block], rows[members, block], group, block, results, look)
-            axes[block].set_title(_title(group, block, results, look), fontsize=9, color=INK)
+            _draw_histogram(axes[block], measured, members, group, block, results)
+            axes[block].set_title(_title(group, block, measured), fontsize=9, color=INK)
         ranked = members[clustering.distances[members].argsort(kind="stable")]
         places = np.linspace(0, len(ranked) - 1, min(examples, len(ranked))).round().astype(int)
         for each, member in zip(axes[classes:], ranked[places], strict=False):
-            _draw_lesion(each, textures, int(member), look)
+            _draw_lesion(each, measured, int(member))
         for each in axes[classes + len(places) :]:
             each.set_axis_off()
     spread, choice = parts[-1].subplots(1, 2, width_ratios=[1.6, 1])
-    _draw_means(spread, textures, clustering, results, look)
+    _draw_means(spread, measured, clustering, results)
     _draw_choice(choice, results)
     with new_file(path) as partial:
         figure.savefig(partial, dpi=110, format="png", facecolor="white")
     return Path(path)
 
 
-def _title(group: Mapping[str, Any], block: int, results: Mapping[str, Any], look: Look) -> str:
+def _title(group: Mapping[str, Any], block: int, measured: Measured) -> str:
     count = group["members_by_class"][block]
     name = group["name"].replace("_", " ")
-    which = f", class {look.model.classes[block]}" if len(group["members_by_class"]) > 1 else ""
+    classes = measured.look.model.classes
+    which = f", class {classes[block]}" if len(group["members_by_class"]) > 1 else ""
     share = f" ({group['weight']:.0f} %)" if block == 0 else ""
-    mean = f", {group['mean_hu']:.0f} HU" if "window_hu" in results else ""
+    mean = f", {group['mean_hu']:.0f} HU" if "mean_hu" in group else ""
     return f"{name}{which}: {count} lesions{share}{mean}"
 
 
 def _draw_histogram(
     axes: Axes,
-    rows: np.ndarray,
+    measured: Measured,
+    members: np.ndarray,
     group: Mapping[str, Any],
     block: int,
     results: Mapping[str, Any],
-    look: Look,
 ) -> None:
     """Draw the mean as bars, the middle 80 % as whiskers, the preset as a line, the tissues."""
-    bins = rows.shape[1]
-    edges = np.linspace(*look.model.window, bins + 1)
+    rows, bins = measured.rows[members, block], measured.rows.shape[2]
+    edges = np.linspace(*measured.look.model.window, bins + 1)
     middle, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
     having = rows[rows.sum(1) > 0]
     if len(having):
@@ -110,9 +103,10 @@ def _draw_histogram(
     _plain(axes)
 
 
-def _draw_lesion(axes: Axes, textures: Textures, member: int, look: Look) -> None:
+def _draw_lesion(axes: Axes, measured: Measured, member: int) -> None:
     """Draw the slice with most of the lesion, as the model sees it, cut to its surroundings."""
-    sight = look.model.open(textures.entries[member])
+    textures = measured.textures
+    sight = measured.look.model.open(textures.entries[member])
     assert sight is not None
     k = int(sight.masks[0].sum((0, 1)).argmax())
     spacing = np.asarray(sight.spacing_mm)
@@ -137,13 +131,13 @@ def _draw_lesion(axes: Axes, textures: Textures, member: int, look: Look) -> Non
 
 
 def _draw_means(
-    axes: Axes, textures: Textures, clustering: Clustering, results: Mapping[str, Any], look: Look
+    axes: Axes, measured: Measured, clustering: Clustering, results: Mapping[str, Any]
 ) -> None:
     """Draw where the groups lie among all lesions: mean, or contrast to the tissue, stacked."""
-    groups = results["clusters"]
+    groups, textures = results["clusters"], measured.textures
     if textures.tissue is None:
         values, said = textures.means, "mean HU inside the lesion"
-        edges = np.linspace(*look.model.window, 41)
+        edges = np.linspace(*measured.look.model.window, 41)
     else:
         values, said = textures.contrast, "contrast of the lesion: 0 myocardium, 1 blood"
         edges = np.histogram_bin_edges(values, 20)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import re
 import zipfile
 import zlib
@@ -20,11 +19,11 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from tqdm import tqdm
 
-from tools.files import claimed, safe_names
-from tools.prepare.scans import Cases, Record, run_cases, volume, write_sections
+from tools.files import claimed, safe_names, write_json
+from tools.prepare.scans import Cases, Record, run_cases, volume
 from tools.transforms.wall import HEART_CLASSES, measure_heart
 
-__all__ = ["TEST_CASES", "CaseFiles", "find_cases", "prepare_emidec", "section_of"]
+__all__ = ["TEST_CASES", "prepare_emidec", "section_of"]
 
 # the ten cases on which published results of lesion synthesis were measured
 TEST_CASES = frozenset(
@@ -49,15 +48,14 @@ def prepare_emidec(source: str | Path, out: str | Path) -> dict[str, Any]:
     that box. Label values: 1 cavity, 2 myocardium, 3 infarct, 4 no-reflow. A case that cannot be
     prepared is named in the result and tried again by the next run.
 
-    Returns:
-        Cases by section; ``unlabelled``: cases of the challenge's test set, which has no contours;
-        ``broken``: a sentence for each case that could not be prepared.
+    Returned are the number of cases by section; ``unlabelled``: cases of the challenge's test set,
+    which has no contours; ``broken``: a sentence for each case that could not be prepared.
 
     Raises:
         FileNotFoundError: if ``source`` does not exist or holds no case.
         ValueError: if a member of an archive would leave its folder.
     """
-    cases = find_cases(source)
+    cases = _find_cases(source)
     # the challenge's own test set: numbered without a letter, and published without contours
     unlabelled = {name for name, case in cases.items() if name.isdigit() and not case.label}
     labelled = [case for name, case in cases.items() if name not in unlabelled]
@@ -70,6 +68,7 @@ def prepare_emidec(source: str | Path, out: str | Path) -> dict[str, Any]:
             (entry,) = record["entries"]
             sections[section_of(entry["patient"], entry["pathological"])].append(entry)
         description = {
+            "labels": {"0": "background"} | {str(v): name for v, name in HEART_CLASSES.items()},
             "name": "EMIDEC late-enhancement MRI",
             "description": (
                 "short-axis stacks of the heart after contrast, whole slices; split by patient. "
@@ -79,9 +78,8 @@ def prepare_emidec(source: str | Path, out: str | Path) -> dict[str, Any]:
                 "EMIDEC: CC BY-NC-SA 4.0, Lalande et al., Data 2020, doi:10.3390/data5040089"
             ),
             "modality": {"0": "MR"},
-            "labels": {"0": "background"} | {str(v): name for v, name in HEART_CLASSES.items()},
         }
-        write_sections(Path(out) / "datalist.json", sections, description)
+        write_json(Path(out) / "datalist.json", description | sections, indent=1)
     counts = {name: len(found) for name, found in sections.items()}
     return {**counts, "unlabelled": len(unlabelled), "broken": broken}
 
@@ -91,11 +89,7 @@ def section_of(patient: str, pathological: bool = True) -> str:
 
     ``test`` is the list of ten cases that published results use. Of the other pathological cases,
     those are for validation whose sha1 of ``"emidec-split-v1:" + name``, read as a number from 0
-    to 1, lies below 0.2.
-
-    Args:
-        patient: such as P001.
-        pathological: whether there is an infarct; healthy hearts are in the section normal.
+    to 1, lies below 0.2. Hearts without infarct are in the section ``normal``.
 
     Example:
         >>> [section_of(name) for name in ("P001", "P035", "P082")], section_of("N012", False)
@@ -118,19 +112,12 @@ class CaseFiles(NamedTuple):
     label: list[StoredFile]
 
 
-def find_cases(source: str | Path) -> dict[str, CaseFiles]:
+def _find_cases(source: str | Path) -> dict[str, CaseFiles]:
     """Return the cases of a download by name, sorted; archives in it are looked into.
 
     Known are ``Images/Case_X.nii.gz`` with ``Contours/Case_X.nii.gz``, at any depth, and pairs
     ``emidec8bit_Case_X_image.nii.gz``, ``native_X_image.nii.gz`` with ``_label``. Where a case
     exists with full precision, its 8-bit copy is not taken.
-
-    Args:
-        source: folder or .zip archive.
-
-    Raises:
-        FileNotFoundError: if there is nothing at ``source``, or no case in it.
-        ValueError: if an archive cannot be read, or a member's name leads out of it.
     """
     root = Path(source)
     if not root.is_dir() and not zipfile.is_zipfile(root):
@@ -158,14 +145,11 @@ def _files(root: Path) -> Iterator[tuple[str, StoredFile]]:
     if root.is_file():
         yield from _members(root)
         return
-    for folder, subfolders, names in os.walk(root):
-        subfolders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name.lower().endswith(".zip"):
-                yield from _members(path)
-            else:
-                yield path.as_posix(), path
+    for path in sorted(file for file in root.rglob("*") if file.is_file()):
+        if path.suffix.lower() == ".zip":
+            yield from _members(path)
+        else:
+            yield path.as_posix(), path
 
 
 def _members(path: Path) -> Iterator[tuple[str, StoredFile]]:
@@ -196,9 +180,8 @@ def _write_case(name: str, case: CaseFiles, folder: Path) -> dict[str, Any]:
     facts |= {"spacing_is_nominal": stored.dtype.itemsize == 1, "affine_rebuilt": rebuilt}
     record = Record(name, case.name, folder)
     files = {"image": image, "label": volume(classes, affine)}
-    record.add(
-        case.name, files, facts | {"source": getattr(case.image[0], "at", case.image[0].name)}
-    )
+    facts["source"] = getattr(case.image[0], "at", case.image[0].name)
+    record.add(case.name, files, facts)
     return record.content()
 
 

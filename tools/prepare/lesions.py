@@ -12,7 +12,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
 from tools.transforms.spheres import signed_distance
-from tools.windows import WindowGrid, cut_window, window_size
+from tools.windows import WindowGrid, bounds_mm, cut_window, window_size
 
 __all__ = [
     "Lesion",
@@ -41,9 +41,8 @@ class Rule(NamedTuple):
             are, with their label map), or ``patches`` of whole scans.
         spacing_mm: voxel size of windows, masks and patches.
         classes: label values that are lesion; None: all above 0.
-        size: voxels of a window; None: a cube as large as the lesion needs.
-        smallest: voxels per side of such a cube, at least.
-        largest: lesions that need a larger cube are left out.
+        size: voxels of a window; None: a cube as large as the lesion needs, of ``smallest`` voxels
+            per side at least; lesions that need more than ``largest`` are left out.
         smallest_mm3: specks of a label map below this are no lesions.
         lowest: lower limit of intensities (padding of CT); None: there is none.
         heal_below: where a window reaches beyond the scan, the lesion is healed with surroundings
@@ -52,7 +51,6 @@ class Rule(NamedTuple):
         patch_size: voxels per side of a patch.
         coarsest_mm: scans whose smallest voxel edge is longer give no patches.
         body_above: intensity of more than air; a patch must hold some of it.
-        seed: of what is drawn at random.
     """
 
     form: str
@@ -72,13 +70,7 @@ class Rule(NamedTuple):
 
 
 class Lesion(NamedTuple):
-    """One lesion of a scan.
-
-    Attributes:
-        box: where it lies in the scan.
-        mask: True inside, of the box.
-        facts: what the datalist says of it: ratings and the like.
-    """
+    """One lesion of a scan: its box, a mask of the box, and what the datalist says of it."""
 
     box: tuple[slice, ...]
     mask: np.ndarray
@@ -87,12 +79,6 @@ class Lesion(NamedTuple):
     def centre(self) -> np.ndarray:
         """Return the mean voxel index."""
         return np.argwhere(self.mask).mean(0) + [part.start for part in self.box]
-
-    def bounds_mm(self, affine: np.ndarray) -> np.ndarray:
-        """Return the lowest and the highest corner of the voxels, RAS mm, shape (2, 3)."""
-        ends = [(part.start - 0.5, part.stop - 0.5) for part in self.box]
-        corners = apply_affine(affine, list(product(*ends)))
-        return np.stack([corners.min(0), corners.max(0)])
 
 
 def find_lesions(
@@ -103,12 +89,6 @@ def find_lesions(
     Where the entry has ``lesions``, a list with the ``value`` of each and what is known of it,
     those are the lesions. Where it has ``ratings``, they are of one lesion: all that is marked.
     Otherwise what hangs together, corners included, is one.
-
-    Args:
-        label: whole numbers, 3-D.
-        entry: of the datalist.
-        rule: ``classes`` and ``smallest_mm3`` are used.
-        voxel_mm3: volume of a voxel.
 
     Example:
         >>> label = np.zeros((4, 4, 4), int)
@@ -146,14 +126,8 @@ def lesion_window(
     image from which the lesion was taken out: neither a constant (a wall that no scan has) nor the
     last slice repeated (streaks) will do. The continuation is context only, as the loss looks at
     the lesion.
-
-    Args:
-        image: 3-D.
-        affine: voxel index to RAS mm.
-        lesion: of the scan.
-        rule: of the window.
     """
-    bounds = lesion.bounds_mm(affine)
+    bounds = bounds_mm(lesion.box, affine)
     extent = np.ptp(bounds, axis=0)
     size = rule.size
     if size is None:
@@ -165,9 +139,8 @@ def lesion_window(
     span = np.asarray(size) * rule.spacing_mm
     if (extent > span).any():
         return None
-    corners = apply_affine(affine, list(product(*[(-0.5, n - 0.5) for n in image.shape])))
     centre = apply_affine(affine, lesion.centre())
-    scan = np.stack([corners.min(0), corners.max(0)])
+    scan = bounds_mm([slice(0, n) for n in image.shape], affine)
     if (np.ptp(scan, axis=0) >= span).all():
         centre = np.clip(centre, scan[0] + span / 2, scan[1] - span / 2)
     centre = np.clip(centre, bounds[1] - span / 2, bounds[0] + span / 2)
@@ -215,9 +188,8 @@ def _healed(
     near = ndimage.distance_transform_edt(~mask, sampling=spacing_mm) < 1.5
     known = (~near).astype(np.float32)
     # local mean of the organ only: walls and vessels beside the lesion must not be smeared into it
-    organ = (
-        known if below is None or not (known * (image < below)).any() else known * (image < below)
-    )
+    organ = known if below is None else known * (image < below)
+    organ = organ if organ.any() else known
     sigma = 4.0 / spacing_mm
     smooth = ndimage.gaussian_filter(image * organ, sigma)
     smooth /= ndimage.gaussian_filter(organ, sigma) + 1e-6
@@ -235,15 +207,9 @@ def healthy_windows(
     rule: Rule,
     seed: Sequence[int],
 ) -> Iterator[tuple[np.ndarray, np.ndarray, WindowGrid]]:
-    """Yield windows of organ that touch no mark, with the organ's mask in them.
+    """Yield windows of organ that touch no mark (where anybody saw anything), and its mask there.
 
-    Args:
-        image: 3-D.
-        affine: voxel index to RAS mm.
-        organ: True inside.
-        marks: True where anybody saw anything.
-        rule: ``normal`` windows at most, of ``size`` or ``smallest``.
-        seed: of the draw.
+    At most ``rule.normal`` of them, of the rule's ``size`` or ``smallest``.
     """
     size = rule.size or (rule.smallest,) * 3
     half = np.asarray(size) * rule.spacing_mm / 2
@@ -278,12 +244,6 @@ def scan_patches(
 
     Where the size of a scan is no multiple of the patch, neighbours overlap. A scan that is thinner
     gives thinner patches.
-
-    Args:
-        image: 3-D.
-        affine: voxel index to RAS mm.
-        inside: True in lesions.
-        rule: of the patches.
     """
     grid = patch_grid(image.shape, affine, rule.spacing_mm)
     low = -np.inf if rule.lowest is None else rule.lowest
@@ -304,8 +264,7 @@ def scan_patches(
 
 def patch_grid(shape: Sequence[int], affine: np.ndarray, spacing_mm: float) -> WindowGrid:
     """Return the grid of cubic voxels that covers a scan."""
-    corners = apply_affine(affine, list(product(*[(-0.5, n - 0.5) for n in shape])))
-    low, high = corners.min(0), corners.max(0)
+    low, high = bounds_mm([slice(0, n) for n in shape], affine)
     size = np.floor((high - low) / spacing_mm + 1e-6).astype(int)
     return WindowGrid.around(((low + high) / 2).tolist(), size.tolist(), spacing_mm)
 
@@ -326,14 +285,9 @@ def isotropic_mask(
     slice with the same volume, and 0.769 for the zero of the distance, which loses a third of the
     volume.
 
-    Args:
-        mask: one lesion, 3-D, any dtype, above 0 inside.
-        affine: voxel index to RAS mm; axes oblique to RAS are brought to it.
-        spacing_mm: voxel size of the result.
-
-    Returns:
-        Bool mask whose axes run to patient left, posterior and superior, with background of four
-        voxels or so round the lesion; its affine to RAS mm.
+    The axes of the result run to patient left, posterior and superior, whatever those of the mask
+    (one lesion, above 0 inside); it has background of four voxels or so round the lesion. Its
+    affine to RAS mm comes with it.
 
     Raises:
         ValueError: if the mask is empty.
@@ -367,10 +321,8 @@ def _largest_piece(mask: np.ndarray) -> np.ndarray:
 
 def _mask_grid(mask: np.ndarray, affine: np.ndarray, spacing_mm: float) -> WindowGrid:
     """Return the grid of cubic voxels whose middle is that of the mask's bounds."""
-    voxels = np.argwhere(mask)
-    edges = np.stack([voxels.min(0) - 0.5, voxels.max(0) + 0.5])
-    corners = apply_affine(affine, list(product(*edges.T)))
-    low, high = corners.min(0), corners.max(0)
+    (box,) = ndimage.find_objects(mask.astype(np.uint8))
+    low, high = bounds_mm(box, affine)
     size = np.ceil((high - low) / spacing_mm).astype(int) + 2 * MASK_MARGIN
     grid = np.diag([-spacing_mm, -spacing_mm, spacing_mm, 1.0])
     grid[:3, 3] = (low + high) / 2 - grid[:3, :3] @ ((size - 1) / 2)

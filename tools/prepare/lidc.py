@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,6 @@ __all__ = [
     "ReadMessage",
     "Reading",
     "ReadingMask",
-    "ScanFiles",
     "cluster_readings",
     "consensus",
     "enclosed",
@@ -43,15 +42,8 @@ __all__ = [
 NAMESPACE = "{http://www.nih.gov}"
 READERS = 4  # of each scan; no nodule has more readings
 RATINGS = (
-    "subtlety",
-    "internalStructure",
-    "calcification",
-    "sphericity",
-    "margin",
-    "lobulation",
-    "spiculation",
-    "texture",
-    "malignancy",
+    *("subtlety", "internalStructure", "calcification", "sphericity", "margin"),
+    *("lobulation", "spiculation", "texture", "malignancy"),
 )
 
 
@@ -67,7 +59,6 @@ class Outline(NamedTuple):
     """A closed chain of pixels on one slice.
 
     Attributes:
-        sop_uid: SOP instance UID of the slice.
         inclusion: whether what it encloses belongs to the nodule or is taken out of it.
         points: integer (column, row) from the upper left pixel, 0-based, shape (n, 2).
     """
@@ -84,7 +75,6 @@ class Reading(NamedTuple):
         reader: number of the reading session in the file, from 1; files do not share readers.
         nodule_id: the reader's own name of the nodule.
         ratings: by name, 1 to 5 (1 to 6 for calcification); only those that were given.
-        outlines: of all slices.
     """
 
     reader: int
@@ -102,28 +92,16 @@ class ReadMessage(NamedTuple):
 
 
 class ReadingMask(NamedTuple):
-    """The voxels of a nodule in a box of the scan.
-
-    Attributes:
-        start: first voxel of the box, (column, row, slice).
-        mask: bool, shape of the box.
-        reading: who marked it, and how it was rated; None for a consensus.
-    """
+    """The voxels of a reading in a box of the scan that starts at (column, row, slice)."""
 
     start: np.ndarray
     mask: np.ndarray
-    reading: Reading | None
+    reading: Reading
 
     @property
     def box(self) -> tuple[slice, ...]:
         """Where it lies in the scan."""
         return tuple(map(slice, self.start, self.start + self.mask.shape))
-
-
-class _Settings(NamedTuple):
-    min_readers: int
-    agreement: float
-    normal: bool
 
 
 def prepare_lidc(
@@ -137,16 +115,11 @@ def prepare_lidc(
 ) -> dict[str, Any]:
     """Write label maps of the nodules of LIDC-IDRI, and of them what a bundle trains on.
 
-    A nodule is what readers' outlines of at least 3 mm have in common (see
-    :func:`cluster_readings`); a voxel of the scan belongs to it if enough of the readers who marked
-    it hold it. ``scans.json`` lists the series with their label maps; it goes through
-    :func:`tools.prepare.scans.prepare_scans`, and may again, for another bundle.
-
-    Options are those of the command; the result is that of :func:`prepare_scans`.
-
-    Raises:
-        FileNotFoundError: if ``dicom`` is no folder, or has no CT series.
-        ValueError: if a setting is out of range, or ``out`` was prepared with other settings.
+    A nodule is what readers' outlines of at least 3 mm have in common (:func:`cluster_readings`); a
+    voxel belongs to it if enough of the readers who marked it hold it. ``scans.json`` lists the
+    series with their label maps; it goes through :func:`tools.prepare.scans.prepare_scans` (whose
+    result and errors these are), and may again, for another bundle. Options are those of the
+    command.
     """
     if not 1 <= min_readers <= READERS:
         raise ValueError(f"min_readers must be from 1 to {READERS}, got {min_readers}")
@@ -159,10 +132,10 @@ def prepare_lidc(
         for patient, found in find_scans(dicom).items()
         for number, files in enumerate(found, start=1)
     }
-    settings = _Settings(min_readers, agreement, rule.normal > 0)
+    settings = {"min_readers": min_readers, "agreement": agreement, "normal": rule.normal > 0}
     with claimed(out, ("scans", "scans.json", "cases", "datalist.json")):
-        place = Cases(out / "scans", settings._asdict(), workers, "readings")
-        records, broken = run_cases(place, scans, _Converter(settings))
+        place = Cases(out / "scans", settings, workers, "readings")
+        records, broken = run_cases(place, scans, partial(_convert, settings))
         datalist = {
             "name": "LIDC-IDRI",
             "description": (
@@ -177,9 +150,8 @@ def prepare_lidc(
         if not records:
             return {"training": 0, "validation": 0, "left_out": {}, "broken": broken}
         summary = prepare_scans(out / "scans.json", out, rule, workers, validation_fraction)
-    left_out = Counter(summary["left_out"])
-    for record in records.values():
-        left_out.update(record["left_out"])
+    found = (Counter(record["left_out"]) for record in records.values())
+    left_out = sum(found, Counter(summary["left_out"]))
     return {**summary, "left_out": dict(left_out), "broken": broken | summary["broken"]}
 
 
@@ -188,18 +160,14 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
 
     Patients' names are made safe. One file per folder is opened. XML files beside the slices are
     taken; a series without any gets those elsewhere below ``dicom`` whose header names it.
-
-    Raises:
-        FileNotFoundError: if it is no folder, or has no CT series.
     """
     root = Path(dicom)
     if not root.is_dir():
         raise FileNotFoundError(f"dicom must be an existing folder, got {dicom}")
-    patients: dict[str, list[ScanFiles]] = defaultdict(list)
+    found: list[tuple[str, ScanFiles]] = []
     loose: list[Path] = []
-    for folder, subfolders, names in tqdm(
-        os.walk(root), desc="looking for series", unit=" folders"
-    ):
+    walk = tqdm(os.walk(root), desc="looking for series", unit=" folders")
+    for folder, subfolders, names in walk:
         subfolders.sort()
         beside = tuple(Path(folder, n) for n in sorted(names) if n.lower().endswith(".xml"))
         header = _first_header(Path(folder), sorted(names))
@@ -209,20 +177,15 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
         below = Path(folder).relative_to(root).parts or (root.resolve().name,)
         patient = str(header.get("PatientID", "")).strip() or below[0]
         uid = str(header.get("SeriesInstanceUID", ""))
-        patients[patient].append(ScanFiles(Path(folder).resolve(), uid, beside))
-    if not patients:
+        found.append((patient, ScanFiles(Path(folder).resolve(), uid, beside)))
+    if not found:
         raise FileNotFoundError(f"dicom must hold CT series, found none below {dicom}")
-    if not all(scan.annotations for scans in patients.values() for scan in scans):
-        named = _by_series(loose)
-        for scans in patients.values():
-            scans[:] = [
-                s if s.annotations else s._replace(annotations=named[s.series_uid]) for s in scans
-            ]
-    found = sorted(patients.items())
-    return {
-        name: sorted(scans, key=lambda scan: scan.series_uid)
-        for name, (_, scans) in zip(safe_names(name for name, _ in found), found, strict=True)
-    }
+    named = {} if all(scan.annotations for _, scan in found) else _by_series(loose)
+    patients: dict[str, list[ScanFiles]] = defaultdict(list)
+    for patient, scan in sorted(found, key=lambda item: (item[0], item[1].series_uid)):
+        annotations = scan.annotations or named.get(scan.series_uid, ())
+        patients[patient].append(scan._replace(annotations=annotations))
+    return dict(zip(safe_names(patients), patients.values(), strict=True))
 
 
 def _first_header(folder: Path, names: Sequence[str]) -> Dataset | None:
@@ -251,58 +214,60 @@ def _by_series(paths: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
     return named
 
 
-@dataclass(frozen=True)
-class _Converter:
+def _convert(
+    settings: Mapping[str, Any], name: str, case: Sequence[Any], folder: Path
+) -> dict[str, Any]:
     """Write the label map of one series, what any reader marked, and the lung."""
+    patient, place, _, annotations = case
+    messages = [path for path in annotations if _is_read_message(path)]
+    if len(messages) != 1:
+        raise ValueError(
+            f"series must have one LidcReadMessage XML, got {[str(m) for m in messages]} "
+            f"for {place}"
+        )
+    message = parse_read_message(messages[0])
+    series = read_series(place, pixels=settings["normal"])
+    left_out: Counter[str] = Counter()
+    masks = [reading_mask(reading, series) for reading in message.readings]
+    marked = [mask for mask in masks if mask is not None]
+    left_out["outlines that enclose no voxel"] = len(masks) - len(marked)
+    label, lesions = _label(cluster_readings(marked, series.affine), series, settings, left_out)
+    maps = {"label": label, "marks": _marks(marked, message.small_nodules, series)}
+    if settings["normal"]:
+        try:
+            maps["organ_mask"] = lung_mask(series.image, series.affine)
+        except ValueError:  # the nodules of such a scan are as good as any
+            left_out["scans whose lung was not found"] += 1
+    entry: dict[str, Any] = {"name": name, "patient": patient, "image": str(place)}
+    for key, values in maps.items():
+        nib.save(volume(values.astype(np.uint8), series.affine), folder / f"{key}.nii.gz")
+        entry[key] = f"scans/{name}/{key}.nii.gz"
+    entry |= {"series_uid": series.series_uid, "lesions": lesions}
+    return {"entry": entry, "left_out": {reason: n for reason, n in left_out.items() if n}}
 
-    settings: _Settings
 
-    def __call__(self, name: str, case: Sequence[Any], folder: Path) -> dict[str, Any]:
-        patient, place, _, annotations = case
-        messages = [path for path in annotations if _is_read_message(path)]
-        if len(messages) != 1:
-            raise ValueError(
-                f"series must have one LidcReadMessage XML, got {[str(m) for m in messages]} "
-                f"for {place}"
-            )
-        message = parse_read_message(messages[0])
-        series = read_series(place, pixels=self.settings.normal)
-        left_out: Counter[str] = Counter()
-        masks = [reading_mask(reading, series) for reading in message.readings]
-        marked = [mask for mask in masks if mask is not None]
-        left_out["outlines that enclose no voxel"] = len(masks) - len(marked)
-        label, lesions = self._label(cluster_readings(marked, series.affine), series, left_out)
-        maps = {"label": label, "marks": _marks(marked, message.small_nodules, series)}
-        if self.settings.normal:
-            try:
-                maps["organ_mask"] = lung_mask(series.image, series.affine)
-            except ValueError:  # the nodules of such a scan are as good as any
-                left_out["scans whose lung was not found"] += 1
-        entry: dict[str, Any] = {"name": name, "patient": patient, "image": str(place)}
-        for key, values in maps.items():
-            nib.save(volume(values.astype(np.uint8), series.affine), folder / f"{key}.nii.gz")
-            entry[key] = f"scans/{name}/{key}.nii.gz"
-        entry |= {"series_uid": series.series_uid, "lesions": lesions}
-        return {"entry": entry, "left_out": {reason: n for reason, n in left_out.items() if n}}
-
-    def _label(
-        self, nodules: Sequence[Sequence[ReadingMask]], series: DicomSeries, left_out: Counter[str]
-    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        """Return a map of the agreed nodules, numbered, and what is known of each."""
-        label = np.zeros(series.image.shape, np.uint8)
-        lesions: list[dict[str, Any]] = []
-        for nodule in nodules:
-            agreed = consensus(nodule, self.settings.agreement)
-            if len(nodule) < self.settings.min_readers:
-                left_out["too few readers"] += 1
-            elif agreed is None:
-                left_out["no agreement"] += 1
-            else:
-                value = len(lesions) + 1
-                part = label[agreed.box]
-                part[agreed.mask & (part == 0)] = value
-                lesions.append({"value": value, **_ratings(nodule)})
-        return label, lesions
+def _label(
+    nodules: Sequence[Sequence[ReadingMask]],
+    series: DicomSeries,
+    settings: Mapping[str, Any],
+    left_out: Counter[str],
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Return a map of the agreed nodules, numbered, and what is known of each."""
+    label = np.zeros(series.image.shape, np.uint8)
+    lesions: list[dict[str, Any]] = []
+    for nodule in nodules:
+        agreed = consensus(nodule, settings["agreement"])
+        if len(nodule) < settings["min_readers"]:
+            left_out["too few readers"] += 1
+        elif agreed is None:
+            left_out["no agreement"] += 1
+        else:
+            box, mask = agreed
+            value = len(lesions) + 1
+            part = label[box]
+            part[mask & (part == 0)] = value
+            lesions.append({"value": value, **_ratings(nodule)})
+    return label, lesions
 
 
 def _marks(
@@ -323,11 +288,11 @@ def _marks(
 
 
 def _ratings(nodule: Sequence[ReadingMask]) -> dict[str, Any]:
-    """Return number of readers, means of the ratings given, and those of each reader, 0 for none.
+    """Return number of readers, means of the ratings given, and those of each possible reader.
 
-    Lists have one place for each possible reader, so that loaders can batch them.
+    Lists have one place for each, 0 for none, so that loaders can batch them.
     """
-    given = [m.reading.ratings for m in nodule if m.reading is not None]
+    given = [m.reading.ratings for m in nodule]
     values = {name: [ratings.get(name, 0) for ratings in given] for name in RATINGS}
     rated = {name: [v for v in row if v] for name, row in values.items()}
     return {
@@ -353,14 +318,9 @@ def parse_read_message(path: str | Path) -> ReadMessage:
     A mark counts as nodule of at least 3 mm if it carries ratings and an outline of more than one
     point; other nodule marks are below 3 mm. Marks of non-nodules are left out.
 
-    Args:
-        path: XML file whose first element is ``LidcReadMessage``, namespace http://www.nih.gov.
-
-    Returns:
-        Marks in the order of the file.
-
     Raises:
-        ValueError: if the file is no such XML, or an element of a mark is missing or no number.
+        ValueError: if the file is no XML whose first element is ``LidcReadMessage`` (namespace
+            http://www.nih.gov), or an element of a mark is missing or no number.
     """
     try:
         root = ElementTree.parse(path).getroot()
@@ -400,18 +360,13 @@ def _text(element: ElementTree.Element, name: str) -> str:
 
 
 def _reading(reader: int, nodule: ElementTree.Element) -> Reading:
-    characteristics = nodule.find(f"{NAMESPACE}characteristics")
     given = {
-        name: (characteristics.findtext(f"{NAMESPACE}{name}") or "").strip()
+        name: (nodule.findtext(f"{NAMESPACE}characteristics/{NAMESPACE}{name}") or "").strip()
         for name in RATINGS
-        if characteristics is not None
     }
-    return Reading(
-        reader,
-        _text(nodule, "noduleID"),
-        {name: int(value) for name, value in given.items() if value},
-        tuple(_outline(roi) for roi in _all(nodule, "roi")),
-    )
+    ratings = {name: int(value) for name, value in given.items() if value}
+    outlines = tuple(_outline(roi) for roi in _all(nodule, "roi"))
+    return Reading(reader, _text(nodule, "noduleID"), ratings, outlines)
 
 
 def _outline(roi: ElementTree.Element) -> Outline:
@@ -419,9 +374,8 @@ def _outline(roi: ElementTree.Element) -> Outline:
     if inclusion not in ("TRUE", "FALSE"):
         raise ValueError(f"inclusion {inclusion}")
     points = [[int(_text(p, "xCoord")), int(_text(p, "yCoord"))] for p in _all(roi, "edgeMap")]
-    return Outline(
-        _text(roi, "imageSOP_UID"), inclusion == "TRUE", np.array(points, int).reshape(-1, 2)
-    )
+    array = np.array(points, int).reshape(-1, 2)
+    return Outline(_text(roi, "imageSOP_UID"), inclusion == "TRUE", array)
 
 
 def enclosed(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -430,11 +384,8 @@ def enclosed(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The readers' chain runs through the first pixels outside the nodule, so it is no part of it;
     where two neighbours of the chain do not touch, the straight line between them belongs to it.
 
-    Args:
-        points: integer (column, row), shape (n, 2); fewer than three enclose nothing.
-
-    Returns:
-        First (column, row) of the bounding box; bool mask of the box.
+    Points are integer (column, row), shape (n, 2); fewer than three enclose nothing. Returned are
+    the first (column, row) of the bounding box, and a bool mask of the box.
 
     Example:
         >>> ring = np.array([[4, 4], [7, 4], [7, 7], [4, 7]])
@@ -453,12 +404,8 @@ def enclosed(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def reading_mask(reading: Reading, series: DicomSeries) -> ReadingMask | None:
     """Return what a reader outlined on all slices: inclusions together, less the exclusions.
 
-    Args:
-        reading: a nodule of at least 3 mm.
-        series: the scan; slices are found by their SOP instance UID, pixels are not used.
-
-    Returns:
-        The mask; None if the outlines enclose no voxel.
+    Slices are found by their SOP instance UID, pixels are not used. None if the outlines enclose no
+    voxel.
 
     Raises:
         ValueError: if an outline lies on a slice that the series lacks, or beyond its border.
@@ -504,14 +451,8 @@ def cluster_readings(masks: Sequence[ReadingMask], affine: np.ndarray) -> list[l
     Two readings of different readers may be one nodule if they share a voxel, or if their
     centroids are closer than the larger equivalent radius (or one slice). Pairs are joined from
     the largest Dice overlap down, then from the smallest distance up; a nodule never gets two
-    readings of one reader, nor more than four.
-
-    Args:
-        masks: all readings of a scan.
-        affine: voxel index to RAS mm.
-
-    Returns:
-        Nodules in the order of their first reading.
+    readings of one reader, nor more than four. Nodules are in the order
+    of their first reading.
     """
     sizes = np.abs(np.linalg.det(affine[:3, :3])) * np.array([m.mask.sum() for m in masks])
     radii = (3 * sizes / (4 * np.pi)) ** (1 / 3)
@@ -526,15 +467,11 @@ def cluster_readings(masks: Sequence[ReadingMask], affine: np.ndarray) -> list[l
     cluster = [{i} for i in range(len(masks))]
     for _, _, a, b in sorted(pairs):
         joined = cluster[a] | cluster[b]
-        readers = [_reader(masks[i]) for i in joined]
+        readers = [masks[i].reading.reader for i in joined]
         if len(set(readers)) == len(readers) <= READERS:
             for i in joined:
                 cluster[i] = joined
     return [[masks[i] for i in sorted(c)] for k, c in enumerate(cluster) if min(c) == k]
-
-
-def _reader(mask: ReadingMask) -> int:
-    return mask.reading.reader if mask.reading is not None else 0
 
 
 def _dice(a: ReadingMask, b: ReadingMask) -> float:
@@ -546,26 +483,24 @@ def _dice(a: ReadingMask, b: ReadingMask) -> float:
     return 2.0 * float((parts[0] & parts[1]).sum()) / float(a.mask.sum() + b.mask.sum())
 
 
-def consensus(masks: Sequence[ReadingMask], agreement: float = 0.5) -> ReadingMask | None:
-    """Return the voxels on which enough of a nodule's readers agree.
+def consensus(
+    masks: Sequence[ReadingMask], agreement: float = 0.5
+) -> tuple[tuple[slice, ...], np.ndarray] | None:
+    """Return the voxels on which enough of a nodule's readers agree: a box, and a mask of it.
 
-    Args:
-        masks: the readings of one nodule; those who did not mark it have no vote.
-        agreement: a voxel belongs to the nodule if at least this share of the readings holds it.
-
-    Returns:
-        The consensus in the box of all readings; None if no voxel finds enough agreement.
+    A voxel belongs to the nodule if at least that share of the readings holds it; those who did not
+    mark it have no vote. The box is that of all readings; None if no voxel finds enough agreement.
 
     Example:
-        >>> start = np.zeros(3, int)
-        >>> one = ReadingMask(start, np.ones((2, 1, 1), bool), None)
-        >>> two = ReadingMask(start, np.ones((3, 1, 1), bool), None)
-        >>> [int(consensus([one, two], share).mask.sum()) for share in (0.5, 0.6)]
+        >>> start, reading = np.zeros(3, int), Reading(1, "a", {}, ())
+        >>> marked = [ReadingMask(start, np.ones((n, 1, 1), bool), reading) for n in (2, 3)]
+        >>> [int(consensus(marked, share)[1].sum()) for share in (0.5, 0.6)]
         [3, 2]
     """
     start = np.min([m.start for m in masks], axis=0)
-    votes = np.zeros(np.max([m.start + m.mask.shape for m in masks], axis=0) - start, int)
+    stop = np.max([m.start + m.mask.shape for m in masks], axis=0)
+    votes = np.zeros(stop - start, int)
     for m in masks:
         votes[tuple(map(slice, m.start - start, m.start - start + m.mask.shape))] += m.mask
     agreed = votes >= agreement * len(masks) - 1e-9  # 0.6 * 5 must be reached by 3
-    return ReadingMask(start, agreed, None) if agreed.any() else None
+    return (tuple(map(slice, start, stop)), agreed) if agreed.any() else None

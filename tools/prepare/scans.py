@@ -8,7 +8,8 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -42,7 +43,6 @@ __all__ = [
     "run_cases",
     "validation_patient",
     "volume",
-    "write_sections",
 ]
 
 # by form, what an entry must have; the first is the grid
@@ -71,11 +71,9 @@ def prepare_scans(
     A scan is done when its folder under ``cases`` is there; it is then not touched again. One that
     cannot be prepared is named in the result, and tried again by the next run.
 
-    Options are those of the command, the form of the datalist too.
-
-    Returns:
-        Number of entries by section; ``left_out``: lesions and scans, by reason; ``broken``: a
-        sentence for each scan that could not be prepared.
+    Options are those of the command, the form of the datalist too. Returned are the number of
+    entries by section; ``left_out``: lesions and scans, by reason; ``broken``: a sentence for each
+    scan that could not be prepared.
 
     Raises:
         FileNotFoundError: if there is no such datalist.
@@ -89,10 +87,8 @@ def prepare_scans(
     names = safe_names(_names([entry for _, entry in listed]))
     cases = dict(zip(names, [entry for _, entry in listed], strict=True))
     with claimed(out, ("cases", "datalist.json")):
-        write = Writer(str(base), rule)
-        records, broken = run_cases(
-            Cases(Path(out) / "cases", rule._asdict(), workers), cases, write
-        )
+        place = Cases(Path(out) / "cases", rule._asdict(), workers)
+        records, broken = run_cases(place, cases, partial(_write_scan, base, rule))
         result: dict[str, list[dict[str, Any]]] = {name: [] for name in sections}
         for name, (section, _) in zip(names, listed, strict=True):
             for entry in records.get(name, {}).get("entries", ()):
@@ -100,21 +96,17 @@ def prepare_scans(
                 result.setdefault("normal" if normal else section, []).append(
                     entry | {"section": section} if normal else entry
                 )
-        write_sections(Path(out) / "datalist.json", result, _description(content, rule))
-    left_out: Counter[str] = Counter()
-    for record in records.values():
-        left_out.update(record["left_out"])
+        written = _description(content, rule) | result
+        write_json(Path(out) / "datalist.json", written, indent=1)
     counts = {name: len(entries) for name, entries in result.items()}
+    left_out = sum((Counter(record["left_out"]) for record in records.values()), Counter())
     return {**counts, "left_out": dict(left_out), "broken": broken}
 
 
 def bundle_rule(bundle: str, stage: str = "", **changes: Any) -> Rule:
-    """Return what a bundle wants to be trained on.
+    """Return what a bundle wants to be trained on; ``changes`` that are None keep the bundle's.
 
-    Args:
-        bundle: name or folder.
-        stage: of ``train_STAGE.json``, or ``STAGE.json`` on top of ``train.json``.
-        changes: fields to set otherwise; None keeps the bundle's.
+    A stage is ``train_STAGE.json``, or ``STAGE.json`` on top of ``train.json``.
 
     Raises:
         FileNotFoundError: if there is no such bundle or stage.
@@ -151,38 +143,25 @@ def validation_patient(patient: str, seed: int, fraction: float) -> bool:
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def write_sections(
-    path: Path, sections: Mapping[str, Sequence[Mapping[str, Any]]], description: Mapping[str, Any]
-) -> None:
-    """Write a datalist in Decathlon form, whole or not at all."""
-    labels = {"0": "background", "1": "lesion"}
-    write_json(path, {"labels": labels, **description, **sections}, indent=1)
-
-
 def _read(datalist: str | Path) -> tuple[dict[str, Any], Path]:
     content = read_json(datalist, "datalist")
-    if not isinstance(content, dict) or not any(_is_section(value) for value in content.values()):
+    if not isinstance(content, dict) or not any(map(_is_section, content.values())):
         raise ValueError(f"datalist must have a list of scans, got none in {datalist}")
     return content, Path(datalist).resolve().parent
 
 
 def _is_section(value: object) -> bool:
-    kinds = (dict, str)
-    return isinstance(value, list) and bool(value) and all(isinstance(e, kinds) for e in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(e, dict | str) for e in value)
 
 
 def check_rule(rule: Rule, workers: int = 1, fraction: float = 0.0) -> None:
     """Refuse what is out of range, in one sentence."""
-    size = rule.size or (1, 1, 1)
+    size, smallest = rule.size or (1, 1, 1), rule.smallest
     rules = {
         "form": (f"one of {list(NEEDED)}", rule.form in NEEDED, rule.form),
         "size": ("three numbers of voxels", len(size) == 3 and min(size) > 0, rule.size),
         "spacing_mm": ("positive", rule.spacing_mm > 0, rule.spacing_mm),
-        "smallest": (
-            "a multiple of 8",
-            rule.smallest > 0 and rule.smallest % 8 == 0,
-            rule.smallest,
-        ),
+        "smallest": ("a multiple of 8", smallest > 0 and smallest % 8 == 0, smallest),
         "largest": ("at least smallest", rule.largest >= rule.smallest, rule.largest),
         "patch_size": ("at least 32", rule.patch_size >= SMALLEST, rule.patch_size),
         "normal": ("0 or more", rule.normal >= 0, rule.normal),
@@ -214,13 +193,12 @@ def _sections(
     if "validation" not in sections and "training" in sections:
         entries = sections.pop("training")
         folds = any("fold" in entry for entry in entries)
-        held: list[dict[str, Any]] = []
-        kept: list[dict[str, Any]] = []
+        divided: dict[str, list[dict[str, Any]]] = {"training": [], "validation": []}
         for entry in entries:
             mine = entry.get("fold") == fold
             mine = mine if folds else validation_patient(_patient(entry), seed, fraction)
-            (held if mine else kept).append(entry)
-        sections = {"training": kept, "validation": held, **sections}
+            divided["validation" if mine else "training"].append(entry)
+        sections = divided | sections
     owner: dict[str, str] = {}
     for name in sections.keys() - {"normal"}:
         for entry in sections[name]:
@@ -239,11 +217,11 @@ def _patient(entry: Mapping[str, Any]) -> str:
 def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name cases by their file, by its folders too where that is not enough."""
     paths = [Path(str(entry.get("image") or entry.get("label") or "")) for entry in entries]
-    stems = [path.name.removesuffix(".gz").removesuffix(".nii") for path in paths]
-    stems = [
-        str(e.get("name") or s.removesuffix("_image").removesuffix("_label"))
-        for e, s in zip(entries, stems, strict=True)
-    ]
+    stems = []
+    for entry, path in zip(entries, paths, strict=True):
+        stem = path.name.removesuffix(".gz").removesuffix(".nii")
+        stem = stem.removesuffix("_image").removesuffix("_label")
+        stems.append(str(entry.get("name") or stem))
     count = Counter(stems)
     return [
         "_".join([*path.parent.parts[-2:], stem]) if count[stem] > 1 or stem == "image" else stem
@@ -253,9 +231,10 @@ def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _description(content: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
     kept = {k: content[k] for k in ("name", "licence", "modality") if k in content}
-    if rule.form == "stacks" and "labels" in content:
-        kept["labels"] = content["labels"]
-    return {"name": "lesions", **kept, "description": f"{rule.form} of lesions; split by patient"}
+    labels = {"0": "background", "1": "lesion"}
+    labels = content.get("labels", labels) if rule.form == "stacks" else labels
+    description = f"{rule.form} of lesions; split by patient"
+    return {"labels": labels, "name": "lesions", **kept, "description": description}
 
 
 @dataclass(frozen=True)
@@ -273,10 +252,8 @@ def run_cases(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Write all cases that are not done; return their records, and sentences for the broken.
 
-    Args:
-        place: where.
-        cases: what to write, by the name of its folder; plain data, kept with the record.
-        write: gets name, case and an empty folder, and returns the record; runs in any process.
+    ``write`` gets the name of a case, the case (plain data, kept with the record) and an empty
+    folder, and returns the record; it runs in any process.
 
     Raises:
         ValueError: if the folder of a case was written with other settings.
@@ -344,8 +321,8 @@ def _one(
         with new_folder(place.folder / name, ("*.nii.gz", "record.json"), replace=True) as folder:
             record = write(name, case, folder)
             files = sorted(path.name for path in folder.glob("*.nii.gz"))
-            record = {**record, "settings": place.settings, "case": case, "files": files}
-            record = _plain(record)
+            kept = {"settings": place.settings, "case": case, "files": files}
+            record = _plain({**record, **kept})
             write_json(folder / "record.json", record, indent=1)
         return record
     except (ValueError, OSError) as error:
@@ -363,19 +340,15 @@ def volume(values: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
     return image
 
 
+@dataclass
 class Record:
-    """What becomes of one scan: files in its folder, entries of the datalist, what is left out.
+    """What becomes of one scan: files in its folder, entries of the datalist, what is left out."""
 
-    Args:
-        name: of the folder.
-        patient: who decides the section.
-        folder: to write into.
-    """
-
-    def __init__(self, name: str, patient: str, folder: Path) -> None:
-        self.name, self.patient, self.folder = name, patient, folder
-        self.entries: list[dict[str, Any]] = []
-        self.left_out: Counter[str] = Counter()
+    name: str
+    patient: str
+    folder: Path
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def add(
         self, name: str, files: Mapping[str, nib.Nifti1Image], facts: Mapping[str, Any]
@@ -393,40 +366,31 @@ class Record:
         return {"entries": self.entries, "left_out": {k: n for k, n in self.left_out.items() if n}}
 
 
-@dataclass(frozen=True)
-class Writer:
-    """Write one scan of a datalist in the form that a bundle wants.
-
-    Args:
-        base: folder that paths of entries are relative to.
-        rule: the bundle's.
-    """
-
-    base: str
-    rule: Rule
-
-    def __call__(self, name: str, entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        """Return the record of the scan, see :class:`Record`."""
-        given = {key: entry[key] for key in PATHS if entry.get(key)}
-        for key, value in given.items():
-            if not isinstance(value, str):
-                raise ValueError(f"{key} of a datalist entry must be one path, got {value!r}")
-        paths = {key: Path(self.base, value) for key, value in given.items()}
-        record = Record(name, str(entry.get("patient") or name), folder)
-        missing = next((key for key in NEEDED[self.rule.form] if key not in paths), None)
-        if missing or entry.get("truncated"):
-            record.left_out[f"no {missing}" if missing else "truncated"] += 1
-            return record.content()
-        scan = Scan(paths[NEEDED[self.rule.form][0]])
-        label = np.zeros(scan.nifti.shape, np.int16)
-        if "label" in paths:
-            label = scan.load_labels(paths["label"], "label")
-        _OneScan(self.rule, entry, paths, scan, label, record).write()
+def _write_scan(
+    base: Path, rule: Rule, name: str, entry: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Write one scan of a datalist; paths of its entry are relative to ``base``."""
+    given = {key: entry[key] for key in PATHS if entry.get(key)}
+    for key, value in given.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{key} of a datalist entry must be one path, got {value!r}")
+    paths = {key: base / value for key, value in given.items()}
+    record = Record(name, str(entry.get("patient") or name), folder)
+    missing = next((key for key in NEEDED[rule.form] if key not in paths), None)
+    if missing or entry.get("truncated"):
+        record.left_out[f"no {missing}" if missing else "truncated"] += 1
         return record.content()
+    scan = Scan(paths[NEEDED[rule.form][0]])
+    label = np.zeros(scan.nifti.shape, np.int16)
+    if "label" in paths:
+        label = scan.load_labels(paths["label"], "label")
+    opened = _OneScan(rule, entry, paths, scan, label, record)
+    getattr(opened, rule.form)()
+    return record.content()
 
 
 class _OneScan(NamedTuple):
-    """A scan that is open."""
+    """A scan that is open, with a method for each form of a rule."""
 
     rule: Rule
     entry: Mapping[str, Any]
@@ -434,11 +398,6 @@ class _OneScan(NamedTuple):
     scan: Scan
     label: np.ndarray
     record: Record
-
-    def write(self) -> None:
-        """Write it in the form of the rule."""
-        forms = {"masks": self.masks, "windows": self.windows, "stacks": self.stack}
-        forms.get(self.rule.form, self.patches)()
 
     @property
     def said(self) -> dict[str, Any]:
@@ -493,7 +452,7 @@ class _OneScan(NamedTuple):
             name = f"{self.record.name}_normal{number:02d}"
             self.record.add(name, files, {**self.said, "normal": True})
 
-    def stack(self) -> None:
+    def stacks(self) -> None:
         """Write scan and label map as they are, slices along the last axis."""
         spacing = np.round(self.scan.spacing_mm, 3)
         axis = 2 - int(np.argmax(spacing[::-1]))

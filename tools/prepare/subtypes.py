@@ -40,18 +40,14 @@ def collect_subtypes(
     into as many equal parts, one lesion of each part by chance: so sizes, and the histograms that
     go with them, stay as frequent as they are. The frequency counts all lesions.
 
-    Options are those of the command.
-
-    Returns:
-        The content of the file.
+    Options are those of the command; the content of the file is returned.
 
     Raises:
-        FileNotFoundError: if the dataset does not exist.
         ValueError: naming the argument that breaks its rule, or if no lesion has a rating.
     """
     _check(window_hu, bins=bins, library=library, min_voxels=min_voxels)
     entries = lesion_datalist(dataset_dir, section)
-    rated = [entry for entry in entries if _rating(entry) is not None]
+    rated = [entry for entry in entries if entry.get("texture")]  # a rating of 0 was not given
     if not rated:
         raise ValueError(
             "dataset_dir must have a texture rating in its entries (prepare scans keeps them), got "
@@ -60,7 +56,7 @@ def collect_subtypes(
     if len(rated) < len(entries):
         logger.warning("%d of %d lesions have no rating", len(entries) - len(rated), len(entries))
     textures = measure_textures(rated, HuWindows(window_hu), bins)
-    numbers = np.array([lesion_subtype(_rating(e), solid, part_solid) for e in textures.entries])
+    numbers = np.array([lesion_subtype(e["texture"], solid, part_solid) for e in textures.entries])
     rng = np.random.default_rng(seed)
     subtypes = {}
     for number, name in enumerate(SUBTYPES):
@@ -82,7 +78,6 @@ def collect_subtypes(
         "lesions": len(numbers),
         "subtypes": subtypes,
     }
-    out = Path(out)
     write_json(out, content, indent=1)
     return content
 
@@ -93,11 +88,6 @@ def _check(window_hu: Sequence[float], **numbers: int) -> None:
     for name, value in numbers.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
-def _rating(entry: Any) -> float | str | None:
-    """Return the texture of a datalist entry; a rating of 0 was not given."""
-    return entry.get("texture") or None
 
 
 def _library(

@@ -41,8 +41,7 @@ class Sight(NamedTuple):
     """One entry of a datalist as the model sees it.
 
     Attributes:
-        image: in [-1, 1], slices along the last axis.
-        units: the same in units of the model's window.
+        image: in [-1, 1], slices along the last axis; ``units``: in those of the model's window.
         masks: one per lesion class, ``(classes, ...)``.
         spacing_mm: within the slice.
         tissue: levels of myocardium and blood in [-1, 1]; None where intensities have units.
@@ -56,21 +55,14 @@ class Sight(NamedTuple):
 
 
 class HuWindows:
-    """Windows round one lesion each, in HU.
-
-    Args:
-        window_hu: HU that the model sees as -1 and 1.
-    """
+    """Windows round one lesion each; the model sees the ends of ``window_hu`` as -1 and 1."""
 
     moved = False
+    files = staticmethod(lesion_datalist)
     classes: Sequence[int] = (1,)
 
     def __init__(self, window_hu: Sequence[float]) -> None:
         self.window = (float(window_hu[0]), float(window_hu[1]))
-
-    def files(self, dataset_dir: str, section: str) -> list[dict[str, Any]]:
-        """Return a section of a datalist."""
-        return lesion_datalist(dataset_dir, section)
 
     def open(self, entry: Mapping[str, Any]) -> Sight | None:
         """Return a window, its axes to patient left and back, so that it is seen from the feet."""
@@ -92,21 +84,14 @@ class HuWindows:
 
 
 class Stacks:
-    """Stacks of few thick slices without units, such as hearts in MRI.
-
-    Args:
-        view: of the model.
-    """
+    """Stacks of few thick slices without units, such as hearts in MRI."""
 
     moved = True
+    files = staticmethod(heart_datalist)
     window = (-1.0, 1.0)
 
     def __init__(self, view: SlicesView) -> None:
         self.view, self.classes = view, view.organ.values
-
-    def files(self, dataset_dir: str, section: str) -> list[dict[str, Any]]:
-        """Return a section of a datalist."""
-        return heart_datalist(dataset_dir, section)
 
     def open(self, entry: Mapping[str, Any]) -> Sight | None:
         """Return the model's window of a stack; None without the tissues that it is moved by."""
@@ -126,12 +111,8 @@ Model: TypeAlias = HuWindows | Stacks
 class Look(NamedTuple):
     """How the textures of a bundle are described: model, and its section ``textures``.
 
-    Attributes:
-        model: what it takes for a lesion.
-        bins: of a preset, per class.
-        names: of three groups, in order of their mean.
-        gain: how far the gap of the tissues counts in a move, see
-            :func:`tools.histograms.adapt_histogram`.
+    ``bins`` are those of a class of a preset, ``names`` those of three groups in order of their
+    mean; for ``gain`` see :func:`tools.histograms.adapt_histogram`.
     """
 
     model: Model
@@ -141,12 +122,7 @@ class Look(NamedTuple):
 
 
 def read_look(bundle: str) -> tuple[Path, Look]:
-    """Return folder and look of a bundle: bins and gain of its presets, if it has any.
-
-    Raises:
-        FileNotFoundError: if there is no such bundle.
-        ValueError: if it makes no textures.
-    """
+    """Return folder and look of a bundle: bins and gain of its presets, if it has any."""
     folder = find_bundle(bundle)
     parser, train = ConfigParser(), ConfigParser()
     parser.read_config([folder / "configs" / n for n in ("inference.json", "synthesize.json")])
@@ -173,9 +149,8 @@ class Textures:
         fine: blocks of sum 1, or 0 for an absent class, ``(n, classes, bins)``, with ``FINE`` times
             as many bins where lesions are to be moved.
         tissue: levels of the tissues round each, ``(n, 2)``; None where intensities have units.
-        means: of the first class, in the units of the model's window, ``(n,)``.
-        spreads: standard deviations, likewise.
-        medians: likewise.
+        means, spreads (standard deviations), medians: of the first class, in the units of the
+            model's window, ``(n,)``.
         voxels: of each class, ``(n, classes)``.
         left_out: entries without a lesion of the first class.
     """
@@ -212,10 +187,7 @@ class Textures:
 def measure_textures(files: Sequence[Mapping[str, Any]], model: Model, bins: int = 16) -> Textures:
     """Return the intensities of the lesions of a datalist; entries without are left out.
 
-    Args:
-        files: entries with paths under ``image`` and ``label``.
-        model: how they are seen; values beyond its window count in the outermost bins.
-        bins: of a preset.
+    Values beyond the window of the model count in the outermost bins.
 
     Raises:
         ValueError: if image and label differ in grid, or no entry has a lesion.
@@ -233,14 +205,14 @@ def measure_textures(files: Sequence[Mapping[str, Any]], model: Model, bins: int
         rows.append(row.double().numpy())
         own = sight.units[sight.masks[0]].astype(float)
         numbers.append((own.mean(), own.std(), float(np.median(own))))
-        voxels.append(sight.masks.reshape(len(inside), -1).sum(1))
+        voxels.append(inside.sum(1).numpy())
         tissue.append(sight.tissue)
         entries.append(entry)
     if not entries:
         raise ValueError(f"dataset must hold a lesion, got {len(files)} entries with empty labels")
     levels = np.array(tissue, float) if model.moved else None
-    means, spreads, medians = np.array(numbers).T
     left_out = len(files) - len(entries)
+    means, spreads, medians = np.array(numbers).T
     counts = np.stack(voxels)
     return Textures(entries, np.stack(rows), levels, means, spreads, medians, counts, left_out)
 
