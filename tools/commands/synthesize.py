@@ -42,6 +42,7 @@ def synthesize(
     weights: str | None = None,
     device: str = "auto",
     output_format: str = "nifti",
+    deidentify: bool = False,
 ) -> Result:
     """Put synthetic lesions into real scans and write images, labels, records and a report.
 
@@ -109,7 +110,7 @@ def synthesize(
         lesion_mask: NIfTI mask of existing lesions to keep away from, for one scan.
         dataset_dir: folder that the paths of a datalist start from; default: the datalist's own.
         section: the list of a datalist to take, such as normal; default: all.
-        series_uid: DICOM series to take from a folder that holds several.
+        series_uid: the one DICOM series to take, wherever below the folder it lies.
         seed: source of all chance.
         steps: denoising steps; default: the bundle's.
         jump_length: steps per jump back of the sampler; default: the bundle's.
@@ -124,7 +125,9 @@ def synthesize(
         output_format: nifti; or dicom, for scans that are DICOM series: OUT/<case>/dicom, a new
             series marked as synthetic, and OUT/<case>/segmentation.dcm, its lesions (DICOM SEG),
             beside the NIfTI files, which datalist and report need. A folder that was made without
-            gets them, nothing is sampled again.
+            gets them, nothing is sampled again. Both carry the patient's tags.
+        deidentify: with output_format dicom: name, numbers, dates, places and UIDs of both are
+            replaced as the basic profile of DICOM PS3.15 says, and cases named by pseudonyms.
     """
     from tools.files import require_apart
     from tools.report.page import PageReport
@@ -161,7 +164,7 @@ def synthesize(
     opened = open_synthesizer(bundle, rank.device(device), weights, options)
     job = opened.get("synthesizer")
     report = PageReport(getattr(job.texturer.view, "scale", None))
-    made = synthesize_scans(cases, out, job, rank, output_format, report)
+    made = synthesize_scans(cases, out, job, rank, output_format, report, deidentify)
     return _summary(made, Path(out))
 
 

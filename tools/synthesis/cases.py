@@ -12,7 +12,7 @@ from typing import Any
 
 import nibabel as nib
 
-from tools.dicom.series import is_dicom_folder
+from tools.dicom.files import holds_scan, is_dicom, is_dicom_folder, series_folders, series_uids
 from tools.files import safe_name, safe_names
 from tools.organs.organ import Organ
 from tools.phantoms.scans import phantom_scan
@@ -55,7 +55,8 @@ def find_cases(
     """Return the scans behind a path, in an order that does not depend on the file system.
 
     * A NIfTI file, or a folder with the files of a DICOM series, is one case.
-    * Any other folder: its NIfTI files, and the DICOM series folders at any depth below it. Where
+    * Any other folder: its NIfTI files, and the DICOM series folders at any depth below it; those
+      with reports, localizers or other objects only are passed over. Where
       ``X_image.nii.gz`` exists, other files ``X_....nii.gz`` are no scans: ``X_organ_mask`` or
       ``X_lung`` is its organ mask, ``X_label`` its existing lesions.
     * A datalist in the form of the Decathlon: every list in it (``training``, ``validation``,
@@ -70,12 +71,12 @@ def find_cases(
     Args:
         scan: what the user brings.
         dataset_dir: folder that the paths of a datalist start from; None is the datalist's own.
-        series_uid: DICOM series to read from a folder that holds several.
+        series_uid: the one DICOM series to take, in this folder or at any depth below it.
         section: the one list of a datalist to take, such as ``normal``; None takes all.
 
     Raises:
         FileNotFoundError: if there is no scan, or a file of the datalist does not exist.
-        ValueError: if a datalist cannot be understood.
+        ValueError: if a datalist cannot be understood, or the series is not there.
 
     Example:
         >>> folder = Path(getfixture("tmp_path"))
@@ -85,23 +86,17 @@ def find_cases(
     """
     scan = Path(scan)
     listed = scan.suffix == ".json" and scan.is_file()
-    if dataset_dir is not None and not listed:
-        raise ValueError(f"dataset_dir goes with a datalist as scan, got {scan}")
-    if section is not None and not listed:
-        raise ValueError(f"section goes with a datalist as scan, got {scan}")
+    _check_options(scan, listed, dataset_dir, series_uid, section)
     if listed:
         base = scan.parent if dataset_dir is None else Path(dataset_dir)
         return _named(list(_listed(scan, base, section)), base)
     if scan.is_file():
+        if is_dicom(scan):
+            raise ValueError(f"scan must be the folder of a DICOM series, got a file of it: {scan}")
         return [Case(safe_name(_stem(scan)), scan)]
-    nifti = sorted(path for path in scan.glob("*") if _is_nifti(path))
-    if is_dicom_folder(scan):
-        if nifti:
-            raise ValueError(
-                f"scan must not hold a DICOM series and NIfTI files side by side, got {scan}"
-            )
-        return [Case(safe_name(_stem(scan)), scan, series_uid=series_uid)]
-    cases = [*_with_companions(nifti), *(Case("", path) for path in _series_below(scan))]
+    if series_uid is not None:
+        return _named(list(_of_series(scan, series_uid)), scan)
+    cases = _in_folder(scan)
     if not cases:
         raise FileNotFoundError(
             "scan must be a NIfTI file, a DICOM series folder, a folder of scans or a datalist, "
@@ -175,6 +170,29 @@ def with_masks(
     return [replace(case, **masks) for case in cases]
 
 
+def _in_folder(folder: Path) -> list[Case]:
+    nifti = sorted(path for path in folder.glob("*") if _is_nifti(path))
+    itself = [Case("", folder)] if is_dicom_folder(folder) else []
+    if itself and holds_scan(folder):
+        if nifti:
+            raise ValueError(
+                f"scan must not hold a DICOM series and NIfTI files side by side, got {folder}"
+            )
+        return itself
+    cases = [*_with_companions(nifti), *(Case("", path) for path in _series_below(folder))]
+    return cases or itself  # which whoever reads it says what is wrong with
+
+
+def _check_options(
+    scan: Path, listed: bool, dataset_dir: object, series_uid: object, section: object
+) -> None:
+    for name, value in (("dataset_dir", dataset_dir), ("section", section)):
+        if value is not None and not listed:
+            raise ValueError(f"{name} goes with a datalist as scan, got {scan}")
+    if series_uid is not None and not scan.is_dir():
+        raise ValueError(f"series_uid goes with a folder as scan, got {scan}")
+
+
 def _is_nifti(path: Path) -> bool:
     return path.name.endswith(ENDINGS) and not path.name.startswith(".") and path.is_file()
 
@@ -204,16 +222,28 @@ def _with_companions(files: Sequence[Path]) -> Iterator[Case]:
             yield Case("", path)
 
 
-def _series_below(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Yield the DICOM series folders below a folder; links are followed, but not in circles."""
-    seen |= {folder.resolve()}
-    for path in sorted(folder.glob("*")):
-        if not path.is_dir() or path.name.startswith(".") or path.resolve() in seen:
-            continue
-        if is_dicom_folder(path):
+def _series_below(folder: Path) -> Iterator[Path]:
+    """Yield the folders with a DICOM scan at any depth below a folder, none within another."""
+    last: Path | None = None
+    for path in series_folders(folder):
+        if path != folder and (last is None or last not in path.parents) and holds_scan(path):
+            last = path
             yield path
-        else:
-            yield from _series_below(path, seen)
+
+
+def _of_series(folder: Path, series_uid: str) -> Iterator[Case]:
+    """Yield the folders, this one or below it, that hold files of a series."""
+    found: set[str] = set()
+    for path in series_folders(folder):
+        uids = series_uids(path)
+        found |= uids
+        if series_uid in uids:
+            yield Case("", path, series_uid=series_uid)
+    if series_uid not in found:
+        raise ValueError(
+            f"series_uid must be in {folder}, got {series_uid}, found "
+            f"{', '.join(sorted(found)) or 'no DICOM series'}"
+        )
 
 
 def _listed(datalist: Path, base: Path, section: str | None) -> Iterator[Case]:
