@@ -148,6 +148,13 @@ def test_a_study_of_folders_gives_its_scans(
     ]
 
 
+def test_a_series_in_two_folders_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        scan(tmp_path / name)
+    assert len(find_cases(tmp_path)) == 2
+    assert f"{tmp_path / 'b'} holds the series of {tmp_path / 'a'} too" in caplog.text
+
+
 def test_series_uid_is_looked_for_everywhere_below(tmp_path: Path) -> None:
     scan(tmp_path / "s" / "a", uid="1.5")
     scan(tmp_path / "s" / "b" / "c", uid="1.6")

@@ -33,10 +33,10 @@ from tools.dicom.storage import STORAGE_TAGS
 __all__ = [
     "Slice",
     "choose_series",
-    "holds_scan",
     "is_dicom",
     "is_dicom_folder",
     "read_dataset",
+    "scan_in",
     "series_folders",
     "series_uids",
 ]
@@ -177,10 +177,11 @@ def series_uids(folder: Path) -> set[str]:
     return found - {""}
 
 
-def holds_scan(folder: Path) -> bool:
-    """Return whether a folder with DICOM files holds a scan; what it holds else is logged.
+def scan_in(folder: Path) -> str | None:
+    """Return the series UID of a scan in a folder of DICOM files; None if there is none.
 
-    As many files are read as that takes. One that is broken may be of a scan: reading will tell.
+    As many files are read as that takes. One that is broken may be of a scan, of an unknown series
+    (an empty UID): reading will tell. What there is in place of a scan is logged.
 
     Args:
         folder: subfolders are not searched.
@@ -191,17 +192,17 @@ def holds_scan(folder: Path) -> bool:
         try:
             header = read_dataset(path, specific_tags=HEADER_TAGS, stop_before_pixels=True)
         except ValueError:
-            return True
+            return ""
         reason = _no_slice(header)
         if reason is None:
             uid = _text(header, "SeriesInstanceUID")
             counts[uid] += int(header.get("NumberOfFrames") or 1)
             if counts[uid] > 1 or not uid:
-                return True
+                return uid
             reason = "a single slice"
         other.append((path.name, reason))
     _log_passed_over(folder, other)
-    return False
+    return None
 
 
 def choose_series(folder: Path, series_uid: str | None) -> list[Slice]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import nibabel as nib
 
-from tools.dicom.files import holds_scan, is_dicom, is_dicom_folder, series_folders, series_uids
+from tools.dicom.files import is_dicom, is_dicom_folder, scan_in, series_folders, series_uids
 from tools.files import safe_name, safe_names
 from tools.organs.organ import Organ
 from tools.phantoms.scans import phantom_scan
@@ -173,7 +173,7 @@ def with_masks(
 def _in_folder(folder: Path) -> list[Case]:
     nifti = sorted(path for path in folder.glob("*") if _is_nifti(path))
     itself = [Case("", folder)] if is_dicom_folder(folder) else []
-    if itself and holds_scan(folder):
+    if itself and scan_in(folder) is not None:
         if nifti:
             raise ValueError(
                 f"scan must not hold a DICOM series and NIfTI files side by side, got {folder}"
@@ -225,10 +225,17 @@ def _with_companions(files: Sequence[Path]) -> Iterator[Case]:
 def _series_below(folder: Path) -> Iterator[Path]:
     """Yield the folders with a DICOM scan at any depth below a folder, none within another."""
     last: Path | None = None
+    found: dict[str, Path] = {}
     for path in series_folders(folder):
-        if path != folder and (last is None or last not in path.parents) and holds_scan(path):
-            last = path
-            yield path
+        if path == folder or (last is not None and last in path.parents):
+            continue
+        uid = scan_in(path)
+        if uid is None:
+            continue
+        if found.setdefault(uid or str(path), path) != path:
+            logger.warning("%s holds the series of %s too: two cases", path, found[uid])
+        last = path
+        yield path
 
 
 def _of_series(folder: Path, series_uid: str) -> Iterator[Case]:
