@@ -17,7 +17,7 @@ RUNTIME |= {"bundle", "organs", "shapes", "synthesis", "dicom"}
 WORKSHOP = {"report", "prepare", "convert", "release", "studies", "export", "benchmark"}
 WORKSHOP |= {"cli", "commands", "__main__"}
 RUNTIME_PACKAGES = {"torch", "numpy", "scipy", "monai", "einops", "nibabel", "ignite", "tqdm"}
-RUNTIME_PACKAGES |= {"filelock", "pydicom", "highdicom", "skimage"}
+RUNTIME_PACKAGES |= {"filelock", "pydicom", "highdicom", "dicomanonymizer", "skimage"}
 DATASET_NAME = re.compile(r"lidc|emidec|msd|difftumor|lefusion", re.IGNORECASE)
 MODULE_LINES, BODY_LINES, BODY_LINES_WANTED = 600, 60, 40
 

@@ -9,7 +9,8 @@ import pytest
 from nibabel.affines import apply_affine
 from pydicom.dataset import Dataset
 
-from tools.dicom.series import is_dicom_folder, read_series
+from tools.dicom.files import is_dicom_folder
+from tools.dicom.series import read_series
 
 Write = Callable[..., list[str]]
 STORED = np.arange(4 * 3 * 5).reshape(4, 3, 5)  # slices, rows, columns
@@ -66,9 +67,9 @@ def test_rescale_is_per_slice(tmp_path: Path, write_series: Write) -> None:
     slopes, intercepts = (1.0, 2.0, 1.0, 0.5), (-1024.0, -1000.0, 0.0, -0.25)
     write_series(tmp_path, STORED, positions=axial(0, 1, 2, 3), slope=slopes, intercept=intercepts)
     image = read_series(tmp_path).image
+    assert image.dtype == np.float32
     for k in range(4):
-        expected = np.round(STORED[k] * slopes[k] + intercepts[k])
-        np.testing.assert_array_equal(image[..., k], expected.T)
+        np.testing.assert_array_equal(image[..., k], (STORED[k] * slopes[k] + intercepts[k]).T)
 
 
 def test_other_files_are_ignored(tmp_path: Path, write_series: Write) -> None:
@@ -78,7 +79,7 @@ def test_other_files_are_ignored(tmp_path: Path, write_series: Write) -> None:
     (tmp_path / "sub").mkdir()
     assert not is_dicom_folder(tmp_path)
     assert not is_dicom_folder(tmp_path / "README")
-    with pytest.raises(ValueError, match="folder must hold DICOM files, found none"):
+    with pytest.raises(ValueError, match="folder must hold DICOM files of a scan, found none"):
         read_series(tmp_path)
     write_series(tmp_path, STORED, positions=axial(0, 1, 2, 3))
     assert is_dicom_folder(tmp_path)
@@ -103,7 +104,7 @@ def test_one_of_several_series(tmp_path: Path, write_series: Write) -> None:
         ((0, 2, 6, 8), r"got 1 missing at 4\.00 mm \(between 2\.00 and 6\.00 mm"),
         ((0, 1, 2, 7), r"got 4 missing at 3\.00 mm"),
         ((0, 1, 2, 3.4), r"evenly spaced within tolerance_mm=0\.1, got a gap of 1\.400 mm"),
-        ((0, 1, 1, 2), r"different positions, got 001\.dcm and 002\.dcm both at 1\.00 mm"),
+        ((0, 1, 1, 2), r"different positions, got 001\.dcm and 002\.dcm both at 1\.00 mm .*differ"),
     ],
 )
 def test_uneven_positions_are_refused(
@@ -138,7 +139,6 @@ def test_sideways_shift_is_refused(tmp_path: Path, write_series: Write) -> None:
         ({"SOPInstanceUID": None}, "CT Image Storage without SOPInstanceUID"),
         ({"RescaleSlope": [1, 2]}, r"RescaleSlope must be one number, got \[1.0, 2.0\]"),
         ({"NumberOfFrames": 2}, "of several frames or colours"),
-        ({"RescaleSlope": 1e4}, r"must fit 16 bits, got 300000 to 440000"),
         ({"PixelData": b"\0\0"}, r"pixels must be readable, got .*002\.dcm"),
     ],
 )

@@ -31,11 +31,20 @@ def test_values_end_at_the_range_of_the_bits(
     assert storage.to_stored(np.array([-1e6, 1e6])).tolist() == [low, high]
 
 
-@pytest.mark.parametrize("slope", [0.25, 0.3, 1.0])
-def test_fine_steps_lose_nothing(slope: float) -> None:
-    storage = SliceStorage(slope, -1000.3)
-    values = np.arange(-1000, 400)
-    np.testing.assert_array_equal(storage.to_values(storage.to_stored(values)), values)
+@pytest.mark.parametrize("slope", [0.25, 0.37, 1.0, -0.37, 12.5])
+def test_stored_numbers_survive_the_way_to_values_of_a_float_image(slope: float) -> None:
+    storage = SliceStorage(slope, -1000.3, 0, 65535)
+    stored = np.arange(0, 65536, 7)
+    values = storage.to_values(stored).astype(np.float32)
+    np.testing.assert_array_equal(storage.to_stored(values), stored)
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "whole"),
+    [(1, -1024, True), (1.0000001, -1024, True), (3, 0, True), (0.5, 0, False), (1, 0.3, False)],
+)
+def test_whole_numbers_but_for_decimal_strings(slope: float, intercept: float, whole: bool) -> None:
+    assert SliceStorage(slope, intercept).whole == whole
 
 
 def test_wide_steps_are_settled_after_one_round() -> None:

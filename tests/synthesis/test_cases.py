@@ -31,8 +31,7 @@ def test_file_and_series_folder_are_one_case(tmp_path: Path) -> None:
     assert find_cases(tmp_path / "chest_image.nii.gz") == [
         Case("chest", tmp_path / "chest_image.nii.gz")
     ]
-    series = tmp_path / "series"
-    assert find_cases(series, series_uid="1.2") == [Case("series", series, series_uid="1.2")]
+    assert find_cases(tmp_path / "series") == [Case("series", tmp_path / "series")]
 
 
 def test_folder_mixes_files_and_series_at_any_depth(tmp_path: Path) -> None:

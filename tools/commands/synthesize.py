@@ -48,6 +48,7 @@ def synthesize(
     weights: str | None = None,
     device: str = "auto",
     output_format: str = "nifti",
+    deidentify: bool = False,
 ) -> Result:
     """Put synthetic lesions into real scans and write images, labels, records and a report.
 
@@ -115,7 +116,7 @@ def synthesize(
         lesion_mask: NIfTI mask of existing lesions to keep away from, for one scan.
         dataset_dir: folder that the paths of a datalist start from; default: the datalist's own.
         section: the list of a datalist to take, such as normal; default: all.
-        series_uid: DICOM series to take from a folder that holds several.
+        series_uid: the one DICOM series to take, wherever below the folder it lies.
         seed: source of all chance.
         steps: denoising steps; default: the bundle's.
         jump_length: steps per jump back of the sampler; default: the bundle's.
@@ -134,7 +135,9 @@ def synthesize(
         output_format: nifti; or dicom, for scans that are DICOM series: OUT/<case>/dicom, a new
             series marked as synthetic, and OUT/<case>/segmentation.dcm, its lesions (DICOM SEG),
             beside the NIfTI files, which datalist and report need. A folder that was made without
-            gets them, nothing is sampled again.
+            gets them, nothing is sampled again. Both carry the patient's tags.
+        deidentify: with output_format dicom: name, numbers, dates, places and UIDs of both are
+            replaced as the basic profile of DICOM PS3.15 says, and cases named by pseudonyms.
     """
     given = dict(locals())
 
@@ -153,7 +156,7 @@ def synthesize(
     opened = open_synthesizer(bundle, rank.device(device), weights, options)
     job = opened.get("synthesizer")
     report = PageReport(getattr(job.texturer.view, "scale", None))
-    made = synthesize_scans(cases, out, job, rank, output_format, report)
+    made = synthesize_scans(cases, out, job, rank, output_format, report, deidentify)
     return _summary(made, Path(out))
 
 

@@ -14,10 +14,12 @@ from pydicom.dataset import Dataset
 from tqdm import tqdm
 
 from tools import __version__
+from tools.dicom.deidentify import deidentify
+from tools.dicom.files import Slice, read_dataset
+from tools.dicom.frames import read_pixels
 from tools.dicom.header import derived_header, derived_uid
 from tools.dicom.segmentation import make_segmentation
 from tools.dicom.series import DicomSeries
-from tools.dicom.storage import read_pixels
 from tools.files import MARK, read_mark
 from tools.synthesis.case_folder import new_case_folder
 from tools.synthesis.records import (
@@ -31,7 +33,43 @@ from tools.synthesis.records import (
 )
 from tools.synthesis.scan import Scan
 
-__all__ = ["add_dicom", "is_dicom_whole", "write_derived_series", "write_dicom"]
+__all__ = [
+    "add_dicom",
+    "is_dicom_whole",
+    "require_derivable",
+    "write_derived_series",
+    "write_dicom",
+]
+
+
+def require_derivable(scan: Scan, deidentified: bool = False) -> None:
+    """Refuse a scan that no series can be derived from, before anything is sampled.
+
+    Args:
+        scan: the source.
+        deidentified: whether the patient must not be told from what is derived.
+
+    Raises:
+        ValueError: if it is no series of single-frame slices, or has words in its pixels.
+    """
+    if scan.series is None:
+        raise ValueError(
+            "output_format dicom must have a DICOM series as scan, there is no series to derive "
+            f"from in {scan.path}"
+        )
+    if scan.series.multiframe:
+        raise ValueError(
+            "output_format dicom must have single-frame slices as scan, got a multi-frame object "
+            f"in {scan.path}; output_format nifti reads it"
+        )
+    tags = ["BurnedInAnnotation"]
+    for path in scan.series.paths if deidentified else ():
+        header = read_dataset(path, specific_tags=tags, stop_before_pixels=True)
+        if header.get("BurnedInAnnotation") == "YES":
+            raise ValueError(
+                "deidentify must have pixels without words in them, got BurnedInAnnotation YES in "
+                f"{path}"
+            )
 
 
 def write_dicom(
@@ -40,6 +78,7 @@ def write_dicom(
     stored: np.ndarray,
     label: np.ndarray,
     organ_labels: Path | None = None,
+    deidentified: bool = False,
 ) -> None:
     """Write the derived series of a case and the segmentation of its lesions.
 
@@ -50,17 +89,17 @@ def write_dicom(
         label: uint8, of the same shape.
         organ_labels: the organ's label map that the case was made with, if ``label`` carries it;
             lesions that it held already are not synthetic and stay out of the segmentation.
+        deidentified: whether to take out who the patient is, see :mod:`tools.dicom.deidentify`.
 
     Raises:
-        ValueError: if the scan is no DICOM series, or its pixels cannot be read again.
+        ValueError: as :func:`require_derivable` does, or if the pixels cannot be read again.
     """
-    if scan.series is None:
-        raise ValueError(
-            "output_format dicom must have a DICOM series as scan, there is no series to derive "
-            f"from in {scan.path}"
-        )
+    require_derivable(scan, deidentified)
+    assert scan.series is not None
     record = read_record(folder / RECORD_FILE)
-    headers = write_derived_series(folder / DICOM_FOLDER, scan.series, stored, record.bundle)
+    headers = write_derived_series(
+        folder / DICOM_FOLDER, scan.series, stored, record.bundle, deidentified
+    )
     if organ_labels is not None and "labels" in (record.organ_mask or {}):
         earlier = scan.load_labels(organ_labels, "organ_mask")
         label = np.where(label == earlier, 0, label)
@@ -69,13 +108,16 @@ def write_dicom(
         _save(segmentation, folder / SEGMENTATION_FILE)
 
 
-def add_dicom(folder: Path, scan: Scan, organ_labels: Path | None = None) -> None:
+def add_dicom(
+    folder: Path, scan: Scan, organ_labels: Path | None = None, deidentified: bool = False
+) -> None:
     """Complete a finished case that was written as NIfTI only; nothing is sampled again.
 
     Args:
         folder: of the case, whole but for DICOM; what there is of that is written anew.
         scan: the source, a DICOM series.
         organ_labels: as for :func:`write_dicom`.
+        deidentified: likewise.
 
     Raises:
         ValueError: as :func:`write_dicom` does, or if the folder holds what others made.
@@ -86,7 +128,7 @@ def add_dicom(folder: Path, scan: Scan, organ_labels: Path | None = None) -> Non
             if path.name not in (MARK, SEGMENTATION_FILE) and path.is_file():
                 shutil.copy2(path, partial)
         stored, label = (Scan(partial / name).stored for name in (IMAGE_FILE, LABEL_FILE))
-        write_dicom(partial, scan, stored, label, organ_labels)
+        write_dicom(partial, scan, stored, label, organ_labels, deidentified)
 
 
 def is_dicom_whole(folder: Path) -> bool:
@@ -103,7 +145,11 @@ def is_dicom_whole(folder: Path) -> bool:
 
 
 def write_derived_series(
-    folder: Path, series: DicomSeries, stored: np.ndarray, bundle: BundleRecord
+    folder: Path,
+    series: DicomSeries,
+    stored: np.ndarray,
+    bundle: BundleRecord,
+    deidentified: bool = False,
 ) -> list[Dataset]:
     """Write one file per slice; what did not change keeps its stored numbers, bit for bit.
 
@@ -112,6 +158,7 @@ def write_derived_series(
         series: the source; its files are read again.
         stored: values with lesions, of the shape of ``series.image``.
         bundle: that made them.
+        deidentified: whether to take out who the patient is.
 
     Returns:
         The headers of the slices, ascending as in ``series``, without pixels.
@@ -127,11 +174,13 @@ def write_derived_series(
     folder.mkdir(parents=True)
     headers = []
     for k, path in enumerate(tqdm(series.paths, desc="DICOM", unit="slice", leave=False)):
-        source = pydicom.dcmread(path)
-        pixels = read_pixels(source, path).copy()
+        source = read_dataset(path)
+        pixels = read_pixels(source, Slice(path, source)).copy()
         plane = stored[:, :, k].T
         changed = plane != series.image[:, :, k].T
         pixels[changed] = series.storage[k].to_stored(plane[changed])
+        if deidentified:
+            deidentify(source)
         header = derived_header(source, uid, identity, bundle, int(changed.sum()))
         header.InstanceNumber = numbers[k]
         _set_pixels(header, pixels)
@@ -145,8 +194,9 @@ def _identity(series: DicomSeries, stored: np.ndarray, bundle: BundleRecord) -> 
     """Return a hash of source, result and maker: the same run has the same, no other has."""
     words = [series.series_uid, *series.sop_uids, bundle.name, bundle.version, __version__]
     digest = hashlib.sha256("|".join(words).encode())
+    kind = "<f4" if stored.dtype.kind == "f" else "<i4"
     for k in range(stored.shape[2]):
-        digest.update(np.ascontiguousarray(stored[:, :, k].T, "<i4").tobytes())
+        digest.update(np.ascontiguousarray(stored[:, :, k].T, kind).tobytes())
     return digest.hexdigest()
 
 
@@ -154,7 +204,7 @@ def _instance_numbers(series: DicomSeries) -> list[int]:
     """Return the source's numbers, so that viewers page as before, or new ones if they repeat."""
     tags = ["InstanceNumber"]
     found: list[Any] = [
-        pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags).get("InstanceNumber")
+        read_dataset(path, stop_before_pixels=True, specific_tags=tags).get("InstanceNumber")
         for path in series.paths
     ]
     usable = None not in found and max(Counter(found).values()) == 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-__all__ = ["STORAGE_TAGS", "SliceStorage", "read_pixels"]
+__all__ = ["STORAGE_TAGS", "SliceStorage"]
 
 STORAGE_TAGS = [
     "BitsAllocated",
@@ -24,7 +23,7 @@ STORAGE_TAGS = [
 class SliceStorage(NamedTuple):
     """What turns stored values into values (HU for CT) and back.
 
-    ``value = slope * stored + intercept``, rounded to whole numbers.
+    ``value = slope * stored + intercept``.
 
     Attributes:
         slope: RescaleSlope, not 0; 1 where the slice has none, as most MR slices.
@@ -32,13 +31,15 @@ class SliceStorage(NamedTuple):
         low: smallest number that BitsStored and PixelRepresentation can hold.
         high: largest one.
         padding: first and last stored number that mean "no picture here"; None if none does.
+        signless: whether numbers from 32768 on are negative ones whose sign was lost: in CT, whose
+            values end below, some scanners write 63536 for the -2000 beyond the field of view.
 
     Example:
         >>> twelve_bits = SliceStorage(1.0, -1024.0, 0, 4095, None)
         >>> twelve_bits.to_stored(np.array([-2000, -1024, 35, 9000])).tolist()
         [0, 0, 1059, 4095]
-        >>> twelve_bits.to_values(np.array([0, 1059])).tolist()
-        [-1024.0, 35.0]
+        >>> twelve_bits.to_values(np.array([0, 1059]), np.int16).tolist()
+        [-1024, 35]
     """
 
     slope: float = 1.0
@@ -46,6 +47,14 @@ class SliceStorage(NamedTuple):
     low: int = -32768
     high: int = 32767
     padding: tuple[int, int] | None = None
+    signless: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether all values are whole numbers, but for the rounding of decimal strings."""
+        whole = round(self.slope)
+        drift = abs(self.slope - whole) * max(abs(self.low), abs(self.high))
+        return whole != 0 and drift < 0.05 and abs(self.intercept - round(self.intercept)) < 1e-3
 
     @classmethod
     def of(cls, header: Dataset) -> SliceStorage:
@@ -62,23 +71,34 @@ class SliceStorage(NamedTuple):
             >>> header.BitsAllocated, header.BitsStored, header.PixelRepresentation = 16, 12, 0
             >>> header.RescaleIntercept = -1024
             >>> SliceStorage.of(header)
-            SliceStorage(slope=1.0, intercept=-1024.0, low=0, high=4095, padding=None)
+            SliceStorage(slope=1.0, intercept=-1024.0, low=0, high=4095, ...)
         """
         slope = _number(header, "RescaleSlope", 1)
         if slope == 0:
             raise ValueError("RescaleSlope must not be 0, got 0")
-        bits = int(_number(header, "BitsStored", _number(header, "BitsAllocated", 16)))
+        allocated = _number(header, "BitsAllocated", 16)
+        bits = int(_number(header, "BitsStored", allocated))
+        if not 1 <= bits <= 32:
+            raise ValueError(f"BitsStored must be from 1 to 32, got {bits}")
         signed = _number(header, "PixelRepresentation", 0) == 1
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        return cls(slope, _number(header, "RescaleIntercept", 0), low, high, _padding(header))
+        signless = header.get("Modality") == "CT" and allocated == 16 and not signed and slope == 1
+        high = min(high, 2**15 - 1) if signless else high
+        intercept = _number(header, "RescaleIntercept", 0)
+        return cls(slope, intercept, low, high, _padding(header), signless)
 
-    def to_values(self, stored: np.ndarray) -> np.ndarray:
-        """Return rescaled values, whole numbers as float64.
+    def to_values(self, stored: np.ndarray, dtype: Any = np.float64) -> np.ndarray:
+        """Return rescaled values.
 
         Args:
             stored: as pydicom decodes them, any shape.
+            dtype: of the result; whole numbers are rounded to.
         """
-        return (stored.astype(np.float64) * self.slope + self.intercept).round()
+        numbers = stored.astype(np.float64)
+        if self.signless:
+            numbers[numbers >= 2**15] -= 2**16
+        values = numbers * self.slope + self.intercept
+        return (values.round() if np.dtype(dtype).kind in "iu" else values).astype(dtype)
 
     def to_stored(self, values: np.ndarray) -> np.ndarray:
         """Return the stored numbers nearest to values, int64; never out of range, never padding.
@@ -96,31 +116,15 @@ class SliceStorage(NamedTuple):
         return np.where((stored >= first) & (stored <= last), outside, stored)
 
 
-def read_pixels(dataset: Dataset, path: Path) -> np.ndarray:
-    """Return the stored values of one slice, shape (rows, columns), decompressed if need be.
-
-    Args:
-        dataset: the slice.
-        path: of its file, for messages.
-
-    Raises:
-        ValueError: if there is no decoder for its compression, or the file is cut short.
-    """
-    try:
-        return dataset.pixel_array
-    except Exception as error:  # missing decoder, truncated file: each has its own type
-        syntax = dataset.file_meta.get("TransferSyntaxUID")
-        coding = f" in {syntax.name}" if syntax is not None and syntax.is_compressed else ""
-        reason = " ".join(str(error).split())
-        raise ValueError(f"pixels must be readable, got {path}{coding} ({reason})") from error
-
-
 def _number(header: Dataset, name: str, default: float) -> float:
     value = header.get(name)
     try:
-        return float(default if value in (None, "") else value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be one number, got {value}") from error
+        number = float(default if value in (None, "") else value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise ValueError(f"{name} must be one number, got {value}")
+    return number
 
 
 def _padding(header: Dataset) -> tuple[int, int] | None:

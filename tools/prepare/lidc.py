@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-import pydicom
 from nibabel.affines import apply_affine
 from pydicom.dataset import Dataset
 from skimage.draw import line, polygon2mask
 from tqdm import tqdm
 
-from tools.dicom.series import DicomSeries, is_dicom, read_series
+from tools.dicom.files import is_dicom, read_dataset
+from tools.dicom.series import DicomSeries, read_series
 from tools.files import claimed, safe_names, write_json
 from tools.organs.lung_recipe import lung_mask
 from tools.prepare.lesions import Rule
@@ -169,6 +169,7 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
     walk = tqdm(os.walk(root), desc="looking for series", unit=" folders")
     for folder, subfolders, names in walk:
         subfolders.sort()
+        names = [name for name in names if not name.startswith(".")]  # ._069.xml of a Mac
         beside = tuple(Path(folder, n) for n in sorted(names) if n.lower().endswith(".xml"))
         header = _first_header(Path(folder), sorted(names))
         if header is None or str(header.get("Modality", "")) != "CT":
@@ -194,7 +195,7 @@ def _first_header(folder: Path, names: Sequence[str]) -> Dataset | None:
     for name in names:
         if is_dicom(folder / name):
             try:
-                return pydicom.dcmread(folder / name, stop_before_pixels=True, specific_tags=tags)
+                return read_dataset(folder / name, stop_before_pixels=True, specific_tags=tags)
             except Exception:  # the series is named as broken when it is read
                 unreadable = Dataset()
                 unreadable.Modality = "CT"

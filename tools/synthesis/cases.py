@@ -13,7 +13,7 @@ from typing import Any
 
 import nibabel as nib
 
-from tools.dicom.series import is_dicom_folder
+from tools.dicom.files import is_dicom, is_dicom_folder, scan_in, series_folders, series_uids
 from tools.files import read_json, safe_name, safe_names
 from tools.organs.organ import Organ
 from tools.phantoms.datasets import phantom_scan
@@ -61,11 +61,12 @@ def find_cases(
     """Return the scans behind a path, in an order that does not depend on the file system.
 
     * An image file, or a folder with the files of a DICOM series, is one case.
-    * Any other folder: its image files, and the DICOM series folders at any depth below it. Where
-      it has no image file itself, those of the folders below count. Where ``X_image.nii.gz``
-      exists, other files ``X_....nii.gz`` are no scans: ``X_organ_mask`` or ``X_lung`` is its organ
-      mask, ``X_label`` its existing lesions; likewise ``image.nii.gz`` with ``label.nii.gz``.
-      Below, what is named as a mask (``..._seg``, folder ``labelsTr``) is passed over.
+    * Any other folder: its image files, and the DICOM series folders at any depth below it; those
+      with reports, localizers or other objects only are passed over. Where it has no image file
+      itself, those of the folders below count. Where ``X_image.nii.gz`` exists, other files
+      ``X_....nii.gz`` are no scans: ``X_organ_mask`` or ``X_lung`` is its organ mask, ``X_label``
+      its existing lesions; likewise ``image.nii.gz`` with ``label.nii.gz``. Below, what is named as
+      a mask (``..._seg``, folder ``labelsTr``) is passed over.
     * A datalist in the form of the Decathlon: every list in it (``training``, ``validation``,
       ``testing``, ``normal``, ...) whose entries have an ``image``. Optional keys of an entry:
       ``organ_mask`` or ``lung``, where lesions may lie; ``label``, existing lesions (voxels above
@@ -80,12 +81,12 @@ def find_cases(
     Args:
         scan: what the user brings.
         dataset_dir: folder that the paths of a datalist start from; None is the datalist's own.
-        series_uid: DICOM series to read from a folder that holds several.
+        series_uid: the one DICOM series to take, in this folder or at any depth below it.
         section: the one list of a datalist to take, such as ``normal``; None takes all.
 
     Raises:
         FileNotFoundError: if there is no scan, or a file of the datalist does not exist.
-        ValueError: if a datalist cannot be understood.
+        ValueError: if a datalist cannot be understood, or the series is not there.
 
     Example:
         >>> folder = Path(getfixture("tmp_path"))
@@ -95,23 +96,17 @@ def find_cases(
     """
     scan = Path(scan)
     listed = scan.suffix == ".json" and scan.is_file()
-    if dataset_dir is not None and not listed:
-        raise ValueError(f"dataset_dir goes with a datalist as scan, got {scan}")
-    if section is not None and not listed:
-        raise ValueError(f"section goes with a datalist as scan, got {scan}")
+    _check_options(scan, listed, dataset_dir, series_uid, section)
     if listed:
         base = scan.parent if dataset_dir is None else Path(dataset_dir)
         return _named(list(_listed(scan, base, section)), base)
     if scan.is_file():
+        if is_dicom(scan):
+            raise ValueError(f"scan must be the folder of a DICOM series, got a file of it: {scan}")
         return [Case(safe_name(_stem(scan)), scan)]
-    images = _images(scan)
-    if is_dicom_folder(scan):
-        if images:
-            raise ValueError(
-                f"scan must not hold a DICOM series and image files side by side, got {scan}"
-            )
-        return [Case(safe_name(_stem(scan)), scan, series_uid=series_uid)]
-    cases = [*_with_companions(images), *_below(scan, with_images=not images)]
+    if series_uid is not None:
+        return _named(list(_of_series(scan, series_uid)), scan)
+    cases = _in_folder(scan)
     if not cases:
         raise FileNotFoundError(
             "scan must be an image file, a DICOM series folder, a folder of scans or a datalist, "
@@ -185,6 +180,31 @@ def with_masks(
     return [replace(case, **masks) for case in cases]
 
 
+def _in_folder(folder: Path) -> list[Case]:
+    images = _images(folder)
+    itself = [Case("", folder)] if is_dicom_folder(folder) else []
+    if itself and scan_in(folder) is not None:
+        if images:
+            raise ValueError(
+                f"scan must not hold a DICOM series and image files side by side, got {folder}"
+            )
+        return itself
+    cases = [*_with_companions(images), *(Case("", path) for path in _series_below(folder))]
+    if not images:
+        cases += _images_below(folder)
+    return cases or itself  # which whoever reads it says what is wrong with
+
+
+def _check_options(
+    scan: Path, listed: bool, dataset_dir: object, series_uid: object, section: object
+) -> None:
+    for name, value in (("dataset_dir", dataset_dir), ("section", section)):
+        if value is not None and not listed:
+            raise ValueError(f"{name} goes with a datalist as scan, got {scan}")
+    if series_uid is not None and not scan.is_dir():
+        raise ValueError(f"series_uid goes with a folder as scan, got {scan}")
+
+
 def _images(folder: Path) -> list[Path]:
     """Return the image files of a folder; what only looks like one is named in the log."""
     found = []
@@ -227,18 +247,45 @@ def _with_companions(files: Sequence[Path], masks: bool = True) -> Iterator[Case
             logger.info("%s is taken for a mask, no scan", path)
 
 
-def _below(folder: Path, with_images: bool, seen: frozenset[Path] = frozenset()) -> Iterator[Case]:
-    """Yield the cases below a folder; links are followed, but not in circles."""
+def _images_below(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Case]:
+    """Yield the image files at any depth below a folder; links are followed, but not in circles."""
     seen |= {folder.resolve()}
     for path in sorted(folder.glob("*")):
-        if not path.is_dir() or path.name.startswith(".") or path.resolve() in seen:
-            continue
-        if is_dicom_folder(path):
-            yield Case("", path)
-            continue
-        if with_images and not MASK_FOLDER.fullmatch(path.name):
+        hidden = path.name.startswith(".") or not path.is_dir() or path.resolve() in seen
+        if not (hidden or MASK_FOLDER.fullmatch(path.name) or is_dicom_folder(path)):
             yield from _with_companions(_images(path), masks=False)
-        yield from _below(path, with_images, seen)
+            yield from _images_below(path, seen)
+
+
+def _series_below(folder: Path) -> Iterator[Path]:
+    """Yield the folders with a DICOM scan at any depth below a folder, none within another."""
+    last: Path | None = None
+    found: dict[str, Path] = {}
+    for path in series_folders(folder):
+        if path == folder or (last is not None and last in path.parents):
+            continue
+        uid = scan_in(path)
+        if uid is None:
+            continue
+        if found.setdefault(uid or str(path), path) != path:
+            logger.warning("%s holds the series of %s too: two cases", path, found[uid])
+        last = path
+        yield path
+
+
+def _of_series(folder: Path, series_uid: str) -> Iterator[Case]:
+    """Yield the folders, this one or below it, that hold files of a series."""
+    found: set[str] = set()
+    for path in series_folders(folder):
+        uids = series_uids(path)
+        found |= uids
+        if series_uid in uids:
+            yield Case("", path, series_uid=series_uid)
+    if series_uid not in found:
+        raise ValueError(
+            f"series_uid must be in {folder}, got {series_uid}, found "
+            f"{', '.join(sorted(found)) or 'no DICOM series'}"
+        )
 
 
 def _listed(datalist: Path, base: Path, section: str | None) -> Iterator[Case]:

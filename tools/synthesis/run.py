@@ -16,7 +16,9 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
-from tools.dicom.derived import add_dicom, is_dicom_whole, write_dicom
+from tools.dicom.deidentify import pseudonym
+from tools.dicom.derived import add_dicom, is_dicom_whole, require_derivable, write_dicom
+from tools.dicom.files import choose_series
 from tools.files import claimed, read_mark, require_apart, require_room, safe_names
 from tools.synthesis.case_folder import (
     is_whole,
@@ -43,6 +45,10 @@ __all__ = ["OUTPUT_FORMATS", "Report", "synthesize_scans"]
 
 OUTPUTS = (DATALIST_FILE, "report.html")
 OUTPUT_FORMATS = ("nifti", "dicom")  # dicom: as well as NIfTI, which report and datalist read
+PATIENT = {
+    False: "carry the patient's name, numbers and dates as the source does (see --deidentify)",
+    True: "are de-identified by the basic profile of DICOM PS3.15; their pixels are not looked at",
+}
 
 # what the many readers of files raise where one cannot be read; OSError: gzip, links, rights
 UNREADABLE = (ValueError, OSError, EOFError, zlib.error, ImageFileError, HeaderDataError)
@@ -69,6 +75,7 @@ def synthesize_scans(
     rank: Rank | None = None,
     output_format: str = "nifti",
     report: Report | None = None,
+    deidentify: bool = False,
 ) -> list[dict[str, Any]]:
     """Synthesise lesions into every scan and write the dataset; one that is there grows.
 
@@ -89,6 +96,8 @@ def synthesize_scans(
         report: draws pages; None: none are drawn.
         output_format: ``nifti``, or ``dicom`` for a derived series and a segmentation beside it;
             cases that are finished but for their DICOM files get them, nothing is sampled again.
+        deidentify: replace what tells who the patient is in the DICOM files, and the names of cases
+            (and with them their chance) by pseudonyms of the series.
 
     Returns:
         One dictionary per case: ``name``, ``folder``, ``original`` (path of the scan), ``lesions``
@@ -97,15 +106,20 @@ def synthesize_scans(
     Raises:
         ValueError: if one mask is the shape in several scans, if names collide, if a finished case
             comes from another scan or request, if another request is at work on a case, if ``out``
-            holds what others made where something is to be written, if scans could not be done, or
-            if DICOM is asked for and a scan is none.
+            holds what others made where something is to be written, if scans could not be done, if
+            DICOM is asked for and a scan is none, or if ``deidentify`` goes with another format.
     """
-    _check_format(cases, output_format)
+    _check_format(cases, output_format, deidentify)
     rank = Rank.from_environment() if rank is None else rank
     _check_cases(cases, Path(out), job)
+    if output_format == "dicom" and rank.rank == 0:
+        logger.info("derived series and segmentations %s", PATIENT[deidentify])
+    if deidentify:
+        cases = _pseudonymous(cases)
     mine = rank.share(list(cases))
     with claimed(out, OUTPUTS) as folder:
-        task = _Task(folder, job, output_format, tuple(cases), report)
+        task = _Task(folder, job, output_format, tuple(cases), report, deidentify)
+        _check_others(task)
         made, failures = _run(task, mine, rank)
     _require_all(mine, task, failures)
     return made if rank.world_size == 1 or len(made) == len(cases) else []
@@ -135,13 +149,19 @@ class _Task:
     output_format: str
     cases: tuple[Case, ...]
     report: Report | None = None
+    deidentify: bool = False
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property
     def request(self) -> str:
         """What tells this run from another that has the same cases; no hash of each mask."""
         bare = replace(self.cases[0], organ_mask=None, lesion_mask=None)
-        return request_hash(self.job.texturer.record, self.job.describe(bare))
+        return request_hash(self.job.texturer.record, self.describe(bare))
+
+    def describe(self, case: Case) -> dict[str, Any]:
+        """What is asked for; a case with the patient's tags is none without."""
+        more = {"deidentify": True} if self.deidentify else {}
+        return self.job.describe(case) | more
 
     def folder(self, case: Case) -> Path:
         return self.out / case.name
@@ -149,7 +169,10 @@ class _Task:
     def open(self, case: Case) -> Scan:
         job = self.job
         in_hu = job.organ.modality == "CT"
-        return Scan(case.path, case.series_uid, in_hu, job.hu_offset, job.fill_nan)
+        scan = Scan(case.path, case.series_uid, in_hu, job.hu_offset, job.fill_nan)
+        if self.output_format == "dicom":
+            require_derivable(scan, self.deidentify)
+        return scan
 
     def complete(self, case: Case) -> bool:
         folder = self.folder(case)
@@ -165,7 +188,7 @@ class _Task:
             sha256 = self.open(case).sha256
         except UNREADABLE:  # said when its turn comes
             return False
-        require_same(folder, sha256, self.job.texturer.record, self.job.describe(case))
+        require_same(folder, sha256, self.job.texturer.record, self.describe(case))
         return self.output_format == "nifti" or is_dicom_whole(folder)
 
     def make(self, case: Case) -> None:
@@ -188,10 +211,38 @@ def _check_cases(cases: Sequence[Case], out: Path, job: Synthesizer) -> None:
     require_apart(out, [case.path for case in cases if case.path.is_dir()])
 
 
-def _check_format(cases: Sequence[Case], output_format: str) -> None:
+def _pseudonymous(cases: Sequence[Case]) -> list[Case]:
+    """Name cases by their series: folders are often named by the patient."""
+    names = []
+    for number, case in enumerate(cases, 1):
+        try:
+            header = choose_series(case.path, case.series_uid)[0].header
+            names.append(pseudonym("series", str(header.SeriesInstanceUID)))
+        except UNREADABLE:  # said when its turn comes
+            names.append(f"unreadable_{number}")
+    return [replace(c, name=name) for c, name in zip(cases, safe_names(names), strict=True)]
+
+
+def _check_others(task: _Task) -> None:
+    """Refuse to put cases without the patient beside some with."""
+    for folder in task.out.iterdir() if task.deidentify else ():
+        ours = read_mark(folder) is not None and (folder / RECORD_FILE).is_file()
+        if ours and not (read_record(folder / RECORD_FILE).request or {}).get("deidentify"):
+            raise ValueError(
+                f"out must hold de-identified cases only with deidentify, got {folder}; name "
+                "another folder"
+            )
+
+
+def _check_format(cases: Sequence[Case], output_format: str, deidentify: bool) -> None:
     if output_format not in OUTPUT_FORMATS:
         raise ValueError(
             f"output_format must be one of {', '.join(OUTPUT_FORMATS)}, got {output_format!r}"
+        )
+    if deidentify and output_format != "dicom":
+        raise ValueError(
+            f"deidentify must go with output_format dicom, got {output_format} (NIfTI files carry "
+            "no tags of the patient)"
         )
     other = [case.path.name for case in cases if not case.path.is_dir()]
     if output_format == "dicom" and other:
@@ -276,9 +327,9 @@ def _write_case(case: Case, task: _Task) -> None:
     scan = task.open(case)
     organ_labels = case.organ_mask or case.lesion_mask
     if is_whole(folder):  # DICOM is all that it lacks
-        add_dicom(folder, scan, organ_labels)
+        add_dicom(folder, scan, organ_labels, task.deidentify)
         return
-    description = job.describe(case)
+    description = task.describe(case)
     request = request_hash(job.texturer.record, {"scan": scan.sha256, **description})
     # the name enters by a checksum: its own hash would change with each process
     rng = np.random.default_rng([job.seed, zlib.crc32(case.name.encode())])
@@ -296,9 +347,12 @@ def _write_case(case: Case, task: _Task) -> None:
         (result,) = job.finish([plan])
         scan.write(partial / IMAGE_FILE, result.stored)
         scan.write_label(partial / LABEL_FILE, result.label)
-        write_record(partial / RECORD_FILE, job.record(plan, result, description))
+        record = job.record(plan, result, description)
+        # as it is, the folder is often named by the patient
+        record = replace(record, name=case.name) if task.deidentify else record
+        write_record(partial / RECORD_FILE, record)
         if task.output_format == "dicom":
-            write_dicom(partial, scan, result.stored, result.label, organ_labels)
+            write_dicom(partial, scan, result.stored, result.label, organ_labels, task.deidentify)
         if task.report is not None:
             task.report.add(partial, case.name, scan.nifti)
         findings = verify_case(partial, scan)

@@ -26,8 +26,8 @@ LABEL_INTENT = 1002
 class Scan:
     """A scan whose stored values are changed in a few voxels and written back as they were.
 
-    A DICOM series becomes a NIfTI image in memory with the geometry of the series, int16 HU; the
-    series itself is at hand as ``series``.
+    A DICOM series becomes a NIfTI image in memory with the values and the geometry of the series,
+    which itself is at hand as ``series``.
 
     Args:
         source: an image file (see :func:`tools.scans.reader.open_image`), the folder of a DICOM
@@ -94,9 +94,9 @@ class Scan:
         """Hash of the input: of the file; of a series or an image in memory, see below.
 
         For a series: the affine, then of each slice, in ascending order along the normal, its SOP
-        instance UID and its rescaled values (int16, little endian, row by row). So neither file
-        names nor tags that do not touch the picture change it. An image in memory: affine and
-        values.
+        instance UID and its rescaled values (as in the image, little endian, row by row). So
+        neither file names nor tags that do not touch the picture change it. An image in memory:
+        affine and values.
         """
         if self.path is not None and self.series is None:
             return sha256_file(self.path)
@@ -209,7 +209,7 @@ class Scan:
         for k, storage in enumerate(self.series.storage):
             plane = result[..., k]
             changed = plane != self.stored[..., k]
-            plane[changed] = storage.to_values(storage.to_stored(plane[changed]))
+            plane[changed] = storage.to_values(storage.to_stored(plane[changed]), plane.dtype)
         return result
 
     def write(self, path: Path, stored: np.ndarray) -> None:
