@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
 from tools.commands.result import Result
 
 __all__ = ["convert_lefusion", "convert_maisi", "convert_monai_generative", "evaluate", "fetch"]
@@ -97,7 +101,7 @@ def fetch(
 
 
 def evaluate(
-    dataset_dir: str,
+    dataset_dir: str = "",
     out: str = "out/evaluate",
     bundle: str = "lefusion_lidc",
     steps: int = 50,
@@ -110,6 +114,11 @@ def evaluate(
     variants: str = "",
     stage: str = "",
     overlay: str | None = None,
+    real: str = "",
+    synthetic: str = "",
+    section: str | None = None,
+    values: Sequence[int] = (),
+    window: tuple[float, float] = (-1000, 400),
 ) -> Result:
     """Measure on validation data whether a bundle obeys its controls and its lesions look real.
 
@@ -128,9 +137,17 @@ def evaluate(
     Example: python -m tools evaluate --bundle bundles/hr_ldm --stage autoencoder --dataset_dir
         work/ct
 
+    Example: python -m tools evaluate --real data/lidc_nodules --section validation --synthetic out
+
+    With real and synthetic, any two folders of images with label maps are compared, whoever made
+    them: Frechet, kernel and sliced Wasserstein distances of radiomic features and pictures of the
+    lesions, precision and recall, whether a forest tells them apart, what happens at their border;
+    each beside what two halves of the real lesions differ by.
+
     Args:
         dataset_dir: folder made by ``prepare``, with a validation section.
-        out: folder to write results.json, results.md and results.png.
+        out: folder to write results.json, results.md and results.png; of two folders judge.json,
+            judge.csv, judge.md, judge.png and judge.html.
         bundle: the model to measure.
         steps: denoising steps; texture models only.
         limit: use that many lesions, hearts or patches (per section) only.
@@ -148,14 +165,54 @@ def evaluate(
         stage: autoencoder measures that instead of the lesions.
         overlay: config of the bundle with another autoencoder, such as
             published_autoencoder.json; of the stage autoencoder only.
+        real: real lesions: a datalist, a folder with datalist.json, or one of X_image and X_label.
+        synthetic: synthetic ones, likewise, such as a folder that synthesize wrote.
+        section: list of the datalist of the real ones to take; default: all.
+        values: values of the label maps that are lesions; default: those that lesions.json tells
+            of, else all above 0.
+        window: intensities between which pictures are compared, for scans in HU.
     """
     given = dict(locals())
+    if real or synthetic:
+        return _judge(out, real, synthetic, section, values, window, limit, seed)
 
     from tools.files import claimed
     from tools.studies.study import Options, evaluate_bundle
 
-    options = Options(**{name: value for name, value in given.items() if name != "out"})
+    names = {field.name for field in fields(Options)}
+    options = Options(**{name: value for name, value in given.items() if name in names})
     with claimed(out, ("results.json", "results.md", "results.png")):
         results = evaluate_bundle(out, options)
     # the page is printed already
     return Result(f"results in {out}", {"out": out, "results": results})
+
+
+def _judge(
+    out: str,
+    real: str,
+    synthetic: str,
+    section: str | None,
+    values: Sequence[int],
+    window: tuple[float, float],
+    limit: int | None,
+    seed: int,
+) -> Result:
+    """Compare two folders of lesions."""
+    from tools.files import require_apart
+    from tools.studies.judge import judge, measure, read_crops
+    from tools.studies.verdict import lines, write_verdict
+
+    for name, source in (("real", real), ("synthetic", synthetic)):
+        if not source:
+            raise ValueError(f"{name} must be a folder or datalist of lesions, got none")
+    folders = [path if path.is_dir() else path.parent for path in map(Path, (real, synthetic))]
+    require_apart(out, folders)
+    crops = [
+        read_crops(real, values, section, limit),
+        read_crops(synthetic, values, None, limit),
+    ]
+    first, second = (measure(each, window) for each in crops)
+    result = judge(first, second, seed)
+    rows = write_verdict(out, result, first, second, "Real against synthetic lesions")
+    text = "\n".join([*lines(rows), f"open {Path(out) / 'judge.html'}"])
+    return Result(text, {"out": out, "results": result})

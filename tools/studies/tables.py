@@ -242,7 +242,7 @@ def _cell(template: str, row: Any) -> str:
         return ABSENT
 
 
-def _grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a table, columns without anything to tell left out."""
     kept = [i for i in range(len(headers)) if any(row[i] != ABSENT for row in rows)]
     lines = [[headers[i] for i in kept], ["---"] * len(kept)]
@@ -257,7 +257,7 @@ def _lines(table: Table, found: Mapping[str, Any]) -> list[str]:
         for keys, row in _leaves(node, depth):
             cells = [_cell(template, row) for template in table.columns.values()]
             rows.append([name, *keys, *[ABSENT] * (depth - len(keys)), *cells])
-    return _grid(["method", *table.labels, *table.columns], rows)
+    return grid(["method", *table.labels, *table.columns], rows)
 
 
 def _turned(table: Table, found: Mapping[str, Any]) -> list[str]:
@@ -273,4 +273,4 @@ def _turned(table: Table, found: Mapping[str, Any]) -> list[str]:
         for keys, cells in rows.items()
         if set(cells.values()) != {ABSENT}
     ]
-    return _grid([*labels, *found], lines)
+    return grid([*labels, *found], lines)

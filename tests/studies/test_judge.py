@@ -1,0 +1,94 @@
+"""Two folders of lesions: what is alike lies within the band, what is not is told apart."""
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from tools.cli import main
+from tools.studies.judge import read_crops
+from tools.studies.two_sample import auc_interval, forest_auc
+
+GRID = (np.indices((36, 36, 36)) - 17.5) * 0.9
+
+
+def write_lesion(folder: Path, name: str, seed: int, sharp: bool = False) -> dict[str, str]:
+    """A nodule in lung; a sharp one ends at its label and has no noise."""
+    rng = np.random.default_rng(seed)
+    radius = rng.uniform(4, 8)
+    ball = np.sqrt((GRID**2).sum(0)) < radius
+    soft = ball * 1.0 if sharp else ndimage.gaussian_filter(ball * 1.0, 1.2)
+    grain = rng.normal(0, 25, ball.shape)
+    image = -850 + 900 * soft + np.where(ball & sharp, 0, grain)
+    affine = np.diag([0.9, 0.9, 0.9, 1])
+    folder.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(image.astype(np.int16), affine), folder / f"{name}_image.nii.gz")
+    nib.save(nib.Nifti1Image(ball.astype(np.uint8), affine), folder / f"{name}_label.nii.gz")
+    return {"image": f"{name}_image.nii.gz", "label": f"{name}_label.nii.gz", "patient": name}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("judge")
+    entries = [write_lesion(root / "real", f"r{n}", n) for n in range(24)]
+    (root / "real" / "datalist.json").write_text(json.dumps({"validation": entries}))
+    for n in range(24):
+        write_lesion(root / "alike", f"a{n}", 100 + n)
+        write_lesion(root / "sharp", f"s{n}", 200 + n, sharp=True)
+    return root
+
+
+@pytest.mark.parametrize("kind", ["alike", "sharp"])
+def test_what_differs_is_told_apart(folders: Path, tmp_path: Path, kind: str) -> None:
+    words = ["--real", str(folders / "real"), "--synthetic", str(folders / kind)]
+    assert main(["evaluate", *words, "--out", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "judge.json").read_text())
+    assert result["counts"]["synthetic"] == {"lesions": 24, "patients": 24}
+    rows = list(csv.reader((tmp_path / "out" / "judge.csv").open()))
+    said = {row[0]: row[3] for row in rows[1:]}
+    border = result["told_apart"]["border"]
+    assert result["told_apart"]["shape"]["low"] < 0.6
+    if kind == "alike":
+        assert border["low"] < 0.6
+        assert said["frechet_radiomics_border"] == said["swd_axial"] == "yes"
+    else:
+        assert border["low"] > 0.9
+        assert said["frechet_radiomics_border"] == said["border: noise_ratio"] == "no"
+        assert result["border"]["step"]["synthetic"]["median"] > 800
+    page = (tmp_path / "out" / "judge.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "| frechet_radiomics_all |" in (tmp_path / "out" / "judge.md").read_text()
+
+
+def test_folders_of_others_and_of_ours_are_read_alike(folders: Path) -> None:
+    crops = read_crops(folders / "real", limit=5)
+    assert [crop.patient for crop in crops] == ["r0", "r1", "r2", "r3", "r4"]
+    assert crops[0].mask.any()
+    assert min(crops[0].image.shape) > 20  # 10 mm round it
+    assert len(read_crops(folders / "alike")) == 24
+    with pytest.raises(ValueError, match="at least 2 lesions, got 0"):
+        read_crops(folders / "real", section="training")
+
+
+def test_patients_are_never_in_both_halves_of_a_forest() -> None:
+    # each patient has a number of his own, which alone would tell his two lesions apart
+    rng = np.random.default_rng(0)
+    names = np.arange(40)
+    marks = rng.normal(size=(40, 1)) * 10
+    found = forest_auc(marks, marks + 0.01, names, names)
+    assert 0.3 < found.value < 0.7
+    assert np.isnan(forest_auc(marks, marks, ["p"] * 40, names).value)
+
+
+def test_an_interval_is_of_patients_not_of_lesions() -> None:
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 2, 200)
+    scores = target + rng.normal(0, 1, 200)
+    alone = auc_interval(scores, target, np.arange(200))
+    grouped = auc_interval(scores, target, np.arange(200) // 20)
+    assert alone.low < alone.value < alone.high
+    assert alone.value == grouped.value
