@@ -36,6 +36,7 @@ COMMANDS: Commands = {
         "maisi": models.convert_maisi,
         "monai_generative": models.convert_monai_generative,
     },
+    "compare": models.compare,
     "evaluate": models.evaluate,
     "export": {"auto3dseg": export.export_auto3dseg, "nnunet": export.export_nnunet},
     "benchmark": {

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from tools.commands.result import Result
 
-__all__ = ["convert_lefusion", "convert_maisi", "convert_monai_generative", "evaluate", "fetch"]
+__all__ = [
+    "compare",
+    "convert_lefusion",
+    "convert_maisi",
+    "convert_monai_generative",
+    "evaluate",
+    "fetch",
+]
 
 
 def convert_lefusion(
@@ -216,3 +223,50 @@ def _judge(
     rows = write_verdict(out, result, first, second, "Real against synthetic lesions")
     text = "\n".join([*lines(rows), f"open {Path(out) / 'judge.html'}"])
     return Result(text, {"out": out, "results": result})
+
+
+def compare(
+    real: str,
+    out: str = "out/compare",
+    methods: Sequence[str] = ("lefusion_lidc", "hand_crafted"),
+    library: str | None = None,
+    section: str = "validation",
+    limit: int | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    device: str = "auto",
+    surroundings: str = "healed",
+) -> Result:
+    """Draw the same real nodules anew by several methods and judge each, in one table.
+
+    Each method gets the same masks, seeds and, where it takes one, the lesion's own histogram.
+    Beside the methods stands what two halves of the real lesions differ by, and the figures of
+    the papers where there are some. What is drawn is kept, so a run that was interrupted goes on.
+
+    Example: python -m tools compare --real data/lidc_nodules --library data/lidc_nodules --methods
+        lefusion_lidc,hr_ldm,copy_paste,hand_crafted
+
+    Args:
+        real: chest CT with label maps, a nodule each: a datalist, or its folder.
+        out: folder to write: compare.md, compare.json, and per method the images.
+        methods: bundles of nodules (lefusion_lidc, hr_ldm), hand_crafted, and copy_paste,
+            carvemix, lesionmix, which need library.
+        library: real lesions to copy: the training section of a datalist.
+        section: list of the datalist of the lesions to draw anew.
+        limit: so many lesions, evenly over the list.
+        seed: of all chance.
+        steps: of the networks; default: the bundle's.
+        device: auto, cpu, cuda or cuda:N.
+        surroundings: healed, the real lesion and 2.5 mm round it are replaced by what lies around
+            before another is drawn there, as in the healthy scans of users; or real, whose rim
+            shows round the new lesion. Row "healed" is the real lesion put back.
+    """
+    from tools.files import require_apart
+    from tools.studies.compare import compare as run
+    from tools.studies.compare import page
+
+    source = Path(real)
+    require_apart(out, [source if source.is_dir() else source.parent])
+    results = run(real, methods, out, section, library, limit, seed, steps, device, surroundings)
+    text = "\n".join([*page(results), "", f"written to {out}/compare.md"])
+    return Result(text, {"out": out, "results": results})

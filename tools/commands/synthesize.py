@@ -12,13 +12,15 @@ __all__ = ["demo", "synthesize", "verify"]
 
 # arguments of synthesize that are no keys of a bundle's synthesize.json
 FILES_AND_MACHINE = {"scan", "out", "bundle", "organ_mask", "lesion_mask", "dataset_dir", "section"}
-FILES_AND_MACHINE |= {"series_uid", "weights", "device", "output_format"}
+FILES_AND_MACHINE |= {"method", "series_uid", "weights", "device", "output_format"}
 
 
 def synthesize(
     scan: str,
     out: str,
     bundle: str = "lefusion_lidc",
+    method: str | None = None,
+    library: str | None = None,
     count: int | None = None,
     texture: str | None = None,
     diameter_mm: float | tuple[float, float] | None = None,
@@ -78,6 +80,9 @@ def synthesize(
         out: folder to write: OUT/<case>/image.nii.gz, label.nii.gz, lesions.json; datalist.json;
             report.html.
         bundle: the texture model: the name of a bundle, or its folder.
+        method: what fills the lesions in place of the bundle's network, to compare with:
+            hand_crafted; copy_paste, carvemix or lesionmix, which need library.
+        library: real lesions to copy: a datalist of images with label maps, or its folder.
         count: lesions per scan; default: 3, one per heart, one with a mask file as shape.
         texture: mixed (drawn by the presets' weights), one or several presets with commas (solid,
             part_solid, ground_glass, as radiologists rate nodules, taken in turn, each with the
@@ -153,7 +158,7 @@ def synthesize(
     found = find_cases(scan, dataset_dir, series_uid, section)
     require_apart(out, input_folders(scan, found))
     cases = with_masks(found, organ_mask, lesion_mask)
-    opened = open_synthesizer(bundle, rank.device(device), weights, options)
+    opened = open_synthesizer(bundle, rank.device(device), weights, options, method=method)
     job = opened.get("synthesizer")
     report = PageReport(getattr(job.texturer.view, "scale", None))
     made = synthesize_scans(cases, out, job, rank, output_format, report, deidentify)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 from tqdm import tqdm
 
 from tools.files import read_json
@@ -27,35 +26,19 @@ from tools.metrics.fidelity import (
     standardized,
 )
 from tools.metrics.radiomics import RADIOMICS_VERSION, isotropic, radiomic_features
+from tools.scans.crops import Crop, lesion_crops
 from tools.scans.reader import bare_name
 from tools.studies.two_sample import forest_auc
 from tools.synthesis.cases import find_cases
 from tools.synthesis.records import RECORD_FILE, read_record
 from tools.synthesis.scan import Scan
 
-__all__ = ["Crop", "Measured", "judge", "measure", "read_crops"]
+__all__ = ["Measured", "judge", "measure", "pairs", "read_crops"]
 
-MARGIN_MM = 10.0
-SMALLEST_MM3 = 14.0
 PICTURE = 32  # pixels of 1 mm of the pictures that are compared
 SPLITS = 20
 PLANES = ("sagittal", "coronal", "axial")  # normal to the axes of a scan in RAS
 SIZES_MM = (0, 6, 10, 20, 30, 1e3)
-
-
-class Crop(NamedTuple):
-    """A lesion with 10 mm round it, on the grid of its scan."""
-
-    name: str
-    patient: str
-    image: np.ndarray  # in the scan's units
-    mask: np.ndarray
-    spacing_mm: tuple[float, ...]
-
-    @property
-    def diameter_mm(self) -> float:
-        """Of the sphere with the lesion's volume."""
-        return float((6 * self.mask.sum() * np.prod(self.spacing_mm) / np.pi) ** (1 / 3))
 
 
 class Measured(NamedTuple):
@@ -88,12 +71,12 @@ def read_crops(
         ValueError: if there are fewer than two lesions.
     """
     found: list[Crop] = []
-    for name, patient, image, label in tqdm(list(_pairs(Path(source), section)), desc="reading"):
+    for name, patient, image, label in tqdm(list(pairs(Path(source), section)), desc="reading"):
         wanted = list(values) or _recorded_values(label)
         scan = Scan(image)
         labels = scan.load_labels(label, "label")
         inside = np.isin(labels, wanted) if wanted else labels > 0
-        found += _crops_of(scan, inside, name, patient)
+        found += lesion_crops(scan, inside, name, patient)
         if limit is not None and len(found) >= limit:
             break
     if len(found) < 2:
@@ -101,7 +84,8 @@ def read_crops(
     return found[:limit]
 
 
-def _pairs(source: Path, section: str | None) -> Iterator[tuple[str, str, Path, Path]]:
+def pairs(source: Path, section: str | None) -> Iterator[tuple[str, str, Path, Path]]:
+    """Yield name, patient, image and label map of each case of a folder or datalist."""
     listed = source / "datalist.json" if source.is_dir() else source
     if listed.suffix != ".json" or not listed.is_file():
         for case in find_cases(source):
@@ -123,21 +107,6 @@ def _pairs(source: Path, section: str | None) -> Iterator[tuple[str, str, Path, 
 def _recorded_values(label: Path) -> list[int]:
     record = label.with_name(RECORD_FILE)
     return sorted({x.label for x in read_record(record).lesions}) if record.is_file() else []
-
-
-def _crops_of(scan: Scan, inside: np.ndarray, name: str, patient: str) -> Iterator[Crop]:
-    parts, _ = ndimage.label(inside, np.ones((3, 3, 3)))
-    margin = np.ceil(MARGIN_MM / np.array(scan.spacing_mm)).astype(int)
-    voxel = float(np.prod(scan.spacing_mm))
-    for number, box in enumerate(ndimage.find_objects(parts), 1):
-        if (parts[box] == number).sum() * voxel < SMALLEST_MM3:
-            continue
-        wide = tuple(
-            slice(max(0, part.start - m), part.stop + m)
-            for part, m in zip(box, margin, strict=True)
-        )
-        image = np.asarray(scan.image[wide], np.float32)
-        yield Crop(f"{name}_{number}", patient, image, parts[wide] == number, scan.spacing_mm)
 
 
 def measure(crops: Sequence[Crop], window: Sequence[float], units: bool = True) -> Measured:

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from tools.files import claimed, new_file, write_json
 from tools.metrics.border import EDGES_MM
-from tools.studies.judge import PLANES, Crop, Measured
+from tools.scans.crops import Crop
+from tools.studies.judge import PLANES, Measured
 from tools.studies.tables import grid
 
 __all__ = ["FILES", "table", "write_verdict"]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from tools.bundle import Bundle
+from tools.bundle import Bundle, find_bundle
 from tools.synthesis.cases import Case
 from tools.synthesis.scan import Scan
 from tools.synthesis.texturers import Texturer, load_texturer
@@ -21,6 +21,7 @@ from tools.synthesis.texturers import Texturer, load_texturer
 __all__ = ["open_synthesizer", "synthesize"]
 
 NAME = "image"
+METHODS = ("hand_crafted", "copy_paste", "carvemix", "lesionmix")  # without a network
 SAMPLER = {"steps": "num_inference_steps", "jump_length": "jump_length"}
 SAMPLER |= {"jump_n_sample": "jump_n_sample"}
 
@@ -74,8 +75,9 @@ def synthesize(
         (True, 1)
     """
     plain, affine = _plain(image, affine)
+    method = options.pop("method", None)
     wanted = {"texture": texture, "diameter_mm": diameter_mm, "seed": seed, **options}
-    opened = open_synthesizer(bundle, device, weights, wanted, shared=True)
+    opened = open_synthesizer(bundle, device, weights, wanted, shared=True, method=method)
     if mask is not None:
         opened.parser["shapes"] = _mask_source(opened, _on_grid("mask", mask, plain), affine)
         opened.parser["count"] = 1
@@ -97,6 +99,7 @@ def open_synthesizer(
     weights: str | Path | None = None,
     options: dict[str, Any] | None = None,
     shared: bool = False,
+    method: str | None = None,
 ) -> Bundle:
     """Return a bundle with options set as keys of its ``synthesize.json``.
 
@@ -106,13 +109,15 @@ def open_synthesizer(
         weights: others than the bundle's.
         options: of the command; None keeps the bundle's value.
         shared: keep the network for the next call.
+        method: config of the bundle that puts something in place of the network.
 
     Raises:
-        ValueError: if an option is none of the bundle's.
+        ValueError: if an option is none of the bundle's, or it has no such method.
     """
     given = {key: value for key, value in (options or {}).items() if value is not None}
     changes = {f"displayable_configs#{SAMPLER[k]}": given.pop(k) for k in SAMPLER if k in given}
-    opened = Bundle(bundle, device, weights=weights, required=("synthesizer",))
+    overlays = [] if method is None else [_method_file(bundle, method)]
+    opened = Bundle(bundle, device, overlays, weights, required=("synthesizer",))
     known = opened.parser.get("displayable_configs", {})
     for key, value in [*given.items(), *changes.items()]:
         name = key.rpartition("#")[2]
@@ -129,6 +134,18 @@ def open_synthesizer(
             str(opened.folder), str(opened.device), str(opened.weights), overrides
         )
     return opened
+
+
+def _method_file(bundle: str | Path, method: str) -> str:
+    """Return the name of the config that holds a method."""
+    configs = find_bundle(bundle) / "configs"
+    known = [path.stem for path in sorted(configs.glob("*.json")) if path.stem in METHODS]
+    if method not in known:
+        raise ValueError(
+            f"method must be one of {', '.join(known) or 'none here'} for bundle "
+            f"{configs.parent.name}, got {method!r}"
+        )
+    return f"{method}.json"
 
 
 @lru_cache(maxsize=4)
