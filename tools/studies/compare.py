@@ -20,7 +20,7 @@ from tools.intensity import HuWindow
 from tools.scans.crops import Crop, lesion_crops
 from tools.shapes import MaskFileShape
 from tools.studies.healing import heal
-from tools.studies.judge import Measured, judge, measure, pairs
+from tools.studies.judge import Measured, judge, measure, pairs, without_nan
 from tools.studies.statistics import mean_and_error
 from tools.studies.tables import grid
 from tools.synthesis.arrays import METHODS, open_synthesizer
@@ -115,7 +115,7 @@ def compare(
                     _drawn(each, job, own, margin_mm, seed) for each in tqdm(lesions, desc=name)
                 ]
             results["methods"][name] = _judged(lesions, crops, first, seed)
-        write_json(folder / "compare.json", results)
+        write_json(folder / "compare.json", without_nan(results))
         with new_file(folder / "compare.md") as partial:
             partial.write_text("\n".join(page(results)) + "\n", encoding="utf-8")
     return results
@@ -163,6 +163,9 @@ def _row(name: str, found: Any, distances: Any, apart: Any, border: Any, side: s
         each = apart[key] if side == "synthetic" else apart[key]["real"]
         return f"{each['value']:.2f} ({each['low']:.2f} to {each['high']:.2f})"
 
+    def middle(each: Mapping[str, float] | None) -> str:
+        return "" if each is None else f"{each['median']:.3g}"
+
     paired = ["", "", ""]
     if found is not None:
         paired = [f"{found[key]['mean']:.3g}" for key in ("jsd", "psnr", "ssim")]
@@ -172,7 +175,7 @@ def _row(name: str, found: Any, distances: Any, apart: Any, border: Any, side: s
         *(distance(f"frechet_radiomics_{group}") for group in ("inside", "border")),
         *(area(group) for group in ("inside", "border", "all")),
         *(distance(key) for key in ("swd_axial", "precision", "recall")),
-        *(f"{border[key][side]['median']:.3g}" for key in ("step", "edge_mm", "noise_ratio")),
+        *(middle(border[key][side]) for key in ("step", "edge_mm", "noise_ratio")),
         "",
     ]
 

@@ -33,7 +33,7 @@ from tools.synthesis.cases import find_cases
 from tools.synthesis.records import RECORD_FILE, read_record
 from tools.synthesis.scan import Scan
 
-__all__ = ["Measured", "judge", "measure", "pairs", "read_crops"]
+__all__ = ["Measured", "judge", "measure", "pairs", "read_crops", "without_nan"]
 
 PICTURE = 32  # pixels of 1 mm of the pictures that are compared
 SPLITS = 20
@@ -270,6 +270,15 @@ def _profiles(real: Measured, synthetic: Measured) -> dict[str, Any]:
         if row:
             found[f"{low:g}-{high:g} mm" if high < 1e3 else f"{low:g} mm and more"] = row
     return found
+
+
+def without_nan(found: Any) -> Any:
+    """Return results with None for what could not be measured, as JSON has no NaN."""
+    if isinstance(found, Mapping):
+        return {key: without_nan(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [without_nan(value) for value in found]
+    return None if isinstance(found, float) and not np.isfinite(found) else found
 
 
 def _band(values: np.ndarray) -> dict[str, float]:

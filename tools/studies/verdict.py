@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tools.files import claimed, new_file, write_json
 from tools.metrics.border import EDGES_MM
 from tools.scans.crops import Crop
-from tools.studies.judge import PLANES, Measured
+from tools.studies.judge import PLANES, Measured, without_nan
 from tools.studies.tables import grid
 
 __all__ = ["FILES", "table", "write_verdict"]
@@ -70,7 +70,7 @@ def write_verdict(
     """
     rows = table(result)
     with claimed(out, FILES) as folder:
-        write_json(folder / "judge.json", result)
+        write_json(folder / "judge.json", without_nan(result))
         with new_file(folder / "judge.csv") as partial, partial.open("w", newline="") as stream:
             csv.writer(stream).writerows([HEADERS, *rows])
         text = "\n".join([f"# {title}", "", *_counts(result), "", *grid(HEADERS, rows), "", NOTES])
