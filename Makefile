@@ -9,7 +9,7 @@ RUN := .venv/bin/python
 STAMP := .venv/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format release clean
+.PHONY: help setup demo test check format release audit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -42,8 +42,17 @@ format: $(STAMP)  ## rewrite files in the house format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-release: $(STAMP)  ## check all bundles, write one model-zoo zip each and model_info.json to dist/
+release: $(STAMP) .venv-audit/installed.stamp  ## check all bundles, write a zip each, model_info.json and sbom.cdx.json to dist/
 	$(RUN) -m tools release --out dist
+	$(RUN) -m ecosystem.packages sbom --out dist
+
+audit: $(STAMP) .venv-audit/installed.stamp  ## known vulnerabilities of the packages in requirements.txt
+	$(RUN) -m ecosystem.packages audit
+
+.venv-audit/installed.stamp: ecosystem/requirements-audit.txt
+	@test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet -r $<
+	@touch $@
 
 clean:  ## delete what the commands wrote, keep .venv
 	rm -rf out output runs dist build .pytest_cache .mypy_cache .ruff_cache

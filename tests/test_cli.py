@@ -182,7 +182,7 @@ def test_json_is_all_there_is_on_stdout_and_exit_codes(
         ([""], {"synthesize", "prepare", "--help"}),
         (["syn"], {"synthesize"}),
         (["prepare", ""], {"scans", "lidc"}),
-        (["prepare", "scans", "--dat"], {"--datalist"}),
+        (["prepare", "scans", "--dat"], {"--datalist", "--dataset_dir"}),
         (["synthesize", "--scan", "a.nii.gz", "--dia"], {"--diameter_mm"}),
         (["pack", "bundles/diffmask", "--js"], {"--json"}),
         (["check", "--f"], {"--fix"}),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +20,10 @@ from tests.prepare.test_scans import write_crop, write_crops, write_list
 from tests.synthesis.jobs import Stub, cubes, lung_job, noise
 from tests.synthesis.test_run import NAMES, SHAPE, write_scans
 from tools.cli import main
+from tools.export.entries import read_real
+from tools.organs import load_organ
+from tools.phantoms.datasets import lesion_datalist
+from tools.shapes import LibraryShapes, WallLibrary
 from tools.synthesis import run
 from tools.synthesis.cases import Case, find_cases
 from tools.synthesis.ranks import Rank, SharedFolder
@@ -105,6 +110,53 @@ def test_lists_and_pages_of_others_stay(tmp_path: Path, job: Synthesizer, name: 
         synthesize_scans(cases, out, job, Rank())
     assert tree(out) == {name: b"{}"}
     assert job.texturer.sampled == 0
+
+
+OUTSIDE = ["../s.nii.gz", "/etc/s.nii.gz", "link/../s.nii.gz", "a/../../s.nii.gz"]
+READERS: dict[str, Callable[[Path, Path], object]] = {
+    "synthesize": lambda path, out: find_cases(path),
+    "prepare": lambda path, out: main(["prepare", "scans", "--datalist", str(path), "--out", out]),
+    "export": lambda path, out: read_real(path),
+    "library": lambda path, out: LibraryShapes(path),
+    "hearts": lambda path, out: WallLibrary(path, load_organ("heart")),
+    "training": lambda path, out: lesion_datalist(path.parent, "training"),
+}
+
+
+@pytest.mark.parametrize("value", OUTSIDE)
+@pytest.mark.parametrize("reader", READERS)
+def test_a_datalist_leads_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], reader: str, value: str
+) -> None:
+    folder = tmp_path / "in" / "data"
+    entry = write_crop(folder, "a")
+    shutil.copy(folder / entry["image"], folder.parent / "s.nii.gz")
+    (tmp_path / "elsewhere" / "x").mkdir(parents=True)
+    shutil.copy(folder / entry["image"], tmp_path / "elsewhere" / "s.nii.gz")
+    (folder / "link").symlink_to(tmp_path / "elsewhere" / "x")
+    path = write_list(folder, {"training": [entry | {"label": value}]})
+    try:
+        assert READERS[reader](path, str(tmp_path / "out")) == 1
+        said = capsys.readouterr().err
+    except ValueError as error:
+        said = str(error)
+    assert f"label of a datalist entry must lie in {folder}, got {value} in " in said
+
+
+def test_links_and_dataset_dir_lead_where_the_user_says(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    entry = write_crop(folder, "a")
+    (folder / "link").symlink_to(folder / "..")
+    values = {key: f"link/in/{value}" for key, value in entry.items() if key in ("image", "label")}
+    path = write_list(folder, {"training": [entry | values]})
+    assert find_cases(path)[0].path.is_file()
+    values = {key: str(folder / value) for key, value in entry.items() if key in values}
+    path = write_list(tmp_path / "lists", {"training": [entry | values]})
+    words = ["prepare", "scans", "--datalist", str(path), "--out", str(tmp_path / "out")]
+    assert main(words) == 1
+    assert main([*words, "--dataset_dir", "/"]) == 0
+    found = read_real(path, "/")[1][0].image, find_cases(path, "/")[0].path
+    assert found == (folder / entry["image"],) * 2
 
 
 @pytest.mark.parametrize("patient", ["..", ".", "", "../../x", "report.html"])

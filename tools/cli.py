@@ -91,9 +91,8 @@ def _run(words: list[str]) -> Result:
 
 
 def _quieten_libraries() -> None:
-    """Keep from people what libraries say of attributes copied, decoders and logs not there."""
-    for name in ("highdicom", "monai.data.nvimgcodec_pydicom_plugin"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Keep from people what libraries say of decoders and logs not there."""
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     # MONAI sets this one's level when it is imported, and leaves filters alone
     logging.getLogger("monai.bundle.workflows").addFilter(_says_more_than_no_log)
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")

@@ -23,10 +23,12 @@ from typing import Any
 from tools import __version__
 
 __all__ = [
+    "DATASET_DIR",
     "MARK",
     "claim",
     "claimed",
     "clear_leftovers",
+    "listed_path",
     "mark_folder",
     "new_file",
     "new_folder",
@@ -51,6 +53,7 @@ PARTIAL = re.compile(
     r"\.(?P<name>.+)\.(?P<host>[\w-]*)\.(?P<process>\d+)\.(?P<token>[0-9a-f]{8})-[0-9a-f]{8}\.partial"
 )
 FORMER = ".former"
+DATASET_DIR = "dataset_dir names the folder that may be read, / for all"
 LONGEST = 120  # characters; file systems take 255 bytes, and endings are added
 RESERVED = frozenset(
     ["datalist.json", "report.html", "overview.png", "con", "prn", "aux", "nul"]
@@ -99,6 +102,56 @@ def safe_names(texts: Iterable[object]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def listed_path(
+    value: object,
+    key: str,
+    base: str | Path,
+    datalist: str | Path,
+    hint: str = "",
+    within: str | Path | None = None,
+) -> Path:
+    """Return the file or folder that an entry of a datalist names, below a folder.
+
+    Whoever wrote the list decides what is read, and so what is copied into data sets and reports:
+    its words, absolute paths and ``..``, do not lead out of the folder. Links in it may, which the
+    user made.
+
+    Args:
+        value: of the entry; relative to ``base``, or absolute.
+        key: its name in messages.
+        base: the folder.
+        datalist: the file, for messages.
+        hint: what would help.
+        within: another folder that the value may lead to.
+
+    Raises:
+        ValueError: if the value is no path, or leads elsewhere.
+
+    Example:
+        >>> listed_path("a/b.nii.gz", "image", "/data", "list.json").as_posix()
+        '/data/a/b.nii.gz'
+        >>> listed_path("../x.nii.gz", "image", "/data", "list.json")
+        Traceback (most recent call last):
+        ValueError: image of a datalist entry must lie in /data, got ../x.nii.gz in list.json ...
+    """
+    if not isinstance(value, str) or not value.strip("/. ") or "\0" in value:
+        raise ValueError(f"{key} of a datalist entry must be one path, got {value!r} in {datalist}")
+    path = Path(base) / value
+    # "link/../x" lies where the system says, not where the words do
+    by_words = ".." not in Path(value).parts
+    if not any(_below(path, top, by_words) for top in (base, within or base)):
+        raise ValueError(
+            f"{key} of a datalist entry must lie in {base}, got {value} in {datalist} "
+            f"({hint or 'links in that folder are followed'})"
+        )
+    return path
+
+
+def _below(path: Path, folder: str | Path, by_words: bool) -> bool:
+    words = by_words and Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
+    return words or path.resolve().is_relative_to(Path(folder).resolve())
 
 
 def require_apart(out: str | Path, inputs: Iterable[str | Path]) -> None:

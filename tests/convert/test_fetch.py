@@ -2,11 +2,17 @@
 
 import hashlib
 import json
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from urllib.parse import quote, unquote
 
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from tqdm import tqdm
 
 from tests.convert.released import ARGUMENTS, DIFFMASK, write_released
 from tools.cli import main
@@ -88,6 +94,89 @@ def test_second_fetch_downloads_nothing_but_notices_a_change(tmp_path: Path) -> 
         fetch(root, convert=None)
 
 
+def test_a_later_download_is_compared_with_the_first(tmp_path: Path) -> None:
+    origin = source(tmp_path)
+    root = bundle(tmp_path, origin.as_uri())
+    fetch(root, convert=None)
+    (root / "models" / "a.pt").unlink()
+    whole = origin.read_bytes()
+    origin.write_bytes(b"swapped")
+    with pytest.raises(ValueError, match=r"a\.pt must have the sha256 .* remove that record"):
+        fetch(root, convert=None)
+    assert files(root) == CONFIGS | {"models/a.pt.sha256"}
+    origin.write_bytes(whole)
+    assert fetch(root, convert=None)[0].read_bytes() == whole
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers as its path says."""
+
+    def do_GET(self) -> None:
+        place = self.path.strip("/")
+        if place.startswith("to:"):
+            self.send_response(302)
+            self.send_header("Location", unquote(place.removeprefix("to:")))
+        else:
+            self.send_response(200)
+            if place.isdecimal():
+                self.send_header("Content-Length", place)
+        self.end_headers()
+        if place == "silent":
+            time.sleep(1)
+        self.wfile.write(b"weights")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server on this machine; without a certificate, so plain http stands for https."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr("tools.convert.fetch.WEB", "http")
+    monkeypatch.setattr("tools.convert.fetch.TIMEOUT_S", 0.3)
+    monkeypatch.setattr("tools.convert.fetch.LARGEST_GB", 5e-8)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+def test_servers_are_read_and_redirects_followed(tmp_path: Path, server: str) -> None:
+    for number, place in enumerate(("7", "open", f"to:{quote(server)}/7")):
+        root = bundle(tmp_path / str(number), f"{server}/{place}")
+        assert fetch(root, convert=None)[0].read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("to:file%3A///etc/hostname", "url must be a file that can be read, got .*file:///etc"),
+        ("to:ftp%3A//x/y", "url must start with http://, got ftp://x/y"),
+        ("to:https%3A//x/y", "url must start with http://, got https://x/y"),
+        ("60", "url must give at most 5e-08 GB"),
+        ("open", "url must give at most 5e-09 GB"),
+        ("9", "url must be a file that can be read, got .*7 of 9 bytes arrived"),
+        ("silent", "url must be a file that can be read, got .*timed out"),
+    ],
+)
+def test_servers_that_trick_are_refused(
+    tmp_path: Path, server: str, place: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place == "open":
+        monkeypatch.setattr("tools.convert.fetch.LARGEST_GB", 5e-9)
+    root = bundle(tmp_path, f"{server}/{place}")
+    with pytest.raises((ValueError, OSError), match=sentence):
+        fetch(root, convert=None)
+    assert files(root) == CONFIGS
+
+
+@pytest.mark.parametrize("url", ["http://x/a.pt", "ftp://x/a.pt", "data:,a", "a.pt", "https://["])
+def test_addresses_are_https_or_files(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ValueError, match="url must start with https:// or file://, got "):
+        fetch(bundle(tmp_path, url), convert=None)
+
+
 def test_out_and_url_take_the_place_of_folder_and_address(tmp_path: Path) -> None:
     root = bundle(tmp_path, "file:///nowhere/at/all")
     written = fetch(root, out=tmp_path / "out", url=source(tmp_path).as_uri())
@@ -124,14 +213,33 @@ def test_failed_download_is_one_sentence_and_leaves_nothing(
     assert files(root) == CONFIGS
 
 
-@pytest.mark.parametrize("path", ["../a.pt", "models/../../a.pt", "/a.pt", "link/a.pt", "."])
-def test_path_cannot_leave_the_bundle(tmp_path: Path, path: str) -> None:
+OUTSIDE = ["../a.pt", "models/../../a.pt", "/a.pt", "models/link/a.pt", ".", "models", "a.pt"]
+
+
+@pytest.mark.parametrize("path", [*OUTSIDE, "configs/published.json", "models/a\0.pt"])
+def test_path_cannot_leave_models(tmp_path: Path, path: str) -> None:
     root = bundle(tmp_path, source(tmp_path).as_uri(), path=path)
-    (root / "link").symlink_to(tmp_path)
+    (root / "models").mkdir()
+    (root / "models" / "link").symlink_to(tmp_path)
     before = files(tmp_path)
-    with pytest.raises(ValueError, match="path must stay inside the bundle folder, got "):
-        fetch(root)
+    with pytest.raises(ValueError, match=r"path must be a file inside .*models, got "):
+        fetch(root, convert=None)
     assert files(tmp_path) == before
+
+
+def test_neither_a_link_nor_a_config_leads_out_of_models(tmp_path: Path) -> None:
+    root = bundle(tmp_path, source(tmp_path).as_uri())
+    (tmp_path / "elsewhere").mkdir()
+    (root / "models").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"path must be a file inside .*, got 'models/a\.pt'"):
+        fetch(root, convert=None)
+    (root / "models").unlink()
+    published = {"ckpt_path": "$@bundle_root + '/../published.pt'"}
+    (root / "configs" / "published.json").write_text(json.dumps(published))
+    with pytest.raises(ValueError, match=r"path must be a file inside .*, got '\.\./pub"):
+        fetch(root)
+    assert files(root) == CONFIGS
+    assert not any((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ConnectionResetError])
@@ -140,12 +248,12 @@ def test_interrupted_download_leaves_nothing(
 ) -> None:
     root = bundle(tmp_path, source(tmp_path).as_uri())
 
-    def breaks_off(url: str, filepath: Path, *_: object, **__: object) -> None:
-        Path(filepath).write_bytes(b"half of")
+    def breaks_off(*_: object) -> None:
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("tools.convert.fetch.download_url", breaks_off)
+        patch.setattr("tools.convert.fetch.BLOCK", 8)
+        patch.setattr(tqdm, "update", breaks_off)
         with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else OSError):
             fetch(root)
     assert files(root) == CONFIGS
@@ -157,13 +265,13 @@ def test_faulty_arguments(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="convert must be one of"):
         fetch(root, convert="other")
     (root / "published_weights.yml").write_text(
-        json.dumps({"convert": "auto", "large_files": [{"path": "a", "url": "file:///a"}]})
+        json.dumps({"convert": "auto", "large_files": [{"path": "models/a", "url": "file:///a"}]})
     )
     with pytest.raises(ValueError, match=r"convert must be one of .* got 'auto'"):
         fetch(root)
     with pytest.raises(ValueError, match="sphere_outside must be left out without conversion"):
         fetch(root, convert=None, sphere_outside=-1)
-    two = [{"path": name, "url": "file:///a"} for name in "ab"]
+    two = [{"path": f"models/{name}", "url": "file:///a"} for name in "ab"]
     (root / "published_weights.yml").write_text(json.dumps({"large_files": two}))
     with pytest.raises(ValueError, match="url needs a bundle with one large file, got 2"):
         fetch(root, url="file:///b", convert=None)

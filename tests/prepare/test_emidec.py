@@ -1,7 +1,10 @@
 """Hearts out of download trees that the tests write."""
 
 import gzip
+import stat
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +13,7 @@ import pytest
 
 from tests.prepare.pairs import content
 from tools.cli import main
+from tools.prepare import emidec
 from tools.prepare.emidec import TEST_CASES, prepare_emidec, section_of
 
 SPACING = (1.5, 1.25, 10.0)
@@ -134,6 +138,39 @@ def test_archives_that_try_to_escape_are_refused(release: Path, tmp_path: Path, 
     with pytest.raises(ValueError, match="must stay inside its folder"):
         prepare_emidec(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_links_and_crowds_in_archives_are_refused(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zipped(release, tmp_path / "a.zip")
+    link = zipfile.ZipInfo("Images/Case_P099.nii.gz")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "/etc/hostname")
+    with pytest.raises(ValueError, match=r"must be files, got 'Images/.*', a link or device"):
+        prepare_emidec(path, tmp_path / "out")
+    monkeypatch.setattr(emidec, "MOST_MEMBERS", 3)
+    with pytest.raises(ValueError, match="archive must hold at most 3 files, got"):
+        prepare_emidec(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, bytes], ids=["gzip", "zip"])
+def test_bombs_are_named_before_they_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr(emidec, "LARGEST_MB", 1)
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for kind in ("Images", "Contours"):
+            archive.writestr(f"{kind}/Case_P001.nii.gz", packed(bytes(2**26)))
+    tracemalloc.start()
+    broken = prepare_emidec(path, tmp_path / "out")["broken"]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "file must hold at most 1 MB, unpacked, got more in " in broken["P001"]
+    assert most < 2**25
 
 
 def test_broken_cases_get_a_sentence_and_the_others_are_done(

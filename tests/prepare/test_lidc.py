@@ -134,7 +134,8 @@ def test_ratings_are_kept_by_reader(prepared: tuple[Path, dict]) -> None:
 
 def test_the_same_scans_make_masks(prepared: tuple[Path, dict], tmp_path: Path) -> None:
     rule = bundle_rule("diffmask")
-    prepare_scans(prepared[0] / "scans.json", tmp_path, rule, validation_fraction=0.0)
+    options = {"validation_fraction": 0.0, "dataset_dir": "/"}
+    prepare_scans(prepared[0] / "scans.json", tmp_path, rule, **options)
     masks = {entry["patient"]: entry for entry in content(tmp_path)["training"]}
     for patient, expected in (("LIDC-A", FIRST), ("LIDC-B", DISC)):
         mask = array(tmp_path, masks[patient], "label")

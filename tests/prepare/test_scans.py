@@ -331,6 +331,6 @@ def test_real_datalists_are_taken_as_they_are(
         listed[section] = listed.get(section, [])[:: max(1, len(listed.get(section, [])) // 4)]
     datalist = write_list(tmp_path, {k: v for k, v in listed.items() if v})
     rule = bundle_rule(bundle, classes=classes)
-    summary = prepare_scans(datalist, tmp_path / "out", rule)
+    summary = prepare_scans(datalist, tmp_path / "out", rule, dataset_dir=given)
     assert summary["broken"] == {}
     assert summary["training"] + summary["validation"] >= len(listed["training"])

@@ -1,6 +1,7 @@
 """Lesions for a given wall: in it, nested, of the size and at the site asked for."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -204,7 +205,8 @@ def test_library_chooses_by_size_and_else_the_nearest(library: Path, healthy: Pl
 
 
 def test_a_datalist_is_a_library_of_its_training_section(library: Path, tmp_path: Path) -> None:
-    entries = [{"label": str(library / "case1_label.nii.gz")}, {"image": "only.nii.gz"}]
+    shutil.copy(library / "case1_label.nii.gz", tmp_path)
+    entries = [{"label": "case1_label.nii.gz"}, {"image": "only.nii.gz"}]
     path = tmp_path / "datalist.json"
     path.write_text(json.dumps({"training": entries, "test": [{"label": "no.nii.gz"}]}))
     for place in (path, tmp_path):

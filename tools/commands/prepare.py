@@ -24,6 +24,7 @@ def prepare_scans(
     fold: int = 0,
     workers: int = 1,
     seed: int = 0,
+    dataset_dir: str | None = None,
 ) -> Result:
     """Turn any scans with lesion masks into what a bundle trains on.
 
@@ -50,7 +51,7 @@ def prepare_scans(
     cannot be prepared are named at the end, and the command fails; all others are done by then.
 
     Args:
-        datalist: the JSON file; paths in it are relative to its folder.
+        datalist: the JSON file; paths in it are relative to its folder, and stay in it.
         out: folder to write: OUT/cases/SCAN/*.nii.gz and OUT/datalist.json, split by patient.
         bundle: name or folder of the model that is to be trained.
         stage: a further training of the bundle: train_STAGE.json, or STAGE.json on top of
@@ -65,13 +66,15 @@ def prepare_scans(
         fold: which fold of the datalist is for validation.
         workers: scans prepared at once; each takes about 1 GB.
         seed: of the split, and of where normal windows lie.
+        dataset_dir: folder that the paths may lead to as well; / for any.
     """
     from tools.prepare.scans import bundle_rule
     from tools.prepare.scans import prepare_scans as run
 
     changes = {"smallest": smallest, "largest": largest, "normal": normal_windows, "seed": seed}
     rule = bundle_rule(bundle, stage, classes=classes and list(classes), **changes)
-    return _made(run(datalist, out, rule, workers, validation_fraction, fold), out, "scans")
+    made = run(datalist, out, rule, workers, validation_fraction, fold, dataset_dir)
+    return _made(made, out, "scans")
 
 
 def prepare_emidec(source: str, out: str) -> Result:
@@ -124,12 +127,12 @@ def prepare_lidc(
     Example: python -m tools prepare lidc --dicom LIDC-IDRI --bundle diffmask --normal_rois 0 --out
         work/masks
 
-    OUT/scans.json lists all series with a map of their nodules and the ratings: prepare scans
-    makes of it what other bundles train on. An interrupted run goes on where it stopped when the
-    same command is given again. Scans that cannot be prepared are named at the end, and the command
-    fails; all others are done by then. Of the ratings, 1 to 5, spiculation and lobulation are 1 for
-    none and 5 for marked; about 100 of the first 399 cases, not known by name, were rated by an
-    inconsistent rule.
+    OUT/scans.json lists all series with a map of their nodules and the ratings: prepare scans, with
+    --dataset_dir LIDC-IDRI, makes of it what other bundles train on. An interrupted run goes on
+    where it stopped when the same command is given again. Scans that cannot be prepared are named
+    at the end, and the command fails; all others are done by then. Of the ratings, 1 to 5,
+    spiculation and lobulation are 1 for none and 5 for marked; about 100 of the first 399 cases,
+    not known by name, were rated by an inconsistent rule.
 
     Args:
         dicom: the download (patient/study/series), with the radiologists' XML files in it.

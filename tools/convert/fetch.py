@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from monai.apps import download_url
-from monai.apps.utils import SUPPORTED_HASH_TYPES, HashCheckError
+from monai.apps.utils import SUPPORTED_HASH_TYPES
 from monai.bundle import ConfigParser
+from tqdm import tqdm
 
 from tools.convert import lefusion, maisi
 from tools.files import new_file
@@ -23,6 +26,11 @@ __all__ = ["fetch"]
 
 LISTS = tuple(f"published_weights.{suffix}" for suffix in ("yml", "yaml", "json"))
 AUTO = "auto"
+WEB = "https"  # nothing that is sent in the open is loaded
+LOCAL = "file"
+LARGEST_GB = 4.0  # the published files have 0.1 to 1
+TIMEOUT_S = 60.0  # without a byte
+BLOCK = 2**20
 
 
 class Converter(NamedTuple):
@@ -57,14 +65,17 @@ def fetch(
 ) -> list[Path]:
     """Download the large files of a bundle, convert them, and return all files written.
 
-    A file appears under its name only when it is whole. One that is there already is checked, not
-    downloaded again: where no checksum is known, against ``NAME.sha256`` (as of ``sha256sum``) that
-    the first download left beside it. Options are those of the command; ``convert`` "auto" is what
-    the list says, lefusion where it says nothing, and None leaves the file as it comes.
+    Addresses are https, after redirects too, or a file of this machine; nothing is written outside
+    of ``models/``. A file appears under its name only when it is whole. One that is there already
+    is checked, not downloaded again. Where no checksum is known, ``NAME.sha256`` (as of
+    ``sha256sum``), which the first download leaves beside it, is what later ones must have. Options
+    are those of the command; ``convert`` "auto" is what the list says, lefusion where it says
+    nothing, and None leaves the file as it comes.
 
     Raises:
         FileNotFoundError: if there is no bundle or no list.
-        ValueError: if the list is faulty, a path leaves the folder, or a checksum differs.
+        ValueError: if the list is faulty, a path leaves ``models/``, an address is neither https
+            nor file, a file is over 4 GB, or a checksum differs.
         OSError: if a download fails or breaks off; nothing is left of it.
     """
     folder = Path(bundle)
@@ -120,15 +131,22 @@ def _large_file(entry: Any, root: Path) -> LargeFile:
     for key in ("path", "url"):
         if not isinstance(entry.get(key), str) or not entry[key]:
             raise ValueError(f"large_files must give each file a {key}, got {entry}")
-    path = (root / entry["path"]).resolve()
-    if root.resolve() not in path.parents:
-        raise ValueError(f"path must stay inside the bundle folder, got {entry['path']}")
+    path = _in_models(root, entry["path"])
     hash_type = str(entry.get("hash_type") or "sha256").lower()
     if hash_type not in SUPPORTED_HASH_TYPES:
         choices = ", ".join(SUPPORTED_HASH_TYPES)
         raise ValueError(f"hash_type must be one of {choices}, got {entry['hash_type']!r}")
     hash_val = str(entry.get("hash_val") or "").lower() or None
     return LargeFile(path, entry["url"], hash_val, hash_type)
+
+
+def _in_models(root: Path, name: str) -> Path:
+    """Return a file to write; a link out of the folder counts as outside, ``models`` itself too."""
+    models = root.resolve() / "models"
+    path = root.resolve() if "\0" in name else (root / name).resolve()
+    if models not in path.parents or path.is_dir():
+        raise ValueError(f"path must be a file inside {models}, got {name!r}")
+    return path
 
 
 def _converted_path(folder: Path, root: Path, converter: Converter) -> Path:
@@ -141,7 +159,7 @@ def _converted_path(folder: Path, root: Path, converter: Converter) -> Path:
     if not isinstance(value, str):
         raise ValueError(f"{key} in {name} must be the file to load, got {value!r}")
     parser = ConfigParser({"bundle_root": str(root), key: value})
-    return Path(parser.get_parsed_content(key))
+    return _in_models(root, os.path.relpath(parser.get_parsed_content(key), root))
 
 
 def _compare_encoding(folder: Path, found: float) -> None:
@@ -160,41 +178,86 @@ def _download(file: LargeFile) -> None:
     """Put one file in place, whole and checked, or raise and leave nothing."""
     record = file.path.with_name(f"{file.path.name}.sha256")
     if file.path.exists():
-        if file.hash_val is not None and _digest(file.path, file.hash_type) != file.hash_val:
-            raise _wrong_hash(file, str(file.path))
+        _check(file, file.path, str(file.path), record)
     else:
-        if file.hash_val is None:
-            record.unlink(missing_ok=True)  # of a download that is gone
-        try:
-            with new_file(file.path) as partial:
-                download_url(file.url, partial, file.hash_val, file.hash_type)
-                if not partial.is_file():  # MONAI logs some failures and returns
-                    raise OSError("nothing arrived")
-        except HashCheckError as error:
-            raise _wrong_hash(file, file.url) from error
-        except (OSError, RuntimeError) as error:
-            message = f"url must be a file that can be read, got {file.url}: {error}"
-            raise OSError(message) from error
-    if file.hash_val is None:
-        _record(file.path, record)
+        with new_file(file.path) as partial:
+            try:
+                _stream(file.url, partial)
+            except (OSError, HTTPException, UnicodeError) as error:
+                reason = str(error) or type(error).__name__
+                message = f"url must be a file that can be read, got {file.url}: {reason}"
+                raise OSError(message) from error
+            _check(file, partial, file.url, record)
+    if file.hash_val is None and not record.is_file():
+        digest = _digest(file.path, "sha256")
+        with new_file(record) as partial:
+            partial.write_text(f"{digest}  {file.path.name}\n", encoding="utf-8")
+        print(
+            f"sha256 {digest}  {file.path.name} (no checksum was known: this first use is recorded "
+            f"in {record.name}, and later downloads are compared with it)"
+        )
 
 
-def _wrong_hash(file: LargeFile, source: str) -> ValueError:
-    return ValueError(
-        f"hash_val must be the {file.hash_type} of the file, {file.hash_val}, "
-        f"got another from {source}"
-    )
+def _stream(url: str, target: Path) -> None:
+    """Write what an address gives, block by block, up to the limit."""
+    _check_address(url, (WEB, LOCAL))
+    opener = build_opener(_Redirects)
+    with opener.open(url, timeout=TIMEOUT_S) as answer, target.open("wb") as stream:
+        stated = str(answer.headers.get("Content-Length") or "")
+        length = int(stated) if stated.isdecimal() else None
+        _check_size(length or 0, url)
+        with tqdm(total=length, unit="B", unit_scale=True, desc=target.name) as bar:
+            while block := answer.read(BLOCK):
+                bar.update(len(block))
+                _check_size(int(bar.n), url)
+                stream.write(block)
+    # a connection that ends early looks like the end of the file
+    if length is not None and target.stat().st_size != length:
+        raise OSError(f"{target.stat().st_size} of {length} bytes arrived")
 
 
-def _record(path: Path, record: Path) -> None:
-    """Print and write the sha256 of a file, or compare it with the one written before."""
-    digest = _digest(path, "sha256")
-    before = record.read_text(encoding="utf-8").split()[:1] if record.is_file() else [digest]
-    if before != [digest]:
-        raise ValueError(f"{path.name} must have the sha256 in {record}, got {digest}")
-    with new_file(record) as partial:
-        partial.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
-    print(f"sha256 {digest}  {path.name} (no checksum known before; recorded in {record.name})")
+class _Redirects(HTTPRedirectHandler):
+    """Go where a server sends us, but not from https to anything else."""
+
+    def redirect_request(self, req: Request, *args: Any) -> Request | None:
+        _check_address(args[-1], (WEB,))
+        return super().redirect_request(req, *args)
+
+
+def _check_address(url: str, schemes: tuple[str, ...]) -> None:
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:  # "https://[": no address at all
+        scheme = ""
+    if scheme not in schemes:
+        raise ValueError(
+            f"url must start with {' or '.join(f'{s}://' for s in schemes)}, got {url}"
+        )
+
+
+def _check_size(size: int, url: str) -> None:
+    if size > LARGEST_GB * 1e9:
+        raise ValueError(
+            f"url must give at most {LARGEST_GB:g} GB, got {size / 1e9:.1f} or more from {url}"
+        )
+
+
+def _check(file: LargeFile, path: Path, source: str, record: Path) -> None:
+    """Raise ValueError unless a file has the checksum that is known or was recorded, if any."""
+    if file.hash_val is not None:
+        if _digest(path, file.hash_type) != file.hash_val:
+            raise ValueError(
+                f"hash_val must be the {file.hash_type} of the file, {file.hash_val}, "
+                f"got another from {source}"
+            )
+    elif record.is_file():
+        recorded = record.read_text(encoding="utf-8", errors="replace").split()[:1]
+        digest = _digest(path, "sha256")
+        if recorded != [digest]:
+            raise ValueError(
+                f"{file.path.name} must have the sha256 in {record}, got {digest} from {source}; "
+                "remove that record to take another file"
+            )
 
 
 def _digest(path: Path, hash_type: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tools.bundle import sha256_file
-from tools.files import read_json
+from tools.files import DATASET_DIR, listed_path, read_json
 from tools.synthesis.cases import find_cases
 from tools.synthesis.datalist import DATALIST_FILE
 from tools.synthesis.records import RECORD_FILE, ScanRecord, read_record
@@ -102,7 +102,8 @@ def read_real(
     ``real`` is a datalist in the form of the Decathlon (``training``, perhaps ``validation``,
     ``test`` or ``testing``; other sections are not exported, but their scans are known as sources),
     a folder with ``datalist.json`` or ``dataset.json``, or a folder of ``X_image.nii.gz`` with
-    ``X_label.nii.gz``. Relative paths of a datalist start from ``dataset_dir``, None: from its own.
+    ``X_label.nii.gz``. Paths of a datalist start from ``dataset_dir`` and lead nowhere out of it;
+    None is its own folder.
 
     Raises:
         FileNotFoundError: if there is no such file or folder, or a listed file is missing.
@@ -215,18 +216,13 @@ def _section(content: Mapping[str, Any], names: tuple[str, ...], path: Path) -> 
 
 
 def _entry_path(entry: Mapping[str, Any], key: str, base: Path, datalist: Path) -> Path:
-    """Return the NIfTI file that an entry names; a relative path must not lead out of ``base``."""
+    """Return the NIfTI file that an entry names."""
     value = entry.get(key)
     if not isinstance(value, str) or not value.endswith(ENDINGS):
         raise ValueError(
             f"{key} of an entry must be one NIfTI file (one channel), got {value!r} in {datalist}"
         )
-    path = Path(value)
-    if not path.is_absolute():
-        path = base / value
-        # links inside the folder may lead out of it, the words of the path may not
-        if ".." in Path(value).parts and not path.resolve().is_relative_to(base.resolve()):
-            raise ValueError(f"{key} of an entry must lie in {base}, got {value} in {datalist}")
+    path = listed_path(value, key, base, datalist, DATASET_DIR)
     if not path.is_file():
         raise FileNotFoundError(f"{key} of an entry must exist, got {path} in {datalist}")
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -14,7 +13,14 @@ import numpy as np
 from monai.data import load_decathlon_datalist
 from numpy.typing import NDArray
 
-from tools.files import clear_leftovers, new_file, new_folder, write_json
+from tools.files import (
+    clear_leftovers,
+    listed_path,
+    new_file,
+    new_folder,
+    read_json,
+    write_json,
+)
 
 __all__ = [
     "NOTICE",
@@ -142,10 +148,14 @@ def read_section(
     path = folder / "datalist.json"
     if not path.is_file():
         raise FileNotFoundError(f"dataset_dir must hold datalist.json, got {dataset_dir}")
-    sections = json.loads(path.read_text())
-    if not sections.get(section):
+    sections = read_json(path, "dataset_dir")
+    sections = sections if isinstance(sections, dict) else {}
+    if not isinstance(sections.get(section), list) or not sections[section]:
         found = sorted(name for name, value in sections.items() if isinstance(value, list))
         raise ValueError(
             f"section must be a non-empty list of {path}, one of {found}, got {section!r}"
         )
+    for entry in sections[section]:
+        for key in {"image", "label"} & (entry.keys() if isinstance(entry, dict) else set()):
+            listed_path(entry[key], key, folder, path)
     return list(load_decathlon_datalist(path.resolve(), True, section, folder.resolve()))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import re
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -30,6 +32,8 @@ TEST_CASES = frozenset(
     ("P005", "P008", "P039", "P057", "P061", "P071", "P072", "P077", "P078", "P082")
 )
 VALIDATION_SHARE = 0.2
+LARGEST_MB = 256  # the largest stack of the release has 4
+MOST_MEMBERS = 100_000  # the release has 400
 _SALT = "emidec-split-v1:"
 
 _RELEASED = re.compile(r"^(.*/)?(?P<kind>Images|Contours)/Case_(?P<case>[^/]+?)\.nii(\.gz)?$")
@@ -53,7 +57,8 @@ def prepare_emidec(source: str | Path, out: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if ``source`` does not exist or holds no case.
-        ValueError: if a member of an archive would leave its folder.
+        ValueError: if a member of an archive would leave its folder, is a link or a device, or
+            there are too many. What is too large unpacked is a case that cannot be prepared.
     """
     cases = _find_cases(source)
     # the challenge's own test set: numbered without a letter, and published without contours
@@ -157,11 +162,19 @@ def _members(path: Path) -> Iterator[tuple[str, StoredFile]]:
         archive = zipfile.Path(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"archive must be a readable .zip file, got {path}: {error}") from error
-    for name in archive.root.namelist():
+    members = archive.root.infolist()
+    if len(members) > MOST_MEMBERS:
+        raise ValueError(
+            f"archive must hold at most {MOST_MEMBERS} files, got {len(members)} in {path}"
+        )
+    for member in members:
+        name = member.filename
         parts = PurePosixPath(name.replace("\\", "/"))
         # Members are read in place, but an archive that tries to escape is not to be trusted.
         if parts.is_absolute() or ".." in parts.parts or re.match(r"^[A-Za-z]:", name):
             raise ValueError(f"members of {path} must stay inside its folder, got {name!r}")
+        if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise ValueError(f"members of {path} must be files, got {name!r}, a link or device")
         if "__MACOSX" not in parts.parts:
             yield parts.as_posix(), archive / name
 
@@ -196,8 +209,7 @@ def _only(case: CaseFiles, kind: str) -> StoredFile:
 def _load(file: StoredFile) -> nib.Nifti1Image:
     """Return an image, its values read, so that a file cut short is named."""
     try:
-        content = file.read_bytes()
-        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        content = _unpacked(file)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"file must be readable, got {file}: {error}") from error
     try:
@@ -206,6 +218,19 @@ def _load(file: StoredFile) -> nib.Nifti1Image:
     except (ImageFileError, HeaderDataError, WrapStructError, OSError) as error:
         raise ValueError(f"file must be a whole NIfTI image, got {file}: {error}") from error
     return image
+
+
+def _unpacked(file: StoredFile) -> bytes:
+    """Return what a file holds, read as a stream, so that a few bytes do not fill the memory."""
+    most = LARGEST_MB * 2**20
+    with file.open("rb") as stream:
+        content = stream.read(most + 1)
+    if content[:2] == b"\x1f\x8b" and len(content) <= most:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+            content = packed.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"file must hold at most {LARGEST_MB} MB, unpacked, got more in {file}")
+    return content
 
 
 def _checked_label(name: str, shape: tuple[int, ...], label: np.ndarray) -> np.ndarray:

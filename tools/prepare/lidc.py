@@ -149,7 +149,11 @@ def prepare_lidc(
         write_json(out / "scans.json", datalist, indent=1)
         if not records:
             return {"training": 0, "validation": 0, "left_out": {}, "broken": broken}
-        summary = prepare_scans(out / "scans.json", out, rule, workers, validation_fraction)
+        # the list is our own, the series lie where the user said
+        anywhere = out.resolve().anchor
+        summary = prepare_scans(
+            out / "scans.json", out, rule, workers, validation_fraction, dataset_dir=anywhere
+        )
     found = (Counter(record["left_out"]) for record in records.values())
     left_out = sum(found, Counter(summary["left_out"]))
     return {**summary, "left_out": dict(left_out), "broken": broken | summary["broken"]}

@@ -21,7 +21,15 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from tools.bundle import find_bundle
-from tools.files import claimed, new_folder, read_json, safe_names, write_json
+from tools.files import (
+    DATASET_DIR,
+    claimed,
+    listed_path,
+    new_folder,
+    read_json,
+    safe_names,
+    write_json,
+)
 from tools.prepare.lesions import (
     Lesion,
     Rule,
@@ -65,6 +73,7 @@ def prepare_scans(
     workers: int = 1,
     validation_fraction: float = 0.2,
     fold: int = 0,
+    dataset_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Write what a bundle trains on, and a datalist split by patient.
 
@@ -80,6 +89,7 @@ def prepare_scans(
         ValueError: if the datalist or a setting breaks its rule, or ``out`` was prepared otherwise.
     """
     content, base = _read(datalist)
+    within = base if dataset_dir is None else Path(dataset_dir).resolve()
     check_rule(rule, workers, validation_fraction)
     _check_classes(rule, content)
     sections = _sections(content, fold, validation_fraction, rule.seed)
@@ -88,7 +98,7 @@ def prepare_scans(
     cases = dict(zip(names, [entry for _, entry in listed], strict=True))
     with claimed(out, ("cases", "datalist.json")):
         place = Cases(Path(out) / "cases", rule._asdict(), workers)
-        records, broken = run_cases(place, cases, partial(_write_scan, base, rule))
+        records, broken = run_cases(place, cases, partial(_write_scan, base, within, rule))
         result: dict[str, list[dict[str, Any]]] = {name: [] for name in sections}
         for name, (section, _) in zip(names, listed, strict=True):
             for entry in records.get(name, {}).get("entries", ()):
@@ -367,14 +377,14 @@ class Record:
 
 
 def _write_scan(
-    base: Path, rule: Rule, name: str, entry: Mapping[str, Any], folder: Path
+    base: Path, within: Path, rule: Rule, name: str, entry: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
-    """Write one scan of a datalist; paths of its entry are relative to ``base``."""
+    """Write one scan of a datalist; paths of its entry start from ``base``."""
     given = {key: entry[key] for key in PATHS if entry.get(key)}
-    for key, value in given.items():
-        if not isinstance(value, str):
-            raise ValueError(f"{key} of a datalist entry must be one path, got {value!r}")
-    paths = {key: base / value for key, value in given.items()}
+    paths = {
+        key: listed_path(value, key, base, "the datalist", DATASET_DIR, within)
+        for key, value in given.items()
+    }
     record = Record(name, str(entry.get("patient") or name), folder)
     missing = next((key for key in NEEDED[rule.form] if key not in paths), None)
     if missing or entry.get("truncated"):

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
-from tools.files import read_json
+from tools.files import listed_path, read_json
 from tools.scans.grid import whole_numbers
 from tools.scans.reader import bare_name, is_image_name, open_image, read_values, scaling
 from tools.shapes import contours
@@ -24,7 +24,14 @@ from tools.shapes.shape import (
     shape_from_mask,
 )
 
-__all__ = ["EllipsoidShapes", "LibraryShapes", "MaskFileShape", "ShapeSource", "read_label"]
+__all__ = [
+    "EllipsoidShapes",
+    "LibraryShapes",
+    "MaskFileShape",
+    "ShapeSource",
+    "listed_labels",
+    "read_label",
+]
 
 # Base radius in mm -> range of the displacement of a control point in mm (four tumour classes).
 DEFORMATION_MM = {4: (0.5, 1.0), 8: (1.0, 2.0), 16: (3.0, 6.0), 32: (5.0, 10.0)}
@@ -227,18 +234,26 @@ def _read_library(path: Path) -> list[Item]:
         named = (f for f in sorted(path.rglob("*")) if is_image_name(f.name))
         files = [f for f in named if "image" not in f.name]
     elif path.suffix == ".json" and path.is_file():
-        cases = read_json(path, "library").get("training", [])
-        files = [
-            path.parent / case["label"]
-            for case in cases
-            if "label" in case and not case.get("truncated")
-        ]
+        files = listed_labels(path, "library")
     else:
         raise ValueError(f"library must be a folder or a datalist.json, got {path}")
     items = [item for file in files for item in _lesions_of(file)]
     if not items:
         raise ValueError(f"library must hold at least one lesion, got none in {path}")
     return items
+
+
+def listed_labels(datalist: Path, argument: str) -> list[Path]:
+    """Return the labels of the training section of a datalist that are not cut off."""
+    content = read_json(datalist, argument)
+    entries = content.get("training", []) if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{argument} must be a datalist with a list of entries, got {datalist}")
+    return [
+        listed_path(entry["label"], "label", datalist.parent, datalist)
+        for entry in entries
+        if "label" in entry and not entry.get("truncated")
+    ]
 
 
 def _lesions_of(file: Path) -> list[Item]:

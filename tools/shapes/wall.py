@@ -12,11 +12,10 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from tqdm import tqdm
 
-from tools.files import read_json
 from tools.organs.organ import Organ
 from tools.scans.reader import bare_name
 from tools.shapes.shape import LabelShape, Place, Point, as_point
-from tools.shapes.sources import read_label
+from tools.shapes.sources import listed_labels, read_label
 from tools.transforms.spheres import enclosing_sphere
 from tools.transforms.wall import (
     WallCoordinates,
@@ -363,8 +362,7 @@ def _site_angle(place: Place) -> float | None:
 def _label_files(path: Path) -> list[Path]:
     listed = path / "datalist.json" if path.is_dir() else path
     if listed.suffix == ".json" and listed.is_file():
-        cases = read_json(listed, "shape").get("training", [])
-        return [listed.parent / case["label"] for case in cases if "label" in case]
+        return listed_labels(listed, "shape")
     if path.is_dir():
         return sorted(path.glob("*_label.nii.gz"))
     raise ValueError(

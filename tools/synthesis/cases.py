@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import nibabel as nib
 
 from tools.dicom.files import is_dicom, is_dicom_folder, scan_in, series_folders, series_uids
-from tools.files import read_json, safe_name, safe_names
+from tools.files import DATASET_DIR, listed_path, read_json, safe_name, safe_names
 from tools.organs.organ import Organ
 from tools.phantoms.datasets import phantom_scan
 from tools.scans.reader import bare_name, is_image_name
@@ -322,15 +321,7 @@ def _entry_case(path: Path, entry: Mapping[str, Any], base: Path, datalist: Path
 
 
 def _existing(entry: Mapping[str, Any], key: str, base: Path, datalist: Path) -> Path:
-    value = entry[key]
-    if not isinstance(value, str) or not value.strip("/. ") or "\0" in value:
-        raise ValueError(f"{key} of a datalist entry must be one path, got {value!r} in {datalist}")
-    path = base / value
-    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(base)):
-        raise ValueError(
-            f"{key} of a datalist entry must lie in {base}, got {value} in {datalist} (dataset_dir "
-            "names the folder that may be read, / for all)"
-        )
+    path = listed_path(entry[key], key, base, datalist, DATASET_DIR)
     if not path.exists():
         raise FileNotFoundError(f"{key} of a datalist entry must exist, got {path} in {datalist}")
     return path
