@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -11,10 +10,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.data import load_decathlon_datalist
 from numpy.typing import NDArray
 
-from tools.files import clear_leftovers, new_file, new_folder, write_json
+from tools.files import clear_leftovers, new_file, new_folder, read_json, write_json
 
 __all__ = [
     "NOTICE",
@@ -26,6 +24,8 @@ __all__ = [
     "write_datalist",
     "write_scan",
 ]
+
+PATH_KEYS = ("image", "label")
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def read_section(
 
     Raises:
         FileNotFoundError: if ``dataset_dir`` or its datalist does not exist; nothing replaces it.
-        ValueError: if the section is missing or empty.
+        ValueError: if the section is missing or empty, or an entry holds no paths.
     """
     if not dataset_dir:
         folder = cached_phantom(name, write, cache_dir)
@@ -142,10 +142,27 @@ def read_section(
     path = folder / "datalist.json"
     if not path.is_file():
         raise FileNotFoundError(f"dataset_dir must hold datalist.json, got {dataset_dir}")
-    sections = json.loads(path.read_text())
-    if not sections.get(section):
-        found = sorted(name for name, value in sections.items() if isinstance(value, list))
+    sections = read_json(path, "dataset_dir")
+    entries = sections.get(section) if isinstance(sections, dict) else None
+    if not isinstance(entries, list) or not entries:
+        lists = sections.items() if isinstance(sections, dict) else ()
+        found = sorted(name for name, value in lists if isinstance(value, list))
         raise ValueError(
             f"section must be a non-empty list of {path}, one of {found}, got {section!r}"
         )
-    return list(load_decathlon_datalist(path.resolve(), True, section, folder.resolve()))
+    return [_with_paths(entry, folder.resolve(), path) for entry in entries]
+
+
+def _with_paths(entry: Any, folder: Path, datalist: Path) -> dict[str, Any]:
+    """Return an entry with its paths as they lead from anywhere."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"entries of a datalist must be objects, got {entry!r} in {datalist}")
+    result = dict(entry)
+    for key, value in entry.items():
+        if key in PATH_KEYS and (not isinstance(value, str) or not value):
+            raise ValueError(
+                f"{key} of a datalist entry must be one path, got {value!r} in {datalist}"
+            )
+        if isinstance(value, str) and value and (key in PATH_KEYS or (folder / value).exists()):
+            result[key] = str(folder / value)
+    return result
