@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from tools import checkpoints
-from tools.checkpoints import WholeCheckpointSaver, start_point
+from tools.checkpoints import WholeCheckpointLoader, WholeCheckpointSaver, start_point
 
 
 def train(folder: Path, epochs: int, values: list[float], resume: str | None = None) -> None:
@@ -103,6 +104,79 @@ def test_only_the_first_process_looks_after_files(tmp_path: Path) -> None:
     assert start_point(tmp_path, 2, rank=1) is None
     assert "earlier_1" not in names(tmp_path)
     assert start_point(tmp_path, 4, "auto", rank=1) == str(tmp_path / "checkpoint_epoch=2.pt")
+
+
+def resume(path: Path, epochs: int = 4) -> None:
+    trainer, network = Engine(lambda *_: None), torch.nn.Linear(2, 1)
+    parts = {"network": network, "trainer": trainer}
+    WholeCheckpointLoader(str(path), parts).attach(trainer)
+    trainer.run([0], max_epochs=epochs)
+
+
+def edited(name: str, value: Any) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        content = torch.load(path, weights_only=True)
+        if value is None:
+            del content["network"][name]
+        else:
+            content["network"][name] = value
+        torch.save(content, path)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:900]), "must be whole files that torch"),
+        (lambda path: path.write_bytes(b""), "must be whole files that torch"),
+        (lambda path: torch.save([1], path), "must hold states by name"),
+        (lambda path: torch.save({"network": {}}, path), "got bias of shape none"),
+        (lambda path: torch.save({"network": {"bias": 1}}, path), "got bias of shape none"),
+        (lambda path: torch.save({"network": 1}, path), "which holds no network"),
+        (lambda path: torch.save({"model": {}}, path), "which holds no network"),
+        (edited("weight", torch.zeros(3, 1)), r"got weight of shape \(3, 1\) where \(1, 2\)"),
+        (edited("bias", None), r"got bias of shape none where \(1,\)"),
+        (edited("other", torch.zeros(1)), r"got other of shape \(1,\) where none"),
+        (edited("bias", torch.tensor([torch.nan])), "must be finite, got NaN or infinity in bias"),
+    ],
+)
+def test_checkpoint_that_does_not_fit_is_named(
+    edit: Callable[[Path], Any], said: str, tmp_path: Path
+) -> None:
+    train(tmp_path, 2, [2, 1])
+    path = tmp_path / "checkpoint_epoch=2.pt"
+    resume(path)
+    with pytest.raises(ValueError, match=r"max_epochs must be at least the 2 epochs of .*, got 1"):
+        resume(path, 1)
+    edit(path)
+    with pytest.raises(ValueError, match=said) as caught:
+        resume(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("[pos 3")])
+def test_full_disk_is_one_sentence_and_the_earlier_checkpoint_stays(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, 2, [2, 1])
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.pt")}
+
+    def full(content: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"ckpt_dir must be writable and have room, .*resume_from"):
+        train(tmp_path, 4, [2, 1, 0, 0], "auto")
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.pt")} == before
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"ckpt_dir must be writable, got .*Not a directory"):
+        start_point(tmp_path / "file" / "models", 2)
 
 
 @pytest.mark.parametrize("moment", ["writing", "written"])

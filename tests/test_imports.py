@@ -11,13 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"files", "checkpoints", "losses", "schedules", "networks", "transforms", "metrics"}
-LEAVES |= {"handlers", "phantoms", "histograms", "intensity", "windows"}
-RUNTIME = LEAVES | {"packed_code", "prepare_batch", "inferers"}
-RUNTIME |= {"bundle", "organs", "scans", "shapes", "synthesis", "dicom"}
+LEAVES |= {"handlers", "phantoms", "histograms", "intensity", "windows", "bundle", "scans"}
+RUNTIME = LEAVES | {"packed_code", "bundle_run", "prepare_batch", "inferers"}
+RUNTIME |= {"organs", "shapes", "synthesis", "dicom"}
 WORKSHOP = {"report", "prepare", "convert", "release", "studies", "export", "benchmark"}
 WORKSHOP |= {"cli", "commands", "__main__"}
 RUNTIME_PACKAGES = {"torch", "numpy", "scipy", "monai", "einops", "nibabel", "ignite", "tqdm"}
-RUNTIME_PACKAGES |= {"filelock", "pydicom", "highdicom", "dicomanonymizer", "skimage", "SimpleITK"}
+RUNTIME_PACKAGES |= {"SimpleITK", "fire"}  # monai.bundle run is made of the latter
+RUNTIME_PACKAGES |= {"filelock", "pydicom", "highdicom", "dicomanonymizer", "skimage"}
 DATASET_NAME = re.compile(r"lidc|emidec|msd|difftumor|lefusion", re.IGNORECASE)
 MODULE_LINES, BODY_LINES, BODY_LINES_WANTED = 600, 60, 40
 

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 __all__ = [
     "Bundle",
+    "WeightsLoader",
     "bundle_folders",
     "choose_device",
     "find_bundle",
     "load_weights",
     "read_weights",
+    "require_weights_of",
     "resolved",
     "sha256_file",
 ]
@@ -110,22 +113,57 @@ def load_weights(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds no weights (see :func:`read_weights`), or those of another network;
-            the message names the first tensor that does not fit.
+        ValueError: if it holds no weights (see :func:`read_weights`) or others, see
+            :func:`require_weights_of`.
     """
     state = read_weights(path, device)
+    require_weights_of(network, state, path)
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def require_weights_of(
+    network: nn.Module, state: Mapping[str, Any], path: str | os.PathLike[str]
+) -> None:
+    """Refuse weights of another network, and weights that are not finite.
+
+    Raises:
+        ValueError: naming the file and the first tensor that does not fit.
+    """
     own = network.state_dict()
     for name in sorted(own.keys() | state.keys()):
-        if name not in state or name not in own or own[name].shape != state[name].shape:
-            there, wanted = (
-                tuple(part[name].shape) if name in part else "none" for part in (state, own)
-            )
+        there, wanted = (
+            tuple(part[name].shape) if isinstance(part.get(name), Tensor) else "none"
+            for part in (state, own)
+        )
+        if there != wanted:
             raise ValueError(
                 f"weights must be those of this network, got {name} of shape {there} where "
                 f"{wanted} is expected, in {path}"
             )
-    network.load_state_dict(state)
-    return network.eval()
+        if there != "none" and not state[name].isfinite().all():
+            raise ValueError(f"weights must be finite, got NaN or infinity in {name} of {path}")
+
+
+class WeightsLoader:
+    """Handler that puts weights into a network when an engine starts, see :func:`load_weights`."""
+
+    def __init__(
+        self, load_path: str, network: nn.Module, map_location: str | torch.device = "cpu"
+    ) -> None:
+        self._load_path, self._map_location = load_path, map_location
+        # as MONAI saves one that several processes train
+        parallel = isinstance(network, nn.parallel.DistributedDataParallel)
+        self._network: nn.Module = network.module if parallel else network  # type: ignore[assignment]
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load the weights."""
+        load_weights(self._network, self._load_path, self._map_location)
+        engine.logger.info("weights: %s", self._load_path)
 
 
 def resolved(parser: ConfigParser, key: str) -> Any:

@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers.checkpoint import Checkpoint, DiskSaver
-from monai.handlers import CheckpointSaver
+from monai.handlers import CheckpointLoader, CheckpointSaver
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from tools.bundle import require_weights_of
 from tools.files import claim, new_file
 
-__all__ = ["WholeCheckpointSaver", "saved_checkpoints", "start_point"]
+__all__ = ["WholeCheckpointLoader", "WholeCheckpointSaver", "saved_checkpoints", "start_point"]
 
 CHECKPOINT = re.compile(r"checkpoint_epoch=(\d+)\.pt")
 PATTERN = "checkpoint_epoch=*.pt"
@@ -97,8 +100,14 @@ class _WholeFiles(DiskSaver):
                 self.remove_now(name)
 
     def _save_func(self, checkpoint: Mapping, path: Path, func: Any) -> None:
-        with new_file(path) as partial:
-            func(checkpoint, partial, **self.kwargs)
+        try:
+            with new_file(path) as partial:
+                func(checkpoint, partial, **self.kwargs)
+        except (OSError, RuntimeError) as error:  # torch's own error, where a disk is full
+            raise OSError(
+                f"ckpt_dir must be writable and have room, got {path.parent} ({_reason(error)}); "
+                "go on with --resume_from auto when it has"
+            ) from error
 
     def remove(self, filename: str) -> None:
         """Note a file to be removed once the next one is written."""
@@ -108,6 +117,38 @@ class _WholeFiles(DiskSaver):
     def remove_now(self, filename: str) -> None:
         """Remove a file that two newer ones stand beside."""
         super().remove(filename)
+
+
+class WholeCheckpointLoader(CheckpointLoader):
+    """MONAI's loader, which refuses in one sentence what is no checkpoint of this training.
+
+    Options are those of :class:`monai.handlers.CheckpointLoader`.
+
+    Raises:
+        ValueError: on start, naming the file and the first part or tensor that does not fit.
+    """
+
+    def __call__(self, engine: Engine) -> None:
+        """Load all parts of the checkpoint, each of which must be there."""
+        content, path = _read(self.load_path), self.load_path
+        for name, part in self.load_dict.items():
+            if not isinstance(content.get(name), Mapping):
+                raise ValueError(
+                    f"resume_from must be a checkpoint of this training, got {path}, which holds "
+                    f"no {name}"
+                )
+            if isinstance(part, DistributedDataParallel):
+                part = part.module
+            if isinstance(part, nn.Module):
+                require_weights_of(part, content[name], path)
+        trainer = content.get("trainer", {})
+        reached = trainer.get("iteration", 0) // (trainer.get("epoch_length") or 1)
+        if reached > engine.state.max_epochs:
+            raise ValueError(
+                f"max_epochs must be at least the {reached} epochs of {path}, got "
+                f"{engine.state.max_epochs}"
+            )
+        super().__call__(engine)
 
 
 def start_point(
@@ -153,7 +194,10 @@ def start_point(
                 "epochs; go on with --resume_from auto, or name another output_dir"
             )
         _move_aside(folder, best_file)
-    claim(folder, (best_file, PATTERN, "earlier_*"), "output_dir")
+    try:
+        claim(folder, (best_file, PATTERN, "earlier_*"), "output_dir")
+    except OSError as error:
+        raise OSError(f"ckpt_dir must be writable, got {folder} ({_reason(error)})") from error
     return point
 
 
@@ -167,9 +211,26 @@ def _best_value(path: Path) -> float | None:
     """Return the value that a best model was kept for; None if there is none, or it is unknown."""
     if not path.is_file():
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    kept = getattr(state, "_metadata", {}).get(BEST, {}).get("priority")
+    kept = getattr(_read(path), "_metadata", {}).get(BEST, {}).get("priority")
     return None if kept is None else float(kept)
+
+
+def _read(path: str | os.PathLike[str]) -> Any:
+    """Return the content of a file of a training; ValueError where that cannot be read."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch fail in many ways
+        raise ValueError(
+            f"checkpoints must be whole files that torch.save wrote, got {path} "
+            f"({type(error).__name__}); move it away, or name another with --resume_from"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"checkpoints must hold states by name, got {path}")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or "torch could not write it")
 
 
 def _move_aside(folder: Path, best_file: str) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "claim",
     "claimed",
     "clear_leftovers",
+    "different_names",
     "listed_path",
     "mark_folder",
     "new_file",
@@ -91,10 +92,15 @@ def safe_names(texts: Iterable[object]) -> list[str]:
         >>> safe_names(["a", "A", "b", "a"])
         ['a', 'A_2', 'b', 'a_3']
     """
+    return different_names(map(safe_name, texts))
+
+
+def different_names(stems: Iterable[str]) -> list[str]:
+    """Return each name, with a number where it is taken, also where upper case does not count."""
     names: list[str] = []
     taken: set[str] = set()
-    for text in texts:
-        name = stem = safe_name(text)
+    for stem in stems:
+        name = stem
         number = 1
         while name.casefold() in taken:
             number += 1

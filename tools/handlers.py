@@ -1,4 +1,4 @@
-"""What a person sees of a training: losses on the bar, and at its end where its files lie."""
+"""Handlers of a training: what a person sees of it, and what lets it go on as if never stopped."""
 
 from __future__ import annotations
 
@@ -8,15 +8,58 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
+from ignite.handlers import EMAHandler, ProgressBar
+from ignite.handlers.state_param_scheduler import LambdaStateScheduler
+from monai.data.utils import set_rnd
 from monai.handlers import from_engine
+from monai.utils.misc import MAX_SEED, set_determinism
 
 from tools.checkpoints import saved_checkpoints
 
-__all__ = ["LossBar", "say_where_files_are"]
+__all__ = ["Average", "EpochChance", "LossBar", "say_where_files_are"]
 
 logger = logging.getLogger(__name__)
+
+
+class EpochChance:
+    """Makes chance and order of data of an epoch depend on seed, process and epoch alone.
+
+    A training that is gone on with then sees the samples, crops and noise that it would have seen,
+    however many processes it has, and a checkpoint needs no states of generators. Attach it first.
+    """
+
+    def __init__(self, seed: int, rank: int = 0) -> None:
+        self._seed, self._rank = seed, rank
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a trainer of MONAI."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Seed all generators, those of transforms too, and begin the data anew."""
+        parts = (self._seed % MAX_SEED, self._rank, engine.state.epoch)
+        seed = int(np.random.SeedSequence(parts).generate_state(1)[0])
+        set_determinism(seed)
+        set_rnd(engine.data_loader.dataset, seed)
+        engine.set_data(engine.data_loader)
+
+
+class Average(EMAHandler):
+    """Ignite's averaged weights; when a training goes on, so does the warm-up of its momentum.
+
+    Options are those of :class:`ignite.handlers.EMAHandler`.
+    """
+
+    def attach(self, engine: Engine, *options: Any, **more: Any) -> None:
+        """Attach to a trainer."""
+        super().attach(engine, *options, **more)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._go_on)
+
+    def _go_on(self, engine: Engine) -> None:
+        if isinstance(self.momentum_scheduler, LambdaStateScheduler):
+            self.momentum_scheduler.event_index = engine.state.iteration
 
 
 class LossBar(ProgressBar):

@@ -1,6 +1,7 @@
 """Each training on the phantom, an epoch or two: weights, curves, processes, resuming."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from monai.bundle import ConfigParser, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.bundles.runs import FEW_STEPS, SHORT, TRAININGS, run_configs, run_module, words
+from tools.files import MARK
 
 AUTOENCODER = "hr_ldm/configs/train_autoencoder.json"
 TRACKED = ["--tracking", "mlflow", "--experiment_name", "nodules", "--run_name", "short"]
@@ -82,6 +84,34 @@ def charts(folder: Path) -> dict[str, list[float]]:
         for tag in found.Tags()["scalars"]:
             curves.setdefault(tag, []).extend(event.value for event in found.Scalars(tag))
     return curves
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(name, marks=[] if name.startswith("lefusion_lidc") else pytest.mark.slow)
+        for name in TRAININGS
+    ],
+)
+def test_a_training_that_goes_on_is_one_that_never_stopped(config: str, tmp_path: Path) -> None:
+    few = {"max_epochs": 4, "val_interval": 4, "val_every_nth_case": 8, "save_interval": 2}
+    options = TRAININGS[config] | SHORT | few | {"config_file": f"bundles/{config}"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run("training", logging_file=False, output_dir=str(whole), **options)
+    (killed / "models").mkdir(parents=True)
+    for name in (MARK, "checkpoint_epoch=2.pt"):  # all that a kill after the second epoch leaves
+        shutil.copy(whole / "models" / name, killed / "models")
+    goes_on = options | {"resume_from": "auto"}
+    run("training", logging_file=False, output_dir=str(killed), **goes_on)
+    losses, rest = (charts(folder)["train_loss"] for folder in (whole, killed))
+    assert len(rest) == 4
+    assert rest == losses[4:]
+    best = "autoencoder.pt" if config == AUTOENCODER else "model.pt"
+    for name in ("checkpoint_epoch=4.pt", best):
+        before, after = (
+            torch.load(folder / "models" / name, weights_only=True) for folder in (whole, killed)
+        )
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """Bundles as MONAI sees them: properties, shapes; inference and evaluation of lung nodules."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from monai.bundle import ConfigWorkflow, verify_net_in_out
 
 from tests.bundles.runs import NAMES, raw_values, run_configs, written
 from tools.phantoms.datasets import lesion_datalist
+from tools.phantoms.heart_datasets import heart_datalist
 
 each_bundle = pytest.mark.parametrize("bundle", NAMES)
 
@@ -47,6 +51,35 @@ def test_network_takes_and_gives_what_the_metadata_says(bundle: str) -> None:
         device="cpu",
         extra_forward_args={"timesteps": torch.tensor([1])},
     )
+
+
+@pytest.mark.parametrize(
+    ("bundle", "configs"),
+    [*((name, "inference") for name in NAMES), ("diffmask", "inference cardiac_inference")],
+)
+def test_two_cases_of_one_file_name_give_two_results(
+    bundle: str, configs: str, tmp_path: Path
+) -> None:
+    heart = bundle == "lefusion_emidec" or "cardiac" in configs
+    section = "normal" if "cardiac" in configs else "validation"
+    (entry, *_) = (heart_datalist if heart else lesion_datalist)("", section)
+    entries = []
+    for patient in ("P 1", "P.2"):
+        (tmp_path / patient).mkdir()
+        entries.append(dict(entry))
+        for key in ("image", "label"):
+            entries[-1][key] = f"{patient}/{key}.nii.gz"
+            shutil.copy(entry[key], tmp_path / patient / f"{key}.nii.gz")
+    (tmp_path / "datalist.json").write_text(json.dumps({section: entries}))
+    steps: dict[str, Any] = {"displayable_configs#num_inference_steps": 2}
+    steps["dataset_dir"] = str(tmp_path)
+    if bundle == "hr_ldm":
+        steps["inferer#inferer#fewest_steps"] = 2
+    run_configs(bundle, "inference", configs, tmp_path / "out", **steps)
+    kind = "_label_lesion" if "cardiac" in configs else "_lesion"
+    kind = kind if bundle == "diffmask" else "_synthetic"
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [f"P 1{kind}.nii.gz", f"P.2{kind}.nii.gz"]
 
 
 @pytest.mark.slow

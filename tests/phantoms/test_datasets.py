@@ -154,6 +154,34 @@ def test_named_dataset_is_never_replaced(read: Callable[..., Any], tmp_path: Pat
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]", "section must be a non-empty list"),
+        ('{"training": {"image": "a"}}', "section must be a non-empty list"),
+        ("{", "dataset_dir must be JSON"),
+        ('{"training": ["a.nii.gz"]}', "entries of a datalist must be objects, got 'a.nii.gz'"),
+        ('{"training": [{"image": ["a", "b"]}]}', "image of a datalist entry must be one path"),
+        ('{"training": [{"image": "a", "label": 1}]}', "label of a datalist entry must be one"),
+    ],
+)
+def test_datalist_that_cannot_be_understood_is_named(
+    content: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "datalist.json").write_text(content)
+    with pytest.raises(ValueError, match=said) as caught:
+        lesion_datalist(tmp_path)
+    assert str(tmp_path / "datalist.json") in str(caught.value)
+
+
+def test_datalist_with_the_mark_that_windows_writes_is_read(tmp_path: Path) -> None:
+    (tmp_path / "c.nii").touch()
+    entry = {"image": "a.nii", "label": "b.nii", "other": "c.nii", "patient": "c", "rating": 3}
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": [entry]}), "utf-8-sig")
+    paths = {key: str(tmp_path / entry[key]) for key in ("image", "label", "other")}
+    assert lesion_datalist(tmp_path) == [entry | paths]
+
+
 def test_wrong_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="count must be >= 3"):
         write_lesion_rois(tmp_path, count=2)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from tools.bundle import load_weights
+
 __all__ = ["decode_latents", "encode_latents", "frozen_autoencoder", "latent_scale"]
 
 logger = logging.getLogger(__name__)
@@ -21,17 +23,16 @@ def frozen_autoencoder(
 ) -> nn.Module:
     """Return an autoencoder with its weights, in evaluation mode, gradients off.
 
-    The file holds a state dict, bare or under ``model``; one that does not exist is a
-    ``FileNotFoundError``. A path of None or "" leaves the weights random, which only a test has a
-    use for, and says so in the log.
+    A file that does not exist is a ``FileNotFoundError``, for others see
+    :func:`tools.bundle.load_weights`. A path of None or "" leaves the weights random, which only a
+    test has a use for, and says so in the log.
     """
     if path is None or path == "":
         logger.warning("autoencoder_path is empty: the autoencoder keeps its random weights")
     elif not Path(path).is_file():
         raise FileNotFoundError(f"autoencoder_path must be an existing file, got {path}")
     else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state.get("model", state))
+        load_weights(network, path)
     return network.to(device).eval().requires_grad_(False)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.data import load_decathlon_datalist
 from numpy.typing import NDArray
 
 from tools.files import (
@@ -32,6 +31,8 @@ __all__ = [
     "write_datalist",
     "write_scan",
 ]
+
+PATH_KEYS = ("image", "label")
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def read_section(
 
     Raises:
         FileNotFoundError: if ``dataset_dir`` or its datalist does not exist; nothing replaces it.
-        ValueError: if the section is missing or empty.
+        ValueError: if the section is missing or empty, or an entry holds no paths.
     """
     if not dataset_dir:
         folder = cached_phantom(name, write, cache_dir)
@@ -149,13 +150,22 @@ def read_section(
     if not path.is_file():
         raise FileNotFoundError(f"dataset_dir must hold datalist.json, got {dataset_dir}")
     sections = read_json(path, "dataset_dir")
-    sections = sections if isinstance(sections, dict) else {}
-    if not isinstance(sections.get(section), list) or not sections[section]:
-        found = sorted(name for name, value in sections.items() if isinstance(value, list))
+    entries = sections.get(section) if isinstance(sections, dict) else None
+    if not isinstance(entries, list) or not entries:
+        lists = sections.items() if isinstance(sections, dict) else ()
+        found = sorted(name for name, value in lists if isinstance(value, list))
         raise ValueError(
             f"section must be a non-empty list of {path}, one of {found}, got {section!r}"
         )
-    for entry in sections[section]:
-        for key in {"image", "label"} & (entry.keys() if isinstance(entry, dict) else set()):
-            listed_path(entry[key], key, folder, path)
-    return list(load_decathlon_datalist(path.resolve(), True, section, folder.resolve()))
+    return [_with_paths(entry, folder.resolve(), path) for entry in entries]
+
+
+def _with_paths(entry: Any, folder: Path, datalist: Path) -> dict[str, Any]:
+    """Return an entry with its paths as they lead from anywhere."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"entries of a datalist must be objects, got {entry!r} in {datalist}")
+    result = dict(entry)
+    for key, value in entry.items():
+        if key in PATH_KEYS or (isinstance(value, str) and value and (folder / value).exists()):
+            result[key] = str(listed_path(value, key, folder, datalist))
+    return result

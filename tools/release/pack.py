@@ -18,10 +18,11 @@ from tools.files import claimed, new_file
 __all__ = ["LARGEST_FILE_MB", "listed_weights", "load_json", "pack_bundle", "ships"]
 
 # Named one by one, so that output/, eval/ and what people leave lying about never travel.
-RUNTIME: tuple[str, ...] = ("__init__.py", "bundle.py", "checkpoints.py", "files.py", "handlers.py")
-RUNTIME += ("histograms.py", "intensity.py", "packed_code.py", "prepare_batch.py", "schedules.py")
-RUNTIME += ("windows.py", "dicom", "inferers", "losses", "metrics", "networks", "organs")
-RUNTIME += ("phantoms", "scans", "shapes", "synthesis", "transforms")
+RUNTIME: tuple[str, ...] = ("__init__.py", "bundle.py", "bundle_run.py", "checkpoints.py")
+RUNTIME += ("files.py", "handlers.py", "histograms.py", "intensity.py", "packed_code.py")
+RUNTIME += ("prepare_batch.py", "schedules.py", "windows.py", "dicom", "inferers", "losses")
+RUNTIME += ("metrics", "networks", "organs", "phantoms", "scans", "shapes", "synthesis")
+RUNTIME += ("transforms",)
 LISTS, ZOO_LISTS = (
     [f"{name}.{suffix}" for suffix in ("json", "yaml", "yml")]
     for name in ("published_weights", "large_files")

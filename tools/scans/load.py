@@ -1,8 +1,10 @@
-"""Scans and masks for MONAI's transforms, through the one door."""
+"""Scans and masks for MONAI's transforms, through the one door; names of what is made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,22 @@ import nibabel as nib
 import numpy as np
 from monai.config import KeysCollection
 from monai.data import MetaTensor, NibabelReader
+from monai.data.folder_layout import default_name_formatter
 from monai.transforms import LoadImaged
 from monai.utils import ensure_tuple
 
+from tools.files import different_names
 from tools.scans.grid import on_grid, whole_numbers
-from tools.scans.reader import open_image, read_values, require_finite, require_hu, scaling
+from tools.scans.reader import (
+    bare_name,
+    open_image,
+    read_values,
+    require_finite,
+    require_hu,
+    scaling,
+)
 
-__all__ = ["LoadScansd"]
+__all__ = ["LoadScansd", "OutputNames"]
 
 
 class _Reader(NibabelReader):
@@ -98,3 +109,46 @@ def _as_mask(mask: MetaTensor, like: Any, key: str) -> MetaTensor:
     if isinstance(like, MetaTensor):
         meta["affine"], meta["spatial_shape"] = like.affine.clone(), like.meta["spatial_shape"]
     return MetaTensor(result, meta=meta, applied_operations=mask.applied_operations)
+
+
+class OutputNames:
+    """Names for MONAI's ``SaveImage`` (``output_name_formatter``), a different one for each entry.
+
+    A result is named by the file that it was made of, by its folders too where that does not tell
+    the entries apart, and by a number where that does not either, as cases of ``synthesize`` are.
+
+    Args:
+        files: the entries of a data set, in the order in which their results are saved.
+
+    Example:
+        >>> names = OutputNames([{"image": "P1/image.nii.gz"}, {"image": "P2/image.nii.gz"}])
+        >>> names({"filename_or_obj": "P2/image.nii.gz"}, None)
+        {'subject': 'P2.nii.gz'}
+    """
+
+    def __init__(self, files: Sequence[Mapping[str, Any]]) -> None:
+        self._names: dict[str, deque[str]] = defaultdict(deque)
+        for key in ("image", "label"):  # of which results are made
+            paths = [os.path.abspath(e[key]) for e in files if isinstance(e.get(key), str | Path)]
+            for path, name in zip(paths, different_names(_names(paths)), strict=True):
+                self._names[path].append(name)
+
+    def __call__(self, meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
+        """Return the next name of the file that an image came from."""
+        names = self._names.get(os.path.abspath(str(meta["filename_or_obj"])))
+        if not names:  # not of these entries
+            return default_name_formatter(dict(meta), saver)
+        names.rotate(-1)
+        return {"subject": f"{names[-1]}.nii.gz"}  # MONAI takes an ending off
+
+
+def _names(paths: Sequence[str]) -> Iterator[str]:
+    places = [Path(path) for path in paths]
+    count = Counter(bare_name(place.name) for place in set(places))
+    base = os.path.commonpath([place.parent for place in places]) if places else ""
+    for place in places:
+        name = bare_name(place.name)
+        if count[name] > 1:
+            above = place.relative_to(base).parent.parts
+            name = "_".join([*above, name]).removesuffix("_image")
+        yield name

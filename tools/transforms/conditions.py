@@ -71,8 +71,9 @@ class RandHistogramTransferd(RandomizableTransform, EachKey):
 
     Own training augmentation (not in the paper): it breaks the link between surroundings and lesion
     intensity, so that the network learns to obey the histogram instead of guessing it from context.
-    The transform remembers the histograms of the last 256 lesions it has seen. Images lie in [-1,
-    1]; masks have one channel, or one per class for an image of one channel, and each class
+    The transform remembers the histograms of the last 256 lesions it has seen since it was seeded
+    (in a training: with each epoch, so that one that goes on remembers the same). Images lie in
+    [-1, 1]; masks have one channel, or one per class for an image of one channel, and each class
     remembers histograms of its own.
     """
 
@@ -81,6 +82,11 @@ class RandHistogramTransferd(RandomizableTransform, EachKey):
         RandomizableTransform.__init__(self, prob)
         self.mask_key = mask_key
         self.pools: dict[int, list[Tensor]] = {}
+
+    def set_random_state(self, seed: int | None = None, state: Any = None) -> Any:
+        """Begin anew, with nothing remembered."""
+        self.pools = {}
+        return super().set_random_state(seed, state)
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         self.randomize(None)
