@@ -9,15 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from tools.release.pack import RUNTIME as PACKED
+
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"files", "checkpoints", "losses", "schedules", "networks", "transforms", "metrics"}
 LEAVES |= {"handlers", "phantoms", "histograms", "intensity", "windows"}
 RUNTIME = LEAVES | {"packed_code", "prepare_batch", "inferers"}
-RUNTIME |= {"bundle", "organs", "shapes", "synthesis", "dicom"}
+RUNTIME |= {"bundle", "organs", "scans", "shapes", "synthesis", "dicom"}
+# of the part scans, these know nothing but arrays and files
+LEAF_MODULES = ("tools.scans.grid.", "tools.scans.reader.")
+ABOVE = {  # what a part must not import
+    "scans": {"organs", "shapes", "inferers", "synthesis"},
+    "organs": {"synthesis", "inferers"},
+    "shapes": {"synthesis"},
+}
 WORKSHOP = {"report", "prepare", "convert", "release", "studies", "export", "benchmark"}
 WORKSHOP |= {"cli", "commands", "__main__"}
 RUNTIME_PACKAGES = {"torch", "numpy", "scipy", "monai", "einops", "nibabel", "ignite", "tqdm"}
-RUNTIME_PACKAGES |= {"filelock", "pydicom", "highdicom", "dicomanonymizer", "skimage"}
+RUNTIME_PACKAGES |= {"filelock", "pydicom", "highdicom", "dicomanonymizer", "skimage", "SimpleITK"}
 DATASET_NAME = re.compile(r"lidc|emidec|msd|difftumor|lefusion", re.IGNORECASE)
 MODULE_LINES, BODY_LINES, BODY_LINES_WANTED = 600, 60, 40
 
@@ -95,6 +104,10 @@ def test_every_part_is_declared_runtime_or_workshop() -> None:
     assert {part_of(path) for path in MODULES} <= RUNTIME | WORKSHOP | {"__init__"}
 
 
+def test_what_is_packed_is_the_runtime() -> None:
+    assert {Path(name).stem for name in PACKED} == RUNTIME | {"__init__"}
+
+
 def test_package_file_imports_nothing() -> None:
     tree = parse(ROOT / "tools" / "__init__.py")
     now = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -108,7 +121,13 @@ def test_runtime_never_imports_the_workshop(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(LEAVES))
 def test_leaves_import_only_leaves(path: Path) -> None:
-    assert parts_imported(imports_of(path)) <= LEAVES | {"__version__"}
+    names = {name for name in imports_of(path) if not name.startswith(LEAF_MODULES)}
+    assert parts_imported(names) <= LEAVES | {"__version__"}
+
+
+@pytest.mark.parametrize("path", modules(set(ABOVE)))
+def test_arrows_run_downwards(path: Path) -> None:
+    assert not parts_imported(imports_of(path)) & ABOVE[part_of(path)]
 
 
 @pytest.mark.parametrize("path", modules(RUNTIME))

@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from tools.bundle import bundle_folders
 from tools.organs.organ import Organ, OrganMap
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 
 __all__ = [
     "BUNDLE_VARIABLE",

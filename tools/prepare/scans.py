@@ -32,7 +32,7 @@ from tools.prepare.lesions import (
     patch_grid,
     scan_patches,
 )
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 
 __all__ = [
     "Cases",

@@ -20,7 +20,7 @@ from tools.histograms import adapt_histogram, intensity_histogram, load_presets
 from tools.intensity import HuWindow
 from tools.phantoms.datasets import lesion_datalist
 from tools.phantoms.heart_datasets import heart_datalist
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 from tools.synthesis.view import SlicesView
 
 __all__ = [

@@ -21,7 +21,7 @@ __all__ = ["LARGEST_FILE_MB", "listed_weights", "load_json", "pack_bundle", "shi
 RUNTIME: tuple[str, ...] = ("__init__.py", "bundle.py", "checkpoints.py", "files.py", "handlers.py")
 RUNTIME += ("histograms.py", "intensity.py", "packed_code.py", "prepare_batch.py", "schedules.py")
 RUNTIME += ("windows.py", "dicom", "inferers", "losses", "metrics", "networks", "organs")
-RUNTIME += ("phantoms", "shapes", "synthesis", "transforms")
+RUNTIME += ("phantoms", "scans", "shapes", "synthesis", "transforms")
 LISTS, ZOO_LISTS = (
     [f"{name}.{suffix}" for suffix in ("json", "yaml", "yml")]
     for name in ("published_weights", "large_files")

@@ -13,8 +13,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from tools.files import new_file
+from tools.scans.scan import Scan
 from tools.synthesis.records import read_record
-from tools.synthesis.scan import Scan
 from tools.windows import WindowGrid, cut_window
 
 __all__ = ["write_overview"]

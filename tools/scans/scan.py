@@ -234,8 +234,8 @@ class Scan:
         ITK refuses axes that are not at right angles, as of a tilted gantry, unless the header says
         beside how the nearest right-angled grid lies.
         """
-        header = nib.Nifti1Header()  # ITK reads no NIfTI-2
         before = self.nifti.header
+        header = nib.Nifti1Header(endianness=before.endianness)  # ITK reads no NIfTI-2
         for name in set(header) & set(before if isinstance(before, nib.Nifti1Header) else ()):
             if name not in ("sizeof_hdr", "magic", "vox_offset", "dim", "datatype", "bitpix"):
                 header[name] = before[name]
