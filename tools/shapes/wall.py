@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from tools.files import read_json
 from tools.organs.organ import Organ
-from tools.scans.reader import bare_name
+from tools.scans.reader import bare_name, existing_files, is_image_name
 from tools.shapes.shape import LabelShape, Place, Point, as_point
 from tools.shapes.sources import read_label
 from tools.transforms.spheres import enclosing_sphere
@@ -366,7 +366,8 @@ def _label_files(path: Path) -> list[Path]:
         cases = read_json(listed, "shape").get("training", [])
         return [listed.parent / case["label"] for case in cases if "label" in case]
     if path.is_dir():
-        return sorted(path.glob("*_label.nii.gz"))
+        there = [f for f in existing_files(sorted(path.glob("*"))) if is_image_name(f.name)]
+        return [file for file in there if bare_name(file.name).endswith("_label")]
     raise ValueError(
         f"shape library:PATH must name a folder of *_label.nii.gz or a datalist.json, got {path}"
     )
