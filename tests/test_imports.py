@@ -130,6 +130,14 @@ def test_arrows_run_downwards(path: Path) -> None:
     assert not parts_imported(imports_of(path)) & ABOVE[part_of(path)]
 
 
+@pytest.mark.parametrize("path", modules(RUNTIME | WORKSHOP))
+def test_images_are_read_through_one_door(path: Path) -> None:
+    calls = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Attribute | ast.Name)]
+    named = {ast.unparse(node) for node in calls}
+    reads = {n for n in named if n == "nib.load" or n.endswith(("from_filename", "LoadImage"))}
+    assert not reads or path.name == "reader.py"
+
+
 @pytest.mark.parametrize("path", modules(RUNTIME))
 def test_runtime_needs_few_packages(path: Path) -> None:
     packages = {name.split(".")[0] for name in imports_of(path)}

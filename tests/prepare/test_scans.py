@@ -336,6 +336,15 @@ def test_scans_that_are_unfit_are_named_and_all_others_done(
     assert [entry["patient"] for entry in content(tmp_path / "out")["training"]] == ["whole"]
 
 
+def test_unfit_values_are_taken_as_the_options_say(tmp_path: Path) -> None:
+    for name, words in (("nan", ["--fill_nan", "air"]), ("offset", ["--hu_offset", "-2000"])):
+        datalist = write_list(tmp_path, {"training": [write_unfit(tmp_path, name)]})
+        out = tmp_path / name
+        assert prepare(datalist, out, "--validation_fraction", "0", *words) == 0
+        values = array(out, content(out)["training"][0], "image")
+        assert (values.min(), values.max()) == (-1000 if name == "nan" else -850, 30)
+
+
 def test_nothing_to_train_on_is_no_success(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,7 +35,7 @@ from tools.prepare.lesions import (
     scan_patches,
 )
 from tools.scans.reader import bare_name
-from tools.scans.scan import Scan
+from tools.scans.scan import AIR_HU, Scan
 
 __all__ = [
     "Cases",
@@ -70,6 +70,8 @@ def prepare_scans(
     workers: int = 1,
     validation_fraction: float = 0.2,
     fold: int = 0,
+    fill_nan: str | float | None = None,
+    hu_offset: float = 0.0,
 ) -> dict[str, Any]:
     """Write what a bundle trains on, and a datalist split by patient.
 
@@ -87,16 +89,17 @@ def prepare_scans(
     """
     content, base = _read(datalist)
     check_rule(rule, workers, validation_fraction)
+    reading = _reading(rule, fill_nan, hu_offset)
     _check_classes(rule, content)
     sections = _sections(content, fold, validation_fraction, rule.seed)
     listed = [(name, entry) for name, entries in sections.items() for entry in entries]
     names = safe_names(_names([entry for _, entry in listed]))
     cases = dict(zip(names, [entry for _, entry in listed], strict=True))
     with claimed(out, ("cases", "datalist.json")):
-        place = Cases(Path(out) / "cases", rule._asdict(), workers)
+        place = Cases(Path(out) / "cases", rule._asdict() | reading, workers)
         twice = _twice(base, cases)
         once = {name: entry for name, entry in cases.items() if name not in twice}
-        records, broken = run_cases(place, once, partial(_write_scan, base, rule))
+        records, broken = run_cases(place, once, partial(_write_scan, base, rule, reading))
         broken = dict(sorted({**twice, **broken}.items()))
         result: dict[str, list[dict[str, Any]]] = {name: [] for name in sections}
         for name, (section, _) in zip(names, listed, strict=True):
@@ -186,6 +189,22 @@ def check_rule(rule: Rule, workers: int = 1, fraction: float = 0.0) -> None:
     for name, (wanted, holds, value) in rules.items():
         if not holds:
             raise ValueError(f"{name} must be {wanted}, got {value}")
+
+
+def _reading(rule: Rule, fill_nan: str | float | None, hu_offset: float) -> dict[str, float]:
+    """Return how scans are to be read, where that is not as they are."""
+    numbers: dict[str, Any] = {"hu_offset": hu_offset} if hu_offset else {}
+    if fill_nan is not None:
+        air = str(fill_nan).lower() == "air" and rule.lowest is not None
+        numbers["fill_nan"] = AIR_HU if air else fill_nan
+    for name, value in numbers.items():
+        try:
+            numbers[name] = float(value)
+        except ValueError:
+            numbers[name] = np.nan
+        if not np.isfinite(numbers[name]):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+    return numbers
 
 
 def _check_classes(rule: Rule, content: Mapping[str, Any]) -> None:
@@ -416,7 +435,12 @@ class Record:
 
 
 def _write_scan(
-    base: Path, rule: Rule, name: str, entry: Mapping[str, Any], folder: Path
+    base: Path,
+    rule: Rule,
+    reading: Mapping[str, float],
+    name: str,
+    entry: Mapping[str, Any],
+    folder: Path,
 ) -> dict[str, Any]:
     """Write one scan of a datalist; paths of its entry are relative to ``base``."""
     given = {key: entry[key] for key in PATHS if entry.get(key)}
@@ -432,7 +456,8 @@ def _write_scan(
     grid = NEEDED[rule.form][0]
     # padding is of CT alone: a rule with a lower limit has intensities in HU
     in_hu = grid == "image" and rule.lowest is not None
-    scan = Scan(paths[grid], entry.get("series_uid"), in_hu, argument=grid)
+    kept = reading if grid == "image" else {}
+    scan = Scan(paths[grid], entry.get("series_uid"), in_hu, argument=grid, **kept)
     label = np.zeros(scan.shape, np.int16)
     if "label" in paths:
         label = scan.load_labels(paths["label"], "label")
