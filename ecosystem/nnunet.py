@@ -20,6 +20,7 @@ import numpy as np
 from ecosystem.work import empty_work_folder
 from tools.files import write_json
 from tools.phantoms.datasets import write_chest_phantom, write_lesion_rois
+from tools.scans.reader import open_image
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET_ID, NAME, FOLDS = 501, "Lesions", 3
@@ -83,7 +84,7 @@ def make_synthetic(work: Path, real: Path) -> None:
     scans = [{"image": chest["image"], "lung": chest["lung"]}]
     for entry in json.loads(real.read_text(encoding="utf-8"))["training"]:
         if any(name in entry["image"] for name in DERIVED):
-            image = nib.load(real.parent / entry["image"])
+            image = open_image(real.parent / entry["image"], "image")
             mask = work / "chest" / f"{Path(entry['image']).name.split('_image')[0]}_lung.nii.gz"
             nib.save(nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine), mask)
             paths = {"image": real.parent / entry["image"], "label": real.parent / entry["label"]}

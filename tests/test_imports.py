@@ -9,11 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from tools.release.pack import RUNTIME as PACKED
+
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"files", "checkpoints", "losses", "schedules", "networks", "transforms", "metrics"}
-LEAVES |= {"handlers", "phantoms", "histograms", "intensity", "windows", "bundle", "scans"}
+LEAVES |= {"handlers", "phantoms", "histograms", "intensity", "windows", "bundle"}
 RUNTIME = LEAVES | {"packed_code", "bundle_run", "prepare_batch", "inferers"}
-RUNTIME |= {"organs", "shapes", "synthesis", "dicom"}
+RUNTIME |= {"organs", "scans", "shapes", "synthesis", "dicom"}
+# of the part scans, these know nothing but arrays and files
+LEAF_MODULES = ("tools.scans.grid.", "tools.scans.reader.")
+ABOVE = {  # what a part must not import
+    "scans": {"organs", "shapes", "inferers", "synthesis"},
+    "organs": {"synthesis", "inferers"},
+    "shapes": {"synthesis"},
+}
 WORKSHOP = {"report", "prepare", "convert", "release", "studies", "export", "benchmark"}
 WORKSHOP |= {"cli", "commands", "__main__"}
 RUNTIME_PACKAGES = {"torch", "numpy", "scipy", "monai", "einops", "nibabel", "ignite", "tqdm"}
@@ -96,6 +105,10 @@ def test_every_part_is_declared_runtime_or_workshop() -> None:
     assert {part_of(path) for path in MODULES} <= RUNTIME | WORKSHOP | {"__init__"}
 
 
+def test_what_is_packed_is_the_runtime() -> None:
+    assert {Path(name).stem for name in PACKED} == RUNTIME | {"__init__"}
+
+
 def test_package_file_imports_nothing() -> None:
     tree = parse(ROOT / "tools" / "__init__.py")
     now = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -109,7 +122,21 @@ def test_runtime_never_imports_the_workshop(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(LEAVES))
 def test_leaves_import_only_leaves(path: Path) -> None:
-    assert parts_imported(imports_of(path)) <= LEAVES | {"__version__"}
+    names = {name for name in imports_of(path) if not name.startswith(LEAF_MODULES)}
+    assert parts_imported(names) <= LEAVES | {"__version__"}
+
+
+@pytest.mark.parametrize("path", modules(set(ABOVE)))
+def test_arrows_run_downwards(path: Path) -> None:
+    assert not parts_imported(imports_of(path)) & ABOVE[part_of(path)]
+
+
+@pytest.mark.parametrize("path", modules(RUNTIME | WORKSHOP))
+def test_images_are_read_through_one_door(path: Path) -> None:
+    calls = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Attribute | ast.Name)]
+    named = {ast.unparse(node) for node in calls}
+    reads = {n for n in named if n == "nib.load" or n.endswith(("from_filename", "LoadImage"))}
+    assert not reads or path.name == "reader.py"
 
 
 @pytest.mark.parametrize("path", modules(RUNTIME))

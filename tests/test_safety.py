@@ -194,9 +194,11 @@ def test_two_patients_of_one_safe_name_stay_two(tmp_path: Path) -> None:
 
 
 def test_a_scans_name_leads_nowhere(tmp_path: Path) -> None:
-    entry = write_crop(tmp_path / "in", "p_1")
     names = ["../../../x", "..", "a/b", "a_b"]
-    datalist = write_list(tmp_path / "in", {"training": [entry | {"name": n} for n in names]})
+    entries = [
+        write_crop(tmp_path / "in", f"p_{n}") | {"name": name} for n, name in enumerate(names)
+    ]
+    datalist = write_list(tmp_path / "in", {"training": entries})
     out = tmp_path / "out"
     words = ["--validation_fraction", "0", "--out", str(out)]
     assert main(["prepare", "scans", "--datalist", str(datalist), *words]) == 0

@@ -11,8 +11,8 @@ from pydicom.uid import MRImageStorage
 
 from tests.dicom_series import AXIAL, write_dicom_series
 from tools.dicom.derived import write_dicom
+from tools.scans.scan import Scan
 from tools.synthesis.records import BundleRecord, LesionRecord, ScanRecord, write_record
-from tools.synthesis.scan import Scan
 
 SHAPE = (6, 9, 12)  # slices, rows, columns
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)  # normal: -x

@@ -15,10 +15,10 @@ from tests.dicom.dicom_case import twelve_bits
 from tests.dicom.test_run import write_scan
 from tests.synthesis.jobs import lung_job
 from tools.report.page import PageReport
+from tools.scans.scan import Scan
 from tools.synthesis.cases import Case
 from tools.synthesis.ranks import Rank
 from tools.synthesis.run import synthesize_scans
-from tools.synthesis.scan import Scan
 
 WORDS = ["Mustermann", "Erika", "PAT4711", "ACC0815", "Zauberberg", "Dr^Behrens", "19240101"]
 STUDY = "1.2.276.0.4711.1"

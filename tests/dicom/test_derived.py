@@ -19,7 +19,7 @@ from tests.dicom.dicom_case import SAGITTAL, WrittenCase, as_mr, source, twelve_
 from tests.dicom.dicom_case import with_lesions as written
 from tests.dicom_series import AXIAL
 from tools.dicom.series import read_series
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 
 Edit = Callable[[int, Dataset], None]
 

@@ -24,7 +24,7 @@ from tests.dicom.dicom_case import as_mr, source, twelve_bits
 from tests.dicom.dicom_case import with_lesions as written
 from tests.dicom_series import AXIAL, write_dicom_series
 from tools.dicom.series import read_series
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 
 STORED = np.arange(4 * 3 * 5).reshape(4, 3, 5)  # slices, rows, columns
 PLACES = [(-10.0, 20.0, 2.5 * z) for z in range(4)]

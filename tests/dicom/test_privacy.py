@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from tests.dicom.dicom_case import twelve_bits
 from tests.dicom.test_run import write_scan
 from tools.cli import main
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 
 FAST = ["--count", "1", "--steps", "2", "--attempts", "1", "--shape", "ellipsoid"]
 FAST += ["--diameter_mm", "6", "--device", "cpu"]

@@ -21,11 +21,11 @@ from tools.dicom import derived as dicom_out
 from tools.files import MARK
 from tools.phantoms.heart_mr import heart_mr
 from tools.report.page import PageReport
+from tools.scans.scan import Scan
 from tools.synthesis.cases import Case, find_cases
 from tools.synthesis.ranks import Rank
 from tools.synthesis.records import read_record
 from tools.synthesis.run import synthesize_scans
-from tools.synthesis.scan import Scan
 from tools.synthesis.synthesizer import Synthesizer
 
 Make = Callable[..., list[dict[str, Any]]]

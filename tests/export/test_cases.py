@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.tiny import Tiny, edit, named
+from tests.export.tiny import Tiny, box_label, edit, named, save, scan_values
 from tools.export.cases import read_cases
 from tools.export.dataset import ExportChoice
 from tools.synthesis.records import RECORD_FILE
@@ -71,6 +71,22 @@ def test_a_scan_listed_twice_has_one_patient(tiny: Tiny) -> None:
     edit(tiny.datalist, lambda x: x["normal"][1].update(patient="another"))
     with pytest.raises(ValueError, match=r"must be of one patient, got .* of p9 and .* of another"):
         tiny.read()
+
+
+def test_a_folder_of_pairs_may_hold_left_overs(
+    tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tiny.folder / "pairs"
+    for index in range(2):
+        save(folder / f"{index}_image.nii.gz", scan_values(index))
+        save(folder / f"{index}_label.nii.gz", box_label(1))
+    for name in ("._0_image.nii.gz", ".DS_Store", "Thumbs.db"):
+        (folder / name).write_bytes(b"of another system")
+    (folder / "2_image.nii.gz").symlink_to(folder / "nowhere")
+    found = read_cases(tiny.synthetic(), folder, ExportChoice(folds=2))
+    assert [case.name for case in found.cases if not case.synthetic] == ["real_0", "real_1"]
+    assert "(and 2 more) is a left-over of another system" in caplog.text
+    assert "2_image.nii.gz is a link to a file that is not there" in caplog.text
 
 
 def test_scans_of_unknown_patients_are_not_one_patient(tiny: Tiny) -> None:
@@ -139,7 +155,7 @@ def test_cases_without_lesion_are_left_out(tiny: Tiny) -> None:
         (lambda x: x["training"][0].update(image=["a.nii.gz", "b.nii.gz"]), "one channel"),
         (lambda x: x["training"][0].update(image="../synthetic/a/image.nii.gz"), "must lie in"),
         (lambda x: x["training"][0].update(image="images/none.nii.gz"), "must exist"),
-        (lambda x: x["training"][0].pop("label"), "label of an entry must be one NIfTI file"),
+        (lambda x: x["training"][0].pop("label"), "label of an entry must be one image file"),
         (lambda x: x["training"][0].update(synthetic=True), "must list no synthetic case"),
         (lambda x: x["test"].append(x["training"][0]["image"]), "must be listed once"),
         (lambda x: x.update(modality={"0": "MR"}), "modality of real and synthetic must agree"),

@@ -25,7 +25,7 @@ AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 SHAPE = (16, 16, 12)
 
 
-def save(path: Path, values: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+def save(path: Path, values: np.ndarray, affine: np.ndarray | None = AFFINE) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(values, affine), path)
     return path

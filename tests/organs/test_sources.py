@@ -22,7 +22,7 @@ from tools.organs.sources import (
     find_organ,
     make_organ_source,
 )
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 
 LUNG, HEART = load_organ("lung"), load_organ("heart")
 LOBES = list(LUNG.structures.values())

@@ -105,8 +105,10 @@ def test_a_histogram_counts_the_lesion_only_and_clips_to_the_window(tmp_path: Pa
     assert found.fine[0, 0] == pytest.approx([2 / 3, 0, 0, 1 / 3])
     assert found.means[0] == pytest.approx((-999 - 1000 + 400) / 3)
     assert found.voxels.tolist() == [[3]]
-    nib.save(nib.Nifti1Image(label, np.diag([2, 1, 1, 1])), files["label"])
-    with pytest.raises(ValueError, match="label must lie on the grid of its image"):
+    affine = np.eye(4)
+    affine[0, 3] = 50
+    nib.save(nib.Nifti1Image(label, affine), files["label"])
+    with pytest.raises(ValueError, match=r"label must lie in the scan, .*a_label\.nii\.gz"):
         measure_textures([files], HuWindows(WINDOW))
 
 

@@ -121,15 +121,29 @@ def zipped(folder: Path, path: Path, extra: str = "") -> Path:
     return path
 
 
-def test_archives_are_read_in_place(release: Path, tmp_path: Path) -> None:
+def test_archives_are_read(release: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     archives = tmp_path / "archives"
     archives.mkdir()
     path = zipped(release, archives / "a.zip", "__MACOSX/Images/Case_P001.nii.gz")
+    for name in ("._a.zip", ".DS_Store", "Thumbs.db"):
+        (archives / name).write_bytes(b"of another system")
+    (archives / "b.zip").symlink_to(tmp_path / "nowhere.zip")
     first = prepare_emidec(path, tmp_path / "file")
     assert prepare_emidec(archives, tmp_path / "folder") == first
     assert first["training"] == 1
     assert first["broken"] == {}
-    assert [p.name for p in archives.iterdir()] == ["a.zip"]
+    assert len(list(archives.iterdir())) == 5
+    assert "Thumbs.db (and 2 more) is a left-over" in caplog.text.replace(".DS_Store", "Thumbs.db")
+    assert "b.zip is a link to a file that is not there" in caplog.text
+
+
+def test_a_bad_member_is_named_by_its_archive(tmp_path: Path) -> None:
+    write_case(tmp_path / "in", "P001")
+    path = tmp_path / "in/Case_P001/Images/Case_P001.nii.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    broken = prepare_emidec(zipped(tmp_path / "in", tmp_path / "a.zip"), tmp_path / "out")["broken"]
+    member = tmp_path / "a.zip" / "emidec/Case_P001/Images/Case_P001.nii.gz"
+    assert f"image must be whole, got {member} which is cut short" in broken["P001"]
 
 
 @pytest.mark.parametrize("name", ["../evil.nii.gz", "/evil.nii.gz", "a\\..\\..\\e", "C:/evil"])
@@ -192,13 +206,13 @@ def test_broken_cases_get_a_sentence_and_the_others_are_done(
     error = capsys.readouterr().err
     for sentence in (
         "7 cases could not be prepared",
-        "label of P010 must hold 0 to 4 only, got [7.0]",
+        "label of P010 must hold 0 to 4 only, got [7]",
         "label of P011 must have the image's shape (16, 12, 3), got (16, 12, 2)",
         "label of P015 must hold an infarct, got [0, 1, 2]",
         "label of N013 must hold no infarct, got [0, 1, 2, 3, 4]",
         "case P017 must have one label, got none",
-        "P019: file must be a whole NIfTI image, got",
-        "P021: file must be a whole NIfTI image, got",
+        "P019: image must be an image that can be read, got",
+        "P021: image must be whole, got",
     ):
         assert sentence in error
     assert [len(content(out)[s]) for s in ("training", "validation", "test", "normal")] == [1] * 4

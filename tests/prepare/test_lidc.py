@@ -192,17 +192,25 @@ def test_resume_redoes_only_what_is_not_done(
 
 
 def test_broken_patients_are_named_and_others_done(
-    download: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    download: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     root, out = tmp_path / "download", tmp_path / "out"
     shutil.copytree(download, root)
     next((root / "LIDC-A").rglob("000007.dcm")).unlink()
     (root / "elsewhere.xml").unlink()
+    for name in ("._069.xml", "Thumbs.db"):
+        (root / "LIDC-B" / name).write_bytes(b"of another system")
+    (root / "LIDC-B" / "link.xml").symlink_to(root / "nowhere.xml")
     command = ["prepare", "lidc", "--dicom", str(root), "--out", str(out), "--workers", "1"]
     command += ["--size", "24,24,16", "--normal_rois", "0"]
     assert main(command) == 1
     error = capsys.readouterr().err
     assert "2 scans could not be prepared" in error
+    assert "._069.xml (and 1 more) is a left-over of another system" in caplog.text
+    assert "link.xml is a link to a file that is not there" in caplog.text
     assert "LIDC-A_s1: series must be complete, got 1 missing" in error
     assert "LIDC-C_s1: series must have one LidcReadMessage XML, got []" in error
     assert set(entries(out)) == {"LIDC-B"}

@@ -41,6 +41,8 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (f"{SCANS} --smallest 20", "smallest must be a multiple of 8, got 20"),
         (f"{SCANS} --largest 24", "largest must be at least smallest, got 24"),
         (f"{SCANS} --validation_fraction 1", "validation_fraction must be from 0 to below 1, got"),
+        (f"{SCANS} --fill_nan dark", "fill_nan must be a number, got 'dark'"),
+        (f"{SCANS} --hu_offset nan", "hu_offset must be a"),
         (f"{SCANS} --workers 0", "workers must be 1 or more, got 0"),
         (f"{LIDC} --agreement 0", "agreement must be above 0, at most 1, got 0"),
         (f"{LIDC} --min_readers 5", "min_readers must be from 1 to 4, got 5"),

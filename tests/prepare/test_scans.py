@@ -263,12 +263,12 @@ def test_broken_scans_are_named_the_others_done_and_a_second_run_takes_them_up(
     datalist, out = write_crops(tmp_path / "in"), tmp_path / "out"
     whole = (tmp_path / "in" / "p2_1_image.nii.gz").read_bytes()
     (tmp_path / "in" / "p2_1_image.nii.gz").write_bytes(whole[:900])
-    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)),
+    nib.save(nib.Nifti1Image(np.ones((3, 3, 3), np.uint8), FAR),
              tmp_path / "in" / "p3_1_label.nii.gz")  # fmt: skip
     assert prepare(datalist, out) == 1
     said = capsys.readouterr().err
     assert "2 scans could not be prepared" in said
-    assert "p3_1: label must have the scan's shape" in said
+    assert "p3_1: label must lie in the scan" in said
     assert len(content(out)["training"]) == len(content(out)["validation"]) == 1
     kept = tree(out / "cases" / "p0_1")
     stamp = (out / "cases" / "p0_1" / "record.json").stat().st_mtime_ns
@@ -283,6 +283,109 @@ def test_broken_scans_are_named_the_others_done_and_a_second_run_takes_them_up(
     assert lost.is_file()
     assert prepare(datalist, out, "--smallest", "40") == 1
     assert "prepared with the same settings" in capsys.readouterr().err
+
+
+FAR = np.diag([-1.0, -1, 1, 1])
+FAR[:3, 3] = 500
+COLOURS = np.zeros((20, 20, 20), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+BALL = np.zeros((20, 20, 20), np.uint8)
+BALL[6:12, 6:12, 6:12] = 1
+LUNG = np.where(BALL, 30, -850).astype(np.int16)
+HOLED = LUNG.astype(np.float32)
+HOLED[0, 0, 0] = np.nan
+UNFIT = {  # image, label, affine of the label, what is said
+    "nan": (HOLED, BALL, None, "image must hold finite values, got NaN or infinity in 1 of 8000"),
+    "scaled": (LUNG / 1000, BALL, None, "image must be in HU"),
+    "offset": (LUNG + 2000, BALL, None, "image must be in HU"),
+    "colours": (COLOURS, BALL, None, "image must hold whole or real numbers"),
+    "elsewhere": (LUNG, BALL, FAR, "label must lie in the scan"),
+    "values": (LUNG, BALL * 1.5, None, "label must hold whole numbers"),
+    "none": (None, BALL, None, "image must be an existing image file"),
+    "label": (LUNG, None, None, "label must be an existing image file"),
+}
+
+
+def write_unfit(folder: Path, name: str) -> dict[str, Any]:
+    image, label, affine, _ = UNFIT[name]
+    entry = write_scan(folder, name, LUNG, BALL)
+    own = nib.load(folder / entry["image"]).affine
+    for key, values, place in (("image", image, own), ("label", label, affine)):
+        (folder / entry[key]).unlink()
+        if values is not None:
+            place = own if place is None else place
+            nib.save(nib.Nifti1Image(values, place), folder / entry[key])
+    return entry
+
+
+def test_scans_that_are_unfit_are_named_and_all_others_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = write_scan(tmp_path, "whole", LUNG, BALL)
+    entries = [whole, *(write_unfit(tmp_path, name) for name in UNFIT)]
+    entries += [dict(whole, name="again"), dict(whole, label="other.nii.gz", patient="x")]
+    datalist = write_list(tmp_path, {"training": entries})
+    assert prepare(datalist, tmp_path / "out", "--validation_fraction", "0") == 1
+    said = capsys.readouterr().err
+    assert "10 scans could not be prepared" in said
+    for name, (_, _, _, sentence) in UNFIT.items():
+        (line,) = [line for line in said.splitlines() if line.startswith(f"  {name}: ")]
+        assert sentence in line
+        assert f"{name}_" in line.split(": ", 1)[1]
+    assert "again: scans must be listed once, got" in said
+    assert "patient must be one for each scan, got whole and x" in said
+    assert [entry["patient"] for entry in content(tmp_path / "out")["training"]] == ["whole"]
+
+
+def test_unfit_values_are_taken_as_the_options_say(tmp_path: Path) -> None:
+    for name, words in (("nan", ["--fill_nan", "air"]), ("offset", ["--hu_offset", "-2000"])):
+        datalist = write_list(tmp_path, {"training": [write_unfit(tmp_path, name)]})
+        out = tmp_path / name
+        assert prepare(datalist, out, "--validation_fraction", "0", *words) == 0
+        values = array(out, content(out)["training"][0], "image")
+        assert (values.min(), values.max()) == (-1000 if name == "nan" else -850, 30)
+
+
+def test_nothing_to_train_on_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = [write_scan(tmp_path, "empty", LUNG, 0 * BALL), write_unfit(tmp_path, "nan")]
+    assert prepare(write_list(tmp_path, {"training": entries}), tmp_path / "out") == 1
+    (said,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert "datalist must list scans that give something to train on, got none" in said
+    assert "empty: no lesion" in said
+    assert "nan: image must hold finite values" in said
+    assert not (tmp_path / "out" / "datalist.json").exists()
+
+
+def test_a_label_of_another_grid_is_resampled_and_recorded(tmp_path: Path) -> None:
+    entry = write_scan(tmp_path, "a", LUNG, BALL)
+    affine = nib.load(tmp_path / entry["image"]).affine @ np.diag([0.5, 0.5, 0.5, 1])
+    affine[:3, 3] += (0.25, 0.25, -0.25)
+    fine = BALL.repeat(2, 0).repeat(2, 1).repeat(2, 2).astype(np.float64) * 0.9999999998
+    nib.save(nib.Nifti1Image(fine, affine), tmp_path / entry["label"])
+    written, _ = prepared(tmp_path, bundle_rule("lefusion_lidc"), [entry])
+    assert array(tmp_path / "out", written["training"][0], "label").sum() == BALL.sum()
+    record = json.loads((tmp_path / "out/cases/a/record.json").read_text())
+    assert record["notes"] == ["label was resampled from a grid of 40 x 40 x 40 voxels of "
+                               "0.5 x 0.5 x 0.5 mm"]  # fmt: skip
+
+
+def test_one_series_of_a_folder_is_taken_by_its_uid(tmp_path: Path) -> None:
+    places = [(0.0, 0.0, float(k)) for k in range(20)]
+    for uid in ("1.2.3", "1.2.4"):
+        write_dicom_series(
+            tmp_path / "study",
+            LUNG.transpose(2, 1, 0),
+            positions=places,
+            names=[f"{uid}_{k}" for k in range(20)],
+            edit=lambda k, header, uid=uid: setattr(header, "SeriesInstanceUID", uid),
+        )
+    affine = read_series(tmp_path / "study", "1.2.4").affine
+    nib.save(nib.Nifti1Image(BALL, affine), tmp_path / "l.nii.gz")
+    entry = {"image": "study", "label": "l.nii.gz", "patient": "a", "series_uid": "1.2.4"}
+    written, summary = prepared(tmp_path, bundle_rule("lefusion_lidc"), [entry])
+    assert summary["broken"] == {}
+    assert array(tmp_path / "out", written["training"][0], "label").sum() == BALL.sum()
 
 
 @pytest.mark.slow  # each worker imports torch anew

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tools.scans.grid import on_grid, whole_numbers
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 
 SCAN = np.array([[-0.8, 0, 0, 30], [0, 0.8, 0, -20], [0, 0, 2.5, 7], [0, 0, 0, 1.0]])
 SHAPE = (20, 24, 8)

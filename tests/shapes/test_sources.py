@@ -187,7 +187,9 @@ def test_library_reads_folder_and_datalist(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     write_label(tmp_path / "labels" / "a_label.nii.gz", mask)
     write_label(tmp_path / "labels" / "b_label.nii.gz", two, np.diag([0.5, 0.5, 1.0, 1.0]))
-    (tmp_path / "labels" / "a_image.nii.gz").write_bytes(b"never read")
+    for name in ("a_image.nii.gz", "._a_label.nii.gz", ".DS_Store", "Thumbs.db"):
+        (tmp_path / "labels" / name).write_bytes(b"never read")
+    (tmp_path / "labels" / "c_label.nii.gz").symlink_to(tmp_path / "nowhere")
     wanted = np.cbrt(6 / np.pi * np.array([float(mask.sum()), 1000 / 4, 8000 / 4]))
     assert np.allclose(LibraryShapes(tmp_path / "labels").diameters_mm, wanted)
 

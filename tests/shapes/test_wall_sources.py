@@ -204,6 +204,17 @@ def test_library_chooses_by_size_and_else_the_nearest(library: Path, healthy: Pl
     assert shape.source.split()[0] == largest
 
 
+def test_left_overs_in_a_library_are_passed_over(
+    library: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(library / "case1_label.nii.gz", tmp_path)
+    (tmp_path / "._case1_label.nii.gz").write_bytes(b"of another system")
+    (tmp_path / "case2_label.nii.gz").symlink_to(tmp_path / "nowhere")
+    assert len(WallLibrary(tmp_path, HEART).lesions) == 1
+    assert "._case1_label.nii.gz is a left-over of another system" in caplog.text
+    assert "case2_label.nii.gz is a link to a file that is not there" in caplog.text
+
+
 def test_a_datalist_is_a_library_of_its_training_section(library: Path, tmp_path: Path) -> None:
     shutil.copy(library / "case1_label.nii.gz", tmp_path)
     entries = [{"label": "case1_label.nii.gz"}, {"image": "only.nii.gz"}]

@@ -11,11 +11,11 @@ from tools.intensity import HuWindow
 from tools.organs import load_organ
 from tools.organs.sources import make_organ_source
 from tools.phantoms.heart_mr import heart_mr
+from tools.scans.scan import Scan
 from tools.shapes import EllipsoidShapes, LabelShape, Place
 from tools.synthesis.catalogue import Subtype, SubtypeLibrary
 from tools.synthesis.lesion import WindowJob
 from tools.synthesis.records import BundleRecord
-from tools.synthesis.scan import Scan
 from tools.synthesis.synthesizer import Synthesizer
 from tools.synthesis.textures import Textures
 from tools.synthesis.view import CropView, CubeView, SlicesView, View

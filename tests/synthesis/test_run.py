@@ -17,13 +17,13 @@ import pytest
 from tests.synthesis.jobs import lung_job
 from tools.files import MARK, mark_folder
 from tools.report.page import PageReport
+from tools.scans.scan import Scan
 from tools.shapes import EllipsoidShapes
 from tools.synthesis import run
 from tools.synthesis.cases import Case, find_cases
 from tools.synthesis.ranks import Rank
 from tools.synthesis.records import read_record
 from tools.synthesis.run import synthesize_scans
-from tools.synthesis.scan import Scan
 from tools.synthesis.synthesizer import Synthesizer
 
 NAMES = ("a", "b", "c")

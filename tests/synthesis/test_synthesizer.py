@@ -23,10 +23,10 @@ from tests.synthesis.jobs import (
     row,
     slices,
 )
+from tools.scans.scan import Scan
 from tools.shapes import MaskFileShape
 from tools.synthesis.cases import Case
 from tools.synthesis.lesion import SynthesisResult
-from tools.synthesis.scan import Scan
 from tools.synthesis.synthesizer import Plan, Synthesizer
 from tools.synthesis.view import CropView
 from tools.windows import BlendZone

@@ -1,8 +1,5 @@
 """Shapes: what a model is trained on, and from a request to a window and back, on any grid."""
 
-from pathlib import Path
-
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -12,7 +9,6 @@ from nibabel.affines import apply_affine
 
 from tools.transforms.shapes import (
     ControlSphered,
-    LoadMaskd,
     MaskRequestd,
     RandBoundaryd,
     ShapeRequestd,
@@ -208,20 +204,6 @@ def test_an_empty_prediction_is_an_error() -> None:
     with pytest.raises(ValueError, match="pred must hold a lesion, got an empty prediction"):
         ShapeToScand("pred")(sample)
     assert not ShapeToScand("pred", allow_empty=True)(sample)["pred"].any()
-
-
-def test_a_mask_is_loaded_where_there_is_one(tmp_path: Path) -> None:
-    affine = np.diag([0.7, 0.7, 1.25, 1.0])
-    path = tmp_path / "lung.nii.gz"
-    nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.uint8), affine), path)
-    load = LoadMaskd("boundary")
-    for given in (path, str(path)):
-        mask = load({"boundary": given})["boundary"]
-        assert tuple(mask.shape) == (1, 4, 5, 6)
-        assert np.allclose(mask.affine, affine)
-        assert load({"boundary": mask})["boundary"] is mask
-    assert load({"image": 1}) == {"image": 1}
-    assert load({"boundary": None}) == {"boundary": None}
 
 
 def nodule(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> MetaTensor:

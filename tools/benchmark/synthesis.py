@@ -23,10 +23,10 @@ from monai.bundle import ConfigParser
 from tools.bundle import find_bundle
 from tools.organs.lung_recipe import lung_mask
 from tools.phantoms.chest_ct import chest_ct
+from tools.scans.scan import Scan
 from tools.synthesis.arrays import open_synthesizer
 from tools.synthesis.cases import Case
 from tools.synthesis.lesion import SynthesisResult
-from tools.synthesis.scan import Scan
 from tools.synthesis.synthesizer import Plan, Synthesizer
 
 STAGES = ("read", "lungs", "plan", "synthesis", "write")

@@ -25,6 +25,8 @@ def prepare_scans(
     workers: int = 1,
     seed: int = 0,
     dataset_dir: str | None = None,
+    fill_nan: str | None = None,
+    hu_offset: float = 0.0,
 ) -> Result:
     """Turn any scans with lesion masks into what a bundle trains on.
 
@@ -35,12 +37,14 @@ def prepare_scans(
         2 --out work/masks
 
     The datalist is a JSON file in the form of the Decathlon: {"training": [{"image":
-    "a.nii.gz", "label": "a_lesions.nii.gz", "patient": "p1"}, ...]}. An image is a NIfTI file or
-    the folder of a DICOM series; a label is a NIfTI file on its grid, 0 where there is no lesion.
-    Further keys that are read: ratings ({"texture": 4.5, ...}: the label is one lesion then),
-    lesions ([{"value": 1, "ratings": {...}}, ...]: one for each value of the label), fold,
-    organ_mask or lung, marks; all others are kept. Sections beside training (validation, test, ...)
-    stay as they are; without a validation section the patients of training are divided.
+    "a.nii.gz", "label": "a_lesions.nii.gz", "patient": "p1"}, ...]}. An image is an image
+    file (NIfTI, NRRD, MetaImage) or the folder of a DICOM series; a label is an image file of whole
+    numbers, 0 where there is no lesion, which is resampled if it lies on another grid. Further keys
+    that are read: series_uid (which series of the folder), ratings ({"texture": 4.5, ...}: the
+    label is one lesion then), lesions ([{"value": 1, "ratings": {...}}, ...]: one for each value of
+    the label), fold, organ_mask or lung, marks; all others are kept. Sections beside training
+    (validation, test, ...) stay as they are; without a validation section the patients of training
+    are divided.
 
     What is written, its bundle says in the section "prepare" of its train.json: windows round each
     lesion (lesions that touch are one), stacks of whole slices with their label map, masks alone
@@ -67,13 +71,19 @@ def prepare_scans(
         workers: scans prepared at once; each takes about 1 GB.
         seed: of the split, and of where normal windows lie.
         dataset_dir: folder that the paths may lead to as well; / for any.
+        fill_nan: what stands for NaN and infinite values of a scan, which is refused without it: a
+            number, or air.
+        hu_offset: number added to the values of CT scans that were stored without their intercept,
+            such as -1024.
     """
     from tools.prepare.scans import bundle_rule
     from tools.prepare.scans import prepare_scans as run
 
     changes = {"smallest": smallest, "largest": largest, "normal": normal_windows, "seed": seed}
     rule = bundle_rule(bundle, stage, classes=classes and list(classes), **changes)
-    made = run(datalist, out, rule, workers, validation_fraction, fold, dataset_dir)
+    made = run(
+        datalist, out, rule, workers, validation_fraction, fold, dataset_dir, fill_nan, hu_offset
+    )
     return _made(made, out, "scans")
 
 

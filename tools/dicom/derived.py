@@ -21,6 +21,7 @@ from tools.dicom.header import derived_header, derived_uid
 from tools.dicom.segmentation import make_segmentation
 from tools.dicom.series import DicomSeries
 from tools.files import MARK, read_mark
+from tools.scans.scan import Scan
 from tools.synthesis.case_folder import new_case_folder
 from tools.synthesis.records import (
     DICOM_FOLDER,
@@ -31,7 +32,6 @@ from tools.synthesis.records import (
     BundleRecord,
     read_record,
 )
-from tools.synthesis.scan import Scan
 
 __all__ = [
     "add_dicom",

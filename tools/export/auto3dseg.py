@@ -42,8 +42,8 @@ def export_auto3dseg(
     dataset = _unblocked(read_cases(synthetic, real, choice))
     folder = Path(out).resolve()
     with new_folder(folder, OWNS, replace=overwrite) as partial:
-        paths, found = place_cases(partial, dataset, copy)
-        facts = summarize(dataset, found) | {"out": str(folder)}
+        paths, found, notes = place_cases(partial, dataset, copy)
+        facts = summarize(dataset, found, notes) | {"out": str(folder)}
         write_json(partial / DATALIST_FILE, _datalist(dataset, paths))
         text = yaml.safe_dump(_input(folder, dataset), sort_keys=False)
         (partial / INPUT_FILE).write_text(text, encoding="utf-8")

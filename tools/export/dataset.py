@@ -71,11 +71,13 @@ class ExportSet:
     warnings: tuple[str, ...] = ()
 
 
-def summarize(dataset: ExportSet, found: Iterable[int]) -> dict[str, Any]:
+def summarize(
+    dataset: ExportSet, found: Iterable[int], notes: Iterable[str] = ()
+) -> dict[str, Any]:
     """Return the facts of an export, JSON values; ``found``: label values of training cases."""
     held, cases = set(found), dataset.cases
     absent = [name for value, name in enumerate(dataset.classes, start=1) if value not in held]
-    warnings = list(dataset.warnings)
+    warnings = [*dataset.warnings, *notes]
     if absent:
         warnings.append(f"no training case holds {', '.join(absent)}")
     return {

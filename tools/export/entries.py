@@ -9,8 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tools.bundle import sha256_file
 from tools.files import DATASET_DIR, listed_path, read_json
+from tools.scans.reader import bare_name, is_image_name
+from tools.scans.scan import scan_hash
 from tools.synthesis.cases import find_cases
 from tools.synthesis.datalist import DATALIST_FILE
 from tools.synthesis.records import RECORD_FILE, ScanRecord, read_record
@@ -26,7 +27,6 @@ __all__ = [
 
 DATALIST_NAMES = (DATALIST_FILE, "dataset.json")
 MODALITIES = {"CT": "CT", "MR": "MRI", "MRI": "MRI"}
-ENDINGS = (".nii", ".nii.gz")
 SECTIONS: dict[str, tuple[str, ...]] = {
     "training": ("training",),
     "validation": ("validation",),
@@ -87,7 +87,7 @@ def read_synthetic(folder: str | Path) -> tuple[dict[str, Any], list[SyntheticEn
         if not record.is_file():
             raise FileNotFoundError(f"synthetic must have a record per case, got none at {record}")
         entries.append(
-            SyntheticEntry(image.parent.name, image, label, sha256_file(image), read_record(record))
+            SyntheticEntry(image.parent.name, image, label, scan_hash(image), read_record(record))
         )
     if not entries:
         raise ValueError(f"synthetic must hold at least one case, got none in {path}")
@@ -171,7 +171,7 @@ def _real_entry(kind: str, item: dict[str, Any], base: Path, path: Path) -> Real
     fold = item.get("fold")
     if fold is not None and (isinstance(fold, bool) or not isinstance(fold, int) or fold < 0):
         raise ValueError(f"fold must be a whole number from 0, got {fold!r} in {path}")
-    sha256 = sha256_file(image)
+    sha256 = scan_hash(image)
     patient = item.get("patient")
     group = sha256 if patient in (None, "") else str(patient)
     return RealEntry(_name(image), image, label, sha256, kind, group, fold)
@@ -187,12 +187,12 @@ def _paired(folder: Path, dataset_dir: str | Path | None) -> Iterator[RealEntry]
                 f"real must be a datalist, or a folder of X_image.nii.gz with X_label.nii.gz, got "
                 f"{case.path} without a label"
             )
-        sha256 = sha256_file(case.path)
+        sha256 = scan_hash(case.path)
         yield RealEntry(case.name, case.path, case.lesion_mask, sha256, "training", sha256)
 
 
 def _name(image: Path) -> str:
-    stem = image.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_image")
+    stem = bare_name(image.name).removesuffix("_image")
     return image.parent.name if stem == "image" else stem
 
 
@@ -216,11 +216,11 @@ def _section(content: Mapping[str, Any], names: tuple[str, ...], path: Path) -> 
 
 
 def _entry_path(entry: Mapping[str, Any], key: str, base: Path, datalist: Path) -> Path:
-    """Return the NIfTI file that an entry names."""
+    """Return the image file that an entry names."""
     value = entry.get(key)
-    if not isinstance(value, str) or not value.endswith(ENDINGS):
+    if not isinstance(value, str) or not is_image_name(Path(value).name):
         raise ValueError(
-            f"{key} of an entry must be one NIfTI file (one channel), got {value!r} in {datalist}"
+            f"{key} of an entry must be one image file (one channel), got {value!r} in {datalist}"
         )
     path = listed_path(value, key, base, datalist, DATASET_DIR)
     if not path.is_file():

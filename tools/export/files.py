@@ -1,4 +1,4 @@
-"""Images and labels of an exported dataset: linked, copied, or with other label values."""
+"""Images and labels of an exported dataset: linked, copied, or written so that ITK opens them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
+import SimpleITK
 from tqdm import tqdm
 
 from tools.export.dataset import ExportCase, ExportSet
+from tools.scans.reader import open_image, require_finite
+from tools.scans.scan import Scan
 
 __all__ = ["ENDING", "RECORD_NAME", "place_cases", "place_image", "place_label"]
 
@@ -21,19 +22,20 @@ logger = logging.getLogger(__name__)
 
 ENDING = ".nii.gz"
 RECORD_NAME = "export.json"
-TOLERANCE_MM = 1e-3
+SAME_MM = 1e-3
 
 
 def place_cases(
     folder: Path, dataset: ExportSet, copy: bool, channel: str = ""
-) -> tuple[list[dict[str, str]], set[int]]:
+) -> tuple[list[dict[str, str]], set[int], list[str]]:
     """Put all cases under ``imagesTr``, ``labelsTr``, ``imagesTs`` and ``labelsTs`` of a folder.
 
-    Names of images end in the channel. The paths of each case in the folder are returned, and the
-    label values of training cases.
+    Names of images end in the channel. The paths of each case in the folder are returned, the label
+    values of training cases, and a sentence for each label that had to be resampled.
     """
     paths: list[dict[str, str]] = []
     found: set[int] = set()
+    notes: list[str] = []
     for case in tqdm(dataset.cases, desc="exporting", unit="case"):
         part = "Ts" if case.testing else "Tr"
         entry = {"image": f"images{part}/{case.name}{channel}{ENDING}"}
@@ -43,18 +45,62 @@ def place_cases(
             (folder / path).parent.mkdir(exist_ok=True)
         place_image(case.image, folder / entry["image"], copy)
         if case.label is not None:
-            values = place_label(case, folder / entry["label"], copy)
+            scan = Scan(folder / entry["image"], argument="image")
+            values = place_label(case, scan, folder / entry["label"], copy)
             found |= set() if case.testing else values
+            notes += [f"{case.name}: {note}" for note in scan.notes]
         paths.append(entry)
-    return paths, found
+    return paths, found, notes
 
 
 def place_image(source: Path, target: Path, copy: bool = False) -> None:
-    """Link to a NIfTI file, or copy it where links cannot be made.
+    """Link to a NIfTI file that ITK opens, or copy it where links cannot be made.
 
-    A ``.nii`` is always copied, and compressed.
+    A ``.nii`` is always copied, and compressed. What ITK cannot open (NIfTI-2, a fourth axis, a
+    sheared affine that nothing else goes with), and other formats, are written anew.
+
+    Raises:
+        ValueError: if it is no scan, or its values are not finite.
     """
-    if source.suffix != ".gz":
+    scan = Scan(source, argument="image")
+    require_finite(scan.values_of(scan.stored), "image", source)
+    if _itk_place(source) is None:
+        scan.write(target, scan.stored, synthetic=False)
+    else:
+        _place_file(source, target, copy)
+
+
+def place_label(case: ExportCase, scan: Scan, target: Path, copy: bool = False) -> set[int]:
+    """Put the label of a case where a dataset wants it; return the values written.
+
+    A file that has the values of the dataset already, on the grid of the image, is placed as
+    :func:`place_image` does. Lesions of the scan that a synthetic case was made from are still to
+    be seen in it, so its label gets them where it has no value of its own.
+
+    Args:
+        case: with a label, on any grid.
+        scan: its image as it was placed; notes of what was resampled are left there.
+        target: file to write.
+        copy: never link.
+
+    Raises:
+        ValueError: if a label is none, lies outside of the image, or a value has no name.
+    """
+    assert case.label is not None
+    given = scan.load_labels(case.label, "label")
+    stored = _mapped(given, case.values, case.label)
+    if case.source_label is not None:
+        own = scan.load_labels(case.source_label, "label")
+        stored = np.where(stored > 0, stored, _mapped(own, case.source_values, case.source_label))
+    if _holds(case.label, stored) and _same_place(case.label, scan):
+        _place_file(case.label, target, copy)
+    else:
+        scan.write_label(target, stored, synthetic=False)
+    return {int(value) for value in np.unique(stored)}
+
+
+def _place_file(source: Path, target: Path, copy: bool) -> None:
+    if source.suffix.lower() != ".gz":
         with source.open("rb") as read, gzip.GzipFile(target, "wb", mtime=0) as written:
             shutil.copyfileobj(read, written)
         return
@@ -67,63 +113,49 @@ def place_image(source: Path, target: Path, copy: bool = False) -> None:
     shutil.copyfile(source, target)
 
 
-def place_label(case: ExportCase, target: Path, copy: bool = False) -> set[int]:
-    """Put the label of a case where a dataset wants it; return the values written.
-
-    A file that has the values of the dataset already is placed as :func:`place_image` does. Lesions
-    of the scan that a synthetic case was made from are still to be seen in it, so its label gets
-    them where it has no value of its own.
-
-    Raises:
-        ValueError: if image and label are not on one grid with three axes, or a value has no name.
-    """
-    assert case.label is not None
-    image, file = _load(case.image), _load(case.label)
-    stored = _mapped(file, image, case.values, case.label)
-    if case.source_label is not None:
-        own = _mapped(_load(case.source_label), image, case.source_values, case.source_label)
-        stored = np.where(stored > 0, stored, own)
-    plain = file.get_data_dtype().kind in "iu" and not file.header.get_slope_inter()[1]
-    if plain and np.array_equal(stored, np.asanyarray(file.dataobj)):
-        place_image(case.label, target, copy)
-    else:
-        # the header of the image, so that every program sees both on one grid
-        result = nib.Nifti1Image(stored, image.affine, image.header)
-        result.set_data_dtype(np.uint8)
-        nib.save(result, target)
-    return {int(value) for value in np.unique(stored)}
-
-
-def _load(path: Path) -> nib.Nifti1Image:
+def _itk_place(path: Path) -> np.ndarray | None:
+    """Return origin, spacing and axes of a 3-D NIfTI file for ITK; None where it opens no such."""
+    axes = len(open_image(path).shape)  # ITK passes over a fourth, others do not
+    if axes != 3 or not path.name.lower().endswith((".nii", ENDING)):
+        return None
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # on shears, which are looked for here
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        result = nib.Nifti1Image.load(path)
-    except ImageFileError as error:
-        raise ValueError(f"files must be NIfTI images, got {path}") from error
-    if len(result.shape) != 3:
-        raise ValueError(f"files must have 3 dimensions, got shape {result.shape} in {path}")
-    return result
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    return np.array([*reader.GetOrigin(), *reader.GetSpacing(), *reader.GetDirection()])
 
 
-def _mapped(
-    file: nib.Nifti1Image, image: nib.Nifti1Image, values: Mapping[int, int], path: Path
-) -> np.ndarray:
-    """Return a label on the grid of an image with other values, uint8."""
-    if file.shape != image.shape:
-        raise ValueError(
-            f"label must have the image's shape {image.shape}, got {file.shape} in {path}"
-        )
-    if not np.allclose(file.affine, image.affine, atol=TOLERANCE_MM):
-        raise ValueError(
-            f"label must have the image's affine, got {file.affine.tolist()} in {path}"
-        )
-    data = np.asanyarray(file.dataobj)
-    present = np.unique(data)
-    strange = [float(value) for value in present if value not in values]
+def _same_place(label: Path, scan: Scan) -> bool:
+    """Return whether a label file lies where the placed image does, for ITK and for nibabel."""
+    assert scan.path is not None
+    place, wanted = _itk_place(label), _itk_place(scan.path)
+    return (
+        place is not None
+        and wanted is not None
+        and np.allclose(place, wanted, rtol=0, atol=SAME_MM)
+        and np.allclose(Scan(label).affine, scan.affine, rtol=0, atol=SAME_MM)
+    )
+
+
+def _holds(label: Path, stored: np.ndarray) -> bool:
+    """Return whether a file holds these whole numbers, as such and without any scaling."""
+    own = Scan(label)
+    plain = own.stored.dtype.kind in "iu" and own.values_of(own.stored) is own.stored
+    return plain and np.array_equal(own.stored, stored)
+
+
+def _mapped(labels: np.ndarray, values: Mapping[int, int], path: Path) -> np.ndarray:
+    """Return a label map with other values, uint8."""
+    present = np.unique(labels)
+    strange = [int(value) for value in present if value not in values]
     if strange:
         raise ValueError(
             f"label must hold the values {sorted(values)}, got {strange[:5]} in {path}"
         )
-    result = np.zeros(data.shape, np.uint8)
+    result = np.zeros(labels.shape, np.uint8)
     for value in present:
-        result[data == value] = values[int(value)]
+        result[labels == value] = values[int(value)]
     return result

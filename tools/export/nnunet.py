@@ -47,8 +47,8 @@ def export_nnunet(
     if place is not None:
         _check_splits(place / SPLITS_FILE, text, overwrite)
     with new_folder(folder, OWNS, replace=overwrite) as partial:
-        _, found = place_cases(partial, dataset, copy, channel="_0000")
-        facts = summarize(dataset, found)
+        _, found, notes = place_cases(partial, dataset, copy, channel="_0000")
+        facts = summarize(dataset, found, notes)
         facts |= {"out": str(folder), "splits": str((place or folder) / SPLITS_FILE)}
         facts["not_in_fold"] = {c.name: c.blocked for c in dataset.cases if c.blocked is not None}
         write_json(partial / "dataset.json", _dataset_json(dataset))

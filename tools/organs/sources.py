@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from tools.bundle import bundle_folders
 from tools.organs.organ import Organ, OrganMap
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 
 __all__ = [
     "BUNDLE_VARIABLE",
@@ -215,10 +215,7 @@ class BundleOrgan:
             found = sorted(Path(work, "labels").rglob("*.nii*"))
             if len(found) != 1:
                 raise ValueError(f"organ_bundle must save one label map, got {len(found)}")
-            label = nib.Nifti1Image.load(found[0])
-            values = np.asarray(label.dataobj).reshape(label.shape[:3])  # some keep the channel
-            organ = nib.Nifti1Image(np.rint(values).astype(np.int16), label.affine)
-            return scan.labels_on_grid(organ, "mask of organ_bundle")
+            return scan.load_labels(found[0], "mask of organ_bundle")
 
     def _run(self, work: Path, source: Path) -> None:
         """Run the bundle's inference with input, output and device of ours."""

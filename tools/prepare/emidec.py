@@ -7,22 +7,27 @@ import hashlib
 import io
 import re
 import stat
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeAlias
 
-import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 from tqdm import tqdm
 
 from tools.files import claimed, safe_names, write_json
 from tools.prepare.scans import Cases, Record, run_cases, volume
+from tools.scans.grid import whole_numbers
+from tools.scans.reader import (
+    existing_files,
+    open_image,
+    read_values,
+    require_finite,
+    scaling,
+)
 from tools.transforms.wall import HEART_CLASSES, measure_heart
 
 __all__ = ["TEST_CASES", "prepare_emidec", "section_of"]
@@ -41,7 +46,7 @@ _FLAT = re.compile(
     r"^(.*/)?(?P<source>emidec8bit_Case|native)_(?P<case>[^/]+)_(?P<kind>image|label)\.nii(\.gz)?$"
 )
 _KINDS = {"Images": "image", "Contours": "label"}
-StoredFile: TypeAlias = Path | zipfile.Path  # members of an archive are read where they lie
+StoredFile: TypeAlias = Path | zipfile.Path  # a member of an archive
 
 
 def prepare_emidec(source: str | Path, out: str | Path) -> dict[str, Any]:
@@ -150,7 +155,7 @@ def _files(root: Path) -> Iterator[tuple[str, StoredFile]]:
     if root.is_file():
         yield from _members(root)
         return
-    for path in sorted(file for file in root.rglob("*") if file.is_file()):
+    for path in existing_files(sorted(root.rglob("*"))):
         if path.suffix.lower() == ".zip":
             yield from _members(path)
         else:
@@ -170,7 +175,7 @@ def _members(path: Path) -> Iterator[tuple[str, StoredFile]]:
     for member in members:
         name = member.filename
         parts = PurePosixPath(name.replace("\\", "/"))
-        # Members are read in place, but an archive that tries to escape is not to be trusted.
+        # Members are read one by one, but an archive that tries to escape is not to be trusted.
         if parts.is_absolute() or ".." in parts.parts or re.match(r"^[A-Za-z]:", name):
             raise ValueError(f"members of {path} must stay inside its folder, got {name!r}")
         if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -181,13 +186,18 @@ def _members(path: Path) -> Iterator[tuple[str, StoredFile]]:
 
 def _write_case(name: str, case: CaseFiles, folder: Path) -> dict[str, Any]:
     """Write image and label of a case; image values keep data type and header scaling."""
-    source, label = _load(_only(case, "image")), _load(_only(case, "label"))
-    stored = np.asanyarray(source.dataobj.get_unscaled())
-    classes = _checked_label(case.name, stored.shape, np.asanyarray(label.dataobj))
+    source, stored = _load(_only(case, "image"), "image")
+    label, values = _load(_only(case, "label"), "label")
+    slope, inter = scaling(label)
+    values = values if (slope, inter) == (1.0, 0.0) else values * slope + inter
+    classes = _checked_label(
+        case.name, stored.shape, whole_numbers(values, f"label of {case.name}")
+    )
     affine, rebuilt = _affine(source)
     image = volume(stored, affine)
     # a scaling in the header makes nibabel write the stored values as they are
-    image.header.set_slope_inter(float(source.dataobj.slope), float(source.dataobj.inter))
+    image.header.set_slope_inter(*scaling(source))
+    require_finite(stored, f"image of {case.name}")
     facts = measure_heart(classes, affine) | {"bits": stored.dtype.itemsize * 8}
     # 8-bit copies of the release were resized by others from a matrix that is not known
     facts |= {"spacing_is_nominal": stored.dtype.itemsize == 1, "affine_rebuilt": rebuilt}
@@ -206,18 +216,21 @@ def _only(case: CaseFiles, kind: str) -> StoredFile:
     return files[0]
 
 
-def _load(file: StoredFile) -> nib.Nifti1Image:
-    """Return an image, its values read, so that a file cut short is named."""
-    try:
-        content = _unpacked(file)
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"file must be readable, got {file}: {error}") from error
-    try:
-        image = nib.Nifti1Image.from_bytes(content)
-        np.asanyarray(image.dataobj)
-    except (ImageFileError, HeaderDataError, WrapStructError, OSError) as error:
-        raise ValueError(f"file must be a whole NIfTI image, got {file}: {error}") from error
-    return image
+def _load(file: StoredFile, argument: str) -> tuple[Any, np.ndarray]:
+    """Return header and stored values of an image, which for a moment lies in a folder."""
+    if isinstance(file, Path):
+        image = open_image(file, argument)
+        return image, read_values(image, file, argument)
+    with tempfile.TemporaryDirectory(prefix="emidec_") as work:
+        path = Path(work, Path(file.name).name.removesuffix(".gz"))
+        try:
+            path.write_bytes(_unpacked(file))
+            image = open_image(path, argument)
+            return image, read_values(image, path, argument)
+        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"file must be readable, got {file}: {error}") from error
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), str(file))) from error
 
 
 def _unpacked(file: StoredFile) -> bytes:
@@ -235,13 +248,11 @@ def _unpacked(file: StoredFile) -> bytes:
 
 def _checked_label(name: str, shape: tuple[int, ...], label: np.ndarray) -> np.ndarray:
     """Return the classes as uint8, or say what is wrong with them."""
-    if len(shape) != 3:
-        raise ValueError(f"image of {name} must have three axes, got shape {shape}")
     if label.shape != shape:
         raise ValueError(f"label of {name} must have the image's shape {shape}, got {label.shape}")
     values = np.unique(label)
     if not np.isin(values, range(len(HEART_CLASSES) + 1)).all():
-        shown = [float(v) for v in values[:8]]
+        shown = values[:8].tolist()
         raise ValueError(f"label of {name} must hold 0 to {len(HEART_CLASSES)} only, got {shown}")
     if not {1, 2} <= set(values.tolist()):
         raise ValueError(f"label of {name} must hold cavity and myocardium, got {values.tolist()}")
@@ -252,7 +263,7 @@ def _checked_label(name: str, shape: tuple[int, ...], label: np.ndarray) -> np.n
     return label.astype(np.uint8)
 
 
-def _affine(image: nib.Nifti1Image) -> tuple[np.ndarray, bool]:
+def _affine(image: Any) -> tuple[np.ndarray, bool]:
     """Return voxel index to RAS mm, and whether it had to be rebuilt from the voxel size.
 
     The release's files say 1 mm in sform, while pixdim is right; they carry no orientation. What

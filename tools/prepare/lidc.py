@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -24,6 +24,7 @@ from tools.files import claimed, safe_names, write_json
 from tools.organs.lung_recipe import lung_mask
 from tools.prepare.lesions import Rule
 from tools.prepare.scans import Cases, check_rule, prepare_scans, run_cases, volume
+from tools.scans.reader import existing_files
 
 __all__ = [
     "Outline",
@@ -170,19 +171,19 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
         raise FileNotFoundError(f"dicom must be an existing folder, got {dicom}")
     found: list[tuple[str, ScanFiles]] = []
     loose: list[Path] = []
-    walk = tqdm(os.walk(root), desc="looking for series", unit=" folders")
-    for folder, subfolders, names in walk:
-        subfolders.sort()
-        names = [name for name in names if not name.startswith(".")]  # ._069.xml of a Mac
-        beside = tuple(Path(folder, n) for n in sorted(names) if n.lower().endswith(".xml"))
-        header = _first_header(Path(folder), sorted(names))
+    below: dict[Path, list[Path]] = defaultdict(list)
+    for path in existing_files(_walk(root)):
+        below[path.parent].append(path)
+    for folder, paths in below.items():
+        beside = tuple(path for path in paths if path.suffix.lower() == ".xml")
+        header = _first_header(paths)
         if header is None or str(header.get("Modality", "")) != "CT":
             loose.extend(beside if header is None else ())
             continue
-        below = Path(folder).relative_to(root).parts or (root.resolve().name,)
-        patient = str(header.get("PatientID", "")).strip() or below[0]
+        parts = folder.relative_to(root).parts or (root.resolve().name,)
+        patient = str(header.get("PatientID", "")).strip() or parts[0]
         uid = str(header.get("SeriesInstanceUID", ""))
-        found.append((patient, ScanFiles(Path(folder).resolve(), uid, beside)))
+        found.append((patient, ScanFiles(folder.resolve(), uid, beside)))
     if not found:
         raise FileNotFoundError(f"dicom must hold CT series, found none below {dicom}")
     named = {} if all(scan.annotations for _, scan in found) else _by_series(loose)
@@ -193,13 +194,22 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
     return dict(zip(safe_names(patients), patients.values(), strict=True))
 
 
-def _first_header(folder: Path, names: Sequence[str]) -> Dataset | None:
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield what lies below a folder, but for what is hidden."""
+    for folder, subfolders, names in tqdm(os.walk(root), desc="looking for series", unit="folder"):
+        subfolders.sort()
+        for name in sorted(names):
+            if not name.startswith(".") or name.startswith(("._", ".DS_Store")):
+                yield Path(folder, name)
+
+
+def _first_header(paths: Sequence[Path]) -> Dataset | None:
     """Return what identifies the first DICOM file of a folder, or None if there is none."""
     tags = ["PatientID", "SeriesInstanceUID", "Modality"]
-    for name in names:
-        if is_dicom(folder / name):
+    for path in paths:
+        if is_dicom(path):
             try:
-                return read_dataset(folder / name, stop_before_pixels=True, specific_tags=tags)
+                return read_dataset(path, stop_before_pixels=True, specific_tags=tags)
             except Exception:  # the series is named as broken when it is read
                 unreadable = Dataset()
                 unreadable.Modality = "CT"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -40,7 +42,8 @@ from tools.prepare.lesions import (
     patch_grid,
     scan_patches,
 )
-from tools.synthesis.scan import Scan
+from tools.scans.reader import bare_name
+from tools.scans.scan import AIR_HU, Scan
 
 __all__ = [
     "Cases",
@@ -52,6 +55,8 @@ __all__ = [
     "validation_patient",
     "volume",
 ]
+
+logger = logging.getLogger(__name__)
 
 # by form, what an entry must have; the first is the grid
 NEEDED = {
@@ -74,6 +79,8 @@ def prepare_scans(
     validation_fraction: float = 0.2,
     fold: int = 0,
     dataset_dir: str | Path | None = None,
+    fill_nan: str | float | None = None,
+    hu_offset: float = 0.0,
 ) -> dict[str, Any]:
     """Write what a bundle trains on, and a datalist split by patient.
 
@@ -86,19 +93,24 @@ def prepare_scans(
 
     Raises:
         FileNotFoundError: if there is no such datalist.
-        ValueError: if the datalist or a setting breaks its rule, or ``out`` was prepared otherwise.
+        ValueError: if the datalist or a setting breaks its rule, ``out`` was prepared otherwise, or
+            no scan gives anything to train on.
     """
     content, base = _read(datalist)
     within = base if dataset_dir is None else Path(dataset_dir).resolve()
     check_rule(rule, workers, validation_fraction)
+    reading = _reading(rule, fill_nan, hu_offset)
     _check_classes(rule, content)
     sections = _sections(content, fold, validation_fraction, rule.seed)
     listed = [(name, entry) for name, entries in sections.items() for entry in entries]
     names = safe_names(_names([entry for _, entry in listed]))
     cases = dict(zip(names, [entry for _, entry in listed], strict=True))
     with claimed(out, ("cases", "datalist.json")):
-        place = Cases(Path(out) / "cases", rule._asdict(), workers)
-        records, broken = run_cases(place, cases, partial(_write_scan, base, within, rule))
+        place = Cases(Path(out) / "cases", rule._asdict() | reading, workers)
+        twice = _twice(base, cases)
+        once = {name: entry for name, entry in cases.items() if name not in twice}
+        records, broken = run_cases(place, once, partial(_write_scan, base, within, rule, reading))
+        broken = dict(sorted({**twice, **broken}.items()))
         result: dict[str, list[dict[str, Any]]] = {name: [] for name in sections}
         for name, (section, _) in zip(names, listed, strict=True):
             for entry in records.get(name, {}).get("entries", ()):
@@ -106,8 +118,13 @@ def prepare_scans(
                 result.setdefault("normal" if normal else section, []).append(
                     entry | {"section": section} if normal else entry
                 )
+        if not any(result.values()):
+            raise ValueError(_nothing(records, broken, datalist))
         written = _description(content, rule) | result
         write_json(Path(out) / "datalist.json", written, indent=1)
+    for name, record in records.items():
+        for reason in record["left_out"]:
+            logger.warning("%s is left out: %s", name, reason)
     counts = {name: len(entries) for name, entries in result.items()}
     left_out = sum((Counter(record["left_out"]) for record in records.values()), Counter())
     return {**counts, "left_out": dict(left_out), "broken": broken}
@@ -184,6 +201,22 @@ def check_rule(rule: Rule, workers: int = 1, fraction: float = 0.0) -> None:
             raise ValueError(f"{name} must be {wanted}, got {value}")
 
 
+def _reading(rule: Rule, fill_nan: str | float | None, hu_offset: float) -> dict[str, float]:
+    """Return how scans are to be read, where that is not as they are."""
+    numbers: dict[str, Any] = {"hu_offset": hu_offset} if hu_offset else {}
+    if fill_nan is not None:
+        air = str(fill_nan).lower() == "air" and rule.lowest is not None
+        numbers["fill_nan"] = AIR_HU if air else fill_nan
+    for name, value in numbers.items():
+        try:
+            numbers[name] = float(value)
+        except ValueError:
+            numbers[name] = np.nan
+        if not np.isfinite(numbers[name]):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+    return numbers
+
+
 def _check_classes(rule: Rule, content: Mapping[str, Any]) -> None:
     labels = content.get("labels")
     classes = {k: v for k, v in labels.items() if k != "0"} if isinstance(labels, dict) else {}
@@ -220,6 +253,42 @@ def _sections(
     return sections
 
 
+def _twice(base: Path, cases: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return a sentence for each entry that lists what another does, or another's patient."""
+    files: set[tuple[str, ...]] = set()
+    patients: dict[str, str] = {}
+    broken: dict[str, str] = {}
+    for name, entry in cases.items():
+        own = tuple(_place(base, entry, key) for key in ("image", "label"))
+        image = own[0] and f"{own[0]} {entry.get('series_uid', '')}".strip()
+        if (*own, image) in files:
+            broken[name] = f"scans must be listed once, got {own[0] or own[1]} again"
+        elif image and patients.setdefault(image, _patient(entry)) != _patient(entry):
+            broken[name] = (
+                f"patient must be one for each scan, got {patients[image]} and {_patient(entry)} "
+                f"for {own[0]}"
+            )
+        files.add((*own, image))
+    return broken
+
+
+def _place(base: Path, entry: Mapping[str, Any], key: str) -> str:
+    path = entry.get(key)
+    return os.path.realpath(base / path) if isinstance(path, str) and path else ""
+
+
+def _nothing(
+    records: Mapping[str, Mapping[str, Any]], broken: Mapping[str, str], datalist: str | Path
+) -> str:
+    """Return a sentence on a datalist of which nothing is left."""
+    reasons = [f"{name}: {reason}" for name, reason in broken.items()]
+    reasons += [f"{name}: {', '.join(record['left_out'])}" for name, record in records.items()]
+    return (
+        f"datalist must list scans that give something to train on, got none in {datalist}: "
+        f"{'; '.join(reasons)}"
+    )
+
+
 def _patient(entry: Mapping[str, Any]) -> str:
     return str(entry.get("patient") or entry.get("image") or entry.get("label"))
 
@@ -229,8 +298,7 @@ def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     paths = [Path(str(entry.get("image") or entry.get("label") or "")) for entry in entries]
     stems = []
     for entry, path in zip(entries, paths, strict=True):
-        stem = path.name.removesuffix(".gz").removesuffix(".nii")
-        stem = stem.removesuffix("_image").removesuffix("_label")
+        stem = bare_name(path.name).removesuffix("_image").removesuffix("_label")
         stems.append(str(entry.get("name") or stem))
     count = Counter(stems)
     return [
@@ -377,7 +445,13 @@ class Record:
 
 
 def _write_scan(
-    base: Path, within: Path, rule: Rule, name: str, entry: Mapping[str, Any], folder: Path
+    base: Path,
+    within: Path,
+    rule: Rule,
+    reading: Mapping[str, float],
+    name: str,
+    entry: Mapping[str, Any],
+    folder: Path,
 ) -> dict[str, Any]:
     """Write one scan of a datalist; paths of its entry start from ``base``."""
     given = {key: entry[key] for key in PATHS if entry.get(key)}
@@ -390,13 +464,17 @@ def _write_scan(
     if missing or entry.get("truncated"):
         record.left_out[f"no {missing}" if missing else "truncated"] += 1
         return record.content()
-    scan = Scan(paths[NEEDED[rule.form][0]])
-    label = np.zeros(scan.nifti.shape, np.int16)
+    grid = NEEDED[rule.form][0]
+    # padding is of CT alone: a rule with a lower limit has intensities in HU
+    in_hu = grid == "image" and rule.lowest is not None
+    kept = reading if grid == "image" else {}
+    scan = Scan(paths[grid], entry.get("series_uid"), in_hu, argument=grid, **kept)
+    label = np.zeros(scan.shape, np.int16)
     if "label" in paths:
         label = scan.load_labels(paths["label"], "label")
     opened = _OneScan(rule, entry, paths, scan, label, record)
     getattr(opened, rule.form)()
-    return record.content()
+    return record.content() | ({"notes": scan.notes} if scan.notes else {})
 
 
 class _OneScan(NamedTuple):
@@ -479,7 +557,7 @@ class _OneScan(NamedTuple):
         if min(scan.spacing_mm) > rule.coarsest_mm:
             self.record.left_out["coarse scans"] += 1
             return
-        if min(patch_grid(scan.nifti.shape, scan.affine, rule.spacing_mm).size) < SMALLEST:
+        if min(patch_grid(scan.shape, scan.affine, rule.spacing_mm).size) < SMALLEST:
             self.windows()  # a crop round a lesion
             return
         inside = self.label > 0 if rule.classes is None else np.isin(self.label, rule.classes)
@@ -503,8 +581,6 @@ def _numbers(scan: Scan) -> np.ndarray:
     image = scan.image
     if image.dtype.kind != "f":
         return image
-    if not np.isfinite(image).all():
-        raise ValueError(f"image must hold finite numbers, got others in {scan.path}")
     whole = np.array_equal(image, np.rint(image)) and np.abs(image).max() < 2**15
     return image.astype(np.int16) if whole else image
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from scipy.spatial.distance import pdist, squareform
 
 from tools.files import write_json
 from tools.phantoms.datasets import lesion_datalist
 from tools.prepare.textures import HuWindows, Textures, lesion_name, measure_textures
+from tools.scans.reader import open_image
 from tools.transforms.conditions import SUBTYPES, lesion_subtype
 
 __all__ = ["collect_subtypes"]
@@ -112,7 +112,7 @@ def _library(
 
 def _diameter(textures: Textures, i: int) -> float:
     """Return the diameter of the sphere with the lesion's volume, in mm."""
-    affine = nib.Nifti1Image.from_filename(textures.entries[i]["label"]).affine
+    affine = open_image(textures.entries[i]["image"], "image").affine
     volume = textures.voxels[i, 0] * abs(np.linalg.det(affine[:3, :3]))
     return float((6 * volume / np.pi) ** (1 / 3))
 

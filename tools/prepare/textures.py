@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from nibabel.affines import voxel_sizes
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from tqdm import tqdm
 
 from tools.bundle import find_bundle
@@ -20,7 +20,7 @@ from tools.histograms import adapt_histogram, intensity_histogram, load_presets
 from tools.intensity import HuWindow
 from tools.phantoms.datasets import lesion_datalist
 from tools.phantoms.heart_datasets import heart_datalist
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 from tools.synthesis.view import SlicesView
 
 __all__ = [
@@ -66,17 +66,11 @@ class HuWindows:
 
     def open(self, entry: Mapping[str, Any]) -> Sight | None:
         """Return a window, its axes to patient left and back, so that it is seen from the feet."""
-        image, label = (nib.Nifti1Image.from_filename(entry[key]) for key in ("image", "label"))
-        if image.shape != label.shape or not np.allclose(image.affine, label.affine, atol=1e-2):
-            raise ValueError(
-                f"label must lie on the grid of its image, got {label.shape} and {image.shape} "
-                f"(or another affine) for {lesion_name(entry)}"
-            )
-        values, inside = (
-            np.asarray(nib.as_closest_canonical(file).dataobj)[::-1, ::-1]
-            for file in (image, label)
-        )
-        spacing = voxel_sizes(nib.as_closest_canonical(image).affine)[:2]
+        scan = Scan(entry["image"], in_hu=True, argument="image")
+        label = scan.load_labels(entry["label"], "label")
+        turn = io_orientation(scan.affine)
+        values, inside = (apply_orientation(a, turn)[::-1, ::-1] for a in (scan.image, label))
+        spacing = voxel_sizes(scan.affine @ inv_ornt_aff(turn, scan.shape))[:2]
         units = np.clip(values, *self.window)
         return Sight(
             HuWindow(*self.window).scaled(values), units, inside[None] > 0, spacing.tolist()
@@ -95,7 +89,7 @@ class Stacks:
 
     def open(self, entry: Mapping[str, Any]) -> Sight | None:
         """Return the model's window of a stack; None without the tissues that it is moved by."""
-        scan = Scan(entry["image"])
+        scan = Scan(entry["image"], argument="image")
         canvas = self.view.open(scan, scan.load_labels(entry["label"], "label"))
         if canvas.tissue is None or canvas.scale is None:
             return None
@@ -190,7 +184,7 @@ def measure_textures(files: Sequence[Mapping[str, Any]], model: Model, bins: int
     Values beyond the window of the model count in the outermost bins.
 
     Raises:
-        ValueError: if image and label differ in grid, or no entry has a lesion.
+        ValueError: if a file is unfit, or no entry has a lesion.
     """
     entries, rows, tissue, voxels = [], [], [], []
     numbers: list[tuple[float, ...]] = []

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import nibabel as nib
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from tools.files import new_file
+from tools.scans.scan import Scan
 from tools.synthesis.records import read_record
-from tools.synthesis.scan import Scan
 from tools.windows import WindowGrid, cut_window
 
 __all__ = ["write_overview"]
@@ -34,7 +33,7 @@ def write_overview(
     folder = Path(case["folder"])
     record = read_record(folder / "lesions.json")
     before, after = Scan(case["original"]), Scan(folder / "image.nii.gz")
-    label = np.asarray(nib.load(folder / "label.nii.gz").dataobj).astype(np.float32)
+    label = after.load_labels(folder / "label.nii.gz", "label").astype(np.float32)
     with mpl.rc_context({"font.size": 9, "axes.titlesize": 9}):
         count = len(record.lesions)
         figure, axes = plt.subplots(3, count, figsize=(2.6 * count, 8.2), squeeze=False)

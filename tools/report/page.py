@@ -7,7 +7,7 @@ from html import escape
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -31,6 +31,7 @@ from tools.report.slices import (
     photo_uri,
     to_grey,
 )
+from tools.scans.scan import read_labels
 from tools.synthesis.records import (
     IMAGE_FILE,
     LABEL_FILE,
@@ -259,12 +260,11 @@ class _Section:
 
 def _lesion_labels(folder: Path, record: ScanRecord) -> OrientedVolume:
     """Return the label map without what it holds of the organ."""
-    image = cast(SpatialImage, nib.load(folder / LABEL_FILE))
     if not (record.organ_mask or {}).get("labels"):
-        return OrientedVolume(image)
-    label = np.asarray(image.dataobj)
+        return OrientedVolume(folder / LABEL_FILE)
+    label, affine = read_labels(folder / LABEL_FILE, "label")
     lesions = np.isin(label, [lesion.label for lesion in record.lesions])
-    return OrientedVolume(nib.Nifti1Image(np.where(lesions, label, 0), image.affine))
+    return OrientedVolume(nib.Nifti1Image(np.where(lesions, label, 0), affine))
 
 
 def _organ_fact(record: ScanRecord) -> list[tuple[str, str, str]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +17,8 @@ from PIL import Image
 from scipy.ndimage import center_of_mass, label, map_coordinates, maximum_filter
 from scipy.spatial import cKDTree
 from skimage.measure import find_contours
+
+from tools.scans.reader import open_image, read_values, scaling
 
 # Both ends are light and the middle is dark: on a dark page "no change" then vanishes.
 DIFFERENCE_COLOURS = ("#a9e4ff", "#3d9be9", "#05070a", "#ef7d3c", "#ffe0a3")
@@ -50,18 +52,16 @@ class OrientedVolume:
     Uncompressed files stay on disk; compressed ones are unpacked once, in their stored type.
     """
 
-    def __init__(self, source: str | Path | SpatialImage) -> None:
-        image = source if isinstance(source, SpatialImage) else cast(SpatialImage, nib.load(source))
-        if len(image.shape) != 3:
+    def __init__(self, source: Any) -> None:  # a path, or an image in memory
+        in_memory = isinstance(source, SpatialImage)
+        image = source if in_memory else open_image(source, "image")
+        if len(image.shape) < 3 or math.prod(image.shape[3:]) != 1:
             raise ValueError(f"image must be three-dimensional, got shape {tuple(image.shape)}")
-        proxy: Any = image.dataobj
-        on_disk = nib.is_proxy(proxy)
-        stored = proxy.get_unscaled() if on_disk else np.asarray(proxy)
-        self._slope: float = proxy.slope if on_disk else 1.0
-        self._inter: float = proxy.inter if on_disk else 0.0
+        stored = read_values(image, None if in_memory else source, "image")
+        self._slope, self._inter = scaling(image)
         orientation = nib.io_orientation(image.affine)
         self._stored = nib.apply_orientation(stored, orientation)  # views, no copy
-        self.affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, image.shape)
+        self.affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, stored.shape)
         self.shape: tuple[int, ...] = self._stored.shape
         self.spacing_mm: np.ndarray = nib.affines.voxel_sizes(self.affine)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 
 __all__ = ["Crop", "lesion_crops"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,11 @@ from nibabel.orientations import (
 )
 from scipy import ndimage
 
-__all__ = ["on_grid", "whole_numbers"]
+__all__ = ["on_grid", "require_place", "whole_numbers"]
 
 ROUNDING = 1e-3  # labels that programs computed with real numbers
 SAME_PLACE = 0.1  # of a voxel, at the corner that differs most
 MOST_SHOWN = 5
-
-logger = logging.getLogger(__name__)
 
 
 def whole_numbers(values: np.ndarray, argument: str) -> np.ndarray:
@@ -66,6 +63,20 @@ def whole_numbers(values: np.ndarray, argument: str) -> np.ndarray:
             f"{argument} must hold whole numbers of 16 bits, got {values.min()} to {values.max()}"
         )
     return values.astype(np.int16)
+
+
+def require_place(image: Any, argument: str) -> None:
+    """Refuse a label map on another grid whose header does not say where it lies.
+
+    Raises:
+        ValueError: if it has neither qform nor sform.
+    """
+    header = image.header
+    if "qform_code" in header and not (header["qform_code"] or header["sform_code"]):
+        raise ValueError(
+            f"{argument} must say where it lies, or have the scan's shape and affine, got a "
+            "header with neither qform nor sform"
+        )
 
 
 def on_grid(
@@ -116,7 +127,6 @@ def on_grid(
             f"reaches from {ends[0]} to {ends[1]}"
         )
     note = f"{argument} was resampled from a grid of {was}"
-    logger.warning("%s", note)
     return found, note
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from monai.transforms import LoadImaged
 from monai.utils import ensure_tuple
 
 from tools.files import different_names
-from tools.scans.grid import on_grid, whole_numbers
+from tools.scans.grid import on_grid, require_place, whole_numbers
 from tools.scans.reader import (
     bare_name,
     open_image,
@@ -26,8 +27,11 @@ from tools.scans.reader import (
     require_hu,
     scaling,
 )
+from tools.transforms import EachKey
 
-__all__ = ["LoadScansd", "OutputNames"]
+__all__ = ["LoadMaskd", "LoadScansd", "OutputNames"]
+
+logger = logging.getLogger(__name__)
 
 
 class _Reader(NibabelReader):
@@ -90,7 +94,7 @@ class LoadScansd(LoadImaged):
         first = loaded.get(self.keys[0])
         for key, path in paths.items():
             if key in self.mask_keys:
-                loaded[key] = _as_mask(loaded[key], first, str(key))
+                loaded[key] = _as_mask(loaded[key], first, str(key), path)
                 continue
             values = loaded[key].numpy()
             require_finite(values, str(key), path)
@@ -99,16 +103,50 @@ class LoadScansd(LoadImaged):
         return loaded
 
 
-def _as_mask(mask: MetaTensor, like: Any, key: str) -> MetaTensor:
-    values = whole_numbers(mask.numpy(), key)
-    if isinstance(like, MetaTensor) and like is not mask:
-        affine, target = (np.asarray(image.affine, np.float64) for image in (mask, like))
-        values, _ = on_grid(values, affine, tuple(like.shape[-3:]), target, key)
+class LoadMaskd(EachKey):
+    """Load masks ``(1, H, W, D)`` from paths, onto the grid of the sample's image if it has one.
+
+    Anything else, and a missing entry, is left alone. :class:`LoadScansd` does the same, but MONAI
+    Label replaces ``LoadImaged`` and what derives from it by a loader that wants all of its keys.
+    """
+
+    def __init__(self, keys: KeysCollection, image_key: str = "image") -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.image_key = image_key
+
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
+        path = sample[key]
+        if isinstance(path, str | Path):
+            mask = LoadScansd(key, mask_keys=key)({key: path})[key]
+            sample[key] = _as_mask(mask, sample.get(self.image_key), str(key), path)[None]
+
+
+def _as_mask(mask: MetaTensor, like: Any, key: str, path: str | Path) -> MetaTensor:
+    try:
+        values = whole_numbers(mask.numpy(), key)
+        if isinstance(like, MetaTensor) and like is not mask:
+            values = _beside(values, mask, like, key, path)
+    except ValueError as error:
+        raise ValueError(f"{error} ({path})") from error
     result = mask.new_tensor(np.ascontiguousarray(values), dtype=mask.dtype)
     meta = dict(mask.meta)
     if isinstance(like, MetaTensor):
-        meta["affine"], meta["spatial_shape"] = like.affine.clone(), like.meta["spatial_shape"]
+        meta["affine"], meta["spatial_shape"] = like.affine.clone(), np.array(like.shape[-3:])
     return MetaTensor(result, meta=meta, applied_operations=mask.applied_operations)
+
+
+def _beside(
+    values: np.ndarray, mask: MetaTensor, like: MetaTensor, key: str, path: str | Path
+) -> np.ndarray:
+    """Return labels on the grid of an image."""
+    affine, target = (np.asarray(image.affine, np.float64) for image in (mask, like))
+    shape = tuple(like.shape[-3:])
+    if values.shape != shape or not np.allclose(affine, target, atol=1e-2):
+        require_place(open_image(path, key), key)
+    found, note = on_grid(values, affine, shape, target, key)
+    if note:
+        logger.warning("%s (%s)", note, path)
+    return found
 
 
 class OutputNames:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ __all__ = [
     "ENDINGS",
     "bare_name",
     "count_not_finite",
+    "existing_files",
     "is_image_name",
     "open_image",
     "read_values",
@@ -26,6 +29,7 @@ __all__ = [
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 OTHERS = (".nrrd", ".nhdr", ".mha", ".mhd")  # read by ITK
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")  # one per image
+LEFT_OVER = re.compile(r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 MOST_BYTES = 16 << 30
 MOST_SURPLUS = 64 << 20  # bytes behind the last voxel
 GZIP_RATIO = 1032  # deflate reaches no more
@@ -44,6 +48,21 @@ logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 def is_image_name(name: str) -> bool:
     """Return whether a file is named as an image is, and not as a left-over of a system."""
     return name.lower().endswith(ENDINGS) and not name.startswith(".")
+
+
+def existing_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield the files among paths; of left-overs of systems and links to nowhere the log tells."""
+    left = []
+    for path in paths:
+        if LEFT_OVER.fullmatch(path.name):
+            left.append(path)
+        elif path.is_symlink() and not path.exists():
+            logger.warning("%s is a link to a file that is not there, passed over", path)
+        elif path.is_file():
+            yield path
+    if left:
+        more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+        logger.warning("%s%s is a left-over of another system, passed over", left[0], more)
 
 
 def bare_name(name: str) -> str:

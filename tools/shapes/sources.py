@@ -11,8 +11,8 @@ from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
 from tools.files import listed_path, read_json
-from tools.scans.grid import whole_numbers
-from tools.scans.reader import bare_name, is_image_name, open_image, read_values, scaling
+from tools.scans.reader import bare_name, existing_files, is_image_name
+from tools.scans.scan import read_labels
 from tools.shapes import contours
 from tools.shapes.shape import (
     LabelShape,
@@ -209,16 +209,11 @@ def read_label(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is unreadable, not three-dimensional, or not of labels from 0 to 255.
     """
-    image = open_image(path, "shape")
-    slope, inter = scaling(image)
-    values = read_values(image, path, "shape")
-    labels = whole_numbers(
-        values if (slope, inter) == (1.0, 0.0) else values * slope + inter, "shape"
-    )
+    labels, affine = read_labels(path, "shape")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > 255:
         raise ValueError(f"shape must hold labels from 0 to 255, got {low} to {high} in {path}")
-    return labels.astype(np.uint8), np.asarray(image.affine, float)
+    return labels.astype(np.uint8), affine
 
 
 def _read_library(path: Path) -> list[Item]:
@@ -231,8 +226,8 @@ def _read_library(path: Path) -> list[Item]:
     if (path / "datalist.json").is_file():
         path = path / "datalist.json"
     if path.is_dir():
-        named = (f for f in sorted(path.rglob("*")) if is_image_name(f.name))
-        files = [f for f in named if "image" not in f.name]
+        there = existing_files(sorted(path.rglob("*")))
+        files = [f for f in there if is_image_name(f.name) and "image" not in f.name]
     elif path.suffix == ".json" and path.is_file():
         files = listed_labels(path, "library")
     else:

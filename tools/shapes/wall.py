@@ -13,7 +13,7 @@ from scipy.spatial import KDTree
 from tqdm import tqdm
 
 from tools.organs.organ import Organ
-from tools.scans.reader import bare_name
+from tools.scans.reader import bare_name, existing_files, is_image_name
 from tools.shapes.shape import LabelShape, Place, Point, as_point
 from tools.shapes.sources import listed_labels, read_label
 from tools.transforms.spheres import enclosing_sphere
@@ -364,7 +364,8 @@ def _label_files(path: Path) -> list[Path]:
     if listed.suffix == ".json" and listed.is_file():
         return listed_labels(listed, "shape")
     if path.is_dir():
-        return sorted(path.glob("*_label.nii.gz"))
+        there = [f for f in existing_files(sorted(path.glob("*"))) if is_image_name(f.name)]
+        return [file for file in there if bare_name(file.name).endswith("_label")]
     raise ValueError(
         f"shape library:PATH must name a folder of *_label.nii.gz or a datalist.json, got {path}"
     )

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tools.histograms import intensity_histogram
+from tools.scans.scan import Scan, read_labels
 from tools.synthesis.view import CropView, CubeView, SlicesView
 from tools.transforms.conditions import SUBTYPES, derangement, lesion_subtype
 from tools.transforms.spheres import Sphere, enclosing_sphere
@@ -173,13 +173,15 @@ def other_cases(cases: Sequence[Case], seed: int = 0) -> list[int]:
     return order
 
 
-def _read(entry: Entry, key: str) -> nib.Nifti1Image:
-    return nib.Nifti1Image.from_filename(entry[key])
-
-
 def _named(entry: Entry) -> tuple[str, str]:
     name = str(entry.get("name", entry.get("image", entry["label"])))
     return name, str(entry.get("patient", name))
+
+
+def _lesion_in_hu(entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+    """Return a CT and where its lesion is."""
+    scan = Scan(entry["image"], in_hu=True, argument="image")
+    return scan.image, scan.load_labels(entry["label"], "label") > 0
 
 
 def window_cases(
@@ -191,9 +193,9 @@ def window_cases(
     """
     cases = []
     for entry in tqdm(spread(files, limit), desc="loading lesions"):
-        inside = np.asarray(_read(entry, "label").dataobj) > 0
+        scan, inside = _lesion_in_hu(entry)
         box = lesion_box(inside)
-        hu = np.asarray(_read(entry, "image").dataobj[box]).astype(np.float32)
+        hu = scan[box].astype(np.float32)
         # double precision, so that scaling by the sampler changes nothing any more
         image, masks = view.scale.scaled(hu).astype(np.float64), inside[box][None]
         own = class_histograms(image, masks, bins, SCALED)
@@ -223,9 +225,9 @@ def subtype_cases(
         raise ValueError("dataset must have lesions whose datalist rates their texture")
     cases = []
     for entry, name in tqdm(chosen, desc="loading lesions"):
-        inside = np.asarray(_read(entry, "label").dataobj) > 0
+        scan, inside = _lesion_in_hu(entry)
         box = lesion_box(inside, lambda mm: view.voxels(mm * view.spacing_mm), view.step)
-        image = np.asarray(_read(entry, "image").dataobj[box], np.float32)
+        image = scan[box].astype(np.float32)
         masks = inside[box][None]
         own = class_histograms(image, masks, bins, window)
         diameter = float((6 * inside.sum() / np.pi) ** (1 / 3))
@@ -254,9 +256,9 @@ def slice_cases(
 
 
 def _slices(entry: Entry, view: SlicesView, bins: int) -> Case:
-    header = _read(entry, "image")
-    scan, label = np.asarray(header.dataobj), np.asarray(_read(entry, "label").dataobj)
-    affine = np.asarray(header.affine, float)
+    source = Scan(entry["image"], argument="image")
+    scan, label = source.image, source.load_labels(entry["label"], "label")
+    affine = np.asarray(source.affine, float)
     grid = view.rule.on_slices(np.isin(label, view.around), affine)
     cut = cut_window(scan, affine, grid)
     scale = view.percentiles.of(cut)
@@ -281,8 +283,8 @@ def read_masks(files: Sequence[Entry], limit: int | None = None) -> list[Case]:
 
 def _mask_case(entry: Entry, margin: int = 2) -> Case:
     """Return a mask on the part of its lattice that holds its sphere and some voxels."""
-    volume = _read(entry, "label")
-    mask, affine = np.asarray(volume.dataobj) > 0, np.asarray(volume.affine, float)
+    labels, affine = read_labels(entry["label"], "label")
+    mask = labels > 0
     sphere = enclosing_sphere(mask, affine)
     inverse = np.linalg.inv(affine)
     middle = apply_affine(inverse, sphere.centre_mm)
@@ -305,11 +307,12 @@ def read_patches(files: Iterable[Entry], section: str, intensity_range: Range) -
     low, high = intensity_range
     cases = []
     for entry in tqdm(list(files), desc=f"reading {section}"):
-        values = np.asarray(_read(entry, "image").dataobj, np.float32)
+        scan = Scan(entry["image"], argument="image")
+        values = np.asarray(scan.image, np.float32)
         image = (np.clip(values, low, high) - low) / (high - low)
         masks = np.zeros((0, *image.shape), bool)
         if "label" in entry:
-            masks = np.asarray(_read(entry, "label").dataobj)[None] > 0
+            masks = scan.load_labels(entry["label"], "label")[None] > 0
         kind = "nodule" if "diameter_mm" in entry else "scan"
         kind = "phantom" if entry.get("phantom") else kind
         names = _named({"name": Path(entry["image"]).name, "patient": "", **entry})

@@ -18,6 +18,7 @@ from tools.files import claimed, new_file, write_json
 from tools.histograms import jensen_shannon_divergence
 from tools.intensity import HuWindow
 from tools.scans.crops import Crop, lesion_crops
+from tools.scans.scan import Scan
 from tools.shapes import MaskFileShape
 from tools.studies.healing import heal
 from tools.studies.judge import Measured, judge, measure, pairs, without_nan
@@ -25,7 +26,6 @@ from tools.studies.statistics import mean_and_error
 from tools.studies.tables import grid
 from tools.synthesis.arrays import METHODS, open_synthesizer
 from tools.synthesis.cases import Case
-from tools.synthesis.scan import Scan
 from tools.synthesis.synthesizer import Synthesizer
 from tools.synthesis.textures import Textures
 

@@ -28,10 +28,10 @@ from tools.metrics.fidelity import (
 from tools.metrics.radiomics import RADIOMICS_VERSION, isotropic, radiomic_features
 from tools.scans.crops import Crop, lesion_crops
 from tools.scans.reader import bare_name
+from tools.scans.scan import Scan
 from tools.studies.two_sample import forest_auc
 from tools.synthesis.cases import find_cases
 from tools.synthesis.records import RECORD_FILE, read_record
-from tools.synthesis.scan import Scan
 
 __all__ = ["Measured", "judge", "measure", "pairs", "read_crops", "without_nan"]
 

@@ -14,8 +14,8 @@ import torch
 from monai.data import MetaTensor
 
 from tools.bundle import Bundle, find_bundle
+from tools.scans.scan import Scan
 from tools.synthesis.cases import Case
-from tools.synthesis.scan import Scan
 from tools.synthesis.texturers import Texturer, load_texturer
 
 __all__ = ["open_synthesizer", "synthesize"]

@@ -16,7 +16,7 @@ from tools.dicom.files import is_dicom, is_dicom_folder, scan_in, series_folders
 from tools.files import DATASET_DIR, listed_path, read_json, safe_name, safe_names
 from tools.organs.organ import Organ
 from tools.phantoms.datasets import phantom_scan
-from tools.scans.reader import bare_name, is_image_name
+from tools.scans.reader import bare_name, existing_files, is_image_name
 
 __all__ = ["Case", "find_cases", "input_folders", "open_cases", "with_masks"]
 
@@ -206,15 +206,7 @@ def _check_options(
 
 def _images(folder: Path) -> list[Path]:
     """Return the image files of a folder; what only looks like one is named in the log."""
-    found = []
-    for path in sorted(folder.glob("*")):
-        if path.name.startswith("._") and is_image_name(path.name.lstrip("._")):
-            logger.warning("%s is a left-over of another system, passed over", path)
-        elif is_image_name(path.name) and path.is_symlink() and not path.exists():
-            logger.warning("%s is a link to a file that is not there, passed over", path)
-        elif is_image_name(path.name) and path.is_file():
-            found.append(path)
-    return found
+    return [f for f in existing_files(sorted(folder.glob("*"))) if is_image_name(f.name)]
 
 
 def _stem(path: Path) -> str:

@@ -16,9 +16,9 @@ from tools import __version__
 from tools.files import read_json
 from tools.metrics.radiomics import isotropic
 from tools.scans.crops import Crop, lesion_crops
+from tools.scans.scan import Scan
 from tools.synthesis.lesion import WindowJob
 from tools.synthesis.records import BundleRecord
-from tools.synthesis.scan import Scan
 from tools.synthesis.textures import read_presets
 from tools.synthesis.view import View
 

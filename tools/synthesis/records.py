@@ -103,7 +103,7 @@ class ScanRecord:
 
     Args:
         name: name of the input scan.
-        sha256: hash of the input, as :attr:`tools.synthesis.scan.Scan.sha256` defines it.
+        sha256: hash of the input, as :attr:`tools.scans.scan.Scan.sha256` defines it.
         spacing_mm: voxel size along the array axes (i, j, k).
         shape: array shape (i, j, k).
         bundle: what made the lesions.

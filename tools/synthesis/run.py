@@ -20,6 +20,7 @@ from tools.dicom.deidentify import pseudonym
 from tools.dicom.derived import add_dicom, is_dicom_whole, require_derivable, write_dicom
 from tools.dicom.files import choose_series
 from tools.files import claimed, read_mark, require_apart, require_room, safe_names
+from tools.scans.scan import Scan
 from tools.synthesis.case_folder import (
     is_whole,
     new_case_folder,
@@ -37,7 +38,6 @@ from tools.synthesis.records import (
     read_record,
     write_record,
 )
-from tools.synthesis.scan import Scan
 from tools.synthesis.synthesizer import Synthesizer
 from tools.synthesis.verify import verify_case
 

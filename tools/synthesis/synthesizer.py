@@ -13,13 +13,13 @@ import numpy as np
 from tools.bundle import sha256_file
 from tools.organs.organ import Organ, OrganMap
 from tools.organs.sources import OrganSource, find_organ
+from tools.scans.scan import AIR_HU, Scan
 from tools.shapes import LabelShape, MaskFileShape, Place, Shape, ShapeSource
 from tools.synthesis.case_folder import describe_source
 from tools.synthesis.cases import Case
 from tools.synthesis.lesion import Lesion, SynthesisResult, composite
 from tools.synthesis.placement import choose_sites
 from tools.synthesis.records import ScanRecord
-from tools.synthesis.scan import AIR_HU, Scan
 from tools.synthesis.sizes import SizeMix, draw_range
 from tools.synthesis.texturers import Texturer, sample
 from tools.synthesis.textures import Textures

@@ -19,8 +19,8 @@ from tools.histograms import (
     perturb_histogram,
 )
 from tools.organs.organ import Organ
+from tools.scans.scan import Scan
 from tools.synthesis.catalogue import SubtypeLibrary, read_subtypes, read_textures
-from tools.synthesis.scan import Scan
 from tools.synthesis.view import SlicesView
 
 __all__ = ["Presets", "Texture", "Textures", "read_presets"]

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from tools.files import read_json, read_mark
 from tools.histograms import intensity_histogram
 from tools.intensity import HuWindow
+from tools.scans.scan import Scan
 from tools.synthesis.case_folder import is_whole
 from tools.synthesis.datalist import DATALIST_FILE
 from tools.synthesis.records import (
@@ -23,7 +24,6 @@ from tools.synthesis.records import (
     ScanRecord,
     read_record,
 )
-from tools.synthesis.scan import Scan
 
 __all__ = ["verify_case", "verify_dataset"]
 

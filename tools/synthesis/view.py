@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine
 
 from tools.intensity import HuWindow, Percentiles, tissue_levels
 from tools.organs.organ import Organ
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 from tools.windows import Box, Window, WindowGrid, cut_window, window_size
 
 __all__ = [

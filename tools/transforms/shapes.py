@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImage, MapTransform, Randomizable
+from monai.transforms import MapTransform, Randomizable
 from monai.utils import convert_to_tensor
 from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
@@ -37,7 +36,6 @@ from tools.windows import WindowGrid, cut_window
 
 __all__ = [
     "ControlSphered",
-    "LoadMaskd",
     "MaskRequestd",
     "RandBoundaryd",
     "RandDropScoresd",
@@ -180,22 +178,6 @@ class RandBoundaryd(Randomizable, EachKey):
         kept = heights <= top + float(self.R.exponential(1.0))
         sample[key] = sample[key] * kept
         sample["image"] = torch.where(kept, target, -1.0)
-
-
-class LoadMaskd(EachKey):
-    """Load masks ``(1, H, W, D)`` from paths; anything else, and a missing entry, is left alone.
-
-    MONAI's ``LoadImaged`` with ``allow_missing_keys`` does the same, but MONAI Label replaces it by
-    a loader that wants all of its keys.
-    """
-
-    def __init__(self, keys: KeysCollection) -> None:
-        super().__init__(keys, allow_missing_keys=True)
-        self.load = LoadImage(ensure_channel_first=True)
-
-    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
-        if isinstance(sample[key], (str, PathLike)):
-            sample[key] = self.load(sample[key])
 
 
 class ShapeRequestd(_InShapeWindow):

@@ -15,11 +15,11 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import TransformBackends
 from torch.utils.data import get_worker_info
 
+from tools.scans.scan import Scan
 from tools.synthesis.arrays import open_synthesizer
 from tools.synthesis.cases import Case
 from tools.synthesis.lesion import SynthesisResult
 from tools.synthesis.on_the_fly.tensors import as_nifti, as_scan, complete_masks, write_changes
-from tools.synthesis.scan import Scan
 from tools.synthesis.sizes import SizeMix, size_mix, whole_range
 from tools.synthesis.synthesizer import Plan, Synthesizer
 

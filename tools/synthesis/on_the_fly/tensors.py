@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan
 
 __all__ = ["as_nifti", "as_scan", "complete_masks", "write_changes"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from tools.synthesis.scan import Scan
+from tools.scans.scan import Scan, scan_hash
 
 SHAPE = (5, 6, 7)  # slices, rows, columns
 Write = Callable[..., None]
@@ -145,6 +145,27 @@ def test_what_is_written_opens_at_the_place_of_the_scan(
         assert places[0] == [*source.GetOrigin(), *source.GetSpacing(), *source.GetDirection()]
     assert SimpleITK.GetArrayFromImage(opened).sum() == (values > 0).sum()
     assert nib.load(tmp_path / "label.nii.gz").header.get_intent()[0] == "label"
+
+
+def test_hash_of_two_files_is_of_their_values(tmp_path: Path) -> None:
+    hashes = set()
+    for name, value in (("a", 1), ("b", 1), ("c", 2)):
+        image = nib.Nifti1Pair(np.full((2, 3, 4), value, np.int16), STRAIGHT)
+        nib.save(image, tmp_path / f"{name}.hdr")
+        hashes.add(scan_hash(tmp_path / f"{name}.hdr"))
+        assert Scan(tmp_path / f"{name}.hdr").sha256 in hashes
+    assert len(hashes) == 2
+
+
+def test_byte_order_stays(tmp_path: Path) -> None:
+    values = np.arange(24, dtype=">i2").reshape(2, 3, 4)
+    header = nib.Nifti1Header(endianness=">")
+    nib.save(nib.Nifti1Image(values, STRAIGHT, header, dtype=">i2"), tmp_path / "scan.nii.gz")
+    scan = Scan(tmp_path / "scan.nii.gz")
+    scan.write(tmp_path / "image.nii.gz", scan.stored)
+    written = nib.load(tmp_path / "image.nii.gz")
+    assert written.get_data_dtype() == np.dtype(">i2")
+    assert np.array_equal(np.asarray(written.dataobj), values)
 
 
 @pytest.mark.parametrize("fill", [None, -1000.0])

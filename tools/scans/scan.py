@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +14,17 @@ import numpy as np
 
 from tools.bundle import sha256_file
 from tools.dicom.series import DicomSeries, read_series
-from tools.scans.grid import on_grid, whole_numbers
+from tools.scans.grid import on_grid, require_place, whole_numbers
 from tools.scans.reader import count_not_finite, open_image, read_values, require_hu, scaling
 
-__all__ = ["AIR_HU", "Scan"]
+__all__ = ["AIR_HU", "Scan", "read_labels", "scan_hash"]
 
 AIR_HU = -1000.0
 SYNTHETIC = "SYNTHETIC lesions"
 LABEL_INTENT = 1002
+ONE_FILE = (".nii", ".nii.gz", ".nrrd", ".mha")  # all there is of a scan
+
+logger = logging.getLogger(__name__)
 
 
 class Scan:
@@ -93,13 +97,13 @@ class Scan:
     def sha256(self) -> str:
         """Hash of the input: of the file; of a series or an image in memory, see below.
 
-        For a series: the affine, then of each slice, in ascending order along the normal, its SOP
-        instance UID and its rescaled values (as in the image, little endian, row by row). So
-        neither file names nor tags that do not touch the picture change it. An image in memory:
-        affine and values.
+        One in two files counts as one in memory. For a series: the affine, then of each slice, in
+        ascending order along the normal, its SOP instance UID and its rescaled values (as in the
+        image, little endian, row by row). So neither file names nor tags that do not touch the
+        picture change it. An image in memory: affine and values.
         """
-        if self.path is not None and self.series is None:
-            return sha256_file(self.path)
+        if self.series is None and str(self.path).lower().endswith(ONE_FILE):
+            return sha256_file(str(self.path))
         digest = hashlib.sha256(" ".join(f"{v:.4f}" for v in self.affine.ravel()).encode())
         uids = [""] * self.stored.shape[2] if self.series is None else self.series.sop_uids
         for uid, plane in zip(uids, np.moveaxis(self.stored, 2, 0), strict=True):
@@ -212,30 +216,30 @@ class Scan:
             plane[changed] = storage.to_values(storage.to_stored(plane[changed]), plane.dtype)
         return result
 
-    def write(self, path: Path, stored: np.ndarray) -> None:
+    def write(self, path: Path, stored: np.ndarray, synthetic: bool = True) -> None:
         """Write stored values with this scan's header: data type, scaling, affine codes and all."""
-        result = self._like(stored)
+        result = self._like(stored, synthetic)
         result.header.set_data_dtype(stored.dtype)
         # a scaling in the header makes nibabel write the stored values as they are
         result.header.set_slope_inter(*scaling(self.nifti))
         nib.save(result, path)
 
-    def write_label(self, path: Path, label: np.ndarray) -> None:
+    def write_label(self, path: Path, label: np.ndarray, synthetic: bool = True) -> None:
         """Write a uint8 label where this scan lies."""
-        result = self._like(label.astype(np.uint8))
+        result = self._like(label.astype(np.uint8), synthetic)
         result.header.set_data_dtype(np.uint8)
         result.header.set_intent(LABEL_INTENT, name="lesion labels")
         result.header["cal_min"] = result.header["cal_max"] = 0  # the scan's range of display
         nib.save(result, path)
 
-    def _like(self, values: np.ndarray) -> Any:
-        """Return an image at the scan's place that says that it is synthetic.
+    def _like(self, values: np.ndarray, synthetic: bool) -> Any:
+        """Return an image at the scan's place; a synthetic one says so.
 
         ITK refuses axes that are not at right angles, as of a tilted gantry, unless the header says
         beside how the nearest right-angled grid lies.
         """
-        header = nib.Nifti1Header()  # ITK reads no NIfTI-2
         before = self.nifti.header
+        header = nib.Nifti1Header(endianness=before.endianness)  # ITK reads no NIfTI-2
         for name in set(header) & set(before if isinstance(before, nib.Nifti1Header) else ()):
             if name not in ("sizeof_hdr", "magic", "vox_offset", "dim", "datatype", "bitpix"):
                 header[name] = before[name]
@@ -243,6 +247,8 @@ class Scan:
         result: Any = nib.Nifti1Image(values, self.affine, header, dtype=values.dtype)
         if int(result.header["qform_code"]) == 0 and int(result.header["sform_code"]) > 0:
             result.header.set_qform(self.affine, int(result.header["sform_code"]))
+        if not synthetic:
+            return result
         words = bytes(result.header["descrip"].tobytes()).decode("ascii", "replace")
         words = words.rstrip("\0").removeprefix(SYNTHETIC).strip("; ")
         described = f"{SYNTHETIC}; {words}".rstrip("; ")[:79]
@@ -291,26 +297,51 @@ class Scan:
             ValueError: naming ``argument``, if its values are no labels, it does not say where it
                 lies, or lies outside of the scan, see :func:`tools.scans.grid.on_grid`.
         """
-        slope, inter = scaling(image)
-        values = read_values(image, path, argument)
-        if (slope, inter) != (1.0, 0.0):
-            values = values * slope + inter
-        labels = whole_numbers(values, argument)
+        labels = _whole_numbers_of(image, argument, path)
         same = labels.shape == self.shape and np.allclose(image.affine, self.affine, atol=1e-2)
-        if not (same or _says_where(image)):
-            raise ValueError(
-                f"{argument} must say where it lies, or have the scan's shape and affine, got a "
-                f"header with neither qform nor sform{f' in {path}' if path else ''}"
-            )
-        found, note = on_grid(labels, image.affine, self.shape, self.affine, argument)
+        try:
+            if not same:
+                require_place(image, argument)
+            found, note = on_grid(labels, image.affine, self.shape, self.affine, argument)
+        except ValueError as error:
+            raise ValueError(f"{error}{_shown(path)}") from error
+        if note:
+            logger.warning("%s%s", note, _shown(path))
         if note and note not in self.notes:
             self.notes.append(note)
         return found
 
 
-def _says_where(image: Any) -> bool:
-    header = image.header
-    return "qform_code" not in header or bool(header["qform_code"] or header["sform_code"])
+def read_labels(path: str | Path, argument: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a label map on its own grid, whole numbers, and its affine.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no image, or its values are no labels.
+    """
+    image = open_image(path, argument)
+    return _whole_numbers_of(image, argument, path), np.asarray(image.affine, float)
+
+
+def _whole_numbers_of(image: Any, argument: str, path: object) -> np.ndarray:
+    slope, inter = scaling(image)
+    values = read_values(image, None if path is None else str(path), argument)
+    if (slope, inter) != (1.0, 0.0):
+        values = values * slope + inter
+    try:
+        return whole_numbers(values, argument)
+    except ValueError as error:
+        raise ValueError(f"{error}{_shown(path)}") from error
+
+
+def scan_hash(path: str | Path) -> str:
+    """Return :attr:`Scan.sha256` of a file; what lies in one file is not opened."""
+    one = str(path).lower().endswith(ONE_FILE)
+    return sha256_file(path) if one else Scan(path).sha256
+
+
+def _shown(path: object) -> str:
+    return f" ({path})" if path else ""
 
 
 def _scaled(values: np.ndarray, slope: float, inter: float) -> np.ndarray:
