@@ -218,7 +218,7 @@ def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--scan no.nii.gz", "scan must be a NIfTI file, a DICOM series folder, a"),
+        ("--scan no.nii.gz", "scan must be an image file, a DICOM series folder, a"),
         ("--bundle none", "bundle must be a bundle folder or one of"),
         ("--bundle hr_ldm --steps 4", "error: num_inference_steps must be at least 50 for ddim"),
         ("--texture granite", "texture must be one of"),

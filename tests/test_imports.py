@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"files", "checkpoints", "losses", "schedules", "networks", "transforms", "metrics"}
 LEAVES |= {"handlers", "phantoms", "histograms", "intensity", "windows"}
+LEAVES |= {"kinds"}
 RUNTIME = LEAVES | {"packed_code", "prepare_batch", "inferers"}
 RUNTIME |= {"bundle", "organs", "shapes", "synthesis", "dicom"}
 WORKSHOP = {"report", "prepare", "convert", "release", "studies", "export", "benchmark"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -14,7 +13,14 @@ import numpy as np
 from monai.data import load_decathlon_datalist
 from numpy.typing import NDArray
 
-from tools.files import clear_leftovers, new_file, new_folder, write_json
+from tools.files import (
+    clear_leftovers,
+    new_file,
+    new_folder,
+    read_entries,
+    read_object,
+    write_json,
+)
 
 __all__ = [
     "NOTICE",
@@ -142,8 +148,8 @@ def read_section(
     path = folder / "datalist.json"
     if not path.is_file():
         raise FileNotFoundError(f"dataset_dir must hold datalist.json, got {dataset_dir}")
-    sections = json.loads(path.read_text())
-    if not sections.get(section):
+    sections = read_object(path, "dataset_dir")
+    if not sections.get(section) or not read_entries(path, "dataset_dir", section):
         found = sorted(name for name, value in sections.items() if isinstance(value, list))
         raise ValueError(
             f"section must be a non-empty list of {path}, one of {found}, got {section!r}"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from tools.bundle import find_bundle
-from tools.files import claimed, new_folder, read_json, safe_names, write_json
+from tools.files import claimed, new_folder, read_object, safe_names, short, write_json
 from tools.prepare.lesions import (
     Lesion,
     Rule,
@@ -96,11 +96,21 @@ def prepare_scans(
                 result.setdefault("normal" if normal else section, []).append(
                     entry | {"section": section} if normal else entry
                 )
+        _require_lesions(result, sections, broken, datalist)
         written = _description(content, rule) | result
         write_json(Path(out) / "datalist.json", written, indent=1)
     counts = {name: len(entries) for name, entries in result.items()}
     left_out = sum((Counter(record["left_out"]) for record in records.values()), Counter())
     return {**counts, "left_out": dict(left_out), "broken": broken}
+
+
+def _require_lesions(
+    result: Mapping[str, Sized], sections: Iterable[str], broken: Sized, datalist: object
+) -> None:
+    """Refuse to end well with nothing that could be learnt from."""
+    lesions = sum(len(entries) for name, entries in result.items() if name != "normal")
+    if not (lesions or broken or set(sections) == {"normal"}):
+        raise ValueError(f"datalist must list scans with a lesion, got none in those of {datalist}")
 
 
 def bundle_rule(bundle: str, stage: str = "", **changes: Any) -> Rule:
@@ -144,8 +154,8 @@ def validation_patient(patient: str, seed: int, fraction: float) -> bool:
 
 
 def _read(datalist: str | Path) -> tuple[dict[str, Any], Path]:
-    content = read_json(datalist, "datalist")
-    if not isinstance(content, dict) or not any(map(_is_section, content.values())):
+    content = read_object(datalist, "datalist")
+    if not any(map(_is_section, content.values())):
         raise ValueError(f"datalist must have a list of scans, got none in {datalist}")
     return content, Path(datalist).resolve().parent
 
@@ -163,10 +173,12 @@ def check_rule(rule: Rule, workers: int = 1, fraction: float = 0.0) -> None:
         "spacing_mm": ("positive", rule.spacing_mm > 0, rule.spacing_mm),
         "smallest": ("a multiple of 8", smallest > 0 and smallest % 8 == 0, smallest),
         "largest": ("at least smallest", rule.largest >= rule.smallest, rule.largest),
+        "largest and size": ("at most 512", max(rule.largest, *size) <= 512, [rule.largest, *size]),
+        "classes": ("from 1 to 255", all(0 < n < 256 for n in rule.classes or ()), rule.classes),
         "patch_size": ("at least 32", rule.patch_size >= SMALLEST, rule.patch_size),
         "normal": ("0 or more", rule.normal >= 0, rule.normal),
         "seed": ("0 or more", rule.seed >= 0, rule.seed),
-        "workers": ("1 or more", workers >= 1, workers),
+        "workers": ("1 or more", 1 <= workers <= 256, workers),
         "validation_fraction": ("from 0 to below 1", 0 <= fraction < 1, fraction),
     }
     for name, (wanted, holds, value) in rules.items():
@@ -280,14 +292,15 @@ def _done(place: Cases, name: str, case: Any) -> dict[str, Any] | None:
     path = folder / "record.json"
     if not path.is_file():
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record["settings"] != _plain(place.settings):
+    record = read_object(path, "out")
+    if record.get("settings") != _plain(place.settings):
         raise ValueError(
             f"out must be a new folder or one prepared with the same settings, got {path} with "
-            f"{record['settings']}"
+            f"{short(record.get('settings'))}"
         )
-    whole = all((folder / file).is_file() for file in record["files"])
-    return record if whole and record["case"] == _plain(case) else None
+    files = record.get("files")
+    whole = isinstance(files, list) and all((folder / str(file)).is_file() for file in files)
+    return record if whole and record.get("case") == _plain(case) else None
 
 
 def _plain(value: Any) -> Any:

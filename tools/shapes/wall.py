@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from tqdm import tqdm
 
-from tools.files import read_json
+from tools.files import entry_file, read_entries
 from tools.organs.organ import Organ
 from tools.scans.reader import bare_name
 from tools.shapes.shape import LabelShape, Place, Point, as_point
@@ -363,8 +363,8 @@ def _site_angle(place: Place) -> float | None:
 def _label_files(path: Path) -> list[Path]:
     listed = path / "datalist.json" if path.is_dir() else path
     if listed.suffix == ".json" and listed.is_file():
-        cases = read_json(listed, "shape").get("training", [])
-        return [listed.parent / case["label"] for case in cases if "label" in case]
+        cases = [case for case in read_entries(listed, "shape") if "label" in case]
+        return [entry_file(case, "label", listed.parent, "shape") for case in cases]
     if path.is_dir():
         return sorted(path.glob("*_label.nii.gz"))
     raise ValueError(

@@ -142,7 +142,7 @@ def _mask_source(opened: Bundle, mask: np.ndarray, affine: np.ndarray) -> Any:
     organ = opened.get("organ_table")
     if organ.chart == "wall":
         return MaskFileWallShape(NAME, organ, (mask.astype(np.uint8), affine))
-    return MaskFileShape(NAME, (mask.astype(np.uint8), affine))
+    return MaskFileShape(NAME, (mask.astype(np.uint8), affine), organ.diameter_range_mm[1])
 
 
 def _plain(image: Any, affine: Any) -> tuple[np.ndarray, np.ndarray]:

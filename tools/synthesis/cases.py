@@ -14,7 +14,7 @@ from typing import Any
 import nibabel as nib
 
 from tools.dicom.files import is_dicom, is_dicom_folder, scan_in, series_folders, series_uids
-from tools.files import read_json, safe_name, safe_names
+from tools.files import entry_file, read_object, safe_name, safe_names
 from tools.organs.organ import Organ
 from tools.phantoms.datasets import phantom_scan
 from tools.scans.reader import bare_name, is_image_name
@@ -290,9 +290,7 @@ def _of_series(folder: Path, series_uid: str) -> Iterator[Case]:
 
 def _listed(datalist: Path, base: Path, section: str | None) -> Iterator[Case]:
     """Yield the cases of a datalist, each scan once."""
-    content = read_json(datalist, "scan")
-    if not isinstance(content, dict):
-        raise ValueError(f"scan must be a datalist (a JSON object), got {datalist}")
+    content = read_object(datalist, "scan")
     sections = {name: value for name, value in content.items() if isinstance(value, list)}
     if section is not None and section not in sections:
         raise ValueError(f"section must be one of {sorted(sections)}, got {section!r}")
@@ -323,9 +321,7 @@ def _entry_case(path: Path, entry: Mapping[str, Any], base: Path, datalist: Path
 
 def _existing(entry: Mapping[str, Any], key: str, base: Path, datalist: Path) -> Path:
     value = entry[key]
-    if not isinstance(value, str) or not value.strip("/. ") or "\0" in value:
-        raise ValueError(f"{key} of a datalist entry must be one path, got {value!r} in {datalist}")
-    path = base / value
+    path = entry_file(entry, key, base, str(datalist))
     if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(base)):
         raise ValueError(
             f"{key} of a datalist entry must lie in {base}, got {value} in {datalist} (dataset_dir "
