@@ -397,6 +397,8 @@ def read_object(path: str | Path, argument: str) -> dict[str, Any]:
 def read_entries(path: str | Path, argument: str, section: str = "training") -> list[dict]:
     """Return the entries of a datalist's section, which may be missing: objects all of them."""
     entries = read_object(path, argument).get(section, [])
+    if isinstance(entries, list):  # the Decathlon lists its test scans as text
+        entries = [{"image": each} if isinstance(each, str) else each for each in entries]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(
             f"{argument} must have a list of objects as {section}, got {short(entries)} in {path}"

@@ -39,7 +39,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (f"{SCANS} --bundle none", "bundle must be a bundle folder or one of"),
         (f"{SCANS} --bundle diffmask --stage x", "stage must be one of the bundle diffmask"),
         (f"{SCANS} --smallest 20", "smallest must be a multiple of 8, got 20"),
-        (f"{SCANS} --largest 24", "largest must be at least smallest, got 24"),
+        (f"{SCANS} --largest 24", "largest must be at least smallest and at most 512, got 24"),
         (f"{SCANS} --validation_fraction 1", "validation_fraction must be from 0 to below 1, got"),
         (f"{SCANS} --workers 0", "workers must be 1 or more, got 0"),
         (f"{LIDC} --agreement 0", "agreement must be above 0, at most 1, got 0"),

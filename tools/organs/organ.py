@@ -210,6 +210,9 @@ def _organ(table: Mapping[str, Any], diameter: Mapping, regions: Mapping) -> Org
     renamed = {"diameter_kind": (diameter, "kind"), "diameter_range_mm": (diameter, "range_mm")}
     renamed |= {"region_option": (regions, "option"), "structures": (regions, "structures")}
     renamed |= {"first_values": (regions, "first_values")}
+    missing = [key for key in ("kind", "range_mm") if key not in diameter]
+    if missing:
+        raise ValueError(f"diameter lacks {' and '.join(missing)}")
     own |= {name: part[key] for name, (part, key) in renamed.items() if key in part}
     classes = own.get("classes")
     if not isinstance(classes, list) or not all(isinstance(each, dict) for each in classes):

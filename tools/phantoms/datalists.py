@@ -10,11 +10,11 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.data import load_decathlon_datalist
 from numpy.typing import NDArray
 
 from tools.files import (
     clear_leftovers,
+    entry_file,
     new_file,
     new_folder,
     read_entries,
@@ -149,9 +149,14 @@ def read_section(
     if not path.is_file():
         raise FileNotFoundError(f"dataset_dir must hold datalist.json, got {dataset_dir}")
     sections = read_object(path, "dataset_dir")
-    if not sections.get(section) or not read_entries(path, "dataset_dir", section):
+    entries = read_entries(path, "dataset_dir", section)
+    if not entries:
         found = sorted(name for name, value in sections.items() if isinstance(value, list))
         raise ValueError(
             f"section must be a non-empty list of {path}, one of {found}, got {section!r}"
         )
-    return list(load_decathlon_datalist(path.resolve(), True, section, folder.resolve()))
+    keys, base = ("image", "label"), folder.resolve()
+    return [
+        e | {key: str(entry_file(e, key, base, str(path))) for key in keys if key in e}
+        for e in entries
+    ]

@@ -52,6 +52,7 @@ NEEDED = {
     "stacks": ("image", "label"),
     "patches": ("image",),
 }
+LARGEST = 512  # voxels along an axis of a window
 SMALLEST = 32  # voxels along an axis; what is thinner gives no patches
 PATHS = ("image", "label", "organ_mask", "lung", "marks")
 # what is said of one scan, and not of each of its lesions
@@ -169,11 +170,18 @@ def check_rule(rule: Rule, workers: int = 1, fraction: float = 0.0) -> None:
     size, smallest = rule.size or (1, 1, 1), rule.smallest
     rules = {
         "form": (f"one of {list(NEEDED)}", rule.form in NEEDED, rule.form),
-        "size": ("three numbers of voxels", len(size) == 3 and min(size) > 0, rule.size),
+        "size": (
+            f"three numbers of voxels, at most {LARGEST}",
+            len(size) == 3 and 0 < min(size) <= max(size) <= LARGEST,
+            rule.size,
+        ),
         "spacing_mm": ("positive", rule.spacing_mm > 0, rule.spacing_mm),
         "smallest": ("a multiple of 8", smallest > 0 and smallest % 8 == 0, smallest),
-        "largest": ("at least smallest", rule.largest >= rule.smallest, rule.largest),
-        "largest and size": ("at most 512", max(rule.largest, *size) <= 512, [rule.largest, *size]),
+        "largest": (
+            f"at least smallest and at most {LARGEST}",
+            smallest <= rule.largest <= LARGEST,
+            rule.largest,
+        ),
         "classes": ("from 1 to 255", all(0 < n < 256 for n in rule.classes or ()), rule.classes),
         "patch_size": ("at least 32", rule.patch_size >= SMALLEST, rule.patch_size),
         "normal": ("0 or more", rule.normal >= 0, rule.normal),

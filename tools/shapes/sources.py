@@ -176,7 +176,7 @@ class MaskFileShape:
         self.path = Path(path)
         mask, self.affine = read_label(self.path) if content is None else content
         if not mask.any():
-            raise ValueError(f"path must hold a mask with positive voxels, got none in {path}")
+            raise ValueError(f"shape must hold a mask with positive voxels, got none in {path}")
         self._mask = mask > 0
         _require_lesion(self._mask, self.affine, largest_mm, self.path)
         own = shape_from_mask(self._mask, self.affine, f"mask:{self.path.name}")

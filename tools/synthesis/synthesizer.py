@@ -159,9 +159,9 @@ class Synthesizer:
     def _checked_fill(self) -> float | None:
         if self.fill_nan is None:
             return None
-        if str(self.fill_nan).lower() == "air" and self.organ.modality == "CT":
-            return AIR_HU
-        return _number("fill_nan", self.fill_nan)
+        words = {"air": AIR_HU} if self.organ.modality == "CT" else {}
+        fill = words.get(str(self.fill_nan).lower(), self.fill_nan)
+        return _number("fill_nan", fill, " or air" if words else "")
 
     def _checked_count(self) -> int:
         usual = 1 if self.one_scan_only else self.organ.usual_count
@@ -368,13 +368,13 @@ def _require_whole(name: str, value: Any, low: int, high: int) -> None:
         raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
 
 
-def _number(name: str, value: Any) -> float:
+def _number(name: str, value: Any, other: str = "") -> float:
     try:
         number = float("nan" if isinstance(value, bool) else value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{name} must be a number, got {value!r}")
+        raise ValueError(f"{name} must be a number{other}, got {value!r}")
     return number
 
 
