@@ -22,6 +22,7 @@ __all__ = [
     "load_weights",
     "read_configs",
     "read_weights",
+    "require_no_code",
     "resolved",
     "sha256_file",
 ]
@@ -192,6 +193,7 @@ class Bundle:
         for key, value in (changes or {}).items():
             self.parser[key] = value
         if weights is not None:
+            require_no_code("weights", str(weights))
             self.parser[weights_key] = str(weights)
         self.weights = Path(self.parser.get_parsed_content(weights_key))
         if weights is not None and not self.weights.is_file():
@@ -211,6 +213,12 @@ class Bundle:
     def record(self) -> dict[str, Any]:
         """What ``lesions.json`` says of the bundle."""
         return bundle_record(self.folder, self.weights)
+
+
+def require_no_code(name: str, value: object) -> None:
+    """Refuse text that a config would run, or take for a reference."""
+    if isinstance(value, str) and value[:1] in ("$", "@", "%"):
+        raise ValueError(f"{name} must not begin with $, @ or %, got {value!r} (./ before a path)")
 
 
 def read_configs(folder: Path, names: Sequence[str]) -> ConfigParser:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from tests.prepare.pairs import write_kinds, write_list
@@ -64,3 +66,19 @@ def test_bad_input_is_one_sentence(
     assert len(said) == 1
     assert sentence in said[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_mark_nothing_make_no_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        image = nib.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4))
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+    listed = write_list(
+        tmp_path / "list", {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}
+    )
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.nii.gz").rename(listed.parent / f"{name}.nii.gz")
+    assert main(["prepare", "scans", str(listed), str(tmp_path / "out")]) == 1
+    assert "datalist must list scans with a lesion, got none" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "datalist.json").exists()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from tools.bundle import Bundle
+from tools.bundle import Bundle, require_no_code
 from tools.synthesis.cases import Case
 from tools.synthesis.scan import Scan
 from tools.synthesis.texturers import Texturer, load_texturer
@@ -116,6 +116,7 @@ def open_synthesizer(
     known = opened.parser.get("displayable_configs", {})
     for key, value in [*given.items(), *changes.items()]:
         name = key.rpartition("#")[2]
+        require_no_code(name, value)
         if name not in (known if "#" in key else opened.parser.get()):
             option = next((k for k, v in SAMPLER.items() if v == name), name)
             raise ValueError(
