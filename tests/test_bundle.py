@@ -147,11 +147,11 @@ def test_files_that_are_not_safe_to_read_are_one_sentence(tmp_path: Path) -> Non
     path = tmp_path / "a.pt"
     for content in (b"", b"no weights", pickle.dumps(Dangerous())):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"weights must be a file of tensors that torch\.save"):
+        with pytest.raises(ValueError, match="weights must be a file of tensors"):
             read_weights(path)
     for unsafe in (Dangerous(), {"model": {"weight": Dangerous()}}):
         torch.save(unsafe, path)
-        with pytest.raises(ValueError, match=r"got .*a\.pt \(UnpicklingError\)"):
+        with pytest.raises(ValueError, match=r"whole, got .*a\.pt"):
             read_weights(path)
     for missing in (tmp_path / "b.pt", tmp_path):
         with pytest.raises(FileNotFoundError, match="weights must be an existing file, got"):
@@ -232,7 +232,7 @@ def test_what_a_bundle_lacks_is_named(bundle: Path) -> None:
         Bundle(bundle, "cpu", required=("cubes", "walls"))
     with pytest.raises(FileNotFoundError, match=r"bundle must have more\.json, got none in"):
         Bundle(bundle, "cpu", ("more.json",))
-    with pytest.raises(FileNotFoundError, match=r"must have trained weights, got none at .*no\.pt"):
+    with pytest.raises(FileNotFoundError, match=r"weights must be an existing file, got .*no\.pt"):
         Bundle(bundle, "cpu", weights=bundle / "no.pt")
     (bundle / "models" / "model.pt").unlink()
     with pytest.raises(FileNotFoundError, match=r"trained weights, got none at .*models/model\.pt"):
@@ -253,11 +253,13 @@ def test_errors_of_what_a_config_builds_keep_their_sentence(bundle: Path) -> Non
 def test_devices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match="device must be auto, cpu or cuda"):
-        choose_device("abacus")
-    with pytest.raises(ValueError, match="device must be present, got 'cuda:1' and no CUDA"):
-        choose_device("cuda:1")
+    for name in ("abacus", "cuda", "cuda:1", "mps", "meta", ""):
+        with pytest.raises(ValueError, match=rf"auto or one of \['cpu'\] .*, got '{name}'"):
+            choose_device(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"one of \['cpu', 'cuda', 'cuda:0'\] .*, got 'cuda:1'"):
+        choose_device("cuda:1")
     assert choose_device("auto") == torch.device("cuda")
 
 

@@ -220,7 +220,7 @@ def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> N
     [
         ("--scan no.nii.gz", "scan must be an image file, a DICOM series folder, a"),
         ("--bundle none", "bundle must be a bundle folder or one of"),
-        ("--bundle hr_ldm --steps 4", "error: num_inference_steps must be at least 50 for ddim"),
+        ("--bundle hr_ldm --steps 4", "error: num_inference_steps (steps) must be at least 50"),
         ("--texture granite", "texture must be one of"),
         ("--shape diffmask:lefusion_lidc", "bundle must have shape_window"),
         ("--lobulation 6 --shape diffmask", "lobulation must be a score from 1 to 5"),

@@ -57,9 +57,9 @@ def test_few_steps_start_at_pure_noise_and_end_at_the_clean_image() -> None:
     ("arguments", "message"),
     [
         ({"jump_length": 0}, "jump_length must be at least 1, got 0"),
-        ({"jump_n_sample": 0}, "jump_n_sample must be at least 1, got 0"),
+        ({"jump_n_sample": 0}, "jump_n_sample must be from 1 to 1000, got 0"),
         ({"timetable": "mine"}, "timetable must be"),
-        ({"num_inference_steps": 11}, "num_inference_steps must be in 1..10, got 11"),
+        ({"num_inference_steps": 11}, "num_inference_steps \\(steps\\) must be in 1..10, got 11"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
+from tools.files import read_object
+
 __all__ = [
     "Bundle",
     "WeightsLoader",
@@ -21,7 +22,9 @@ __all__ = [
     "choose_device",
     "find_bundle",
     "load_weights",
+    "read_configs",
     "read_weights",
+    "require_no_code",
     "require_weights_of",
     "resolved",
     "sha256_file",
@@ -34,15 +37,15 @@ INFERENCE, SYNTHESIZE = "inference.json", "synthesize.json"
 
 def choose_device(name: str | torch.device) -> torch.device:
     """Return the device for ``auto``, ``cpu``, ``cuda``, ``cuda:1``..., which must be present."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu or cuda[:N], got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device must be present, got {name!r} and no CUDA device")
-    return device
+        return torch.device("cuda" if count else "cpu")
+    there = ["cpu", *["cuda"][:count], *(f"cuda:{number}" for number in range(count))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if str(name) not in there:
+        raise ValueError(f"device must be auto or one of {there} on this machine, got {name!r}")
+    return torch.device(name)
 
 
 def bundle_folders() -> list[Path]:
@@ -88,12 +91,13 @@ def read_weights(path: str | os.PathLike[str], device: str | torch.device = "cpu
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"weights must be an existing file, got {path}")
+    if not Path(path).stat().st_size:
+        raise ValueError(f"weights must be a file of tensors, got {path}, which is empty")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # pickle, zip and torch fail in many ways
         raise ValueError(
-            f"weights must be a file of tensors that torch.save wrote, got {path} "
-            f"({type(error).__name__})"
+            f"weights must be a file of tensors that torch.save wrote, whole, got {path}"
         ) from error
     state = content
     if isinstance(content, Mapping):
@@ -216,8 +220,7 @@ class Bundle:
         for name in overlays:
             if not (configs / name).is_file():
                 raise FileNotFoundError(f"bundle must have {name}, got none in {bundle}")
-        self.parser = ConfigParser()
-        self.parser.read_config([configs / name for name in (*names, *overlays)])
+        self.parser = read_configs(configs, [*names, *overlays])
         if required and all(self.parser.get(key) is None for key in required):
             raise ValueError(
                 f"bundle must have {' or '.join(required)} in {INFERENCE}, got none in {bundle}"
@@ -226,8 +229,11 @@ class Bundle:
         for key, value in (changes or {}).items():
             self.parser[key] = value
         if weights is not None:
+            require_no_code("weights", str(weights))
             self.parser[weights_key] = str(weights)
         self.weights = Path(self.parser.get_parsed_content(weights_key))
+        if weights is not None and not self.weights.is_file():
+            raise FileNotFoundError(f"weights must be an existing file, got {weights}")
         if not self.weights.is_file():
             raise FileNotFoundError(f"bundle must have trained weights, got none at {self.weights}")
 
@@ -245,10 +251,32 @@ class Bundle:
         return bundle_record(self.folder, self.weights)
 
 
+def require_no_code(name: str, value: object) -> None:
+    """Refuse text that a config would run, or take for a reference."""
+    if isinstance(value, str) and value[:1] in ("$", "@", "%"):
+        raise ValueError(f"{name} must not begin with $, @ or %, got {value!r} (./ before a path)")
+
+
+def read_configs(folder: Path, names: Sequence[str]) -> ConfigParser:
+    """Return configs of a bundle, one on top of the other.
+
+    Raises:
+        FileNotFoundError: if one is missing.
+        ValueError: if one is no JSON object; MONAI would not say which.
+    """
+    parser = ConfigParser()
+    for name in names:
+        read_object(folder / name, "config of the bundle")
+    parser.read_config([folder / name for name in names])
+    return parser
+
+
 def bundle_record(folder: str | Path, weights: str | Path) -> dict[str, Any]:
     """Return name, version and hash of the weights of a bundle."""
     folder = Path(folder)
-    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    version = read_object(folder / "configs" / "metadata.json", "metadata").get("version")
+    if not isinstance(version, str):
+        raise ValueError(f"metadata of the bundle must have a version, got {version!r} in {folder}")
     # the folder of an unpacked bundle is its name
     name = folder.resolve().name
-    return {"name": name, "version": metadata["version"], "weights_sha256": sha256_file(weights)}
+    return {"name": name, "version": version, "weights_sha256": sha256_file(weights)}

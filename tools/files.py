@@ -33,8 +33,10 @@ __all__ = [
     "mark_folder",
     "new_file",
     "new_folder",
+    "read_entries",
     "read_json",
     "read_mark",
+    "read_object",
     "remove_ours",
     "require_apart",
     "require_new",
@@ -42,6 +44,7 @@ __all__ = [
     "require_room",
     "safe_name",
     "safe_names",
+    "short",
     "write_json",
 ]
 
@@ -193,6 +196,8 @@ def claim(folder: str | os.PathLike[str], names: Sequence[str], argument: str = 
     Raises:
         ValueError: if something of such a name is there that this program did not make.
     """
+    if not str(folder).strip():
+        raise ValueError(f"{argument} must name a folder, got {folder!r}")
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{argument} must be a folder, got the file {folder}")
@@ -206,7 +211,12 @@ def claim(folder: str | os.PathLike[str], names: Sequence[str], argument: str = 
             f"{argument} must not hold {foreign[0]} of others, which would be written over, got "
             f"{folder}; name another folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{argument} must be a folder that can be made, got {folder} ({error.strerror})"
+        ) from error
     if new:
         mark_folder(folder, [*owned, *new])
     clear_leftovers(folder)
@@ -225,9 +235,9 @@ def claimed(
         >>> folder.exists()
         False
     """
-    folder = Path(folder)
+    given, folder = folder, Path(folder)
     before = {path.name for path in folder.iterdir()} if folder.is_dir() else None
-    claim(folder, names, argument)
+    claim(given, names, argument)
     try:
         yield folder
     finally:
@@ -399,21 +409,65 @@ def require_new(path: str | Path, argument: str = "out") -> None:
 def read_json(path: str | Path, argument: str) -> Any:
     """Return the content of a JSON file that was brought along.
 
+    UTF-8, UTF-16 and UTF-32 are read, with or without the mark that Windows writes first.
+
     Args:
         path: of the file.
         argument: its name in messages.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is no JSON.
+        ValueError: if it is no JSON, or an object in it has a key twice.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{argument} must be an existing JSON file, got {path}")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows writes a mark first
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{argument} must be JSON, got {path} ({error})") from error
+        return json.loads(path.read_bytes(), object_pairs_hook=_each_key_once)
+    except json.JSONDecodeError as error:
+        why = f"see line {error.lineno}, column {error.colno}"
+    except UnicodeDecodeError:
+        why = "it is no text"
+    except RecursionError:
+        why = "it is nested too deep"
+    except ValueError as error:
+        why = str(error) if "twice" in str(error) else "a number has too many digits"
+    raise ValueError(f"{argument} must be JSON, got {path} ({why})")
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):  # one of two lists of scans would be lost
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has the key {twice!r} twice")
+    return content
+
+
+def read_object(path: str | Path, argument: str) -> dict[str, Any]:
+    """Return the JSON object in a file that was brought along, see :func:`read_json`."""
+    content = read_json(path, argument)
+    if not isinstance(content, dict):
+        raise ValueError(f"{argument} must hold a JSON object, got {short(content)} in {path}")
+    return content
+
+
+def read_entries(path: str | Path, argument: str, section: str = "training") -> list[dict]:
+    """Return the entries of a datalist's section, which may be missing: objects all of them."""
+    entries = read_object(path, argument).get(section, [])
+    if isinstance(entries, list):  # the Decathlon lists its test scans as text
+        entries = [{"image": each} if isinstance(each, str) else each for each in entries]
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(
+            f"{argument} must have a list of objects as {section}, got {short(entries)} in {path}"
+        )
+    return entries
+
+
+def short(value: object) -> str:
+    """Return a value as text that fits into a sentence."""
+    text = repr(value) if isinstance(value, str | int | float | None) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def write_json(

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tools.files import read_json
+from tools.files import read_object, short
 
 __all__ = [
     "adapt_histogram",
     "choose_preset",
+    "finite",
     "histogram_preset",
     "intensity_histogram",
     "jensen_shannon_divergence",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 _TINY = 1e-8
+MOST_BINS = 1000
 
 
 def intensity_histogram(
@@ -176,23 +178,56 @@ def load_presets(path: str | Path) -> dict[str, dict[str, Any]]:
         FileNotFoundError: if the file does not exist.
         ValueError: if a histogram has the wrong length, a negative entry, or no weight at all.
     """
-    content = read_json(path, "histogram presets")
-    classes = int(content.get("classes", 1))
-    size = classes * int(content["bins"])
-    presets = {}
-    for name, entry in content["presets"].items():
-        histogram = np.asarray(entry["histogram"], dtype=float)
-        if histogram.shape != (size,) or histogram.min() < 0 or histogram.sum() <= 0:
+    content = read_object(path, "histogram presets")
+    classes, bins, entries = content.get("classes", 1), content.get("bins"), content.get("presets")
+    for name, value in (("classes", classes), ("bins", bins)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_BINS:
             raise ValueError(
-                f"preset {name!r} of {path} must hold {size} non-negative numbers, "
-                f"got {entry['histogram']}"
+                f"{name} of {path} must be a whole number from 1 to {MOST_BINS}, got {short(value)}"
             )
-        weight = float(entry.get("weight", 1.0))
+    if not isinstance(entries, dict) or not entries:
+        raise ValueError(f"presets of {path} must be named histograms, got {short(entries)}")
+    presets = {}
+    for name, entry in entries.items():
+        histogram, weight = _preset_of(entry, classes * bins, f"preset {name!r} of {path}")
         presets[name] = {"histogram": normalize_blocks(histogram, classes), "weight": weight}
         if "tissue" in entry:
-            presets[name]["tissue"] = [float(level) for level in entry["tissue"]]
-            presets[name]["gain"] = float(content.get("gain", 1.0))
+            tissue, gain = finite(entry["tissue"]), finite(content.get("gain", 1.0))
+            if tissue is None or tissue.shape != (2,) or gain is None or gain.shape != ():
+                raise ValueError(
+                    f"tissue and gain of preset {name!r} of {path} must be two numbers and one, "
+                    f"got {short(entry['tissue'])} and {short(content.get('gain'))}"
+                )
+            presets[name] |= {"tissue": tissue.tolist(), "gain": float(gain)}
     return presets
+
+
+def _preset_of(entry: Any, size: int, what: str) -> tuple[np.ndarray, float]:
+    """Return histogram and weight of an entry of a presets file, checked."""
+    entry = entry if isinstance(entry, dict) else {}
+    histogram, weight = finite(entry.get("histogram")), finite(entry.get("weight", 1.0))
+    right = histogram is not None and histogram.shape == (size,) and histogram.min() >= 0
+    if histogram is None or not right or histogram.sum() <= 0:
+        raise ValueError(
+            f"{what} must hold {size} non-negative numbers, got {short(entry.get('histogram'))}"
+        )
+    if weight is None or weight.shape != () or weight < 0:
+        raise ValueError(
+            f"{what} must have a weight of at least 0, got {short(entry.get('weight'))}"
+        )
+    return histogram, float(weight)
+
+
+def finite(value: Any) -> np.ndarray | None:
+    """Return numbers as an array, or None for anything else, NaN and infinity included."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of unequal length
+        return None
+    if array.dtype.kind not in "iuf" or not array.size:
+        return None
+    with np.errstate(over="ignore"):  # a sum must be finite too
+        return array.astype(float) if np.isfinite(array.sum(dtype=float)) else None
 
 
 def histogram_preset(path: str | Path, name: str | None) -> list[float] | None:

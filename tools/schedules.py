@@ -113,7 +113,8 @@ def inference_timesteps(
     count = num_train_timesteps if num_inference_steps is None else num_inference_steps
     if not 1 <= count <= num_train_timesteps:
         raise ValueError(
-            f"num_inference_steps must be in 1..{num_train_timesteps}, got {num_inference_steps}"
+            f"num_inference_steps (steps) must be in 1..{num_train_timesteps}, got "
+            f"{num_inference_steps}"
         )
     if count == 1:
         return [num_train_timesteps - 1]
@@ -155,8 +156,8 @@ def repaint_timesteps(
     """
     if jump_length < 1:
         raise ValueError(f"jump_length must be at least 1, got {jump_length}")
-    if jump_n_sample < 1:
-        raise ValueError(f"jump_n_sample must be at least 1, got {jump_n_sample}")
+    if not 1 <= jump_n_sample <= 1000:
+        raise ValueError(f"jump_n_sample must be from 1 to 1000, got {jump_n_sample}")
     if timetable not in ("paper", "released"):
         raise ValueError(f'timetable must be "paper" or "released", got {timetable!r}')
     chain = inference_timesteps(num_train_timesteps, num_inference_steps)

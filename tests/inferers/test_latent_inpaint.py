@@ -150,7 +150,7 @@ def test_too_few_steps_are_refused(
     autoencoder: nn.Module, sampler: str, steps: int, fewest: int
 ) -> None:
     chain = LesionInpaintInferer(SCHEDULER, steps, sampler)
-    with pytest.raises(ValueError, match=f"num_inference_steps must be at least {fewest} for"):
+    with pytest.raises(ValueError, match=rf"\(steps\) must be at least {fewest} for"):
         LatentInpaintInferer(autoencoder, chain)
     LatentInpaintInferer(autoencoder, LesionInpaintInferer(SCHEDULER, fewest, sampler))
 

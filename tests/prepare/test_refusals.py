@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from tests.prepare.pairs import write_kinds, write_list
@@ -39,7 +41,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (f"{SCANS} --bundle none", "bundle must be a bundle folder or one of"),
         (f"{SCANS} --bundle diffmask --stage x", "stage must be one of the bundle diffmask"),
         (f"{SCANS} --smallest 20", "smallest must be a multiple of 8, got 20"),
-        (f"{SCANS} --largest 24", "largest must be at least smallest, got 24"),
+        (f"{SCANS} --largest 24", "largest must be at least smallest and at most 512, got 24"),
         (f"{SCANS} --validation_fraction 1", "validation_fraction must be from 0 to below 1, got"),
         (f"{SCANS} --fill_nan dark", "fill_nan must be a number, got 'dark'"),
         (f"{SCANS} --hu_offset nan", "hu_offset must be a"),
@@ -66,3 +68,19 @@ def test_bad_input_is_one_sentence(
     assert len(said) == 1
     assert sentence in said[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_mark_nothing_make_no_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        image = nib.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4))
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+    listed = write_list(
+        tmp_path / "list", {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}
+    )
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.nii.gz").rename(listed.parent / f"{name}.nii.gz")
+    assert main(["prepare", "scans", str(listed), str(tmp_path / "out")]) == 1
+    assert "datalist must list scans with a lesion, got none" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "datalist.json").exists()

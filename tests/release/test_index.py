@@ -124,7 +124,7 @@ def test_order_of_versions_that_monai_mistakes_is_said(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[]", "model_info.json must hold a JSON object"),
-        ("{", "model_info.json must be valid JSON"),
+        ("{", "model_info.json must be JSON"),
         ('{"texture": {}}', "must give each NAME_vVERSION a checksum and a source"),
         ('{"texture_v1.0": {"checksum": "a"}}', "must give each NAME_vVERSION a checksum"),
         ('{"texture_v1.0": "a"}', "must give each NAME_vVERSION a checksum"),

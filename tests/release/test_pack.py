@@ -101,8 +101,8 @@ def test_missing_file_is_named(small_bundle: Path, tmp_path: Path, name: str) ->
         ('{"version": "1.2.4"}', r"entry for version 1\.2\.4, got None"),
         ('{"changelog": {}}', "version in metadata.json must be text like 0.1.0, got None"),
         ('{"version": "../1", "changelog": {"../1": "x"}}', "version in metadata.json must be"),
-        ("{", "metadata.json must be valid JSON"),
-        ("[]", "metadata.json must hold a JSON object, got list"),
+        ("{", "metadata.json must be JSON"),
+        ("[]", "metadata.json must hold a JSON object, got"),
     ],
 )
 def test_bad_metadata_is_refused(

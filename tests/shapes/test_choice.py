@@ -68,7 +68,7 @@ def test_what_is_no_shape_is_told_what_there_is(organ: Organ) -> None:
 def test_bundles_and_devices_that_are_not_there_are_named(organ: Organ) -> None:
     with pytest.raises(FileNotFoundError, match="bundle must be a bundle folder or one of"):
         make_shape_source(organ, "diffmask:nowhere")
-    with pytest.raises(ValueError, match="device must be auto, cpu or cuda"):
+    with pytest.raises(ValueError, match="device must be auto or one of"):
         make_shape_source(organ, "diffmask", device="abacus")
 
 

@@ -237,7 +237,7 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         (LibraryShapes, "masks.npz", r"library must be a folder or a datalist\.json, got"),
         (LibraryShapes, ".", "library must hold at least one lesion"),
         (MaskFileShape, "absent.nii.gz", "shape must be an existing image file"),
-        (MaskFileShape, "empty_image.nii", "path must hold a mask with positive voxels"),
+        (MaskFileShape, "empty_image.nii", "shape must hold a mask with positive voxels"),
         (MaskFileShape, "ct_image.nii", r"shape must hold labels from 0 to 255, got -850 to -850"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -139,7 +139,7 @@ def test_weights_of_the_option_are_those_measured(
         (["--samples", "0"], "samples must be at least 1, got 0"),
         (["--stage", "unet"], "stage must be in study.json, got unet"),
         (["--dataset_dir", "absent"], "dataset_dir must be an existing folder, got absent"),
-        (["--weights", "absent.pt"], "bundle must have trained weights, got none at absent.pt"),
+        (["--weights", "absent.pt"], "weights must be an existing file, got absent.pt"),
         (["--variants", "J::"], "variants must be a list of NAME:OVERLAY:WEIGHTS, got 'J::'"),
         (["--bundle", "diffmask", "--weights", "w.pt"], "weights and variants must be left out"),
         (

@@ -116,10 +116,10 @@ def test_bad_sources_get_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"image of a datalist entry must exist, got .*no"):
         find_cases(missing)
     for content, sentence in (
-        ("[1]", "must be a datalist"),
+        ("[1]", "scan must hold a JSON object"),
         ("{", "scan must be JSON"),
         ('{"training": [3]}', "must list at least one image"),
-        ('{"training": [{"image": ["a", "b"]}]}', "image of a datalist entry must be one path"),
+        ('{"training": [{"image": ["a", "b"]}]}', "image of an entry of .* must be a path"),
     ):
         (tmp_path / "b.json").write_text(content)
         with pytest.raises(ValueError, match=sentence):

@@ -92,7 +92,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"label": 0}, "label must be 1 or more, got 0"),
+        ({"label": 0}, "label must be from 1 to 255, got 0"),
         ({"attempts": 0}, "attempts must be 1 or more, got 0"),
         ({"site_mm": (1.0, 2.0)}, "site_mm must be three numbers"),
         ({"histogram_jsd": float("nan")}, "histogram_jsd must be finite, got nan"),
@@ -108,7 +108,9 @@ def test_reader_names_file_and_fault(tmp_path: Path) -> None:
     content = scan(lesion()).to_dict()
     faults = {
         "schema_version must be 1.x, got 2.0": {**content, "schema_version": "2.0"},
-        "got 'bundle'": {key: value for key, value in content.items() if key != "bundle"},
+        "key 'bundle' is missing": {
+            key: value for key, value in content.items() if key != "bundle"
+        },
         "site_mm": {**content, "lesions": [{"class": "nodule", "label": 1}]},
     }
     for sentence, broken in faults.items():

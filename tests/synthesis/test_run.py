@@ -196,6 +196,17 @@ def test_a_scan_without_room_does_as_was_asked(
         assert record.notes == ("1 of 1 lesions found no room in the organ",)
 
 
+@pytest.mark.parametrize("choice", ["fewer", "skip"])
+def test_a_data_set_without_any_lesion_is_no_success(
+    tmp_path: Path, cases: list[Case], job: Synthesizer, choice: str
+) -> None:
+    organ = np.zeros(SHAPE, np.uint8)
+    organ[20:24, 20:24, 16:20] = 1
+    nib.save(nib.Nifti1Image(organ, np.eye(4)), tmp_path / "scans" / "a_lung.nii.gz")
+    with pytest.raises(ValueError, match="scan must have room for a lesion, got none in any of 1"):
+        synthesize_scans(cases[:1], tmp_path / "out", replace(job, if_impossible=choice), Rank())
+
+
 def test_dicom_series_runs_like_a_file_and_resumes(
     tmp_path: Path, job: Synthesizer, write_series: Callable[..., None]
 ) -> None:

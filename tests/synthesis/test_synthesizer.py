@@ -362,8 +362,8 @@ def test_a_mask_file_is_one_lesion_where_it_lies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"count": 0}, "count must be a whole number of at least 1, got 0"),
-        ({"count": True}, "count must be a whole number of at least 1, got True"),
+        ({"count": 0}, "count must be a whole number from 1 to 1000, got 0"),
+        ({"count": True}, "count must be a whole number from 1 to 1000, got True"),
         ({"diameter_mm": (20, 6)}, "diameter_mm must be two numbers from 2 to 60, smallest first"),
         ({"diameter_mm": "6,8,9"}, "diameter_mm must be one number or two with a comma"),
         ({"diameter_mm": (6, float("nan"))}, "diameter_mm must be a number, got nan"),
@@ -414,7 +414,7 @@ def test_views_that_break_a_rule_are_named(values: dict, message: str) -> None:
 
 
 def test_attempts_below_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="attempts must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="attempts must be a whole number from 1 to 1000, got 0"):
         run(lung_job(attempts=0), lung_scan(tmp_path))
 
 

@@ -12,16 +12,41 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from types import NoneType
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin
 
 from tools.commands.result import Result
 
-__all__ = ["ALWAYS", "Commands", "UsageError", "arguments_of", "find", "form", "understood"]
+__all__ = [
+    "ALWAYS",
+    "Commands",
+    "Limits",
+    "Number",
+    "Seed",
+    "UsageError",
+    "arguments_of",
+    "find",
+    "form",
+    "understood",
+]
 
 Commands = Mapping[str, "Callable[..., Result] | Commands"]
 ALWAYS = ("--help", "--json")
 FORMS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 TRUTH = ["false", "true"]
+
+
+class Limits(NamedTuple):
+    """The smallest and the largest number that an option takes, ``Annotated[int, Limits(1, 9)]``.
+
+    They stand in the signature where nothing else refuses what is beyond, or only after minutes.
+    """
+
+    low: int
+    high: int
+
+
+Seed = Annotated[int, Limits(0, 2**32 - 1)]  # what numpy, torch and scikit-learn all take
+Number = Annotated[int, Limits(1, 1000)]  # of things that are made one after the other
 
 
 class UsageError(ValueError):
@@ -75,6 +100,8 @@ def understood(command: Callable[..., Result], words: list[str]) -> Callable[[],
             raise UsageError(f"{word!r} is one word too many")
         given |= zip(places, alone, strict=False)
         alone = []
+    if not all(word.strip() for word in alone):
+        raise ValueError(f"{' '.join(standing)} must not be empty, got {alone}")
     missing = [f"--{n}" for n, o in options.items() if o.default is o.empty and n not in given]
     if missing:
         raise UsageError(f"{' and '.join(missing)} must be given")
@@ -115,9 +142,12 @@ def form(kind: Any) -> str:
     """Return how a value of a type is written.
 
     Example:
-        >>> form(float | tuple[float, float] | None)
-        'a number or 2 numbers with commas'
+        >>> form(float | tuple[float, float] | None), form(Annotated[int, Limits(1, 9)])
+        ('a number or 2 numbers with commas', 'a whole number from 1 to 9')
     """
+    if get_origin(kind) is Annotated:
+        plain, limits = get_args(kind)
+        return f"{form(plain)} from {limits.low} to {limits.high}"
     kinds = [each for each in get_args(kind) if each is not NoneType]
     if get_origin(kind) is tuple:
         return f"{len(kinds)} {form(kinds[0]).removeprefix('a ')}s with commas"
@@ -127,6 +157,8 @@ def form(kind: Any) -> str:
 
 
 def _value(option: inspect.Parameter, word: str) -> Any:
+    if option.default != "" and (not word.strip() or "\0" in word):
+        raise ValueError(f"{option.name} must not be empty, got {word!r}")
     try:
         return _read(option.annotation, word)
     except ValueError:
@@ -143,6 +175,8 @@ def _read(kind: Any, word: str) -> Any:
         if kind is str or math.isfinite(value):
             return value
     kinds = [each for each in get_args(kind) if each is not NoneType]
+    if get_origin(kind) is Annotated:
+        return _within(_read(kinds[0], word), kinds[1])
     numbers = word.strip("()[] ").split(",")
     if get_origin(kind) is tuple:
         return tuple(_read(each, number) for each, number in zip(kinds, numbers, strict=True))
@@ -152,3 +186,9 @@ def _read(kind: Any, word: str) -> Any:
         with contextlib.suppress(ValueError):
             return _read(each, word)
     raise ValueError(word)
+
+
+def _within(value: int, limits: Limits) -> int:
+    if not limits.low <= value <= limits.high:
+        raise ValueError(value)
+    return value

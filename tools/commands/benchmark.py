@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from tools.commands.arguments import Number
 from tools.commands.result import Result
 
 __all__ = ["benchmark_network", "benchmark_synthesis"]
 
 
-def benchmark_network(threads: int = 2, repeats: int = 3) -> Result:
+def benchmark_network(threads: Number = 2, repeats: Number = 3) -> Result:
     """Time the published network against a plain implementation of it, in alternating runs.
 
     Args:
@@ -21,10 +22,10 @@ def benchmark_network(threads: int = 2, repeats: int = 3) -> Result:
 
 def benchmark_synthesis(
     bundle: str = "lefusion_lidc",
-    count: int = 3,
-    threads: int = 2,
-    repeats: int = 3,
-    steps: int | None = None,
+    count: Number = 3,
+    threads: Number = 2,
+    repeats: Number = 3,
+    steps: Number | None = None,
     device: str = "cpu",
 ) -> Result:
     """Time every stage of synthesize on scans from 128x128x128 to 512x512x300 voxels.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tools.commands.arguments import Seed
 from tools.commands.result import Result
 
 __all__ = ["export_auto3dseg", "export_nnunet"]
@@ -19,7 +20,7 @@ def export_auto3dseg(
     rename: str | None = None,
     classes: str = "",
     modality: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     allow_synthetic_validation: bool = False,
 ) -> Result:
     """Write a dataset for MONAI's Auto3DSeg: datalist with folds, input.yaml, images and labels.
@@ -80,7 +81,7 @@ def export_nnunet(
     rename: str | None = None,
     classes: str = "",
     modality: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     allow_synthetic_validation: bool = False,
 ) -> Result:
     """Write a dataset for nnU-Net v2, with splits that keep synthetic cases out of validation.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from tools.commands.arguments import Number, Seed
 from tools.commands.result import Result
 
 __all__ = [
@@ -111,12 +112,12 @@ def evaluate(
     dataset_dir: str = "",
     out: str = "out/evaluate",
     bundle: str = "lefusion_lidc",
-    steps: int = 50,
-    limit: int | None = None,
-    seed: int = 0,
+    steps: Number = 50,
+    limit: Number | None = None,
+    seed: Seed = 0,
     discriminator: bool = False,
     repaint_weights: str | None = None,
-    samples: int = 2,
+    samples: Number = 2,
     weights: str | None = None,
     variants: str = "",
     stage: str = "",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.commands.arguments import Seed
 from tools.commands.result import Result
 
 __all__ = ["prepare_emidec", "prepare_lidc", "prepare_phantom", "prepare_scans"]
@@ -23,7 +24,7 @@ def prepare_scans(
     validation_fraction: float = 0.2,
     fold: int = 0,
     workers: int = 1,
-    seed: int = 0,
+    seed: Seed = 0,
     dataset_dir: str | None = None,
     fill_nan: str | None = None,
     hu_offset: float = 0.0,
@@ -127,7 +128,7 @@ def prepare_lidc(
     workers: int = 2,
     size: tuple[int, int, int] = (64, 64, 32),
     normal_rois: int = 3,
-    seed: int = 0,
+    seed: Seed = 0,
     validation_fraction: float = 0.2,
 ) -> Result:
     """Make consensus masks of LIDC-IDRI as downloaded, and of them what a bundle trains on.
@@ -168,7 +169,7 @@ def prepare_lidc(
     )
 
 
-def prepare_phantom(out: str, seed: int = 0, kind: str = "chest") -> Result:
+def prepare_phantom(out: str, seed: Seed = 0, kind: str = "chest") -> Result:
     """Write embedded phantom data where it can be opened: a chest CT, or hearts in MRI.
 
     Example: python -m tools prepare phantom --out work/hearts --kind heart

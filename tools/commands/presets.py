@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tools.commands.arguments import Number, Seed
 from tools.commands.result import Result
 
 __all__ = ["cluster", "subtypes"]
@@ -13,7 +14,7 @@ def cluster(
     clusters: int = 3,
     out: str = "out/cluster",
     write: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
     section: str = "training",
     space: str = "histogram",
     preset: str = "mean",
@@ -68,10 +69,10 @@ def subtypes(
     window_hu: tuple[float, float] = (-1000, 400),
     solid: float = 4.5,
     part_solid: float = 2.5,
-    library: int = 32,
+    library: Number = 32,
     min_voxels: int = 30,
     section: str = "training",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Result:
     """Collect sizes and histograms of training lesions by subtype, for bundles to draw from.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.commands.arguments import Number, Seed
 from tools.commands.result import Result
 
 __all__ = ["demo", "synthesize", "verify"]
@@ -21,7 +22,7 @@ def synthesize(
     bundle: str = "lefusion_lidc",
     method: str | None = None,
     library: str | None = None,
-    count: int | None = None,
+    count: Number | None = None,
     texture: str | None = None,
     diameter_mm: float | tuple[float, float] | None = None,
     shape: str | None = None,
@@ -39,11 +40,11 @@ def synthesize(
     dataset_dir: str | None = None,
     section: str | None = None,
     series_uid: str | None = None,
-    seed: int = 0,
-    steps: int | None = None,
-    jump_length: int | None = None,
-    jump_n_sample: int | None = None,
-    attempts: int | None = None,
+    seed: Seed = 0,
+    steps: Number | None = None,
+    jump_length: Number | None = None,
+    jump_n_sample: Number | None = None,
+    attempts: Number | None = None,
     if_impossible: str | None = None,
     fill_nan: str | None = None,
     hu_offset: float | None = None,
@@ -202,7 +203,7 @@ def _summary(made: Sequence[Mapping[str, Any]], out: Path) -> Result:
     return Result(text, {"out": str(out), "cases": cases, **files})
 
 
-def demo(out: str = "out/demo", seed: int = 0) -> Result:
+def demo(out: str = "out/demo", seed: Seed = 0) -> Result:
     """Make a chest phantom and put a ground-glass, a part-solid and a solid nodule into it.
 
     Args:

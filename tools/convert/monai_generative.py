@@ -19,9 +19,10 @@ from monai.networks.nets import (
     DiffusionModelUNet,
 )
 from torch import Tensor, nn
+from yaml import YAMLError
 
 from tools.convert.weights import named, plain_state_dict, read_checkpoint, require_finite
-from tools.files import new_file
+from tools.files import new_file, read_object, short
 
 __all__ = ["convert", "load_old_weights"]
 
@@ -98,7 +99,7 @@ def _network(config: str, net_id: str) -> nn.Module:
     """Return the network of a config."""
     if not Path(config).is_file():
         raise FileNotFoundError(f"config must be an existing file, got {config}")
-    content = ConfigParser.load_config_file(config)
+    content = _content(Path(config))
     parser = ConfigParser({net_id: content} if "_target_" in content else content)
     definition = parser.get(net_id)
     if not isinstance(definition, dict) or "_target_" not in definition:
@@ -113,6 +114,18 @@ def _network(config: str, net_id: str) -> nn.Module:
         raise ValueError(f"config must name one of {names}, got {type(network).__name__}")
     _check_upsampling_is_stated(network, definition)
     return network
+
+
+def _content(path: Path) -> dict[str, Any]:
+    if path.suffix == ".json":
+        return read_object(path, "config")
+    try:
+        content = ConfigParser.load_config_file(path)
+    except (ValueError, YAMLError) as error:
+        raise ValueError(f"config must be JSON or YAML, got {path}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"config must name a network, got {short(content)} in {path}")
+    return content
 
 
 def _check_upsampling_is_stated(network: nn.Module, definition: dict[str, Any]) -> None:

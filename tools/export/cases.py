@@ -42,6 +42,7 @@ def read_cases(
         ValueError: if the datasets do not fit together, or nothing real could be validated.
     """
     choice = choice or ExportChoice()
+    rename = parse_rename(choice.rename)
     content, made = read_synthetic(synthetic)
     real_content, scans = ({}, []) if real is None else read_real(real, choice.dataset_dir)
     copies = {entry.sha256 for entry in made} & {scan.sha256 for scan in scans}
@@ -51,7 +52,7 @@ def read_cases(
     table = merge_classes(
         None if real is None else read_labels(real_content, "real"),
         read_labels(content, "synthetic"),
-        parse_rename(choice.rename),
+        rename,
         choice.classes,
     )
     modality = _modality(choice.modality, read_modality(real_content, "real"), content)

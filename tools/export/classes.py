@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tools.files import short
+
 __all__ = ["ClassTable", "merge_classes", "parse_rename", "read_labels"]
+
+BACKGROUND = "background"
+VALUE = re.compile(r"[0-9]{1,3}")
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,14 @@ def read_labels(content: Mapping[str, Any], argument: str) -> dict[int, str]:
         raise ValueError(f"labels of {argument} must be a mapping, got {stated!r}")
     names: dict[int, str] = {}
     for key, item in stated.items():
-        value, name = (key, item) if str(key).isdigit() else (item, key)
-        if not str(value).isdigit() or int(value) > 255 or not isinstance(name, str):
-            raise ValueError(f"labels of {argument} must be 0 to 255 with names, got {key}: {item}")
+        value, name = (key, item) if VALUE.fullmatch(key) else (item, key)
+        if not VALUE.fullmatch(str(value)) or int(value) > 255 or not isinstance(name, str):
+            raise ValueError(
+                f"labels of {argument} must be 0 to 255 with names, got {short(stated)}"
+            )
         names[int(value)] = name
+    if BACKGROUND in [name.casefold() for value, name in names.items() if value]:
+        raise ValueError(f"labels of {argument} must call 0 alone {BACKGROUND}, got {names}")
     if len(set(names.values())) < len(names):
         raise ValueError(f"labels of {argument} must have names all different, got {names}")
     return {value: names[value] for value in sorted(names) if value != 0}
@@ -57,7 +67,13 @@ def parse_rename(text: str | None) -> dict[str, str]:
     pairs = [part.split(":") for part in text.split(",")] if text else []
     if any(len(pair) != 2 or not all(word.strip() for word in pair) for pair in pairs):
         raise ValueError(f"rename must be OLD:NEW, several with commas, got {text!r}")
-    return {old.strip(): new.strip() for old, new in pairs}
+    names = {old.strip(): new.strip() for old, new in pairs}
+    if len(names) < len(pairs) or BACKGROUND in map(str.casefold, names.values()):
+        raise ValueError(
+            f"rename must name each class once, and none {BACKGROUND} (classes leaves out those "
+            f"that are not named there), got {text!r}"
+        )
+    return names
 
 
 def merge_classes(

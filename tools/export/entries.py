@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tools.files import DATASET_DIR, listed_path, read_json
+from tools.files import DATASET_DIR, listed_path, read_object, short
 from tools.scans.reader import bare_name, is_image_name
 from tools.scans.scan import scan_hash
 from tools.synthesis.cases import find_cases
@@ -75,11 +75,13 @@ def read_synthetic(folder: str | Path) -> tuple[dict[str, Any], list[SyntheticEn
     """
     folder = Path(folder)
     path = folder / DATALIST_FILE
-    content = _read_datalist(path, "synthetic")
+    content = read_object(path, "synthetic")
     entries = []
     for item in tqdm(_section(content, ("training",), path), desc="synthetic cases", unit="case"):
         if item.get("synthetic") is not True:
-            raise ValueError(f"synthetic must list synthetic cases only, got {item} in {path}")
+            raise ValueError(
+                f"synthetic must list synthetic cases only, got {short(item)} in {path}"
+            )
         image, label = (_entry_path(item, key, folder, path) for key in ("image", "label"))
         if any(Path(item[key]).is_absolute() for key in ("image", "label")):
             raise ValueError(f"files of synthetic must lie in {folder}, got {item['image']}")
@@ -118,7 +120,7 @@ def read_real(
         if not listed:
             return {}, list(_paired(real, dataset_dir))
         real = listed[0]
-    content = _read_datalist(real, "real")
+    content = read_object(real, "real")
     base = real.parent if dataset_dir is None else Path(dataset_dir)
     entries = _with_patients(list(_listed(content, base, real)))
     first: dict[str, RealEntry] = {}
@@ -196,21 +198,19 @@ def _name(image: Path) -> str:
     return image.parent.name if stem == "image" else stem
 
 
-def _read_datalist(path: Path, argument: str) -> dict[str, Any]:
-    content = read_json(path, argument)
-    if not isinstance(content, dict):
-        raise ValueError(f"{argument} must be a datalist (a JSON object), got {path}")
-    return content
-
-
 def _section(content: Mapping[str, Any], names: tuple[str, ...], path: Path) -> list[dict]:
     """Return the entries of sections that mean the same, each a dictionary with ``image``."""
     result = []
+    for name in names:
+        if not isinstance(content.get(name) or [], list):
+            raise ValueError(f"{name} must be a list, got {short(content[name])} in {path}")
     for entry in (item for name in names for item in content.get(name) or []):
         if isinstance(entry, str):
             entry = {"image": entry}  # the Decathlon lists its test scans so
         if not isinstance(entry, dict) or "image" not in entry:
-            raise ValueError(f"entries of {names[0]} must have an image, got {entry!r} in {path}")
+            raise ValueError(
+                f"entries of {names[0]} must have an image, got {short(entry)} in {path}"
+            )
         result.append(entry)
     return result
 
@@ -220,7 +220,8 @@ def _entry_path(entry: Mapping[str, Any], key: str, base: Path, datalist: Path) 
     value = entry.get(key)
     if not isinstance(value, str) or not is_image_name(Path(value).name):
         raise ValueError(
-            f"{key} of an entry must be one image file (one channel), got {value!r} in {datalist}"
+            f"{key} of an entry must be one image file (one channel), got {short(value)} in "
+            f"{datalist}"
         )
     path = listed_path(value, key, base, datalist, DATASET_DIR)
     if not path.is_file():

@@ -71,8 +71,8 @@ class LatentInpaintInferer(Inferer):
         steps = len({start for start, _ in sampler.transitions})
         if steps < fewest:
             raise ValueError(
-                f"num_inference_steps must be at least {fewest} for {sampler.sampler}, below which "
-                f"lesions lose their texture, got {steps}"
+                f"num_inference_steps (steps) must be at least {fewest} for {sampler.sampler}, "
+                f"below which lesions lose their texture, got {steps}"
             )
         if margin_mm < 0 or scale_factor <= 0:
             raise ValueError(

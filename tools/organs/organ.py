@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tools.files import read_json
+from tools.files import read_object, short
+from tools.kinds import record_of
 from tools.transforms.spheres import enclosing_sphere
 
 __all__ = ["LesionClass", "Organ", "OrganMap", "load_organ"]
@@ -190,26 +191,35 @@ def load_organ(name_or_path: str | Path) -> Organ:
     if not path.is_file():
         known = sorted(file.stem for file in Path(__file__).parent.glob("*.json"))
         raise FileNotFoundError(f"organ must be one of {known} or a JSON file, got {name_or_path}")
-    table = read_json(path, "organ")
+    table = read_object(path, "organ")
     try:
-        diameter, regions = table["diameter"], table.get("regions", {})
-        for part, name in ((table, ""), (diameter, "diameter"), (regions, "regions")):
+        parts = {name: table.get(name, {}) for name in ("diameter", "regions")}
+        for name, part in {"": table, **parts}.items():
+            if not isinstance(part, dict):
+                raise ValueError(f"{name} must be an object, got {short(part)}")
             unknown = [key for key in part if key not in KEYS[name] and not key.startswith("_")]
             if unknown:
-                raise TypeError(f"unknown {', '.join(unknown)}")
-        own: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in table.items()
-            if key not in KEYS and not key.startswith("_")
-        }
-        own["classes"] = tuple(LesionClass(**each) for each in table["classes"])
-        return Organ(
-            **own,
-            diameter_kind=diameter["kind"],
-            diameter_range_mm=tuple(float(v) for v in diameter["range_mm"]),  # type: ignore[arg-type]
-            region_option=regions.get("option"),
-            structures=regions.get("structures", {}),
-            first_values=tuple(regions.get("first_values", ())),
-        )
-    except (KeyError, TypeError) as error:
+                raise ValueError(f"unknown {', '.join(unknown)}")
+        return _organ(table, parts["diameter"], parts["regions"])
+    except ValueError as error:
         raise ValueError(f"organ {path.name} must have all keys and no other: {error}") from error
+
+
+def _organ(table: Mapping[str, Any], diameter: Mapping, regions: Mapping) -> Organ:
+    own = {key: value for key, value in table.items() if key not in KEYS}
+    renamed = {"diameter_kind": (diameter, "kind"), "diameter_range_mm": (diameter, "range_mm")}
+    renamed |= {"region_option": (regions, "option"), "structures": (regions, "structures")}
+    renamed |= {"first_values": (regions, "first_values")}
+    missing = [key for key in ("kind", "range_mm") if key not in diameter]
+    if missing:
+        raise ValueError(f"diameter lacks {' and '.join(missing)}")
+    own |= {name: part[key] for name, (part, key) in renamed.items() if key in part}
+    classes = own.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(each, dict) for each in classes):
+        raise ValueError(f"classes must be objects, got {short(classes)}")
+    unknown = {key for each in classes for key in each} - {"name", "value", "inside"}
+    if unknown:
+        raise ValueError(f"unknown {', '.join(sorted(unknown))}")
+    own["classes"] = [record_of(LesionClass, each) for each in classes]
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in own.items()}
+    return record_of(Organ, plain)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from tools.bundle import bundle_folders
+from tools.files import read_object
 from tools.organs.organ import Organ, OrganMap
 from tools.scans.scan import Scan
 
@@ -273,7 +273,7 @@ def _is_bundle(folder: Path) -> bool:
 
 def _read_classes(folder: Path, classes: Sequence[str]) -> tuple[dict[str, Any], dict[str, int]]:
     """Return the metadata of a bundle and the label values of the classes it has."""
-    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    metadata = read_object(folder / "configs" / "metadata.json", "organ_bundle")
     outputs = metadata.get("network_data_format", {}).get("outputs", {})
     channels = outputs.get("pred", {}).get("channel_def", {})
     values = {name: int(value) for value, name in channels.items() if name in classes}

@@ -17,7 +17,8 @@ from tools.files import (
     listed_path,
     new_file,
     new_folder,
-    read_json,
+    read_entries,
+    read_object,
     write_json,
 )
 
@@ -149,11 +150,10 @@ def read_section(
     path = folder / "datalist.json"
     if not path.is_file():
         raise FileNotFoundError(f"dataset_dir must hold datalist.json, got {dataset_dir}")
-    sections = read_json(path, "dataset_dir")
-    entries = sections.get(section) if isinstance(sections, dict) else None
-    if not isinstance(entries, list) or not entries:
-        lists = sections.items() if isinstance(sections, dict) else ()
-        found = sorted(name for name, value in lists if isinstance(value, list))
+    sections = read_object(path, "dataset_dir")
+    entries = read_entries(path, "dataset_dir", section)
+    if not entries:
+        found = sorted(name for name, value in sections.items() if isinstance(value, list))
         raise ValueError(
             f"section must be a non-empty list of {path}, one of {found}, got {section!r}"
         )

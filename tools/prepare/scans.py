@@ -28,8 +28,9 @@ from tools.files import (
     claimed,
     listed_path,
     new_folder,
-    read_json,
+    read_object,
     safe_names,
+    short,
     write_json,
 )
 from tools.prepare.lesions import (
@@ -65,6 +66,7 @@ NEEDED = {
     "stacks": ("image", "label"),
     "patches": ("image",),
 }
+LARGEST = 512  # voxels along an axis of a window
 SMALLEST = 32  # voxels along an axis; what is thinner gives no patches
 PATHS = ("image", "label", "organ_mask", "lung", "marks")
 # what is said of one scan, and not of each of its lesions
@@ -171,8 +173,8 @@ def validation_patient(patient: str, seed: int, fraction: float) -> bool:
 
 
 def _read(datalist: str | Path) -> tuple[dict[str, Any], Path]:
-    content = read_json(datalist, "datalist")
-    if not isinstance(content, dict) or not any(map(_is_section, content.values())):
+    content = read_object(datalist, "datalist")
+    if not any(map(_is_section, content.values())):
         raise ValueError(f"datalist must have a list of scans, got none in {datalist}")
     return content, Path(datalist).resolve().parent
 
@@ -186,14 +188,23 @@ def check_rule(rule: Rule, workers: int = 1, fraction: float = 0.0) -> None:
     size, smallest = rule.size or (1, 1, 1), rule.smallest
     rules = {
         "form": (f"one of {list(NEEDED)}", rule.form in NEEDED, rule.form),
-        "size": ("three numbers of voxels", len(size) == 3 and min(size) > 0, rule.size),
+        "size": (
+            f"three numbers of voxels, at most {LARGEST}",
+            len(size) == 3 and 0 < min(size) <= max(size) <= LARGEST,
+            rule.size,
+        ),
         "spacing_mm": ("positive", rule.spacing_mm > 0, rule.spacing_mm),
         "smallest": ("a multiple of 8", smallest > 0 and smallest % 8 == 0, smallest),
-        "largest": ("at least smallest", rule.largest >= rule.smallest, rule.largest),
+        "largest": (
+            f"at least smallest and at most {LARGEST}",
+            smallest <= rule.largest <= LARGEST,
+            rule.largest,
+        ),
+        "classes": ("from 1 to 255", all(0 < n < 256 for n in rule.classes or ()), rule.classes),
         "patch_size": ("at least 32", rule.patch_size >= SMALLEST, rule.patch_size),
         "normal": ("0 or more", rule.normal >= 0, rule.normal),
         "seed": ("0 or more", rule.seed >= 0, rule.seed),
-        "workers": ("1 or more", workers >= 1, workers),
+        "workers": ("1 or more", 1 <= workers <= 256, workers),
         "validation_fraction": ("from 0 to below 1", 0 <= fraction < 1, fraction),
     }
     for name, (wanted, holds, value) in rules.items():
@@ -358,14 +369,15 @@ def _done(place: Cases, name: str, case: Any) -> dict[str, Any] | None:
     path = folder / "record.json"
     if not path.is_file():
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record["settings"] != _plain(place.settings):
+    record = read_object(path, "out")
+    if record.get("settings") != _plain(place.settings):
         raise ValueError(
             f"out must be a new folder or one prepared with the same settings, got {path} with "
-            f"{record['settings']}"
+            f"{short(record.get('settings'))}"
         )
-    whole = all((folder / file).is_file() for file in record["files"])
-    return record if whole and record["case"] == _plain(case) else None
+    files = record.get("files")
+    whole = isinstance(files, list) and all((folder / str(file)).is_file() for file in files)
+    return record if whole and record.get("case") == _plain(case) else None
 
 
 def _plain(value: Any) -> Any:

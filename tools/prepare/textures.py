@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from tqdm import tqdm
 
 from tools.bundle import find_bundle
+from tools.files import read_object
 from tools.histograms import adapt_histogram, intensity_histogram, load_presets
 from tools.intensity import HuWindow
 from tools.phantoms.datasets import lesion_datalist
@@ -127,7 +127,7 @@ def read_look(bundle: str) -> tuple[Path, Look]:
     path = folder / "configs" / "histograms.json"
     if path.is_file():  # what the presets state goes before what a first run starts with
         first = next(iter(load_presets(path).values()))
-        section |= json.loads(path.read_text(encoding="utf-8")) | {"gain": first.get("gain")}
+        section |= read_object(path, "histogram presets") | {"gain": first.get("gain")}
     view = parser.get_parsed_content("view")
     model: Model = Stacks(view) if isinstance(view, SlicesView) else HuWindows(view.scale)
     gain = float(section.get("gain") or 0.0)

@@ -13,14 +13,22 @@ from typing import Any
 from monai.bundle import ConfigParser
 from yaml import YAMLError
 
-from tools.files import claimed, new_file
+from tools.files import claimed, new_file, read_object
 
 __all__ = ["LARGEST_FILE_MB", "listed_weights", "load_json", "pack_bundle", "ships"]
 
 # Named one by one, so that output/, eval/ and what people leave lying about never travel.
 RUNTIME: tuple[str, ...] = ("__init__.py", "bundle.py", "bundle_run.py", "checkpoints.py")
-RUNTIME += ("files.py", "handlers.py", "histograms.py", "intensity.py", "packed_code.py")
-RUNTIME += ("prepare_batch.py", "schedules.py", "windows.py", "dicom", "inferers", "losses")
+RUNTIME += ("files.py", "handlers.py", "histograms.py", "intensity.py", "kinds.py")
+RUNTIME += (
+    "packed_code.py",
+    "prepare_batch.py",
+    "schedules.py",
+    "windows.py",
+    "dicom",
+    "inferers",
+    "losses",
+)
 RUNTIME += ("metrics", "networks", "organs", "phantoms", "scans", "shapes", "synthesis")
 RUNTIME += ("transforms",)
 LISTS, ZOO_LISTS = (
@@ -88,13 +96,7 @@ def _version(folder: Path) -> str:
 
 def load_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, or raise ValueError."""
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path.name} must be valid JSON, got: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} must hold a JSON object, got {type(content).__name__}")
-    return content
+    return read_object(path, path.name)
 
 
 def _files(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, Path]]:

@@ -64,8 +64,10 @@ def make_shape_source(
     for key, value in (("spiculation", spiculation), ("lobulation", lobulation)):
         if value is not None and not (isinstance(value, int | float) and 1 <= value <= 5):
             raise ValueError(f"{key} must be a score from 1 to 5, got {value!r}")
-    word, _, path = _known(name, organ).partition(":")
+    word, colon, path = _known(name, organ).partition(":")
     box = organ.chart == "box"
+    if colon and not path:
+        word = ""  # such as "diffmask:"
     if box and word == "diffmask":
         return DiffMaskShapes(ShapeGenerator(path or word, device), spiculation, lobulation)
     if (spiculation, lobulation) != (None, None):
@@ -85,7 +87,9 @@ def _found(name: str, word: str, path: str, organ: Organ, seed: int) -> ShapeSou
     """Return a source that nothing was learnt for; None if the word is unknown."""
     box = organ.chart == "box"
     if name.endswith((".nii", ".nii.gz")):
-        return MaskFileShape(name) if box else MaskFileWallShape(name, organ)
+        if box:
+            return MaskFileShape(name, largest_mm=organ.diameter_range_mm[1])
+        return MaskFileWallShape(name, organ)
     if word == "library" and (path or box):
         return LibraryShapes(path or None, seed) if box else WallLibrary(path, organ)
     return EllipsoidShapes() if box and (word, path) == ("ellipsoid", "") else None

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
-from tools.files import listed_path, read_json
+from tools.files import listed_path, read_entries
 from tools.scans.reader import bare_name, existing_files, is_image_name
 from tools.scans.scan import read_labels
 from tools.shapes import contours
@@ -167,20 +167,25 @@ class MaskFileShape:
 
     On its own grid, at its own place and size the mask is used voxel by voxel. ``point_mm`` is its
     centroid in RAS mm, the site that leaves it where it lies; ``content``, mask and affine, is for
-    one that is in memory, whose ``path`` is but a name for the record.
+    one that is in memory, whose ``path`` is but a name for the record. ``largest_mm`` is the
+    largest diameter of a lesion; twice as long may one that is no ball be.
 
     Raises:
-        ValueError: if the file is missing, not three-dimensional or empty.
+        ValueError: if the file is missing, not three-dimensional or empty, or its mask too large.
     """
 
     def __init__(
-        self, path: str | Path, content: tuple[np.ndarray, np.ndarray] | None = None
+        self,
+        path: str | Path,
+        content: tuple[np.ndarray, np.ndarray] | None = None,
+        largest_mm: float = np.inf,
     ) -> None:
         self.path = Path(path)
         mask, self.affine = read_label(self.path) if content is None else content
         if not mask.any():
-            raise ValueError(f"path must hold a mask with positive voxels, got none in {path}")
+            raise ValueError(f"shape must hold a mask with positive voxels, got none in {path}")
         self._mask = mask > 0
+        _require_lesion(self._mask, self.affine, largest_mm, self.path)
         own = shape_from_mask(self._mask, self.affine, f"mask:{self.path.name}")
         self.point_mm = as_point(
             nib.affines.apply_affine(self.affine, ndimage.center_of_mass(self._mask))
@@ -193,6 +198,19 @@ class MaskFileShape:
         if diameter_mm is None or np.isclose(diameter_mm, self.diameter_mm):
             return self._own
         return shape_from_mask(self._mask, self.affine, self._own.source, diameter_mm)
+
+
+def _require_lesion(mask: np.ndarray, affine: np.ndarray, largest_mm: float, path: Path) -> None:
+    """Refuse what is no lesion, an organ maybe, before windows round it take gigabytes."""
+    box = ndimage.find_objects(mask.view(np.uint8))[0]
+    spacing = nib.affines.voxel_sizes(affine)
+    length = max((part.stop - part.start) * mm for part, mm in zip(box, spacing, strict=True))
+    diameter = float(np.cbrt(6 / np.pi * np.count_nonzero(mask) * spacing.prod()))
+    if diameter > largest_mm or length > 2 * largest_mm:
+        raise ValueError(
+            f"shape must be a lesion of at most {largest_mm:g} mm (the sphere of its volume) and "
+            f"{2 * largest_mm:g} mm long, got {diameter:.0f} mm and {length:.0f} mm in {path}"
+        )
 
 
 def _displacement_mm(radius: float, rng: np.random.Generator) -> float:
@@ -240,13 +258,9 @@ def _read_library(path: Path) -> list[Item]:
 
 def listed_labels(datalist: Path, argument: str) -> list[Path]:
     """Return the labels of the training section of a datalist that are not cut off."""
-    content = read_json(datalist, argument)
-    entries = content.get("training", []) if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"{argument} must be a datalist with a list of entries, got {datalist}")
     return [
         listed_path(entry["label"], "label", datalist.parent, datalist)
-        for entry in entries
+        for entry in read_entries(datalist, argument)
         if "label" in entry and not entry.get("truncated")
     ]
 

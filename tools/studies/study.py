@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from tools.bundle import choose_device, find_bundle, resolved, sha256_file
+from tools.bundle import choose_device, find_bundle, read_configs, resolved, sha256_file
 from tools.files import new_file, write_json
 from tools.shapes.diffmask import ShapeGenerator
 from tools.studies import cases as readers
@@ -97,6 +96,8 @@ class Study:
     def __init__(self, options: Options) -> None:
         if options.samples < 1:
             raise ValueError(f"samples must be at least 1, got {options.samples}")
+        if options.overlay and not options.stage:
+            raise ValueError(f"overlay goes with stage autoencoder, got {options.overlay!r} alone")
         self.options, self.seed = options, options.seed
         self.device = str(choose_device(options.device))
         self.folder = find_bundle(options.bundle)
@@ -114,12 +115,11 @@ class Study:
 
     def _read(self) -> dict[str, Any]:
         """Return the study with its references to ``inference.json`` resolved."""
-        paths = [self.folder / "configs" / name for name in ("inference.json", STUDY_FILE)]
-        if not paths[1].is_file():
+        if not (self.folder / "configs" / STUDY_FILE).is_file():
             raise FileNotFoundError(
-                f"bundle must have configs/{STUDY_FILE}, got none in {paths[1]}"
+                f"bundle must have configs/{STUDY_FILE}, got none in {self.folder}"
             )
-        self.parser = ConfigParser(ConfigParser.load_config_files([str(path) for path in paths]))
+        self.parser = read_configs(self.folder / "configs", ["inference.json", STUDY_FILE])
         self.parser["bundle_root"] = str(self.folder)
         self.parser["dataset_dir"] = self.options.dataset_dir
         key = f"study#{self.options.stage or 'lesions'}"

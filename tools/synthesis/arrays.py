@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from tools.bundle import Bundle, find_bundle
+from tools.bundle import Bundle, find_bundle, require_no_code
 from tools.scans.scan import Scan
 from tools.synthesis.cases import Case
 from tools.synthesis.texturers import Texturer, load_texturer
@@ -121,6 +121,7 @@ def open_synthesizer(
     known = opened.parser.get("displayable_configs", {})
     for key, value in [*given.items(), *changes.items()]:
         name = key.rpartition("#")[2]
+        require_no_code(name, value)
         if name not in (known if "#" in key else opened.parser.get()):
             option = next((k for k, v in SAMPLER.items() if v == name), name)
             raise ValueError(
@@ -159,7 +160,7 @@ def _mask_source(opened: Bundle, mask: np.ndarray, affine: np.ndarray) -> Any:
     organ = opened.get("organ_table")
     if organ.chart == "wall":
         return MaskFileWallShape(NAME, organ, (mask.astype(np.uint8), affine))
-    return MaskFileShape(NAME, (mask.astype(np.uint8), affine))
+    return MaskFileShape(NAME, (mask.astype(np.uint8), affine), organ.diameter_range_mm[1])
 
 
 def _plain(image: Any, affine: Any) -> tuple[np.ndarray, np.ndarray]:

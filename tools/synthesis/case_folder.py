@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tools.bundle import sha256_file
-from tools.files import clear_leftovers, new_folder, remove_ours
+from tools.files import clear_leftovers, new_folder, read_json, remove_ours
 from tools.synthesis.records import (
     DICOM_FOLDER,
     IMAGE_FILE,
@@ -55,7 +55,7 @@ def is_whole(folder: Path) -> bool:
     if not all(path.is_file() and path.stat().st_size for path in paths):
         return False
     try:
-        json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        read_json(folder / RECORD_FILE, "record")
         for name in (IMAGE_FILE, LABEL_FILE):
             with gzip.open(folder / name) as stream:  # its end holds length and checksum
                 while stream.read(1 << 22):

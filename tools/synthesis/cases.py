@@ -13,7 +13,7 @@ from typing import Any
 import nibabel as nib
 
 from tools.dicom.files import is_dicom, is_dicom_folder, scan_in, series_folders, series_uids
-from tools.files import DATASET_DIR, listed_path, read_json, safe_name, safe_names
+from tools.files import DATASET_DIR, listed_path, read_object, safe_name, safe_names
 from tools.organs.organ import Organ
 from tools.phantoms.datasets import phantom_scan
 from tools.scans.reader import bare_name, existing_files, is_image_name
@@ -281,9 +281,7 @@ def _of_series(folder: Path, series_uid: str) -> Iterator[Case]:
 
 def _listed(datalist: Path, base: Path, section: str | None) -> Iterator[Case]:
     """Yield the cases of a datalist, each scan once."""
-    content = read_json(datalist, "scan")
-    if not isinstance(content, dict):
-        raise ValueError(f"scan must be a datalist (a JSON object), got {datalist}")
+    content = read_object(datalist, "scan")
     sections = {name: value for name, value in content.items() if isinstance(value, list)}
     if section is not None and section not in sections:
         raise ValueError(f"section must be one of {sorted(sections)}, got {section!r}")

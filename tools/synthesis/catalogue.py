@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tools.files import read_json
-from tools.histograms import normalize_blocks
+from tools.files import read_json, read_object, short
+from tools.histograms import finite, normalize_blocks
 
 __all__ = [
     "SUBTYPES_FILE",
@@ -85,12 +85,14 @@ def read_subtypes(path: str | Path) -> SubtypeLibrary:
         ValueError: if a key is missing or a value breaks its rule.
     """
     path = Path(path)
-    content = read_json(path, "subtypes")
-    try:
-        bins, entries = int(content["bins"]), dict(content["subtypes"])
-        library = SubtypeLibrary({k: _read_subtype(k, v, bins, path) for k, v in entries.items()})
-    except KeyError as error:
-        raise ValueError(f"subtypes file {path} must have every key, got none of {error}") from None
+    content = read_object(path, "subtypes")
+    bins, entries = content.get("bins"), content.get("subtypes")
+    if not isinstance(bins, int) or not isinstance(entries, dict):
+        raise ValueError(
+            f"subtypes file {path} must have bins, a whole number, and subtypes, an object, got "
+            f"{short(bins)} and {short(entries)}"
+        )
+    library = SubtypeLibrary({k: _read_subtype(k, v, bins, path) for k, v in entries.items()})
     if not library or sum(subtype.frequency for subtype in library.values()) <= 0:
         raise ValueError(f"subtypes file {path} must hold a subtype with a frequency above 0")
     if len({subtype.number for subtype in library.values()}) < len(library):
@@ -98,27 +100,35 @@ def read_subtypes(path: str | Path) -> SubtypeLibrary:
     return library
 
 
-def _read_subtype(name: str, entry: Mapping[str, Any], bins: int, path: Path) -> Subtype:
-    rows = np.asarray([*entry["histograms"], entry["medoid"]], dtype=float)
-    diameters = np.asarray(entry["diameters_mm"], dtype=float)
-    if rows.ndim != 2 or rows.shape[1] != bins or rows.min() < 0 or (rows.sum(1) <= 0).any():
+def _read_subtype(name: str, entry: Any, bins: int, path: Path) -> Subtype:
+    entry = entry if isinstance(entry, dict) else {}
+    keys = ("histograms", "medoid", "diameters_mm", "frequency", "number")
+    missing = [key for key in keys if key not in entry]
+    if missing:
+        raise ValueError(f"{name!r} in subtypes file {path} must have every key, got no {missing}")
+    kept = entry["histograms"] if isinstance(entry["histograms"], list) else []
+    rows, diameters = finite([*kept, entry["medoid"]]), finite(entry["diameters_mm"])
+    flat = rows is None or rows.ndim != 2 or rows.shape[1] != bins
+    if rows is None or flat or rows.min() < 0 or (rows.sum(1) <= 0).any():
         raise ValueError(
             f"histograms of {name!r} in {path} must be rows of {bins} non-negative numbers, not "
-            f"all 0, got shape {rows.shape}"
+            f"all 0, got {short(kept)}"
         )
-    if diameters.shape != (len(rows) - 1,) or len(rows) < 2 or not (diameters > 0).all():
+    wrong = diameters is None or diameters.shape != (len(rows) - 1,)
+    if diameters is None or wrong or len(rows) < 2 or not (diameters > 0).all():
         raise ValueError(
             f"diameters_mm of {name!r} in {path} must be one number above 0 for each of "
-            f"{len(rows) - 1} histograms, got {entry['diameters_mm']}"
+            f"{len(rows) - 1} histograms, got {short(entry['diameters_mm'])}"
         )
-    frequency, number = float(entry["frequency"]), int(entry["number"])
-    if frequency < 0 or number < 0:
+    frequency, number = finite(entry["frequency"]), entry["number"]
+    share = frequency is not None and frequency.shape == () and frequency >= 0
+    if frequency is None or not share or not isinstance(number, int) or not 0 <= number < 2**31:
         raise ValueError(
-            f"frequency and number of {name!r} in {path} must be at least 0, got {frequency:g} "
-            f"and {number}"
+            f"frequency and number of {name!r} in {path} must be at least 0, got "
+            f"{short(entry['frequency'])} and {short(number)}"
         )
     rows = np.array([normalize_blocks(row) for row in rows])
-    return Subtype(number, frequency, diameters, rows[:-1], rows[-1].tolist())
+    return Subtype(number, float(frequency), diameters, rows[:-1], rows[-1].tolist())
 
 
 def read_textures(path: str | Path, bins: int, window_hu: Sequence[float] | None = None) -> Presets:
@@ -154,12 +164,15 @@ def read_textures(path: str | Path, bins: int, window_hu: Sequence[float] | None
         content = {"histogram": content}
     if not isinstance(content, dict) or not content:
         raise ValueError(
-            f"texture file must hold a histogram or named histograms, got {content} in {path}"
+            f"texture file must hold a histogram or named histograms, got {short(content)} in "
+            f"{path}"
         )
     _check_window(path, content.get("window_hu"), window_hu)
     entries = {path.name: content} if "histogram" in content else content.get("presets", content)
     if not isinstance(entries, dict) or not entries:
-        raise ValueError(f"presets of texture file {path} must be named histograms, got {entries}")
+        raise ValueError(
+            f"presets of texture file {path} must be named histograms, got {short(entries)}"
+        )
     presets = {name: _read_entry(path, name, entry, bins) for name, entry in entries.items()}
     _read_tissue(path, content, entries, presets)
     if sum(preset["weight"] for preset in presets.values()) <= 0:
@@ -177,11 +190,11 @@ def _read_tissue(
     for name, entry in entries.items():
         if "tissue" not in entry:
             continue
-        tissue = _numbers(entry["tissue"])
+        tissue = finite(entry["tissue"])
         if tissue is None or tissue.shape != (2,):
             raise ValueError(
                 f"tissue of {name!r} in texture file {path} must be the levels of myocardium and "
-                f"blood, got {entry['tissue']}"
+                f"blood, got {short(entry['tissue'])}"
             )
         presets[name]["tissue"] = tissue.tolist()
         presets[name] |= {} if gain is None else {"gain": float(gain)}
@@ -190,38 +203,30 @@ def _read_tissue(
 def _check_window(path: Path, stated: Any, window_hu: Sequence[float] | None) -> None:
     if stated is None or window_hu is None:
         return
-    numbers = _numbers(stated)
+    numbers = finite(stated)
     if numbers is None or numbers.tolist() != [float(v) for v in window_hu]:
         raise ValueError(
-            f"window_hu of texture file {path} must be the model's {list(window_hu)}, got {stated}"
+            f"window_hu of texture file {path} must be the model's {list(window_hu)}, got "
+            f"{short(stated)}"
         )
 
 
 def _read_entry(path: Path, name: str, entry: Any, bins: int) -> dict[str, Any]:
     """Return one histogram that sums to 1, with its weight."""
     if not isinstance(entry, Mapping) or "histogram" not in entry:
-        raise ValueError(f"{name!r} of texture file {path} must have a histogram, got {entry}")
-    values = _numbers(entry["histogram"])
+        raise ValueError(
+            f"{name!r} of texture file {path} must have a histogram, got {short(entry)}"
+        )
+    values = finite(entry["histogram"])
     if values is None or values.shape != (bins,) or values.min() < 0 or values.sum() <= 0:
         raise ValueError(
             f"histogram of {name!r} in texture file {path} must be {bins} non-negative finite "
-            f"numbers, not all 0, got {entry['histogram']}"
+            f"numbers, not all 0, got {short(entry['histogram'])}"
         )
-    weight = _numbers(entry.get("weight", 1.0))
+    weight = finite(entry.get("weight", 1.0))
     if weight is None or weight.shape != () or weight < 0:
         raise ValueError(
             f"weight of {name!r} in texture file {path} must be a number of at least 0, "
-            f"got {entry['weight']}"
+            f"got {short(entry['weight'])}"
         )
     return {"histogram": (values / values.sum()).tolist(), "weight": float(weight)}
-
-
-def _numbers(value: Any) -> np.ndarray | None:
-    """Return finite numbers as an array, or None for anything else."""
-    try:
-        array = np.asarray(value)
-    except ValueError:  # lists of unequal length
-        return None
-    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        return None
-    return array.astype(float)

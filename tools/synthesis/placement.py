@@ -83,6 +83,7 @@ def choose_sites(
             "organ_mask must be given where site_mm does not place all lesions, got None for "
             f"{len(radii_mm) - len(given)} of {len(radii_mm)} lesions"
         )
+    _require_volume(organ_mask, affine, [] if fewer else radii_mm)
     limits = Limits(min_gap_mm, erosion_mm)
     field = PlacementField(image_hu, organ_mask, affine, lesion_mask, limits, region_mask)
     best: dict[int, Site] = {}
@@ -107,6 +108,17 @@ def choose_sites(
         "what helps: a smaller diameter_mm or count, a site, another organ_mask, or if_impossible "
         "fewer"
     )
+
+
+def _require_volume(organ: np.ndarray, affine: np.ndarray, radii_mm: Sequence[float]) -> None:
+    """Refuse at once what could never fit: to find it out by placing takes minutes."""
+    room = float(organ.sum()) * abs(float(np.linalg.det(affine[:3, :3])))
+    wanted = sum(4 / 3 * np.pi * float(radius) ** 3 for radius in radii_mm)
+    if wanted > room > 0:
+        raise ValueError(
+            f"organ_mask must have room for all lesions, got {room:.0f} mm3 for {len(radii_mm)} of "
+            f"together {wanted:.0f} mm3; what helps: a smaller diameter_mm or count"
+        )
 
 
 def _check(

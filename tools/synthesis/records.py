@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -11,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tools.files import write_json
+from tools.files import read_object, short, write_json
+from tools.kinds import record_of
 
 SCHEMA_VERSION = "1.1"
 RECORD_FILE = "lesions.json"
@@ -81,9 +81,10 @@ class LesionRecord:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("label", "attempts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if not 1 <= self.label <= 255:
+            raise ValueError(f"label must be from 1 to 255, got {self.label}")
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be 1 or more, got {self.attempts}")
         if len(self.site_mm) != 3:
             raise ValueError(f"site_mm must be three numbers (x, y, z), got {list(self.site_mm)}")
         for item in fields(self):
@@ -152,27 +153,31 @@ class ScanRecord:
             content: as :meth:`to_dict` returns it; keys of later minor versions are ignored.
 
         Raises:
-            ValueError: if the major schema version is another one or a key is missing.
+            ValueError: if the major schema version is another one, a key is missing, or a value is
+                not of its kind.
         """
         version = str(content.get("schema_version"))
         if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
             raise ValueError(f"schema_version must be {SCHEMA_VERSION[0]}.x, got {version}")
         try:
             lesions = tuple(
-                _known(LesionRecord, {**item, "class_name": item["class"]})
+                record_of(LesionRecord, {**item, "class_name": item["class"]})
                 for item in content["lesions"]
             )
-            bundle = _known(BundleRecord, content["bundle"])
+            bundle = record_of(BundleRecord, content["bundle"])
             later = {key: content.get(key) for key in ("organ_mask", "request")}
-            later["notes"] = tuple(content.get("notes") or ())
-            return _known(cls, {**content["scan"], **later, "bundle": bundle, "lesions": lesions})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"a lesion record must have every key, got {error}") from error
-
-
-def _known(kind: type, values: Mapping[str, Any]) -> Any:
-    names = {item.name for item in fields(kind)}
-    return kind(**{key: value for key, value in values.items() if key in names})
+            notes = content.get("notes") or ()
+            later["notes"] = tuple(notes) if isinstance(notes, list) else notes
+            names = (later["organ_mask"] or {}).get("labels", {})
+            if not all(key.isdecimal() and isinstance(names[key], str) for key in names):
+                raise ValueError(f"labels must be numbers with names, got {short(names)}")
+            return record_of(
+                cls, {**content["scan"], **later, "bundle": bundle, "lesions": lesions}
+            )
+        except KeyError as error:
+            raise ValueError(f"key {error} is missing") from error
+        except (TypeError, AttributeError) as error:
+            raise ValueError("a key is missing, or an object is none") from error
 
 
 def write_record(path: str | Path, record: ScanRecord) -> Path:
@@ -202,8 +207,8 @@ def read_record(path: str | Path) -> ScanRecord:
             message names the file.
     """
     try:
-        return ScanRecord.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (ValueError, AttributeError) as error:
+        return ScanRecord.from_dict(read_object(path, "record"))
+    except ValueError as error:
         raise ValueError(f"{path} must be a lesion record, got: {error}") from error
 
 

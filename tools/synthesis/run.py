@@ -122,6 +122,7 @@ def synthesize_scans(
         _check_others(task)
         made, failures = _run(task, mine, rank)
     _require_all(mine, task, failures)
+    _require_lesions(made, task)
     return made if rank.world_size == 1 or len(made) == len(cases) else []
 
 
@@ -303,6 +304,16 @@ def _require_all(cases: Sequence[Case], task: _Task, failures: Mapping[str, str]
         raise ValueError(
             f"scans must all be fit, got {len(missing)} of {len(cases)} that are not (the others "
             f"are done): {listed}"
+        )
+
+
+def _require_lesions(made: Sequence[Mapping[str, Any]], task: _Task) -> None:
+    """Refuse to end well where no scan took any lesion: nothing could be learnt from it."""
+    skipped = len(task.skipped) == len(task.cases)
+    if skipped or (len(made) == len(task.cases) and not any(case["lesions"] for case in made)):
+        reasons = next(iter(task.skipped.values()), "see the notes in the records")
+        raise ValueError(
+            f"scan must have room for a lesion, got none in any of {len(task.cases)} ({reasons})"
         )
 
 

@@ -29,6 +29,8 @@ from tools.windows import WindowGrid, cut_window
 __all__ = ["IMPOSSIBLE", "Plan", "Synthesizer"]
 
 IMPOSSIBLE = ("error", "fewer", "skip")
+MOST = 1000  # lesions of a scan, attempts at one: more is a slip of the keyboard
+FARTHEST_HU = 100_000
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +120,10 @@ class Synthesizer:
         put(self, "erosion_mm", self._checked_erosion())
         put(self, "fill_nan", self._checked_fill())
         put(self, "hu_offset", _number("hu_offset", self.hu_offset or 0))
+        if abs(self.hu_offset) > FARTHEST_HU:
+            raise ValueError(f"hu_offset must be within {FARTHEST_HU} HU, got {self.hu_offset:g}")
+        _require_whole("seed", self.seed, 0, 2**32 - 1)
+        _require_whole("attempts", self.attempts, 1, MOST)
         if self.hu_offset and self.organ.modality != "CT":
             raise ValueError(f"hu_offset goes with CT, got {self.hu_offset:g} for MR")
         for name, words in (
@@ -153,15 +159,14 @@ class Synthesizer:
     def _checked_fill(self) -> float | None:
         if self.fill_nan is None:
             return None
-        if str(self.fill_nan).lower() == "air" and self.organ.modality == "CT":
-            return AIR_HU
-        return _number("fill_nan", self.fill_nan)
+        words = {"air": AIR_HU} if self.organ.modality == "CT" else {}
+        fill = words.get(str(self.fill_nan).lower(), self.fill_nan)
+        return _number("fill_nan", fill, " or air" if words else "")
 
     def _checked_count(self) -> int:
         usual = 1 if self.one_scan_only else self.organ.usual_count
         count = usual if self.count is None else self.count
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"count must be a whole number of at least 1, got {self.count!r}")
+        _require_whole("count", count, 1, MOST)
         most = 1 if self.one_scan_only else self.organ.most_lesions
         if most is not None and count > most:
             what = "with a mask file as shape" if self.one_scan_only else f"in a {self.organ.name}"
@@ -358,13 +363,18 @@ class Synthesizer:
         )
 
 
-def _number(name: str, value: Any) -> float:
+def _require_whole(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+
+
+def _number(name: str, value: Any, other: str = "") -> float:
     try:
         number = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{name} must be a number, got {value!r}")
+        raise ValueError(f"{name} must be a number{other}, got {value!r}")
     return number
 
 

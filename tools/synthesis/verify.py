@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from tqdm import tqdm
 
-from tools.files import read_json, read_mark
+from tools.files import read_entries, read_mark
 from tools.histograms import intensity_histogram
 from tools.intensity import HuWindow
 from tools.scans.scan import Scan
@@ -79,7 +79,7 @@ def _datalist_findings(out: Path, names: list[str]) -> Iterator[str]:
     if not (out / DATALIST_FILE).is_file():
         yield f"{DATALIST_FILE} is missing"
         return
-    listed = read_json(out / DATALIST_FILE, "dir").get("training", [])
+    listed = read_entries(out / DATALIST_FILE, "dir")
     for kind, file in (("image", IMAGE_FILE), ("label", LABEL_FILE)):
         found = [entry.get(kind) for entry in listed]
         wanted = [f"{name}/{file}" for name in names]
