@@ -157,10 +157,10 @@ def test_named_dataset_is_never_replaced(read: Callable[..., Any], tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", "section must be a non-empty list"),
-        ('{"training": {"image": "a"}}', "section must be a non-empty list"),
+        ("[]", "dataset_dir must hold a JSON object"),
+        ('{"training": {"image": "a"}}', "dataset_dir must have a list of objects as training"),
         ("{", "dataset_dir must be JSON"),
-        ('{"training": ["a.nii.gz"]}', "entries of a datalist must be objects, got 'a.nii.gz'"),
+        ('{"training": [3]}', "dataset_dir must have a list of objects as training"),
         ('{"training": [{"image": ["a", "b"]}]}', "image of a datalist entry must be one path"),
         ('{"training": [{"image": "a", "label": 1}]}', "label of a datalist entry must be one"),
     ],
