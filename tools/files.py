@@ -214,7 +214,7 @@ def claim(folder: str | os.PathLike[str], names: Sequence[str], argument: str = 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
+        raise OSError(
             f"{argument} must be a folder that can be made, got {folder} ({error.strerror})"
         ) from error
     if new:

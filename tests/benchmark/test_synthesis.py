@@ -79,7 +79,9 @@ def test_time_and_memory_by_size(
 @pytest.mark.parametrize("option", ["count", "repeats"])
 def test_bad_input_is_one_sentence(capsys: pytest.CaptureFixture[str], option: str) -> None:
     assert main(["benchmark", "synthesis", f"--{option}", "0"]) == 1
-    assert f"error: {option} must be a whole number from 1 to 1000, got '0'" in capsys.readouterr().err
+    assert (
+        f"error: {option} must be a whole number from 1 to 1000, got '0'" in capsys.readouterr().err
+    )
 
 
 def test_rise_is_that_of_the_block() -> None:

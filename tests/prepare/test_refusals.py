@@ -82,5 +82,8 @@ def test_labels_that_mark_nothing_make_no_data_set(
     for name in ("a", "b"):
         (tmp_path / f"{name}.nii.gz").rename(listed.parent / f"{name}.nii.gz")
     assert main(["prepare", "scans", str(listed), str(tmp_path / "out")]) == 1
-    assert "datalist must list scans that give something to train on, got none" in capsys.readouterr().err
+    assert (
+        "datalist must list scans that give something to train on, got none"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out" / "datalist.json").exists()

@@ -124,12 +124,11 @@ def prepare_scans(
             raise ValueError(_nothing(records, broken, datalist))
         written = _description(content, rule) | result
         write_json(Path(out) / "datalist.json", written, indent=1)
-    for name, record in records.items():
-        for reason in record["left_out"]:
-            logger.warning("%s is left out: %s", name, reason)
+    left_out = [(name, why) for name, record in records.items() for why in record["left_out"]]
+    for each in left_out:
+        logger.warning("%s is left out: %s", *each)
     counts = {name: len(entries) for name, entries in result.items()}
-    left_out = sum((Counter(record["left_out"]) for record in records.values()), Counter())
-    return {**counts, "left_out": dict(left_out), "broken": broken}
+    return {**counts, "left_out": dict(Counter(why for _, why in left_out)), "broken": broken}
 
 
 def bundle_rule(bundle: str, stage: str = "", **changes: Any) -> Rule:
@@ -289,14 +288,13 @@ def _place(base: Path, entry: Mapping[str, Any], key: str) -> str:
 
 
 def _nothing(
-    records: Mapping[str, Mapping[str, Any]], broken: Mapping[str, str], datalist: str | Path
+    records: Mapping[str, Mapping[str, Any]], broken: dict[str, str], datalist: str | Path
 ) -> str:
     """Return a sentence on a datalist of which nothing is left."""
-    reasons = [f"{name}: {reason}" for name, reason in broken.items()]
-    reasons += [f"{name}: {', '.join(record['left_out'])}" for name, record in records.items()]
+    reasons = {name: ", ".join(record["left_out"]) for name, record in records.items()} | broken
+    said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     return (
-        f"datalist must list scans that give something to train on, got none in {datalist}: "
-        f"{'; '.join(reasons)}"
+        f"datalist must list scans that give something to train on, got none in {datalist}: {said}"
     )
 
 
@@ -309,8 +307,8 @@ def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     paths = [Path(str(entry.get("image") or entry.get("label") or "")) for entry in entries]
     stems = []
     for entry, path in zip(entries, paths, strict=True):
-        stem = bare_name(path.name).removesuffix("_image").removesuffix("_label")
-        stems.append(str(entry.get("name") or stem))
+        bare = bare_name(path.name).removesuffix("_image").removesuffix("_label")
+        stems.append(str(entry.get("name") or bare))
     count = Counter(stems)
     return [
         "_".join([*path.parent.parts[-2:], stem]) if count[stem] > 1 or stem == "image" else stem
@@ -320,8 +318,8 @@ def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _description(content: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
     kept = {k: content[k] for k in ("name", "licence", "modality") if k in content}
-    labels = {"0": "background", "1": "lesion"}
-    labels = content.get("labels", labels) if rule.form == "stacks" else labels
+    labels = content.get("labels") if rule.form == "stacks" else None
+    labels = labels or {"0": "background", "1": "lesion"}
     description = f"{rule.form} of lesions; split by patient"
     return {"labels": labels, "name": "lesions", **kept, "description": description}
 
