@@ -230,7 +230,10 @@ def _read(path: str | os.PathLike[str]) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or "torch could not write it")
+    for each in (error, error.__cause__):
+        if getattr(each, "strerror", None):
+            return str(each.strerror)  # type: ignore[union-attr]
+    return "torch could not write it"
 
 
 def _move_aside(folder: Path, best_file: str) -> None:

@@ -119,7 +119,7 @@ def test_bad_sources_get_one_sentence(tmp_path: Path) -> None:
         ("[1]", "scan must hold a JSON object"),
         ("{", "scan must be JSON"),
         ('{"training": [3]}', "must list at least one image"),
-        ('{"training": [{"image": ["a", "b"]}]}', "image of an entry of .* must be a path"),
+        ('{"training": [{"image": ["a", "b"]}]}', "image of a datalist entry must be one path"),
     ):
         (tmp_path / "b.json").write_text(content)
         with pytest.raises(ValueError, match=sentence):

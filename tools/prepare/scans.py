@@ -95,8 +95,7 @@ def prepare_scans(
 
     Raises:
         FileNotFoundError: if there is no such datalist.
-        ValueError: if the datalist or a setting breaks its rule, ``out`` was prepared otherwise, or
-            no scan gives anything to train on.
+        ValueError: if something breaks its rule, or no scan gives anything to train on.
     """
     content, base = _read(datalist)
     within = base if dataset_dir is None else Path(dataset_dir).resolve()
@@ -464,10 +463,10 @@ def _write_scan(
     folder: Path,
 ) -> dict[str, Any]:
     """Write one scan of a datalist; paths of its entry start from ``base``."""
-    given = {key: entry[key] for key in PATHS if entry.get(key)}
     paths = {
-        key: listed_path(value, key, base, "the datalist", DATASET_DIR, within)
-        for key, value in given.items()
+        key: listed_path(entry[key], key, base, "the datalist", DATASET_DIR, within)
+        for key in PATHS
+        if entry.get(key)
     }
     record = Record(name, str(entry.get("patient") or name), folder)
     missing = next((key for key in NEEDED[rule.form] if key not in paths), None)
@@ -511,9 +510,12 @@ class _OneScan(NamedTuple):
             mm3 = lesion.mask.sum() * voxel
             centre = nib.affines.apply_affine(self.scan.affine, lesion.centre())
             known = {k: v for k, v in lesion.facts.items() if k not in (*OF_SCAN, "value")}
-            # a rating of nought was not given
-            rated = {k: v for k, v in dict(lesion.facts.get("ratings") or {}).items() if v}
-            facts: dict[str, Any] = {**self.said, **known, **rated}
+            ratings = lesion.facts.get("ratings") or {}  # one of nought was not given
+            facts: dict[str, Any] = {
+                **self.said,
+                **known,
+                **{k: v for k, v in ratings.items() if v},
+            }
             facts["diameter_mm"] = round(float((6 * mm3 / np.pi) ** (1 / 3)), 2)
             facts["volume_mm3"] = round(float(mm3), 2)
             facts["centre_mm"] = [round(float(v), 2) for v in centre]
