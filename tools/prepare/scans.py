@@ -511,11 +511,8 @@ class _OneScan(NamedTuple):
             centre = nib.affines.apply_affine(self.scan.affine, lesion.centre())
             known = {k: v for k, v in lesion.facts.items() if k not in (*OF_SCAN, "value")}
             ratings = lesion.facts.get("ratings") or {}  # one of nought was not given
-            facts: dict[str, Any] = {
-                **self.said,
-                **known,
-                **{k: v for k, v in ratings.items() if v},
-            }
+            facts: dict[str, Any] = self.said | known
+            facts |= {k: v for k, v in ratings.items() if v}
             facts["diameter_mm"] = round(float((6 * mm3 / np.pi) ** (1 / 3)), 2)
             facts["volume_mm3"] = round(float(mm3), 2)
             facts["centre_mm"] = [round(float(v), 2) for v in centre]
