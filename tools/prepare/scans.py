@@ -289,7 +289,6 @@ def _place(base: Path, entry: Mapping[str, Any], key: str) -> str:
 def _nothing(
     records: Mapping[str, Mapping[str, Any]], broken: dict[str, str], datalist: str | Path
 ) -> str:
-    """Return a sentence on a datalist of which nothing is left."""
     reasons = {name: ", ".join(record["left_out"]) for name, record in records.items()} | broken
     said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     return (
@@ -508,14 +507,14 @@ class _OneScan(NamedTuple):
             self.record.left_out["no lesion"] += 1
         for number, lesion in enumerate(found, start=1):
             mm3 = lesion.mask.sum() * voxel
-            centre = nib.affines.apply_affine(self.scan.affine, lesion.centre())
             known = {k: v for k, v in lesion.facts.items() if k not in (*OF_SCAN, "value")}
             ratings = lesion.facts.get("ratings") or {}  # one of nought was not given
             facts: dict[str, Any] = self.said | known
             facts |= {k: v for k, v in ratings.items() if v}
             facts["diameter_mm"] = round(float((6 * mm3 / np.pi) ** (1 / 3)), 2)
             facts["volume_mm3"] = round(float(mm3), 2)
-            facts["centre_mm"] = [round(float(v), 2) for v in centre]
+            centre = nib.affines.apply_affine(self.scan.affine, lesion.centre())
+            facts["centre_mm"] = centre.round(2).tolist()
             alone = len(found) == 1 and "lesions" not in self.entry
             yield self.record.name if alone else f"{self.record.name}_n{number:02d}", lesion, facts
 
