@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -63,7 +64,7 @@ def contents(out: Path) -> dict[str, Any]:
             for lesion in found[key]["lesions"]:
                 assert lesion.pop("seconds") >= 0
         if path.name == "report.html":
-            found[key] = len(path.read_text().split('class="scan"'))
+            found[key] = len(re.findall('class="(?:scan|listed)"', path.read_text()))
     return found
 
 
@@ -169,7 +170,7 @@ def test_a_folder_grows_and_lists_all_that_is_there(
     listed = json.loads((out / "datalist.json").read_text())["training"]
     assert [entry["image"] for entry in listed] == [f"{name}/image.nii.gz" for name in NAMES]
     page = (out / "report.html").read_text()
-    assert page.count('<section class="scan"') == 3
+    assert [page.count(f'href="{name}/report.html"') for name in NAMES] == [2] * 3
     with pytest.raises(ValueError, match="made with seed=0 where 5 is asked for"):
         synthesize_scans(cases[:1], out, replace(job, seed=5), Rank(), report=report)
 
@@ -224,7 +225,7 @@ def test_dicom_series_runs_like_a_file_and_resumes(
     record = read_record(out / "series" / "lesions.json")
     assert (record.name, record.sha256) == ("series", before.sha256)
     assert record.organ_mask == {"source": "test"}
-    assert "0 voxels" in (out / "report.html").read_text()
+    assert "0 voxels" in (out / "series" / "report.html").read_text()
     job.texturer.jobs.clear()
     assert len(synthesize_scans(cases, out, job, Rank())) == 2
     assert job.texturer.sampled == 0

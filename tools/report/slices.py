@@ -41,6 +41,8 @@ AXIAL = Plane("axial", 2, 0, 1, "R", "L", "A", "P")
 CORONAL = Plane("coronal", 1, 0, 2, "R", "L", "S", "I")
 SAGITTAL = Plane("sagittal", 0, 1, 2, "A", "P", "S", "I")
 PLANES = (AXIAL, CORONAL, SAGITTAL)
+PNG_LEVEL = 4  # 9 takes three times as long for 1 % less
+THUMBNAIL = 112  # pixels
 THICK = 3.0  # a voxel this many times as long as wide makes other planes unreadable
 
 
@@ -218,7 +220,7 @@ def to_grey(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
 
 def grey_uri(grey: np.ndarray) -> str:
     """Return a lossless PNG of uint8 grey values as a data URI."""
-    return _uri(Image.fromarray(grey), "PNG", optimize=True)
+    return _uri(Image.fromarray(grey), "PNG", compress_level=PNG_LEVEL)
 
 
 def photo_uri(grey: np.ndarray) -> str:
@@ -226,11 +228,18 @@ def photo_uri(grey: np.ndarray) -> str:
     return _uri(Image.fromarray(grey), "JPEG", quality=84, optimize=True)
 
 
+def smaller_uri(photo: str) -> str:
+    """Return a small copy of a picture of :func:`photo_uri`, for an index of many."""
+    image = Image.open(io.BytesIO(base64.b64decode(photo.partition(",")[2])))
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return _uri(image, "JPEG", quality=80, optimize=True)
+
+
 def patch_uri(before: np.ndarray, after: np.ndarray) -> str:
     """Return a PNG that, laid over ``before``, shows ``after``; transparent where they agree."""
     alpha = maximum_filter((before != after).astype(np.uint8) * 255, 3)
     pair = np.stack([np.where(alpha > 0, after, 0).astype(np.uint8), alpha], axis=-1)
-    return _uri(Image.fromarray(pair), "PNG", optimize=True)
+    return _uri(Image.fromarray(pair), "PNG", compress_level=PNG_LEVEL)
 
 
 def difference_uri(difference: np.ndarray, limit: float) -> str:
@@ -242,7 +251,7 @@ def difference_uri(difference: np.ndarray, limit: float) -> str:
     palette = np.stack(channels, 1)
     image = Image.fromarray(np.round(scaled).astype(np.uint8))
     image.putpalette(np.round(palette).astype(np.uint8).tobytes())
-    return _uri(image, "PNG", optimize=True)
+    return _uri(image, "PNG", compress_level=PNG_LEVEL)
 
 
 def outline_path(mask: np.ndarray) -> str:
