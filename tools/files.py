@@ -147,9 +147,12 @@ def claim(folder: str | os.PathLike[str], names: Sequence[str], argument: str = 
             f"{argument} must not hold {foreign[0]} of others, which would be written over, got "
             f"{folder}; name another folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    if new:
-        mark_folder(folder, [*owned, *new])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if new:
+            mark_folder(folder, [*owned, *new])
+    except OSError as error:  # read-only, full, no right to
+        raise OSError(f"{argument} must be a folder that can be written, got {error}") from error
     clear_leftovers(folder)
     return folder
 

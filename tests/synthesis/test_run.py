@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from tools.synthesis.synthesizer import Synthesizer
 
 NAMES = ("a", "b", "c")
 SHAPE = (44, 44, 36)
+LARGEST = 5.5
 
 
 def write_scans(folder: Path, names: Sequence[str] = NAMES) -> Path:
@@ -245,6 +247,73 @@ def test_unfit_scan_is_named_and_keeps_no_other_from_being_done(
     assert not (tmp_path / "out" / "b").exists()
     with pytest.raises(ValueError, match=r"^organ_mask must lie in the scan"):
         synthesize_scans(cases[1:2], tmp_path / "out", job, Rank())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_is_one_sentence(
+    tmp_path: Path, cases: list[Case], job: Synthesizer, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    out = tmp_path / "out"
+    write = Scan.write_label
+
+    def full(scan: Scan, path: Path, label: np.ndarray) -> None:
+        if scan.name.startswith("b"):
+            path.write_bytes(b"half")
+            raise OSError(code, os.strerror(code))
+        write(scan, path, label)
+
+    monkeypatch.setattr(Scan, "write_label", full)
+    with pytest.raises(OSError, match=r"^out must be a place .* has room, got .* at scan b "):
+        synthesize_scans(cases, out, job, Rank())
+    assert sorted(path.name for path in out.iterdir()) == [MARK, "a"]
+
+
+def test_no_room_for_the_first_file_leaves_nothing(
+    tmp_path: Path, cases: list[Case], job: Synthesizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_text
+
+    def full(path: Path, *args: Any, **options: Any) -> int:
+        if path.name.endswith(".run.json"):
+            raise OSError(errno.ENOSPC, "full")
+        return write(path, *args, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"^out must be a place that can be written and has room"):
+        synthesize_scans(cases, tmp_path / "out", job, Rank())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_vanishes_keeps_no_other_from_being_done(
+    tmp_path: Path, cases: list[Case], job: Synthesizer
+) -> None:
+    cases[1].path.unlink()
+    with pytest.raises(ValueError, match=r"1 of 3 that are not .* b: FileNotFoundError: scan must"):
+        synthesize_scans(cases, tmp_path / "out", job, Rank())
+    assert [p.name for p in sorted((tmp_path / "out").iterdir())][1:4] == [
+        "a",
+        "c",
+        "datalist.json",
+    ]
+
+
+@pytest.mark.parametrize("inter", [0.0, -1024.0, 0.5])
+def test_memory_is_little_more_than_the_scan(
+    tmp_path: Path, job: Synthesizer, inter: float
+) -> None:
+    folder, shape, affine = tmp_path / "scans", (160, 160, 200), np.diag([0.4, 0.4, 0.4, 1])
+    folder.mkdir()
+    values = np.random.default_rng(0).normal(-850 - inter, 30, shape).astype(np.int16)
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_slope_inter(1, inter)
+    nib.save(image, folder / "x_image.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), affine), folder / "x_lung.nii.gz")
+    cases, report = find_cases(folder), PageReport((-1000, 400))
+    tracemalloc.start()
+    synthesize_scans(cases, tmp_path / "out", job, Rank(), report=report)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < LARGEST * values.nbytes, peak / values.nbytes
 
 
 @pytest.mark.slow

@@ -71,13 +71,22 @@ class PageReport:
             raise ValueError(f"window must be (low, high) with low < high, got {window}")
         self.window = None if window is None else (float(window[0]), float(window[1]))
 
-    def add(self, folder: Path, name: str, original: SpatialImage) -> None:
+    def add(
+        self, folder: Path, name: str, original: SpatialImage, values: Sequence[Any] | None = None
+    ) -> None:
         """Write the page of a case into its folder, beside image, label and record.
+
+        Args:
+            folder: of the case.
+            name: of the case.
+            original: the scan before.
+            values: stored ones of the scan before and after, and of the label, where they are in
+                memory already; None: they are read.
 
         Raises:
             ValueError: if image, label and original do not share one grid.
         """
-        scan = _Section(folder, name, original, self.window)
+        scan = _Section(folder, name, original, self.window, values)
         section = _render("scan.html", scan=scan)
         _write_page(folder, name, scan.record, section, smaller_uri(scan.overviews[0]["source"]))
 
@@ -189,12 +198,19 @@ class _Section:
     """What the report says of one scan, for its template."""
 
     def __init__(
-        self, folder: Path, name: str, original: SpatialImage, window: tuple[float, float] | None
+        self,
+        folder: Path,
+        name: str,
+        original: SpatialImage,
+        window: tuple[float, float] | None,
+        values: Sequence[Any] | None = None,
     ) -> None:
         self.anchor, self.name = _anchor(name), name
         self.record = read_record(folder / RECORD_FILE)
-        self.before, self.after = OrientedVolume(original), OrientedVolume(folder / IMAGE_FILE)
-        self.labels = _lesion_labels(folder, self.record)
+        before, after, label = values or (None, None, None)
+        self.before = OrientedVolume(original, before)
+        self.after = OrientedVolume(folder / IMAGE_FILE, after)
+        self.labels = _lesion_labels(folder, self.record, label)
         grid = self.before.affine
         for file, volume in ((IMAGE_FILE, self.after), (LABEL_FILE, self.labels)):
             if volume.shape != self.before.shape or not np.allclose(volume.affine, grid, atol=1e-3):
@@ -324,11 +340,11 @@ class _Section:
         }
 
 
-def _lesion_labels(folder: Path, record: ScanRecord) -> OrientedVolume:
+def _lesion_labels(folder: Path, record: ScanRecord, label: np.ndarray | None) -> OrientedVolume:
     """Return the label map without what it holds of the organ."""
     image = cast(SpatialImage, nib.load(folder / LABEL_FILE))
     if not (record.organ_mask or {}).get("labels"):
-        return OrientedVolume(image)
+        return OrientedVolume(image, label)
     label = np.asarray(image.dataobj)
     lesions = np.isin(label, [lesion.label for lesion in record.lesions])
     return OrientedVolume(nib.Nifti1Image(np.where(lesions, label, 0), image.affine))

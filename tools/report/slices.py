@@ -18,6 +18,8 @@ from scipy.ndimage import center_of_mass, label, map_coordinates, maximum_filter
 from scipy.spatial import cKDTree
 from skimage.measure import find_contours
 
+from tools.synthesis.changed import Changed
+
 # Both ends are light and the middle is dark: on a dark page "no change" then vanishes.
 DIFFERENCE_COLOURS = ("#a9e4ff", "#3d9be9", "#05070a", "#ef7d3c", "#ffe0a3")
 
@@ -49,20 +51,27 @@ THICK = 3.0  # a voxel this many times as long as wide makes other planes unread
 class OrientedVolume:
     """Read a scan in closest-canonical (RAS+) axis order, box by box.
 
-    Uncompressed files stay on disk; compressed ones are unpacked once, in their stored type.
+    Uncompressed files stay on disk; compressed ones are unpacked once, in their stored type, unless
+    their stored ``values`` are at hand.
     """
 
-    def __init__(self, source: str | Path | SpatialImage) -> None:
+    def __init__(self, source: str | Path | SpatialImage, values: Any = None) -> None:
         image = source if isinstance(source, SpatialImage) else cast(SpatialImage, nib.load(source))
         if len(image.shape) != 3:
             raise ValueError(f"image must be three-dimensional, got shape {tuple(image.shape)}")
         proxy: Any = image.dataobj
         on_disk = nib.is_proxy(proxy)
-        stored = proxy.get_unscaled() if on_disk else np.asarray(proxy)
         self._slope: float = proxy.slope if on_disk else 1.0
         self._inter: float = proxy.inter if on_disk else 0.0
         orientation = nib.io_orientation(image.affine)
-        self._stored = nib.apply_orientation(stored, orientation)  # views, no copy
+        if values is None:
+            values = proxy.get_unscaled() if on_disk else np.asarray(proxy)
+        # views, no copy
+        self._stored = (
+            values.oriented(orientation)
+            if isinstance(values, Changed)
+            else nib.apply_orientation(values, orientation)
+        )
         self.affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, image.shape)
         self.shape: tuple[int, ...] = self._stored.shape
         self.spacing_mm: np.ndarray = nib.affines.voxel_sizes(self.affine)

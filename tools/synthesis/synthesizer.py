@@ -16,6 +16,7 @@ from tools.organs.sources import OrganSource, find_organ
 from tools.shapes import LabelShape, MaskFileShape, Place, Shape, ShapeSource
 from tools.synthesis.case_folder import describe_source
 from tools.synthesis.cases import Case
+from tools.synthesis.changed import packed
 from tools.synthesis.lesion import Lesion, SynthesisResult, composite
 from tools.synthesis.placement import choose_sites
 from tools.synthesis.records import ScanRecord
@@ -224,6 +225,8 @@ class Synthesizer:
         )
         if found.inside is not None and self.organ.levels_hu is not None:
             scan.require_level(found.inside, self.organ.levels_hu, self.organ.name)
+        if not self.organ.parts:
+            found = replace(found, inside=packed(found.inside), region=packed(found.region))
         canvas = self.texturer.view.open(scan, found.labels)
         if canvas.within is None and not self.one_scan_only:
             canvas = replace(canvas, within=found.within)
