@@ -44,5 +44,6 @@ def test_a_mask_picks_voxels_and_is_empty_or_not() -> None:
     mask = packed(MASK)
     np.testing.assert_array_equal(BASE[mask], BASE[MASK])
     assert mask.any()
+    assert mask.sum() == MASK.sum()
     assert not packed(MASK & False).any()
     assert packed(None) is None

@@ -158,6 +158,10 @@ class PackedMask:
         """Return whether a voxel is marked."""
         return any(plane.any() for plane in self._planes)
 
+    def sum(self) -> int:
+        """Return how many voxels are marked."""
+        return sum(int(self._plane(k).sum()) for k in range(self.shape[2]))
+
     def _plane(self, k: int) -> np.ndarray:
         count = self.shape[0] * self.shape[1]
         bits = np.unpackbits(self._planes[k], count=count).view(bool)
