@@ -275,7 +275,7 @@ def test_one_unreadable_scan_stops_no_other(
     assert "Traceback" not in said.err
     listed = json.loads((out / "datalist.json").read_text())["training"]
     assert [entry["image"] for entry in listed] == ["a/image.nii.gz", "c/image.nii.gz"]
-    assert (out / "report.html").read_text().count('class="scan"') == 2
+    assert (out / "report.html").read_text().count('class="listed"') == 2
     write_scans(scans, ("b",))  # mended: the rest is done, nothing again
     stamp = (out / "a" / "image.nii.gz").stat().st_mtime_ns
     assert main(words) == 0

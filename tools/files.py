@@ -218,7 +218,12 @@ def claim(folder: str | os.PathLike[str], names: Sequence[str], argument: str = 
             f"{argument} must be a folder that can be made, got {folder} ({error.strerror})"
         ) from error
     if new:
-        mark_folder(folder, [*owned, *new])
+        try:
+            mark_folder(folder, [*owned, *new])
+        except OSError as error:  # read-only, full, no right to
+            raise OSError(
+                f"{argument} must be a folder that can be written, got {folder} ({error})"
+            ) from error
     clear_leftovers(folder)
     return folder
 

@@ -80,7 +80,8 @@ def with_lesions(folder: Path, series: Path, out: str = "case") -> WrittenCase:
         stored[box], label[box] = value, 1
         site = apply_affine(scan.affine, [(side.start + side.stop - 1) / 2 for side in box])
         lesions.append(LesionRecord(1, "lesion", site.tolist(), 4.0, 33.5, "solid", "box", 7))
-    stored = scan.storable(stored)
+    index = np.argwhere(label)
+    stored[label > 0] = scan.storable(stored[label > 0], index)
     lesions.reverse()  # records need not be in the order that voxels are found
     record = ScanRecord("s", scan.sha256, scan.spacing_mm, stored.shape, BUNDLE, lesions)
     target = folder / out

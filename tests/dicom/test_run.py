@@ -107,12 +107,12 @@ def test_series_in_series_out(cases: list[Case], make: Make, tmp_path: Path) -> 
     for case, entry in zip(cases, made, strict=True):
         folder = entry["folder"]
         assert sorted(path.name for path in folder.iterdir()) == [
-            ".report.html",
             MARK,
             "dicom",
             "image.nii.gz",
             "label.nii.gz",
             "lesions.json",
+            "report.html",
             "segmentation.dcm",
         ]
         before, after = Scan(case.path), Scan(folder / "dicom")
@@ -124,7 +124,7 @@ def test_series_in_series_out(cases: list[Case], make: Make, tmp_path: Path) -> 
         assert len(pydicom.dcmread(folder / "segmentation.dcm").SegmentSequence) == 2
         volumes = [lesion.volume_mm3 for lesion in read_record(folder / "lesions.json").lesions]
         assert sum(volumes) == pytest.approx(int(label.sum()))
-    assert "0 voxels" in (tmp_path / "out" / "report.html").read_text()
+        assert "0 voxels" in (folder / "report.html").read_text()
 
 
 def test_nifti_cases_are_completed_without_sampling(

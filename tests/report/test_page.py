@@ -1,4 +1,4 @@
-"""The report is one page that parses, opens offline and shows every lesion."""
+"""The report: pages that parse, open offline and show every lesion; an index of them."""
 
 import base64
 import io
@@ -6,12 +6,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
+from tools.files import mark_folder, read_mark, remove_ours
 from tools.report.page import (
     CHART_HEIGHT,
     CHART_WIDTH,
@@ -102,36 +104,70 @@ def write_report(
     return out / "report.html"
 
 
-def test_page_is_whole_offline_and_complete(tmp_path: Path) -> None:
+def require_offline(page: Page, source: str, folder: Path) -> None:
+    """Pictures are inside; links lead to a place of the page or to a page that is there."""
+    assert not re.search(r"https?:|@import|\bfetch\(", source)
+    anchors = {attrs["id"] for _, attrs in page.elements if attrs.get("id")}
+    for tag, attrs in page.elements:
+        assert tag != "iframe"
+        target = attrs.get("src") or attrs.get("href") or "data:image/"
+        if target.startswith("#"):
+            assert target[1:] in anchors
+        elif not target.startswith("data:image/"):
+            assert (folder / unquote(target)).is_file(), target
+
+
+def test_pages_are_whole_offline_and_complete(tmp_path: Path) -> None:
     cases = [
-        make_case(tmp_path / "one", [(15, 15, 8), (35, 30, 15)], name="first <scan>"),
+        make_case(tmp_path / "one \u00e9", [(15, 15, 8), (35, 30, 15)], name="first <scan>"),
         make_case(tmp_path / "two", [(25, 25, 12)], phantom=True),
         make_case(tmp_path / "three", [], notes=("1 of 1 lesions found no room in <it>",)),
     ]
-    path = write_report(tmp_path, cases)
-    source = path.read_text(encoding="utf-8")
-    page = Page(source)
+    paths = [write_report(tmp_path, cases), *(case["folder"] / "report.html" for case in cases)]
+    sources = [path.read_text(encoding="utf-8") for path in paths]
+    pages = [Page(source) for source in sources]
+    for page, source, path in zip(pages, sources, paths, strict=True):
+        require_offline(page, source, path.parent)
+        assert "Synthetic lesions: not for diagnostic use" in page.text
+    index, first, second, third = pages
 
-    assert len(page.having("lesion")) == 3
-    assert len(page.having("scan")) == 3
-    assert len(page.having("index")) == 1
-    assert "Synthetic lesions: not for diagnostic use" in page.text
-    assert "first <scan>" in page.text
-    assert "This scan holds no synthetic lesion." in page.text
-    assert "1 of 1 lesions found no room in <it>" in page.text
-    assert page.text.count("phantom") == 2  # in the index and at the scan, of that scan only
+    assert [len(page.having("lesion")) for page in pages] == [0, 2, 1, 0]
+    assert [len(page.having("scan")) for page in pages] == [0, 1, 1, 1]
+    assert [len(page.having("listed")) for page in pages] == [3, 0, 0, 0]
+    assert "first <scan>" in index.text
+    assert [page.text.count("phantom") for page in pages] == [1, 0, 1, 0]
+    for page in (index, third):
+        assert "1 of 1 lesions found no room in <it>" in page.text
+    assert "This scan holds no synthetic lesion." in third.text
+    assert index.text.count("0.500") == 2 + 1  # of the scans with lesions, and of all
     for text in ("some_bundle 0.3.0", "c0ffeec0ffee", "41, 42", "0 voxels", "10 →", "10.2 mm"):
-        assert text in page.text
-    assert 'title="source: bundle, name: some_segmentation, version: 0.2.5">bundle<' in source
-    assert page.text.count("median JSD 0.500") == 2  # in the index, of the scans with lesions
+        assert text in first.text
+    assert 'title="source: bundle, name: some_segmentation, version: 0.2.5">bundle<' in sources[1]
+    for page in (first, second):
+        assert {"#" + str(a["id"]) for a in page.having("lesion")} <= {
+            str(attrs.get("href")) for _, attrs in page.elements
+        }
 
-    assert not re.search(r"https?:|@import|\bfetch\(", source)
-    for tag, attrs in page.elements:
-        assert tag not in {"link", "iframe"}
-        assert not attrs.get("src") or attrs["src"].startswith("data:image/")
-    anchors = {attrs["id"] for _, attrs in page.elements if attrs.get("id")}
-    targets = {attrs["href"] for _, attrs in page.elements if attrs.get("href")}
-    assert {f"#{anchor}" for anchor in anchors if not anchor.endswith("-title")} == targets
+
+def test_the_index_is_light_and_of_one_scan_the_page(tmp_path: Path) -> None:
+    case = make_case(tmp_path / "a", [(25, 25, 12)])
+    alone = Page(write_report(tmp_path, [case]).read_text(encoding="utf-8"))
+    require_offline(alone, "", tmp_path)
+    assert (len(alone.having("scan")), len(alone.having("listed"))) == (1, 0)
+    page = case["folder"] / "report.html"
+    stamp = page.stat().st_mtime_ns
+    cases = [case, make_case(tmp_path / "b", [(25, 25, 12)], name="b")]
+    PageReport(None).add(cases[1]["folder"], "b", cases[1]["original"])
+    PageReport(None).write(tmp_path, cases)
+    both = (tmp_path / "report.html").stat().st_size
+    assert page.stat().st_mtime_ns == stamp  # what is there is not drawn again
+    PageReport(None).write(tmp_path, cases * 20)
+    each = ((tmp_path / "report.html").stat().st_size - both) / 38
+    assert 500 < each < 6000
+    uris = re.findall(r"base64,([\w+/=]+)", (tmp_path / "report.html").read_text())
+    sizes = [Image.open(io.BytesIO(base64.b64decode(uri))).size for uri in uris]
+    assert len(sizes) == 40
+    assert max(map(max, sizes)) <= 112
 
 
 def test_pictures_decode_and_stay_small(tmp_path: Path) -> None:
@@ -153,40 +189,54 @@ def test_window_of_mri_follows_the_scan(tmp_path: Path) -> None:
     assert re.search("Window\u2212(900|899) to \u221280[0-2]", page.text)
 
 
-@pytest.mark.parametrize("window", [(-1000.0, 400.0), None], ids=["CT", "MRI"])
-def test_a_page_is_put_together_from_what_earlier_runs_left(
-    tmp_path: Path, window: tuple[float, float] | None
-) -> None:
+def test_an_index_is_put_together_from_what_earlier_runs_left(tmp_path: Path) -> None:
     names = ("first <scan> & more", "b", "c")
     cases = [
         make_case(tmp_path / str(n), [(15, 15, 8), (35, 30, 15)][:n], n == 1, name, ("a note",) * n)
         for n, name in enumerate(names)
     ]
-    path = write_report(tmp_path, cases, window)
+    path = write_report(tmp_path, cases)
     whole = path.read_bytes()
-    PageReport(window).write(tmp_path, cases)
+    PageReport(None).write(tmp_path, cases)
     assert path.read_bytes() == whole
-    # a case keeps what was written of it, wherever it stands in the page and whatever is beside it
-    PageReport(window).write(tmp_path, cases[:1])
+    PageReport(None).write(tmp_path, cases[:1])
     alone = Page(path.read_text(encoding="utf-8"))
     assert [attrs["id"] for attrs in alone.having("scan")] == [f"scan-{names[0]}"]
 
 
 def test_a_case_of_which_nothing_was_written_is_named(tmp_path: Path) -> None:
-    cases = [
-        make_case(tmp_path / name, [(25, 25, 12)], name=f"<{name}>") for name in ("a", "b", "c")
-    ]
+    cases = [make_case(tmp_path / name, [(25, 25, 12)], name=f"<{name}>") for name in "abc"]
     path = write_report(tmp_path, cases)
-    (cases[2]["folder"] / ".report.html").unlink()
+    (cases[2]["folder"] / "report.html").unlink()
+    for there, links in ((cases, 2), (cases[2:], 0)):
+        PageReport(None).write(tmp_path, there)
+        page = Page(path.read_text(encoding="utf-8"))
+        require_offline(page, "", tmp_path)
+        found = {attrs["href"] for _, attrs in page.elements if attrs.get("href")}
+        assert len([href for href in found if str(href).endswith("report.html")]) == links
+        # its name and what its record says is left
+        assert [a["id"] for a in page.having("listed")] == [f"scan-{c['name']}" for c in there]
+        assert page.text.count("<c>") == 1
+        assert f"Lesions{len(there)}" in page.text
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_sections_of_earlier_versions_become_pages(tmp_path: Path, count: int) -> None:
+    cases = [make_case(tmp_path / name, [(25, 25, 12)], name=name) for name in "ab"[:count]]
+    write_report(tmp_path, cases)
+    page = tmp_path / "a" / "report.html"
+    now = page.read_text(encoding="utf-8")
+    start, end = now.index('<section class="scan"'), now.rindex("</section>")
+    (tmp_path / "a" / ".report.html").write_text(now[start:end] + "</section>", encoding="utf-8")
+    page.unlink()
+    mark_folder(tmp_path / "a", ["*.nii.gz", "lesions.json", ".report.html"], "request")
     PageReport(None).write(tmp_path, cases)
-    page = Page(path.read_text(encoding="utf-8"))
-    assert len(page.having("lesion")) == 2
-    # its name and what its record says is left
-    assert [attrs["id"] for attrs in page.having("scan")] == ["scan-<a>", "scan-<b>", "scan-<c>"]
-    assert page.text.count("<c>") == 3  # in the bar, the index and at the scan
-    targets = {attrs["href"] for _, attrs in page.elements if attrs.get("href")}
-    assert {f"#scan-<{name}>" for name in "abc"} <= targets
-    assert "Lesions3" in page.text
+    assert page.read_text(encoding="utf-8") == now
+    assert not (tmp_path / "a" / ".report.html").exists()
+    mark = read_mark(tmp_path / "a")
+    assert mark is not None
+    assert mark["request"] == "request"
+    remove_ours(tmp_path / "a")  # the new page is ours too
 
 
 def test_other_grid_and_empty_window_are_refused(tmp_path: Path) -> None:
@@ -196,7 +246,7 @@ def test_other_grid_and_empty_window_are_refused(tmp_path: Path) -> None:
     original = nib.Nifti1Image(np.zeros(SHAPE, np.int16), moved)
     with pytest.raises(ValueError, match=r"image\.nii\.gz of a must lie on the grid"):
         PageReport(None).add(case["folder"], "a", original)
-    assert not (case["folder"] / ".report.html").exists()
+    assert not (case["folder"] / "report.html").exists()
     with pytest.raises(ValueError, match=r"window must be .* got \(400, -1000\)"):
         PageReport((400, -1000))
 

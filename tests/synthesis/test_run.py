@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,7 @@ from tools.synthesis.synthesizer import Synthesizer
 
 NAMES = ("a", "b", "c")
 SHAPE = (44, 44, 36)
+LARGEST = 5.5
 
 
 def write_scans(folder: Path, names: Sequence[str] = NAMES) -> Path:
@@ -63,7 +66,7 @@ def contents(out: Path) -> dict[str, Any]:
             for lesion in found[key]["lesions"]:
                 assert lesion.pop("seconds") >= 0
         if path.name == "report.html":
-            found[key] = len(path.read_text().split('class="scan"'))
+            found[key] = len(re.findall('class="(?:scan|listed)"', path.read_text()))
     return found
 
 
@@ -169,7 +172,7 @@ def test_a_folder_grows_and_lists_all_that_is_there(
     listed = json.loads((out / "datalist.json").read_text())["training"]
     assert [entry["image"] for entry in listed] == [f"{name}/image.nii.gz" for name in NAMES]
     page = (out / "report.html").read_text()
-    assert page.count('<section class="scan"') == 3
+    assert [page.count(f'href="{name}/report.html"') for name in NAMES] == [2] * 3
     with pytest.raises(ValueError, match="made with seed=0 where 5 is asked for"):
         synthesize_scans(cases[:1], out, replace(job, seed=5), Rank(), report=report)
 
@@ -235,7 +238,7 @@ def test_dicom_series_runs_like_a_file_and_resumes(
     record = read_record(out / "series" / "lesions.json")
     assert (record.name, record.sha256) == ("series", before.sha256)
     assert record.organ_mask == {"source": "test"}
-    assert "0 voxels" in (out / "report.html").read_text()
+    assert "0 voxels" in (out / "series" / "report.html").read_text()
     job.texturer.jobs.clear()
     assert len(synthesize_scans(cases, out, job, Rank())) == 2
     assert job.texturer.sampled == 0
@@ -255,6 +258,73 @@ def test_unfit_scan_is_named_and_keeps_no_other_from_being_done(
     assert not (tmp_path / "out" / "b").exists()
     with pytest.raises(ValueError, match=r"^organ_mask must lie in the scan"):
         synthesize_scans(cases[1:2], tmp_path / "out", job, Rank())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_is_one_sentence(
+    tmp_path: Path, cases: list[Case], job: Synthesizer, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    out = tmp_path / "out"
+    write = Scan.write_label
+
+    def full(scan: Scan, path: Path, label: np.ndarray) -> None:
+        if scan.name.startswith("b"):
+            path.write_bytes(b"half")
+            raise OSError(code, os.strerror(code))
+        write(scan, path, label)
+
+    monkeypatch.setattr(Scan, "write_label", full)
+    with pytest.raises(OSError, match=r"^out must be a place .* has room, got .* at scan b "):
+        synthesize_scans(cases, out, job, Rank())
+    assert sorted(path.name for path in out.iterdir()) == [MARK, "a"]
+
+
+def test_no_room_for_the_first_file_leaves_nothing(
+    tmp_path: Path, cases: list[Case], job: Synthesizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_text
+
+    def full(path: Path, *args: Any, **options: Any) -> int:
+        if path.name.endswith(".run.json"):
+            raise OSError(errno.ENOSPC, "full")
+        return write(path, *args, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"^out must be a place that can be written and has room"):
+        synthesize_scans(cases, tmp_path / "out", job, Rank())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_vanishes_keeps_no_other_from_being_done(
+    tmp_path: Path, cases: list[Case], job: Synthesizer
+) -> None:
+    cases[1].path.unlink()
+    with pytest.raises(ValueError, match=r"1 of 3 that are not .* b: FileNotFoundError: scan must"):
+        synthesize_scans(cases, tmp_path / "out", job, Rank())
+    assert [p.name for p in sorted((tmp_path / "out").iterdir())][1:4] == [
+        "a",
+        "c",
+        "datalist.json",
+    ]
+
+
+@pytest.mark.parametrize("inter", [0.0, -1024.0, 0.5])
+def test_memory_is_little_more_than_the_scan(
+    tmp_path: Path, job: Synthesizer, inter: float
+) -> None:
+    folder, shape, affine = tmp_path / "scans", (160, 160, 200), np.diag([0.4, 0.4, 0.4, 1])
+    folder.mkdir()
+    values = np.random.default_rng(0).normal(-850 - inter, 30, shape).astype(np.int16)
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_slope_inter(1, inter)
+    nib.save(image, folder / "x_image.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), affine), folder / "x_lung.nii.gz")
+    cases, report = find_cases(folder), PageReport((-1000, 400))
+    tracemalloc.start()
+    synthesize_scans(cases, tmp_path / "out", job, Rank(), report=report)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < LARGEST * values.nbytes, peak / values.nbytes
 
 
 @pytest.mark.slow

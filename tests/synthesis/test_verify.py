@@ -100,7 +100,7 @@ SPOILT = {
         r"label holds \[9\], of which no record",
     ),
     "label moved": (moved, "image and label lie at different places"),
-    "image cut": (cut, "a file is missing, cut short or damaged"),
+    "image cut": (cut, "image must be whole, .* cut short or damaged"),
     "record of another shape": (record(shape=[3, 3, 3]), "have different shapes"),
     "record of other voxels": (record(spacing_mm=[3, 3, 3]), "the record says"),
     "record of another scan": (record(sha256="0" * 64), "it was made of another scan"),

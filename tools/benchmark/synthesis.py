@@ -124,7 +124,7 @@ def _run(path: Path, job: Synthesizer, seed: int) -> dict[str, Any]:
     marks.append(time.perf_counter())
     result, memory = _synthesize(job, plan)
     marks.append(time.perf_counter())
-    scan.write(path.with_name("out.nii.gz"), result.stored)
+    scan.write(path.with_name("out.nii.gz"), result.changed)
     scan.write_label(path.with_name("label.nii.gz"), result.label)
     marks.append(time.perf_counter())
     memory["peak_mb"] = max(memory["peak_mb"], _peak_mb())
@@ -142,9 +142,7 @@ def _synthesize(job: Synthesizer, plan: Plan) -> tuple[SynthesisResult, dict[str
     with PeakMemory() as used:
         (result,) = job.finish([plan])
     memory["cpu"] = time.process_time() - start
-    # of the label, zeros but for the lesions, the system fills few pages
-    returned = result.stored.nbytes / 2**20
-    memory["synthesis_mb"] = None if used.mb is None else max(0.0, used.mb - returned)
+    memory["synthesis_mb"] = used.mb
     if on_gpu:
         memory["gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
     return result, memory

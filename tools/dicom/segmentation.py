@@ -14,13 +14,14 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DA, TM
-from scipy import ndimage
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from tools import __version__
 from tools.dicom.header import MANUFACTURER, derived_uid
 from tools.synthesis.records import LesionRecord, ScanRecord
 
-__all__ = ["LESION_TYPES", "make_segmentation", "separate_lesions"]
+__all__ = ["LESION_TYPES", "lesion_numbers", "make_segmentation", "separate_lesions"]
 
 CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")  # CID 7150
 # SNOMED CT codes as DICOM PS3.16 lists them; there is none for no-reflow
@@ -85,21 +86,56 @@ def separate_lesions(
         [2, 2, 0, 1]
     """
     separate = np.zeros(label.shape, np.uint8 if len(lesions) < 256 else np.uint16)
+    voxels = np.argwhere(label)
+    numbers = lesion_numbers(voxels, label[tuple(voxels.T)], label.shape, affine, lesions)
+    separate[tuple(voxels.T)] = numbers
+    return separate
+
+
+def lesion_numbers(
+    voxels: np.ndarray,
+    values: np.ndarray,
+    shape: Sequence[int],
+    affine: np.ndarray,
+    lesions: Sequence[LesionRecord],
+) -> np.ndarray:
+    """Return the number of the record of each voxel ``(n, 3)`` of a label, from 1; 0 for none.
+
+    As :func:`separate_lesions`, for what is too large to be in memory as a whole.
+    """
+    found = np.zeros(len(voxels), int)
     for value in {lesion.label for lesion in lesions}:
         numbers = [n for n, lesion in enumerate(lesions, 1) if lesion.label == value]
+        mine = np.flatnonzero(values == value)
         if len(numbers) == 1:
-            separate[label == value] = numbers[0]
+            found[mine] = numbers[0]
             continue
         sites = np.array([lesions[n - 1].site_mm for n in numbers], float)
         radii = np.array([lesions[n - 1].diameter_mm for n in numbers], float) / 2
-        parts, _ = ndimage.label(label == value)
-        for part, box in enumerate(ndimage.find_objects(parts), 1):
-            inside = parts[box] == part
-            voxels = np.argwhere(inside) + [side.start for side in box]
-            points = nib.affines.apply_affine(affine, voxels)[:, None]
+        count, parts = _connected(voxels[mine], shape)
+        for part in range(count):
+            inside = mine[parts == part]
+            points = nib.affines.apply_affine(affine, voxels[inside])[:, None]
             distance = np.linalg.norm(points - sites, axis=2).min(axis=0)
-            separate[box][inside] = numbers[int((distance / radii).argmin())]
-    return separate
+            found[inside] = numbers[int((distance / radii).argmin())]
+    return found
+
+
+def _connected(voxels: np.ndarray, shape: Sequence[int]) -> tuple[int, np.ndarray]:
+    """Return the number of parts whose voxels touch by a face, and the part of each voxel."""
+    wide = [size + 1 for size in shape]  # so that the end of a row is not beside the next
+    flat = np.ravel_multi_index(tuple(voxels.T), wide)
+    order = np.argsort(flat)
+    ordered = flat[order]
+    pairs = []
+    for step in (wide[1] * wide[2], wide[2], 1):
+        place = np.searchsorted(ordered, ordered + step)
+        beside = np.flatnonzero(ordered[np.minimum(place, len(flat) - 1)] == ordered + step)
+        pairs.append((order[beside], order[place[beside]]))
+    first, second = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    size = len(flat)
+    graph = coo_matrix((np.ones(len(first), bool), (first, second)), (size, size))
+    return connected_components(graph, directed=False)
 
 
 def make_segmentation(

@@ -539,8 +539,8 @@ class _OneScan(NamedTuple):
             return
         marks = self.label > 0
         if "marks" in self.paths:
-            marks |= self.scan.load_mask(self.paths["marks"], "marks", empty=True)
-        where = self.scan.load_mask(organ, "organ_mask", empty=True)
+            marks |= np.asarray(self.scan.load_mask(self.paths["marks"], "marks", empty=True))
+        where = np.asarray(self.scan.load_mask(organ, "organ_mask", empty=True))
         seed = (self.rule.seed, crc32(self.record.name.encode()))
         healthy = healthy_windows(image, affine, where, marks, self.rule, seed)
         for number, (window, inside, grid) in enumerate(healthy, start=1):
@@ -586,7 +586,7 @@ def _pair(
 
 def _numbers(scan: Scan) -> np.ndarray:
     """Return the intensities of a scan, whole numbers where they are; NaN makes it a broken one."""
-    image = scan.image
+    image = np.asarray(scan.image)
     if image.dtype.kind != "f":
         return image
     whole = np.array_equal(image, np.rint(image)) and np.abs(image).max() < 2**15

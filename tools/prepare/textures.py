@@ -69,7 +69,9 @@ class HuWindows:
         scan = Scan(entry["image"], in_hu=True, argument="image")
         label = scan.load_labels(entry["label"], "label")
         turn = io_orientation(scan.affine)
-        values, inside = (apply_orientation(a, turn)[::-1, ::-1] for a in (scan.image, label))
+        values, inside = (
+            apply_orientation(a, turn)[::-1, ::-1] for a in (np.asarray(scan.image), label)
+        )
         spacing = voxel_sizes(scan.affine @ inv_ornt_aff(turn, scan.shape))[:2]
         units = np.clip(values, *self.window)
         return Sight(

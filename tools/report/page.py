@@ -1,20 +1,22 @@
-"""The report page: each lesion before, after and as a difference, with what was asked and got."""
+"""The report: a page per scan (each lesion before, after, difference, asked and got), an index."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from html import escape
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import quote
 
 import nibabel as nib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from nibabel.spatialimages import SpatialImage
 
-from tools.files import new_file
+from tools.files import mark_folder, new_file, read_mark
 from tools.report.slices import (
     AXIAL,
     CORONAL,
@@ -29,6 +31,7 @@ from tools.report.slices import (
     outline_path,
     patch_uri,
     photo_uri,
+    smaller_uri,
     to_grey,
 )
 from tools.scans.scan import read_labels
@@ -42,7 +45,11 @@ from tools.synthesis.records import (
 )
 
 REPORT_FILE = "report.html"
-SECTION_FILE = ".report.html"  # of one case
+SECTION_FILE = ".report.html"  # of one case, up to version 0.7.0: without head and style
+HEAD_BYTES = 1 << 16  # of a page; its icon is there
+ICON = re.compile(r'<link rel="icon" href="(data:image/jpeg;base64,[A-Za-z0-9+/=]+)">')
+PHOTO = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+")
+TITLE = "Synthetic lesion report"
 FIELD_MM = 60.0
 PIXELS = 272
 OVERVIEW_PIXELS = 440
@@ -51,10 +58,10 @@ CHART_HEIGHT = 132.0
 
 
 class PageReport:
-    """The report of a run, put together case by case: one page that opens offline.
+    """The report of a run: a page in the folder of each case, and an index of them beside.
 
-    ``window`` is the display window in HU; None takes the 0.5 and 99.5 percentiles of each
-    original, for MRI.
+    Each page opens offline and needs no other file. ``window`` is the display window in HU; None
+    takes the 0.5 and 99.5 percentiles of each original, for MRI.
 
     Raises:
         ValueError: if the window is empty.
@@ -65,43 +72,108 @@ class PageReport:
             raise ValueError(f"window must be (low, high) with low < high, got {window}")
         self.window = None if window is None else (float(window[0]), float(window[1]))
 
-    def add(self, folder: Path, name: str, original: SpatialImage) -> None:
-        """Write what there is to say of a case into its folder, beside image, label and record.
+    def add(
+        self, folder: Path, name: str, original: SpatialImage, values: Sequence[Any] | None = None
+    ) -> None:
+        """Write the page of a case into its folder, beside image, label and record.
 
-        So a report is put together from what earlier runs left; their scans are not read again.
+        Args:
+            folder: of the case.
+            name: of the case.
+            original: the scan before.
+            values: stored ones of the scan before and after, and of the label, where they are in
+                memory already; None: they are read.
 
         Raises:
             ValueError: if image, label and original do not share one grid.
         """
-        text = _render("scan.html", scan=_Section(folder, name, original, self.window))
-        (folder / SECTION_FILE).write_text(text, encoding="utf-8")
+        scan = _Section(folder, name, original, self.window, values)
+        section = _render("scan.html", scan=scan)
+        _write_page(folder, name, scan.record, section, smaller_uri(scan.overviews[0]["source"]))
 
     def write(self, out: Path, cases: Sequence[Mapping[str, Any]]) -> None:
-        """Write ``report.html`` of all cases, each with ``name`` and ``folder``."""
+        """Write ``report.html``, the index of all cases, each with ``name`` and ``folder``.
+
+        It costs a few numbers and a small picture of each case. Of one case alone it shows all.
+        """
         scans = [_entry(Path(case["folder"]), str(case["name"])) for case in cases]
-        summary = _summary([scan["record"] for scan in scans])
+        section = _section_of(Path(cases[0]["folder"])) if len(scans) == 1 else ""
+        content = {
+            "title": TITLE,
+            "icon": "",
+            "back": "",
+            "scans": [] if section else scans,
+            "section": section,
+            "lesions": _lesion_links(scans[0]["record"], scans[0]["name"]) if section else [],
+            "summary": _summary([scan["record"] for scan in scans]),
+        }
         with new_file(out / REPORT_FILE) as partial:
-            page = _render("page.html", scans=scans, summary=summary)
-            partial.write_text(page, encoding="utf-8")
+            partial.write_text(_render("page.html", **content), encoding="utf-8")
+
+
+def _write_page(folder: Path, name: str, record: ScanRecord, section: str, icon: str) -> None:
+    content = {
+        "title": f"{name} \u2013 {TITLE}",
+        "icon": icon,
+        "back": f"../{REPORT_FILE}",
+        "scans": [],
+        "section": section,
+        "lesions": _lesion_links(record, name),
+        "summary": _summary([record])[1:],
+    }
+    with new_file(folder / REPORT_FILE) as partial:
+        partial.write_text(_render("page.html", **content), encoding="utf-8")
 
 
 def _entry(folder: Path, name: str) -> dict[str, Any]:
-    record, section, shown = read_record(folder / RECORD_FILE), folder / SECTION_FILE, escape(name)
-    text = f'<section class="scan" id="{_anchor(shown)}"><h2>{shown}</h2></section>'
+    """Return what the index says of a case."""
+    record = read_record(folder / RECORD_FILE)
+    if (folder / SECTION_FILE).is_file():
+        _bring_up_to_date(folder, name, record)
+    page, icon = folder / REPORT_FILE, None
+    if page.is_file():
+        with page.open(encoding="utf-8") as stream:
+            icon = ICON.search(stream.read(HEAD_BYTES))
     return {
         "anchor": _anchor(name),
         "name": name,
         "record": record,
-        "summary": _summary([record])[2:],
-        "section": section.read_text(encoding="utf-8") if section.is_file() else text,
+        "summary": dict(_summary([record])),
+        "page": f"{quote(folder.name)}/{REPORT_FILE}" if page.is_file() else "",
+        "icon": icon[1] if icon else "",
     }
+
+
+def _bring_up_to_date(folder: Path, name: str, record: ScanRecord) -> None:
+    """Make a page of what an earlier version wrote of a case."""
+    section = (folder / SECTION_FILE).read_text(encoding="utf-8")
+    if not (folder / REPORT_FILE).is_file():
+        mark = read_mark(folder)
+        if mark is not None and REPORT_FILE not in mark["owns"]:
+            mark_folder(folder, [*mark["owns"], REPORT_FILE], mark["request"])
+        photo = PHOTO.search(section)
+        _write_page(folder, name, record, section, smaller_uri(photo[0]) if photo else "")
+    (folder / SECTION_FILE).unlink()
+
+
+def _section_of(folder: Path) -> str:
+    """Return the section on a scan from its page; empty where it has none."""
+    page = folder / REPORT_FILE
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    first, last = text.find('<section class="scan"'), text.rfind("</section>")
+    return text[first : last + len("</section>")] if 0 <= first < last else ""
 
 
 def _anchor(name: str) -> str:
     return f"scan-{name}"
 
 
-def _render(template: str, **content: Any) -> str:
+def _lesion_links(record: ScanRecord, name: str) -> list[str]:
+    return [f"{_anchor(name)}-lesion-{n}" for n in range(1, len(record.lesions) + 1)]
+
+
+@cache
+def _templates() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -110,25 +182,36 @@ def _render(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number_text
+    return environment
+
+
+def _render(template: str, **content: Any) -> str:
     sizes = {
         "colours": DIFFERENCE_COLOURS,
         "pixels": PIXELS,
         "chart_width": CHART_WIDTH,
         "chart_height": CHART_HEIGHT,
     }
-    return environment.get_template(template).render(**sizes, **content)
+    return _templates().get_template(template).render(**sizes, **content)
 
 
 class _Section:
     """What the report says of one scan, for its template."""
 
     def __init__(
-        self, folder: Path, name: str, original: SpatialImage, window: tuple[float, float] | None
+        self,
+        folder: Path,
+        name: str,
+        original: SpatialImage,
+        window: tuple[float, float] | None,
+        values: Sequence[Any] | None = None,
     ) -> None:
         self.anchor, self.name = _anchor(name), name
         self.record = read_record(folder / RECORD_FILE)
-        self.before, self.after = OrientedVolume(original), OrientedVolume(folder / IMAGE_FILE)
-        self.labels = _lesion_labels(folder, self.record)
+        before, after, label = values or (None, None, None)
+        self.before = OrientedVolume(original, before)
+        self.after = OrientedVolume(folder / IMAGE_FILE, after)
+        self.labels = _lesion_labels(folder, self.record, label)
         grid = self.before.affine
         for file, volume in ((IMAGE_FILE, self.after), (LABEL_FILE, self.labels)):
             if volume.shape != self.before.shape or not np.allclose(volume.affine, grid, atol=1e-3):
@@ -258,10 +341,10 @@ class _Section:
         }
 
 
-def _lesion_labels(folder: Path, record: ScanRecord) -> OrientedVolume:
+def _lesion_labels(folder: Path, record: ScanRecord, label: np.ndarray | None) -> OrientedVolume:
     """Return the label map without what it holds of the organ."""
     if not (record.organ_mask or {}).get("labels"):
-        return OrientedVolume(folder / LABEL_FILE)
+        return OrientedVolume(folder / LABEL_FILE, label)
     label, affine = read_labels(folder / LABEL_FILE, "label")
     lesions = np.isin(label, [lesion.label for lesion in record.lesions])
     return OrientedVolume(nib.Nifti1Image(np.where(lesions, label, 0), affine))

@@ -20,6 +20,7 @@ __all__ = [
     "existing_files",
     "is_image_name",
     "open_image",
+    "read_planes",
     "read_values",
     "require_finite",
     "require_hu",
@@ -137,11 +138,43 @@ def read_values(image: Any, path: str | Path | None = None, argument: str = "sca
             return np.asanyarray(proxy.get_unscaled()).reshape(shape)
         values = np.empty(math.prod(shape), proxy.dtype)
         with gzip.open(file) as stream:
-            _read_to_end(stream, int(proxy.offset), values.view(np.uint8).data)
+            _skip(stream, int(proxy.offset))
+            _fill(stream, values.view(np.uint8).data)
+            _finish(stream)
         return values.reshape(shape, order="F")
     except Exception as error:
         raise ValueError(
             f"{argument} must be whole, got {path or 'an image'} which is cut short or damaged "
+            f"({_short(error)})"
+        ) from error
+
+
+def read_planes(
+    image: Any, path: str | Path | None = None, argument: str = "scan"
+) -> Iterator[np.ndarray]:
+    """Yield the stored values of an image, one plane of its first two axes after the other.
+
+    For what need not be in memory as a whole; else as :func:`read_values`, at the end of which a
+    damaged file is known.
+    """
+    proxy = image.dataobj
+    file = str(proxy.file_like) if nib.is_proxy(proxy) else ""
+    shape = tuple(image.shape[:3])
+    if not file.endswith(".gz"):
+        values = read_values(image, path, argument)
+        yield from (values[..., k] for k in range(shape[2]))
+        return
+    try:
+        with gzip.open(file) as stream:
+            _skip(stream, int(proxy.offset))
+            for _ in range(shape[2]):
+                plane = np.empty(shape[0] * shape[1], proxy.dtype)
+                _fill(stream, plane.view(np.uint8).data)
+                yield plane.reshape(shape[:2], order="F")
+            _finish(stream)
+    except Exception as error:
+        raise ValueError(
+            f"{argument} must be whole, got {path or file} which is cut short or damaged "
             f"({_short(error)})"
         ) from error
 
@@ -263,19 +296,25 @@ def _room(image: Any, path: Path) -> int:
     return size - int(proxy.offset)
 
 
-def _read_to_end(stream: Any, offset: int, target: memoryview) -> None:
-    """Fill the target from the offset on, then read what is left: the last bytes are a checksum."""
+def _skip(stream: Any, offset: int) -> None:
     while offset:
         skipped = len(stream.read(min(offset, CHUNK)))
         if not skipped:
             raise EOFError("it ends before its voxels")
         offset -= skipped
+
+
+def _fill(stream: Any, target: memoryview) -> None:
     done = 0
     while done < len(target):
         count = stream.readinto(target[done : done + CHUNK])
         if not count:
             raise EOFError(f"{len(target) - done} bytes are missing")
         done += count
+
+
+def _finish(stream: Any) -> None:
+    """Read what is left behind the voxels: the last bytes are a checksum."""
     surplus = 0
     while part := stream.read(CHUNK):
         surplus += len(part)

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.openers import ImageOpener
 
 from tools.bundle import sha256_file
 from tools.dicom.series import DicomSeries, read_series
+from tools.scans.changed import Converted, PackedMask
 from tools.scans.grid import on_grid, require_place, whole_numbers
-from tools.scans.reader import count_not_finite, open_image, read_values, require_hu, scaling
+from tools.scans.reader import (
+    count_not_finite,
+    open_image,
+    read_planes,
+    read_values,
+    require_hu,
+    scaling,
+)
 
 __all__ = ["AIR_HU", "Scan", "read_labels", "scan_hash"]
 
@@ -127,13 +136,17 @@ class Scan:
         return read_values(self.nifti, self.path, self.argument)
 
     @cached_property
-    def image(self) -> np.ndarray:
-        """Values in the scan's units (HU for CT), all finite; no copy if there is no scaling.
+    def image(self) -> Any:
+        """Values in the scan's units (HU for CT), all finite: an array, or what stands for one.
+
+        There is no copy: scaled values are computed for the part that is asked for.
 
         Raises:
             ValueError: if values are not finite and nothing stands for them, or no HU.
         """
-        values = self.values_of(self.stored)
+        values: Any = self.stored
+        if (self._slope, self._inter) != (1.0, 0.0):
+            values = Converted(values, _scaling_of(values, self._slope, self._inter))
         broken = count_not_finite(values)
         if broken:
             if self.fill_nan is None:
@@ -141,7 +154,7 @@ class Scan:
                     f"{self.argument} must hold finite values, got NaN or infinity in {broken} of "
                     f"{values.size} voxels{self._where} (fill_nan says what stands for them)"
                 )
-            values = np.where(np.isfinite(values), values, values.dtype.type(self.fill_nan))
+            values = Converted(values, partial(_filled, value=self.fill_nan))
         if self.in_hu and values.dtype == np.uint16 and values.max() > np.iinfo(np.int16).max:
             values = values.view(np.int16)
         if self.in_hu:
@@ -164,7 +177,7 @@ class Scan:
     def _where(self) -> str:
         return f" in {self.path}" if self.path else ""
 
-    def require_level(self, inside: np.ndarray, levels_hu: Sequence[float], organ: str) -> None:
+    def require_level(self, inside: Any, levels_hu: Sequence[float], organ: str) -> None:
         """Refuse a CT whose organ has HU that no such organ has: a number was added to them.
 
         Args:
@@ -176,7 +189,8 @@ class Scan:
             ValueError: if the median is another.
         """
         low, high = levels_hu
-        median = float(np.median(self.image[inside]))
+        parts = [self.image[..., k][inside[..., k]] for k in range(self.shape[2])]
+        median = float(np.median(np.concatenate(parts), overwrite_input=True))
         if not low <= median <= high:
             raise ValueError(
                 f"{self.argument} must be in HU, where the median of the {organ} lies from {low:g} "
@@ -198,42 +212,42 @@ class Scan:
             values = np.clip(np.rint(values), limits.min, limits.max)
         return values.astype(dtype)
 
-    def storable(self, stored: np.ndarray) -> np.ndarray:
-        """Return a result whose changed values are such as the source can store.
+    def storable(self, values: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Return new values of some voxels such as the source can store.
 
         A NIfTI file can store all that :meth:`stored_values` returns. A slice of a DICOM series may
         have fewer bits or wider steps than whole numbers of 16 bits.
 
         Args:
-            stored: as :attr:`stored`, with changed values; not changed itself.
+            values: as :attr:`stored`, of the voxels.
+            index: their place, ``(n, 3)``.
         """
         if self.series is None:
-            return stored
-        result = stored.copy(order="K")
-        for k, storage in enumerate(self.series.storage):
-            plane = result[..., k]
-            changed = plane != self.stored[..., k]
-            plane[changed] = storage.to_values(storage.to_stored(plane[changed]), plane.dtype)
+            return values
+        result = values.copy()
+        before = self.stored[tuple(index.T)]
+        for k in np.unique(index[:, 2]):
+            storage = self.series.storage[k]
+            changed = (index[:, 2] == k) & (values != before)
+            result[changed] = storage.to_values(storage.to_stored(values[changed]), values.dtype)
         return result
 
-    def write(self, path: Path, stored: np.ndarray, synthetic: bool = True) -> None:
+    def write(self, path: Path, stored: Any, synthetic: bool = True) -> None:
         """Write stored values with this scan's header: data type, scaling, affine codes and all."""
-        result = self._like(stored, synthetic)
-        result.header.set_data_dtype(stored.dtype)
-        # a scaling in the header makes nibabel write the stored values as they are
-        result.header.set_slope_inter(*scaling(self.nifti))
-        nib.save(result, path)
+        header = self._header(stored.dtype, synthetic)
+        header.set_slope_inter(*scaling(self.nifti))
+        _write(path, header, stored)
 
     def write_label(self, path: Path, label: np.ndarray, synthetic: bool = True) -> None:
         """Write a uint8 label where this scan lies."""
-        result = self._like(label.astype(np.uint8), synthetic)
-        result.header.set_data_dtype(np.uint8)
-        result.header.set_intent(LABEL_INTENT, name="lesion labels")
-        result.header["cal_min"] = result.header["cal_max"] = 0  # the scan's range of display
-        nib.save(result, path)
+        header = self._header(np.uint8, synthetic)
+        header.set_intent(LABEL_INTENT, name="lesion labels")
+        header["cal_min"] = header["cal_max"] = 0  # the scan's range of display
+        header.set_slope_inter(1, 0)
+        _write(path, header, label)
 
-    def _like(self, values: np.ndarray, synthetic: bool) -> Any:
-        """Return an image at the scan's place; a synthetic one says so.
+    def _header(self, dtype: Any, synthetic: bool) -> nib.Nifti1Header:
+        """Return a header for values at the scan's place; a synthetic one says so.
 
         ITK refuses axes that are not at right angles, as of a tilted gantry, unless the header says
         beside how the nearest right-angled grid lies.
@@ -244,19 +258,21 @@ class Scan:
             if name not in ("sizeof_hdr", "magic", "vox_offset", "dim", "datatype", "bitpix"):
                 header[name] = before[name]
         header.set_data_shape(self.shape)  # without a fourth axis of 1
-        result: Any = nib.Nifti1Image(values, self.affine, header, dtype=values.dtype)
+        nothing: Any = np.lib.stride_tricks.as_strided(np.zeros(1, dtype), self.shape, (0, 0, 0))
+        result: Any = nib.Nifti1Image(nothing, self.affine, header, dtype=nothing.dtype)
         if int(result.header["qform_code"]) == 0 and int(result.header["sform_code"]) > 0:
             result.header.set_qform(self.affine, int(result.header["sform_code"]))
+        result.header.set_data_dtype(dtype)
         if not synthetic:
-            return result
+            return result.header
         words = bytes(result.header["descrip"].tobytes()).decode("ascii", "replace")
         words = words.rstrip("\0").removeprefix(SYNTHETIC).strip("; ")
         described = f"{SYNTHETIC}; {words}".rstrip("; ")[:79]
         result.header["descrip"] = described.encode("ascii", "replace")
-        return result
+        return result.header
 
-    def load_mask(self, path: Any, argument: str, empty: bool = False) -> np.ndarray:
-        """Return a mask file as booleans on this scan's grid.
+    def load_mask(self, path: Any, argument: str, empty: bool = False) -> Any:
+        """Return a mask file as booleans on this scan's grid, an array or a packed one.
 
         Args:
             path: image file, or an image in memory; voxels above 0 are the mask, above 0.5 of a
@@ -268,10 +284,21 @@ class Scan:
             ValueError: naming ``argument``, as :meth:`labels_on_grid`, or if the mask is empty and
                 must not be.
         """
-        mask = self.load_labels(path, argument) > 0
+        mask: Any = self._mask_by_planes(path, argument)
+        if mask is None:
+            mask = self.load_labels(path, argument) > 0
         if not (empty or mask.any()):
             raise ValueError(f"{argument} must mark at least one voxel, got none in {path}")
         return mask
+
+    def _mask_by_planes(self, path: Any, argument: str) -> PackedMask | None:
+        """Return a mask of whole numbers on the scan's own grid, None where it is none such."""
+        image = path if isinstance(path, nib.Nifti1Image) else open_image(path, argument)
+        kind: Any = image.get_data_dtype()
+        same = tuple(image.shape[:3]) == self.shape and np.array_equal(image.affine, self.affine)
+        if not same or kind not in (np.uint8, np.int8, np.int16) or scaling(image) != (1.0, 0.0):
+            return None
+        return PackedMask(self.shape, (plane > 0 for plane in read_planes(image, path, argument)))
 
     def load_labels(self, path: Any, argument: str) -> np.ndarray:
         """Return the label map of a file on this scan's grid, see :meth:`labels_on_grid`."""
@@ -342,6 +369,30 @@ def scan_hash(path: str | Path) -> str:
 
 def _shown(path: object) -> str:
     return f" ({path})" if path else ""
+
+
+def _write(path: Path, header: nib.Nifti1Header, values: Any) -> None:
+    """Write an image plane by plane, so that there is no copy of it in memory."""
+    dtype = header.get_data_dtype()
+    with ImageOpener(str(path), mode="wb") as stream:
+        header.write_to(stream)
+        for k in range(values.shape[2]):
+            stream.write(values[..., k].astype(dtype).tobytes(order="F"))
+
+
+def _filled(values: np.ndarray, value: float) -> np.ndarray:
+    return np.where(np.isfinite(values), values, values.dtype.type(value))
+
+
+def _scaling_of(
+    values: np.ndarray, slope: float, inter: float
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return how to scale parts of an array, all to the type that holds the whole of it."""
+    if values.dtype.kind in "iu" and values.size:
+        ends = np.array([values.min(), values.max()])
+        kind = _scaled(ends, slope, inter).dtype
+        return lambda part: _scaled(part, slope, inter).astype(kind, copy=False)
+    return lambda part: _scaled(part, slope, inter)
 
 
 def _scaled(values: np.ndarray, slope: float, inter: float) -> np.ndarray:

@@ -181,7 +181,7 @@ def _named(entry: Entry) -> tuple[str, str]:
 def _lesion_in_hu(entry: Entry) -> tuple[np.ndarray, np.ndarray]:
     """Return a CT and where its lesion is."""
     scan = Scan(entry["image"], in_hu=True, argument="image")
-    return scan.image, scan.load_labels(entry["label"], "label") > 0
+    return np.asarray(scan.image), scan.load_labels(entry["label"], "label") > 0
 
 
 def window_cases(
@@ -257,7 +257,7 @@ def slice_cases(
 
 def _slices(entry: Entry, view: SlicesView, bins: int) -> Case:
     source = Scan(entry["image"], argument="image")
-    scan, label = source.image, source.load_labels(entry["label"], "label")
+    scan, label = np.asarray(source.image), source.load_labels(entry["label"], "label")
     affine = np.asarray(source.affine, float)
     grid = view.rule.on_slices(np.isin(label, view.around), affine)
     cut = cut_window(scan, affine, grid)

@@ -208,7 +208,7 @@ def _job(name: str, library: str | None, device: str, seed: int, steps: int | No
 def _healed(real: Real, margin_mm: float, seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, zlib.crc32(real.crop.name.encode())])
     scan = Scan(real.image, in_hu=True)
-    mask = scan.load_mask(real.label, "label")
+    mask = np.asarray(scan.load_mask(real.label, "label"))
     return heal(np.asarray(scan.image, np.float32), mask, scan.spacing_mm, rng, margin_mm)
 
 

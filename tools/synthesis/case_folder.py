@@ -38,7 +38,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 FILES = (IMAGE_FILE, LABEL_FILE, RECORD_FILE)
-OWNS = (*FILES, f"{DICOM_FOLDER}/*.dcm", SEGMENTATION_FILE, ".report.html")
+# .report.html: up to version 0.7.0
+OWNS = (*FILES, f"{DICOM_FOLDER}/*.dcm", SEGMENTATION_FILE, "report.html", ".report.html")
 
 
 def is_whole(folder: Path) -> bool:

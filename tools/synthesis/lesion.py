@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from nibabel.affines import apply_affine
 from tools.histograms import intensity_histogram, jensen_shannon_divergence
 from tools.intensity import HuWindow
 from tools.organs.organ import Organ
+from tools.scans.changed import Changed
 from tools.synthesis.records import LesionRecord
 from tools.synthesis.textures import Texture
 from tools.synthesis.view import Canvas, CropView, LesionWindow, UnitWindow, View
@@ -47,14 +48,19 @@ class SynthesisResult(NamedTuple):
     """A scan with lesions.
 
     Attributes:
-        stored: the scan's stored values, changed inside the label (or its margin) only.
+        changed: the scan's stored values, changed inside the label (or its margin) only.
         label: uint8, 0 background, the values of the organ's parts and lesion classes.
         records: one per lesion class, in the order of the lesions.
     """
 
-    stored: np.ndarray
+    changed: Changed
     label: np.ndarray
     records: list[LesionRecord]
+
+    @property
+    def stored(self) -> np.ndarray:
+        """The scan's stored values with the lesions in them, a copy as large as the scan."""
+        return np.asarray(self.changed)
 
 
 @dataclass
@@ -146,13 +152,13 @@ class Lesion:
             self.values, self.achieved, self.divergences = values, achieved, divergences
             self.jsd, self.best_seed = jsd, self.seed
 
-    def measure(self, target: np.ndarray) -> None:
+    def measure(self, target: Changed) -> None:
         """Measure the histograms once more, in what the scan can store.
 
         Args:
-            target: stored values with all lesions, in the axes of the canvas.
+            target: stored values with all lesions, in the axes of the scan.
         """
-        part = target[self.box]
+        part = self.canvas.turned(target[self.canvas.box_of_scan(self.box)])
         inside = [self.canvas.scan.values_of(part[self.masks[k]]) for k in self.present]
         self.achieved, self.divergences = self._histograms(inside, len(self.achieved[0]))
 
@@ -265,38 +271,41 @@ def composite(
         settings: of the sampler, for the records.
     """
     scan = canvas.scan
-    stored = scan.stored.copy(order="K")
-    label = np.zeros(canvas.shape, np.uint8)
+    label = np.zeros(canvas.shape, np.uint8, order="F")
     if canvas.labels is not None:
         label = canvas.labels.astype(np.uint8)
     for lesion in lesions:
         for k in lesion.present:
             # indexing the box first keeps the cost at the lesion's size
             label[lesion.box][lesion.masks[k]] = lesion.organ.values[k]
-    target = canvas.turned(stored)  # a view: what is written there goes to the scan
-    _paste(scan.stored_values, target, [each for each in lesions if each.zone is None])
-    _blend(canvas, target, label, [each for each in lesions if each.zone is not None])
-    stored = scan.storable(stored)
+    pasted = [_pasted(each) for each in lesions if each.zone is None]
+    blended = _blended(canvas, label, [each for each in lesions if each.zone is not None])
+    places, values = (np.concatenate(part) for part in zip(*pasted, blended, strict=True))
+    # of lesions that meet the last one counts
+    flat = np.ravel_multi_index(tuple(places.T), label.shape)
+    _, last = np.unique(flat[::-1], return_index=True)
+    places, values = places[::-1][last], values[::-1][last]
+    index = places[:, np.argsort(canvas.order)]
+    changed = Changed(scan.stored, index, scan.storable(scan.stored_values(values), index))
     for lesion in lesions:
-        lesion.measure(canvas.turned(stored))
+        lesion.measure(changed)
     records = [record for lesion in lesions for record in lesion.records(settings)]
-    return SynthesisResult(stored, canvas.back(label), records)
+    return SynthesisResult(changed, canvas.back(label), records)
 
 
-def _paste(
-    stored_values: Callable[[np.ndarray], np.ndarray], target: np.ndarray, lesions: Sequence[Lesion]
-) -> None:
-    for lesion in lesions:
-        for k, values in zip(lesion.present, lesion.values, strict=True):
-            target[lesion.box][lesion.masks[k]] = stored_values(values)
+def _pasted(lesion: Lesion) -> tuple[np.ndarray, np.ndarray]:
+    """Return the voxels ``(n, 3)`` of a lesion without a margin, and their values."""
+    start = [part.start for part in lesion.box]
+    voxels = [np.argwhere(lesion.masks[k]) + start for k in lesion.present]
+    return np.concatenate(voxels), np.concatenate(lesion.values).astype(np.float64)
 
 
-def _blend(
-    canvas: Canvas, target: np.ndarray, label: np.ndarray, lesions: Sequence[Lesion]
-) -> None:
-    """Add the changes of lesions with a margin."""
+def _blended(
+    canvas: Canvas, label: np.ndarray, lesions: Sequence[Lesion]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the voxels that lesions with a margin change, and their values."""
     if not lesions:
-        return
+        return np.zeros((0, 3), int), np.zeros(0)
     places, changes = [], []
     for lesion in lesions:
         zone = lesion.zone
@@ -310,8 +319,7 @@ def _blend(
     difference = np.bincount(inverse, np.concatenate(changes), len(found))
     index = np.unravel_index(found, label.shape)
     before = np.asarray(canvas.turned(canvas.scan.image)[index], np.float64)
-    limits = lesions[0]._limits()
-    target[index] = canvas.scan.stored_values(_limited(before, difference, limits))
+    return np.stack(index, 1), _limited(before, difference, lesions[0]._limits())
 
 
 def _limited(

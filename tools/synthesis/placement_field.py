@@ -1,12 +1,21 @@
 """What placement knows about one scan: depth in the organ, distances, vessels."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from tools.organs.coarse_grid import block_factors, block_mean, dilate, erode, voxel_spacing
+from tools.organs.coarse_grid import (
+    block_factors,
+    block_mean,
+    dilate,
+    distance_mm,
+    erode,
+    voxel_spacing,
+)
+from tools.scans.changed import Converted
 
 MARGIN_MM = 2.0  # an interior lesion keeps this far from the surface of the organ
 SURFACE_DEPTH = (0.5, 0.95)  # centre of a sub-pleural lesion, in radii below the surface
@@ -72,7 +81,7 @@ class PlacementField:
         self.factors = block_factors(spacing)
         self.block_mm = spacing * self.factors
         self.affine, self.limits = np.asarray(affine, float), limits
-        organ = block_mean(organ_mask > 0, self.factors) >= 0.5
+        organ = block_mean(_marked(organ_mask), self.factors) >= 0.5
         if not organ.any():
             raise ValueError("organ_mask must mark at least one block of 2 mm, got an empty mask")
         # Everything happens in the box round the organ.
@@ -87,7 +96,8 @@ class PlacementField:
         self.depth = self._depth(organ)
         self.inside, self.region_depth = organ, self.depth
         if region_mask is not None:
-            self.inside = organ & (block_mean(region_mask > 0, self.factors)[box] >= 0.5)
+            region = block_mean(_marked(region_mask), self.factors)[box]
+            self.inside = organ & (region >= 0.5)
             if not self.inside.any():
                 raise ValueError(
                     "region_mask must mark at least one block of 2 mm of the organ, got none"
@@ -103,8 +113,8 @@ class PlacementField:
             self.to_face = np.minimum(self.to_face, np.expand_dims(line, _others(axis)))
         self.to_lesion = np.full(organ.shape, np.inf, np.float32)
         if lesion_mask is not None and lesion_mask.any():
-            lesion = block_mean(lesion_mask > 0, self.factors) > 0
-            away = ndimage.distance_transform_edt(~lesion, sampling=self.block_mm)
+            lesion = block_mean(_marked(lesion_mask), self.factors) > 0
+            away = distance_mm(~lesion, self.block_mm)
             self.to_lesion = away[box] - 0.5 * self.block_mm.min()
         self._find_vessels(block_mean(image_hu, self.factors)[box])
 
@@ -113,7 +123,7 @@ class PlacementField:
         if mask.all():
             return np.full(mask.shape, np.inf)
         padded = np.pad(mask, 1, mode="edge")
-        depth = ndimage.distance_transform_edt(padded, sampling=self.block_mm)[1:-1, 1:-1, 1:-1]
+        depth = distance_mm(padded, self.block_mm)[1:-1, 1:-1, 1:-1]
         return depth - 0.5 * self.block_mm.min()  # to the face of the block, not its centre
 
     def _find_vessels(self, coarse: np.ndarray) -> None:
@@ -203,6 +213,10 @@ class PlacementField:
         index = self._index(place)
         point = nib.affines.apply_affine(self.affine, index)
         return Site(triple(index), triple(point), mode, share, clean)
+
+
+def _marked(mask: np.ndarray) -> Any:
+    return Converted(mask, lambda part: part > 0)
 
 
 def _others(axis: int) -> tuple[int, ...]:

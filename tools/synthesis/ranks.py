@@ -105,6 +105,16 @@ class SharedFolder:
         self._run: FileLock | None = None
 
     def __enter__(self) -> SharedFolder:
+        try:
+            self._enter()
+        except OSError as error:
+            self.__exit__()
+            raise OSError(
+                f"out must be a place that can be written and has room, got {self._out} ({error})"
+            ) from error
+        return self
+
+    def _enter(self) -> None:
         with self.summary():
             for name, running in self.others():
                 both = sorted(set(running["names"]) & set(self._names))
@@ -117,12 +127,11 @@ class SharedFolder:
             assert self._run is not None  # its name is new
             content = {"request": self._request, "names": self._names}
             (self._folder / f"{self._own}.json").write_text(json.dumps(content), encoding="utf-8")
-        return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._run is not None
         (self._folder / f"{self._own}.json").unlink(missing_ok=True)
-        self._give_back(self._run, self._own)
+        if self._run is not None:
+            self._give_back(self._run, self._own)
         with contextlib.suppress(OSError):  # others are at work
             self._folder.rmdir()
 

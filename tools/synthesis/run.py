@@ -59,8 +59,10 @@ logger = logging.getLogger(__name__)
 class Report(Protocol):
     """Pages for people, made by whoever calls this; the runtime itself draws none."""
 
-    def add(self, folder: Path, name: str, original: nib.Nifti1Image) -> None:
-        """Write what there is to say of a case into its folder."""
+    def add(
+        self, folder: Path, name: str, original: nib.Nifti1Image, values: Sequence[Any] | None
+    ) -> None:
+        """Write what there is to say of a case; values: stored before, after, and the label."""
         ...
 
     def write(self, out: Path, cases: Sequence[Mapping[str, Any]]) -> None:
@@ -270,17 +272,22 @@ def _work(cases: Sequence[Case], task: _Task, shared: SharedFolder, rank: Rank) 
                     except _SkippedError:
                         logger.warning("scan %s is skipped: %s", case.name, task.skipped[case.name])
                     except Exception as error:
-                        _report_failure(case, error, alone=len(task.cases) == 1)
+                        _report_failure(case, error, task)
                         failures[case.name] = _sentence(error)
                 bar.update()
     return failures
 
 
-def _report_failure(case: Case, error: Exception, alone: bool) -> None:
+def _report_failure(case: Case, error: Exception, task: _Task) -> None:
     """Say why a case cannot be made; go on only if the next one may do better."""
-    expected = isinstance(error, UNREADABLE)
+    expected, alone = isinstance(error, UNREADABLE), len(task.cases) == 1
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    if full or (alone and isinstance(error, ValueError | OSError)):
+    if full:
+        raise OSError(
+            f"out must be a place that can be written and has room, got {task.out} at scan "
+            f"{case.name} ({error}); what is done stays, the same command goes on"
+        ) from error
+    if alone and isinstance(error, ValueError | OSError):
         raise error
     logger.error("scan %s cannot be done: %s", case.name, _sentence(error))
     if not expected:
@@ -356,7 +363,7 @@ def _write_case(case: Case, task: _Task) -> None:
         for note in plan.notes:
             logger.warning("scan %s: %s", case.name, note)
         (result,) = job.finish([plan])
-        scan.write(partial / IMAGE_FILE, result.stored)
+        scan.write(partial / IMAGE_FILE, result.changed)
         scan.write_label(partial / LABEL_FILE, result.label)
         record = job.record(plan, result, description)
         # as it is, the folder is often named by the patient
@@ -365,7 +372,8 @@ def _write_case(case: Case, task: _Task) -> None:
         if task.output_format == "dicom":
             write_dicom(partial, scan, result.stored, result.label, organ_labels, task.deidentify)
         if task.report is not None:
-            task.report.add(partial, case.name, scan.nifti)
+            values = (scan.stored, result.changed, result.label)
+            task.report.add(partial, case.name, scan.nifti, values)
         findings = verify_case(partial, scan)
         if findings:
             raise ValueError(f"what is written must be sound, got {'; '.join(findings)}")

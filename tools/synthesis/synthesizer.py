@@ -13,6 +13,7 @@ import numpy as np
 from tools.bundle import sha256_file
 from tools.organs.organ import Organ, OrganMap
 from tools.organs.sources import OrganSource, find_organ
+from tools.scans.changed import packed
 from tools.scans.scan import AIR_HU, Scan
 from tools.shapes import LabelShape, MaskFileShape, Place, Shape, ShapeSource
 from tools.synthesis.case_folder import describe_source
@@ -229,6 +230,8 @@ class Synthesizer:
         )
         if found.inside is not None and self.organ.levels_hu is not None:
             scan.require_level(found.inside, self.organ.levels_hu, self.organ.name)
+        if not self.organ.parts:
+            found = replace(found, inside=packed(found.inside), region=packed(found.region))
         canvas = self.texturer.view.open(scan, found.labels)
         if canvas.within is None and not self.one_scan_only:
             canvas = replace(canvas, within=found.within)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
+from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from tools.files import read_entries, read_mark
 from tools.histograms import intensity_histogram
 from tools.intensity import HuWindow
+from tools.scans.reader import read_planes
 from tools.scans.scan import Scan
-from tools.synthesis.case_folder import is_whole
 from tools.synthesis.datalist import DATALIST_FILE
 from tools.synthesis.records import (
     IMAGE_FILE,
@@ -54,21 +55,60 @@ def verify_dataset(out: str | Path, originals: Mapping[str, Path] | None = None)
 
 
 def verify_case(folder: Path, original: Scan | Path | None = None) -> list[str]:
-    """Return what is wrong with a case: its files, places, values, label, records, background."""
-    if not is_whole(folder):
-        return ["a file is missing, cut short or damaged"]
+    """Return what is wrong with a case: its files, places, values, label, records, background.
+
+    Image and label are read plane by plane, so no copy of them is in memory.
+    """
+    paths = [folder / name for name in (IMAGE_FILE, LABEL_FILE, RECORD_FILE)]
+    if not all(path.is_file() and path.stat().st_size for path in paths):
+        return ["a file is missing or empty"]
     try:
         record = read_record(folder / RECORD_FILE)
         image, label = Scan(folder / IMAGE_FILE), Scan(folder / LABEL_FILE)
+        scan = original if isinstance(original, Scan) or original is None else Scan(original)
         findings = [*_grid_findings(record, image, label)]
-        if not findings:
-            findings += _label_findings(record, image, label.stored)
-            if original is not None:
-                scan = original if isinstance(original, Scan) else Scan(original)
-                findings += _background_findings(record, scan, image, label.stored)
+        if findings:
+            return findings
+        if scan is not None:
+            findings += _source_findings(record, scan, image)
+            scan = None if findings else scan
+        marked = _read_marked(image, label, scan)
+        findings += _label_findings(record, image, marked)
+        findings += _background_findings(record, image, marked)
     except (ValueError, OSError) as error:
         return [str(error)]
     return findings
+
+
+class _Marked(NamedTuple):
+    """What is read of image and label: the labelled voxels, and others that are not the scan's."""
+
+    voxels: np.ndarray
+    labels: np.ndarray
+    values: np.ndarray
+    changed: np.ndarray
+
+
+def _read_marked(image: Scan, label: Scan, scan: Scan | None) -> _Marked:
+    parts: list[tuple[np.ndarray, ...]] = []
+    planes = (
+        read_planes(each.nifti, each.path, name)
+        for each, name in ((image, "image"), (label, "label"))
+    )
+    for k, (values, labels) in enumerate(zip(*planes, strict=True)):
+        inside = labels != 0
+        changed: tuple[np.ndarray, ...] = (np.zeros(0, int), np.zeros(0, int))
+        if scan is not None:
+            before = scan.stored[..., k]
+            other = before != values
+            if before.dtype.kind == "f":
+                other &= ~(np.isnan(before) & np.isnan(values))
+            changed = np.nonzero(other & ~inside)
+        here = np.nonzero(inside)
+        places = (np.stack([*index, np.full(len(index[0]), k)], 1) for index in (here, changed))
+        voxels, beyond = places
+        parts.append((voxels, labels[here], values[here], beyond))
+    return _Marked(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def _is_case(path: Path) -> bool:
@@ -100,29 +140,28 @@ def _grid_findings(record: ScanRecord, image: Scan, label: Scan) -> Iterator[str
         yield f"voxels are of {image.spacing_mm} mm, the record says {record.spacing_mm}"
 
 
-def _label_findings(record: ScanRecord, image: Scan, label: np.ndarray) -> Iterator[str]:
+def _label_findings(record: ScanRecord, image: Scan, marked: _Marked) -> Iterator[str]:
     """Compare volumes and histograms of the records with label and image."""
-    from tools.dicom.segmentation import separate_lesions  # slow to import
+    from tools.dicom.segmentation import lesion_numbers  # slow to import
 
     parts = "labels" in (record.organ_mask or {})  # a label map with its own lesions, maybe
     values = {lesion.label for lesion in record.lesions}
-    others = sorted(set(np.unique(label).tolist()) - values - {0})
+    others = sorted(set(np.unique(marked.labels).tolist()) - values - {0})
     if others and not parts:
         yield f"label holds {others}, of which no record tells"
-    separate = separate_lesions(label, image.affine, record.lesions)
+    voxels, labels = marked.voxels, marked.labels
+    numbers = lesion_numbers(voxels, labels, image.shape, image.affine, record.lesions)
     voxel = float(abs(np.linalg.det(image.affine[:3, :3])))
-    boxes = ndimage.find_objects(separate)
     for number, lesion in enumerate(record.lesions, 1):
-        box = boxes[number - 1] if number <= len(boxes) else None
-        if box is None:
+        inside = numbers == number
+        if not inside.any():
             yield f"lesion {number} of the record is not in the label"
             continue
-        inside = separate[box] == number
         volume = float(inside.sum()) * voxel
         if abs(volume - lesion.volume_mm3) > voxel / 2 + 1e-3:
             if not parts:
                 yield f"lesion {number} has {volume:.1f} mm3, its record {lesion.volume_mm3:.1f}"
-        elif (apart := _bins_apart(lesion, image.values_of(image.stored[box][inside]))) is not None:
+        elif (apart := _bins_apart(lesion, image.values_of(marked.values[inside]))) is not None:
             yield f"lesion {number}: {apart:.0%} of its voxels lie in other bins than recorded"
 
 
@@ -137,26 +176,21 @@ def _bins_apart(lesion: LesionRecord, values: np.ndarray) -> float | None:
     return apart if apart > MOST_APART + 1.5 / len(values) else None
 
 
-def _background_findings(
-    record: ScanRecord, scan: Scan, image: Scan, label: np.ndarray
-) -> Iterator[str]:
-    """Compare with the original: nothing may differ outside of the label or its margin."""
+def _source_findings(record: ScanRecord, scan: Scan, image: Scan) -> Iterator[str]:
     if scan.sha256 != record.sha256:
         yield f"it was made of another scan than {scan.path or 'the one given'}"
-        return
-    if scan.stored.dtype.newbyteorder("=") != image.stored.dtype.newbyteorder("="):
-        yield f"image is stored as {image.stored.dtype}, the scan as {scan.stored.dtype}"
-    before, after = scan.stored, image.stored
-    changed = before != after
-    if before.dtype.kind == "f":
-        changed &= ~(np.isnan(before) & np.isnan(after))
-    changed &= label == 0
-    if not changed.any():
-        return
+    kind, before = (each.nifti.get_data_dtype().newbyteorder("=") for each in (image, scan))
+    if kind != before:
+        yield f"image is stored as {kind}, the scan as {before}"
+
+
+def _background_findings(record: ScanRecord, image: Scan, marked: _Marked) -> Iterator[str]:
+    """Nothing may differ from the original outside of the label or its margin."""
+    far = marked.changed
     margin = max((float(x.sampler.get("margin_mm", 0)) for x in record.lesions), default=0.0)
-    far = np.argwhere(changed)
-    if margin:
-        near = ndimage.distance_transform_edt(label == 0, sampling=scan.spacing_mm)
-        far = far[near[tuple(far.T)] >= margin]
+    if len(far) and margin and len(marked.voxels):
+        spacing = image.spacing_mm
+        near, _ = cKDTree(marked.voxels * spacing).query(far * spacing)
+        far = far[near >= margin]
     if len(far):
         yield f"{len(far)} voxels outside of label and margin differ from the scan, as at {far[0]}"

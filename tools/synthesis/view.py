@@ -86,6 +86,11 @@ class Canvas:
         """Return an array of the canvas in the axes of the scan, a view."""
         return np.transpose(array, np.argsort(self.order))
 
+    def box_of_scan(self, box: Box) -> Box:
+        """Return a box of the canvas in the axes of the scan."""
+        first, second, third = (box[axis] for axis in np.argsort(self.order))
+        return first, second, third
+
     def masks(self, label: np.ndarray | None, values: Sequence[int]) -> np.ndarray:
         """Return the classes of a label map of the canvas on the window's grid, one mask each."""
         assert self.grid is not None
