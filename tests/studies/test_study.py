@@ -135,8 +135,8 @@ def test_weights_of_the_option_are_those_measured(
     ("words", "sentence"),
     [
         (["--limit", "1"], "limit must leave at least 2 lesions, got 1"),
-        (["--limit", "0"], "limit must be at least 1, got 0"),
-        (["--samples", "0"], "samples must be at least 1, got 0"),
+        (["--limit", "0"], "limit must be a whole number from 1 to 1000, got '0'"),
+        (["--samples", "0"], "samples must be a whole number from 1 to 1000, got '0'"),
         (["--stage", "unet"], "stage must be in study.json, got unet"),
         (["--dataset_dir", "absent"], "dataset_dir must be an existing folder, got absent"),
         (["--weights", "absent.pt"], "weights must be an existing file, got absent.pt"),
