@@ -81,3 +81,11 @@ def shrunk(
         return folder, state
 
     return make
+
+
+@pytest.fixture
+def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let forests, bootstraps and halvings be few: enough for sets that are far apart or alike."""
+    monkeypatch.setattr("tools.studies.two_sample.TREES", 40)
+    monkeypatch.setattr("tools.studies.two_sample.RESAMPLES", 100)
+    monkeypatch.setattr("tools.studies.judge.SPLITS", 6)

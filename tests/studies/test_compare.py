@@ -27,6 +27,7 @@ def test_nothing_of_a_lesion_stays_where_it_was_healed() -> None:
         heal(image, RADIUS < 99, (1, 1, 1), rng)
 
 
+@pytest.mark.usefixtures("small_forests")
 @pytest.mark.parametrize("surroundings", ["healed", "real"])
 def test_methods_are_compared_and_taken_up_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], surroundings: str

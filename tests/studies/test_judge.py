@@ -42,6 +42,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.usefixtures("small_forests")
 @pytest.mark.parametrize("kind", ["alike", "sharp"])
 def test_what_differs_is_told_apart(folders: Path, tmp_path: Path, kind: str) -> None:
     words = ["--real", str(folders / "real"), "--synthetic", str(folders / kind)]
