@@ -33,13 +33,14 @@ def write_overview(
     folder = Path(case["folder"])
     record = read_record(folder / "lesions.json")
     before, after = Scan(case["original"]), Scan(folder / "image.nii.gz")
-    label = after.load_labels(folder / "label.nii.gz", "label").astype(np.float32)
+    label = after.load_labels(folder / "label.nii.gz", "label")
+    lesions = np.isin(label, [lesion.label for lesion in record.lesions]).astype(np.float32)
     with mpl.rc_context({"font.size": 9, "axes.titlesize": 9}):
         count = len(record.lesions)
         figure, axes = plt.subplots(3, count, figsize=(2.6 * count, 8.2), squeeze=False)
         for column, lesion in zip(axes.T, record.lesions, strict=True):
             grid = WindowGrid.around(lesion.site_mm, (2 * FIELD, 2 * FIELD, 1), 0.5)
-            volumes = ((before.image, window[0]), (after.image, window[0]), (label, 0.0))
+            volumes = ((before.image, window[0]), (after.image, window[0]), (lesions, 0.0))
             views = [
                 cut_window(volume, before.affine, grid, beyond=outside)[..., 0].T
                 for volume, outside in volumes
