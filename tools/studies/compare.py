@@ -252,7 +252,8 @@ def _judged(
     for each, made in zip(lesions, crops, strict=True):
         for key, value in _paired(each.crop, made).items():
             rows[key].append(value)
-    return {**found, **{key: mean_and_error(values, seed) for key, values in rows.items()}}
+    known = {key: [v for v in values if np.isfinite(v)] for key, values in rows.items()}
+    return {**found, **{key: mean_and_error(values, seed) for key, values in known.items()}}
 
 
 def _paired(real: Crop, made: Crop) -> dict[str, float]:
