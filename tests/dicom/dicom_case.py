@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 from pydicom.dataset import Dataset
@@ -89,3 +90,13 @@ def with_lesions(folder: Path, series: Path, out: str = "case") -> WrittenCase:
     write_record(target / "lesions.json", record)
     write_dicom(target, scan, stored, label)
     return WrittenCase(target, scan, stored, label)
+
+
+def noisy_lung(folder: Path) -> Scan:
+    """Return a scan of nothing but lung; its mask is ``lung.nii.gz`` in the folder."""
+    values = np.random.default_rng(0).normal(-850, 30, (44, 44, 36)).astype(np.int16)
+    scan = Scan(nib.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])))
+    organ = np.zeros(values.shape, np.uint8)
+    organ[3:-3, 3:-3, 3:-3] = 1
+    scan.write_label(folder / "lung.nii.gz", organ)
+    return scan

@@ -4,14 +4,13 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from tests.dicom.dicom_case import twelve_bits
+from tests.dicom.dicom_case import noisy_lung, twelve_bits
 from tests.dicom.test_run import write_scan
 from tests.synthesis.jobs import lung_job
 from tools.report.page import PageReport
@@ -53,11 +52,7 @@ def told(k: int, header: Dataset) -> None:
 
 @pytest.fixture
 def series(tmp_path: Path) -> Case:
-    values = np.random.default_rng(0).normal(-850, 30, (44, 44, 36)).astype(np.int16)
-    scan = Scan(nib.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])))
-    organ = np.zeros(values.shape, np.uint8)
-    organ[3:-3, 3:-3, 3:-3] = 1
-    scan.write_label(tmp_path / "lung.nii.gz", organ)
+    scan = noisy_lung(tmp_path)
     folder = write_scan(tmp_path / "in" / "Mustermann_PAT4711", scan, told, -1024.0)
     return Case("Mustermann_PAT4711", folder, tmp_path / "lung.nii.gz")
 

@@ -7,16 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 
-from tests.dicom.dicom_case import twelve_bits
+from tests.dicom.dicom_case import noisy_lung, twelve_bits
 from tests.dicom.test_run import write_scan
 from tools.cli import main
-from tools.scans.scan import Scan
 
 FAST = ["--count", "1", "--steps", "2", "--attempts", "1", "--shape", "ellipsoid"]
 FAST += ["--diameter_mm", "6", "--device", "cpu"]
@@ -41,12 +39,8 @@ def in_every_tag(k: int, header: Dataset) -> None:
 
 @pytest.fixture
 def series(tmp_path: Path) -> Path:
-    values = np.random.default_rng(0).normal(-850, 30, (44, 44, 36)).astype(np.int16)
-    scan = Scan(nib.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])))
-    organ = np.zeros(values.shape, np.uint8)
-    organ[3:-3, 3:-3, 3:-3] = 1
-    scan.write_label(tmp_path / "lung.nii.gz", organ)
-    lesion = np.zeros(values.shape, np.uint8)
+    scan = noisy_lung(tmp_path)
+    lesion = np.zeros(scan.shape, np.uint8)
     lesion[20:25, 20:25, 15:20] = 1
     scan.write_label(tmp_path / "lesion.nii.gz", lesion)
     folder = write_scan(tmp_path / "series", scan, in_every_tag, -1024.0)

@@ -60,3 +60,17 @@ def test_methods_are_compared_and_taken_up_again(
     assert main(words) == 0
     assert image.stat().st_mtime_ns == stamp
     assert (tmp_path / "out" / "compare.md").read_text() == page
+
+
+def test_nobodys_own_lesion_is_copied_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = tmp_path / "real"
+    entries = [write_lesion(real, f"n{n}", n) for n in range(5)]
+    (real / "datalist.json").write_text(
+        json.dumps({"training": entries[4:], "validation": entries})
+    )
+    words = ["--real", str(real), "--library", str(real), "--out", str(tmp_path / "out")]
+    assert main(["compare", *words, "--methods", "copy_paste"]) == 1
+    assert "library must hold no patient of validation, got n4" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -108,7 +108,7 @@ def _place_file(source: Path, target: Path, copy: bool) -> None:
         try:
             target.symlink_to(source.resolve())
             return
-        except (OSError, NotImplementedError):  # a file system, or a user, without links
+        except (OSError, NotImplementedError):  # as Python says of systems without links
             logger.debug("%s is copied: it cannot be linked to", source)
     shutil.copyfile(source, target)
 

@@ -90,8 +90,11 @@ def compare(
         ``settings``, ``band`` and ``methods``, JSON values only.
 
     Raises:
-        ValueError: if there are too few lesions, or a method is unknown.
+        ValueError: if there are too few lesions, a method is unknown, or a patient is in both
+            sections.
     """
+    if library is not None:
+        _require_strangers(Path(real), section, Path(library))
     lesions = list(_read(Path(real), section, limit))
     if len(lesions) < 4:
         raise ValueError(f"real must hold at least 4 lesions, got {len(lesions)} in {real}")
@@ -178,6 +181,16 @@ def _row(name: str, found: Any, distances: Any, apart: Any, border: Any, side: s
         *(middle(border[key][side]) for key in ("step", "edge_mm", "noise_ratio")),
         "",
     ]
+
+
+def _require_strangers(real: Path, section: str | None, library: Path) -> None:
+    """Refuse a library with lesions of patients that are drawn anew: they would be copied back."""
+    drawn, copied = (
+        {patient for _, patient, *_ in pairs(source, part)}
+        for source, part in ((real, section), (library, "training"))
+    )
+    if both := sorted(drawn & copied):
+        raise ValueError(f"library must hold no patient of {section}, got {both[0]} in {library}")
 
 
 def _read(source: Path, section: str | None, limit: int | None) -> Iterator[Real]:

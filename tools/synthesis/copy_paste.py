@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy import ndimage
 from scipy.spatial import KDTree
 from tqdm import tqdm
 
-from tools import __version__
 from tools.files import read_json
 from tools.metrics.radiomics import isotropic
 from tools.scans.crops import Crop, lesion_crops
 from tools.scans.scan import Scan
 from tools.synthesis.lesion import WindowJob
-from tools.synthesis.records import BundleRecord
-from tools.synthesis.textures import read_presets
+from tools.synthesis.texturers import PlainTexturer
 from tools.synthesis.view import View
 
 __all__ = ["FORMS", "CopyPaste", "Source"]
@@ -39,7 +36,7 @@ class Source(NamedTuple):
     around: float
 
 
-class CopyPaste:
+class CopyPaste(PlainTexturer):
     """Fill a mask with what a real lesion of like size and surroundings holds at the same depth.
 
     Each voxel takes the value of the lesion's voxel in the same direction from the middle and as
@@ -79,27 +76,13 @@ class CopyPaste:
             raise ValueError(f"method must be one of {', '.join(FORMS)}, got {form!r}")
         if not library:
             raise ValueError(f"library must name real lesions to copy, got none for {form}")
-        self.view, self.device, self.form = view, torch.device("cpu"), form
+        self.form = form
         self.sources: list[Source] = []
         for image, label in tqdm(list(_entries(Path(library))), "lesions to copy", leave=False):
             self.sources += _sources(image, label, values)
         if not self.sources:
             raise ValueError(f"library must hold at least one lesion, got none in {library}")
-        self.presets, self.library = read_presets(Path(root) / "configs")
-        self.record = BundleRecord(form, __version__)
-        self.settings: dict[str, Any] = {"method": form, "lesions": len(self.sources)}
-
-    @property
-    def bins(self) -> int:
-        """Of the histograms of all classes together."""
-        return len(next(iter(self.presets.values()))["histogram"])
-
-    def batch_together(self) -> None:
-        """Do nothing: there is no network."""
-
-    def sample(self, jobs: Sequence[WindowJob]) -> list[np.ndarray]:
-        """Return each window with a copied lesion in its mask."""
-        return [self._fill(job) for job in jobs]
+        super().__init__(form, root, view, {"lesions": len(self.sources)})
 
     def _fill(self, job: WindowJob) -> np.ndarray:
         rng = np.random.default_rng(job.seed)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from scipy import ndimage
 
-from tools import __version__
 from tools.synthesis.lesion import WindowJob
-from tools.synthesis.records import BundleRecord
-from tools.synthesis.textures import read_presets
+from tools.synthesis.texturers import PlainTexturer
 from tools.synthesis.view import View
 
 __all__ = ["HandCrafted", "salt_texture"]
@@ -47,7 +43,7 @@ def salt_texture(shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
     return np.clip(soft * (rng.uniform(0.5, 0.55) / level), 0, 1) if level else soft
 
 
-class HandCrafted:
+class HandCrafted(PlainTexturer):
     """Add a texture to the scan inside the mask: brighter or darker than what is there.
 
     ``result = scan + contrast * texture * soft mask``. Where a histogram is asked for, the contrast
@@ -66,23 +62,8 @@ class HandCrafted:
     """
 
     def __init__(self, root: str | Path, view: View, contrast: Sequence[Sequence[float]]) -> None:
-        self.view, self.device = view, torch.device("cpu")
         self.contrast = [tuple(float(value) for value in pair) for pair in contrast]
-        self.presets, self.library = read_presets(Path(root) / "configs")
-        self.record = BundleRecord("hand_crafted", __version__)
-        self.settings: dict[str, Any] = {"method": "hand_crafted", "contrast": self.contrast}
-
-    @property
-    def bins(self) -> int:
-        """Of the histograms of all classes together."""
-        return len(next(iter(self.presets.values()))["histogram"])
-
-    def batch_together(self) -> None:
-        """Do nothing: there is no network."""
-
-    def sample(self, jobs: Sequence[WindowJob]) -> list[np.ndarray]:
-        """Return each window with a texture in its mask."""
-        return [self._fill(job) for job in jobs]
+        super().__init__("hand_crafted", root, view, {"contrast": self.contrast})
 
     def _fill(self, job: WindowJob) -> np.ndarray:
         rng = np.random.default_rng(job.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tools import __version__
 from tools.bundle import Bundle, bundle_record, choose_device, load_weights, sha256_file
 from tools.intensity import HuWindow
 from tools.synthesis.catalogue import SubtypeLibrary
@@ -26,6 +28,7 @@ __all__ = [
     "TOLERANCE",
     "DiffusionTexturer",
     "NoTexture",
+    "PlainTexturer",
     "Texturer",
     "load_texturer",
     "sample",
@@ -158,6 +161,34 @@ class DiffusionTexturer:
         masks = job.lesion_mask.reshape(-1, *job.image.shape)
         image = self._scale(job).scaled(job.image)
         return np.concatenate([np.broadcast_to(image, masks.shape), masks])
+
+
+class PlainTexturer(ABC):
+    """A method without a network: fills each window by itself.
+
+    Args:
+        name: of the method.
+        root: folder of the bundle whose presets and bins are used.
+        view: how it sees scans.
+        settings: for the records.
+    """
+
+    def __init__(self, name: str, root: str | Path, view: View, settings: dict[str, Any]) -> None:
+        self.view, self.device = view, torch.device("cpu")
+        self.presets, self.library = read_presets(Path(root) / "configs")
+        self.record = BundleRecord(name, __version__)
+        self.settings = {"method": name, **settings}
+
+    def sample(self, jobs: Sequence[WindowJob]) -> list[np.ndarray]:
+        """Return each window with its lesion filled."""
+        return [self._fill(job) for job in jobs]
+
+    @abstractmethod
+    def _fill(self, job: WindowJob) -> np.ndarray:
+        """Return one window, in the scan's units."""
+
+    def batch_together(self) -> None:  # noqa: B027  # to be kept by all who inherit it
+        """Do nothing: there is no network."""
 
 
 class NoTexture:
