@@ -60,6 +60,9 @@ def test_methods_are_compared_and_taken_up_again(
     assert main(words) == 0
     assert image.stat().st_mtime_ns == stamp
     assert (tmp_path / "out" / "compare.md").read_text() == page
+    assert main([*words, "--seed", "1"]) == 1
+    assert "made with seed=0 where 1 is asked for" in capsys.readouterr().err
+    assert image.stat().st_mtime_ns == stamp
 
 
 def test_nobodys_own_lesion_is_copied_back(

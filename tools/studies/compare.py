@@ -14,7 +14,7 @@ import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
-from tools.files import claimed, new_file, write_json
+from tools.files import claimed, new_file, read_json, write_json
 from tools.histograms import jensen_shannon_divergence
 from tools.intensity import HuWindow
 from tools.scans.crops import Crop, lesion_crops
@@ -32,7 +32,7 @@ from tools.synthesis.textures import Textures
 __all__ = ["FILES", "compare"]
 
 MARGINS_MM = {"healed": 2.5, "real": 0.0}
-FILES = ("compare.json", "compare.md", "*_image.nii.gz", "*_label.nii.gz")
+FILES = ("compare.json", "compare.md", "request.json", "*_image.nii.gz", "*_label.nii.gz")
 WINDOW = (-1000.0, 400.0)
 BINS = 16
 # what the paper reports of whole test sets, PSNR in dB and SSIM in %; its region is not stated
@@ -114,6 +114,8 @@ def compare(
         for name in methods:
             job = _job(name, library, device, seed, steps)
             with claimed(folder / name, FILES) as own:
+                request = {"real": real, "library": library, "job": job.texturer.record}
+                _require_one_request(own, results["settings"] | request)
                 crops = [
                     _drawn(each, job, own, margin_mm, seed) for each in tqdm(lesions, desc=name)
                 ]
@@ -181,6 +183,20 @@ def _row(name: str, found: Any, distances: Any, apart: Any, border: Any, side: s
         *(middle(border[key][side]) for key in ("step", "edge_mm", "noise_ratio")),
         "",
     ]
+
+
+def _require_one_request(folder: Path, request: Mapping[str, Any]) -> None:
+    """Refuse images that were drawn for another request: they would be judged as this one's."""
+    wanted = {k: str(v) for k, v in request.items() if k not in ("lesions", "section")}
+    path = folder / "request.json"
+    made = read_json(path, "out") if path.is_file() else wanted
+    for key in wanted:
+        if made.get(key) != wanted[key]:
+            raise ValueError(
+                f"out must hold one request only, got {folder} made with {key}={made.get(key)} "
+                f"where {wanted[key]} is asked for; name another folder"
+            )
+    write_json(path, wanted)
 
 
 def _require_strangers(real: Path, section: str | None, library: Path) -> None:
