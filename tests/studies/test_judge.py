@@ -75,6 +75,16 @@ def test_folders_of_others_and_of_ours_are_read_alike(folders: Path) -> None:
         read_crops(folders / "real", section="training")
 
 
+def test_cases_of_one_file_name_are_two(tmp_path: Path) -> None:
+    entries = []
+    for patient in ("P1", "P2"):
+        entry = write_lesion(tmp_path / patient, "scan", len(entries))
+        entries.append({key: f"{patient}/{entry[key]}" for key in ("image", "label")})
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": entries}))
+    assert [crop.name for crop in read_crops(tmp_path)] == ["scan_1", "scan_2_1"]
+    assert len({crop.patient for crop in read_crops(tmp_path)}) == 2
+
+
 def test_patients_are_never_in_both_halves_of_a_forest() -> None:
     # each patient has a number of his own, which alone would tell his two lesions apart
     rng = np.random.default_rng(0)

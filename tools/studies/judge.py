@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tools.files import read_json
+from tools.files import different_names, listed_path, read_entries, read_object
 from tools.metrics.border import BorderFeatures, border_features, border_profile
 from tools.metrics.fidelity import (
     distances_of_halves,
@@ -92,16 +92,26 @@ def pairs(source: Path, section: str | None) -> Iterator[tuple[str, str, Path, P
             if case.lesion_mask is not None:
                 yield case.name, case.name, case.path, Path(str(case.lesion_mask))
         return
-    content = read_json(listed, "real or synthetic")
-    for key, entries in content.items():
-        if not isinstance(entries, list) or section not in (None, key):
-            continue
-        for entry in entries:
-            if isinstance(entry, dict) and isinstance(entry.get("label"), str):
-                image, label = (listed.parent / entry[k] for k in ("image", "label"))
-                bare = bare_name(image.name)
-                name = image.parent.name if bare == "image" else bare.removesuffix("_image")
-                yield name, str(entry.get("patient", name)), image, label
+    content = read_object(listed, "real or synthetic")
+    entries = [
+        entry
+        for key in content
+        if section in (None, key) and isinstance(content[key], list)
+        for entry in read_entries(listed, "real or synthetic", key)
+        if isinstance(entry.get("label"), str)
+    ]
+    files = [
+        [listed_path(entry.get(key), key, listed.parent, listed) for key in ("image", "label")]
+        for entry in entries
+    ]
+    names = different_names(_stem(image) for image, _ in files)
+    for name, entry, (image, label) in zip(names, entries, files, strict=True):
+        yield name, str(entry.get("patient", name)), image, label
+
+
+def _stem(image: Path) -> str:
+    bare = bare_name(image.name)
+    return image.parent.name if bare == "image" else bare.removesuffix("_image")
 
 
 def _recorded_values(label: Path) -> list[int]:

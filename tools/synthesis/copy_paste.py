@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from tqdm import tqdm
 
-from tools.files import read_json
+from tools.files import listed_path, read_entries
 from tools.metrics.radiomics import isotropic
 from tools.scans.crops import Crop, lesion_crops
 from tools.scans.scan import Scan
@@ -116,13 +116,11 @@ class CopyPaste(PlainTexturer):
 
 def _entries(library: Path) -> Iterator[tuple[Path, Path]]:
     listed = library / "datalist.json" if library.is_dir() else library
-    content = read_json(listed, "library")
-    entries = content.get("training") if isinstance(content, dict) else None
-    for entry in entries or []:
-        if isinstance(entry, dict) and all(
-            isinstance(entry.get(k), str) for k in ("image", "label")
-        ):
-            yield listed.parent / entry["image"], listed.parent / entry["label"]
+    for entry in read_entries(listed, "library"):
+        image, label = (
+            listed_path(entry.get(key), key, listed.parent, listed) for key in ("image", "label")
+        )
+        yield image, label
 
 
 def _sources(image: Path, label: Path, values: Sequence[int]) -> Iterator[Source]:
