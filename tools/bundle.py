@@ -28,6 +28,7 @@ __all__ = [
     "require_weights_of",
     "resolved",
     "sha256_file",
+    "start_network",
 ]
 
 # where checkpoints keep the weights of the network, best first: averaged, shipped, plain
@@ -124,6 +125,13 @@ def load_weights(
     require_weights_of(network, state, path)
     network.load_state_dict(state)
     return network.eval()
+
+
+def start_network(
+    network: nn.Module, weights: str | None, device: str | torch.device = "cpu"
+) -> nn.Module:
+    """Return a network to be trained on the device: anew, or from the weights of a file."""
+    return (load_weights(network, weights) if weights else network).to(device).train()
 
 
 def require_weights_of(

@@ -198,9 +198,9 @@ def _reader(
 def _tensors(
     names: LesionPrepareBatch | SynthesisPrepareBatch, take: Callable[[str], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return image, binary mask and condition."""
+    """Return image, mask (a rim is between 0 and 1) and condition."""
     condition = None if names.condition_name is None else take(names.condition_name)
-    return take(names.image_name), (take(names.mask_name) > 0).float(), condition
+    return take(names.image_name), take(names.mask_name).clamp(0, 1), condition
 
 
 def training_target(

@@ -17,7 +17,9 @@ __all__ = [
     "WindowGrid",
     "blend_weight",
     "bounds_mm",
+    "compose_rim",
     "cut_window",
+    "extended",
     "grown",
     "paste_window",
     "window_size",
@@ -218,6 +220,22 @@ def paste_window(
     return ndimage.map_coordinates(window, position.T, order=1, mode="nearest", output=np.float32)
 
 
+def extended(window: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return a window with the nearest value from inside a mask everywhere beyond it.
+
+    So what is interpolated at a voxel of the lesion's edge holds nothing of the surroundings. An
+    empty mask changes nothing.
+
+    Example:
+        >>> extended(np.array([[[1, 7, 8, 2]]]), np.array([[[False, True, True, False]]])).tolist()
+        [[[7, 7, 8, 8]]]
+    """
+    if not inside.any():
+        return window
+    nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+    return window[tuple(nearest)]
+
+
 def grown(
     mask: np.ndarray, box: Box, shape: Sequence[int], affine: np.ndarray, margin_mm: float
 ) -> tuple[np.ndarray, Box]:
@@ -236,11 +254,13 @@ def blend_weight(
     lesion_mask: np.ndarray,
     margin_mm: float = 3.0,
     spacing_mm: Sequence[float] | np.ndarray = (1.0, 1.0, 1.0),
+    fades: bool = True,
 ) -> np.ndarray:
     """Return how much of a new lesion each voxel takes: 1 inside, 0 from the margin on.
 
     A raised cosine of the distance to the mask, from middle to middle of voxels, float64; with a
-    margin of 0 the mask itself, and 0 everywhere round an empty one.
+    margin of 0 the mask itself, and 0 everywhere round an empty one. Where the model has drawn the
+    rim itself nothing needs to fade: all voxels nearer than the margin take all of it.
 
     Example:
         >>> mask = np.arange(5).reshape(1, 1, 5) == 0
@@ -250,7 +270,9 @@ def blend_weight(
     if margin_mm <= 0 or not lesion_mask.any():
         return lesion_mask.astype(float)
     distance = ndimage.distance_transform_edt(~lesion_mask, sampling=spacing_mm)
-    weight = 0.5 * (1 + np.cos(np.pi * np.minimum(distance / margin_mm, 1)))
+    weight = np.ones(distance.shape)
+    if fades:
+        weight = 0.5 * (1 + np.cos(np.pi * np.minimum(distance / margin_mm, 1)))
     weight[distance >= margin_mm] = 0  # the cosine leaves 1e-17
     return weight
 
@@ -272,7 +294,13 @@ class BlendZone(NamedTuple):
 
     @classmethod
     def around(
-        cls, label: np.ndarray, box: Box, affine: np.ndarray, shape: Sequence[int], margin_mm: float
+        cls,
+        label: np.ndarray,
+        box: Box,
+        affine: np.ndarray,
+        shape: Sequence[int],
+        margin_mm: float,
+        fades: bool = True,
     ) -> BlendZone:
         """Return the zone round a lesion, True in ``label`` within ``box``: :func:`blend_weight`.
 
@@ -284,6 +312,44 @@ class BlendZone(NamedTuple):
             (1.0, 27, (5, 5, 5))
         """
         wide, outer = grown(np.asarray(label, bool), box, shape, affine, margin_mm)
-        weight = blend_weight(wide, margin_mm, voxel_sizes(affine))
+        weight = blend_weight(wide, margin_mm, voxel_sizes(affine), fades)
         inside = weight > 0
         return cls(outer, inside, weight[inside], wide[inside])
+
+
+def compose_rim(
+    image: np.ndarray,
+    affine: np.ndarray,
+    shown: np.ndarray,
+    drawn: np.ndarray,
+    grid: WindowGrid,
+    zone: BlendZone,
+    limits: tuple[float, float],
+) -> np.ndarray:
+    """Return the new values of a scan in the zone of a lesion whose rim a model has drawn.
+
+    What the window's grid could not hold of the scan is its grain, and the edges of vessels. In the
+    rim both stay. In the lesion the grain stays, or it would be smoother than the scan, but not the
+    edges of what is no longer there: what exceeds 2.5 standard deviations, taken robustly.
+
+    Args:
+        image: the scan ``(H, W, D)``, of any dtype, in the units of the window.
+        affine: of the scan.
+        shown: the window as the model saw it.
+        drawn: the window as the model left it, equal to ``shown`` beyond the rim.
+        grid: of the window.
+        zone: of the lesion.
+        limits: of what the model draws; a voxel that lay beyond may stay there.
+
+    Returns:
+        Float64, one for each True of ``zone.inside``, in C order.
+    """
+    before = np.asarray(image[zone.box][zone.inside], np.float64)
+    old, new = (
+        paste_window(image, affine, part, grid, zone.inside, zone.box) for part in (shown, drawn)
+    )
+    fine = before - old
+    middle = np.median(fine)
+    reach = 2.5 * 1.4826 * np.median(np.abs(fine - middle))
+    after = new + np.where(zone.lesion, np.clip(fine, middle - reach, middle + reach), fine)
+    return np.clip(after, np.minimum(before, limits[0]), np.maximum(before, limits[1]))

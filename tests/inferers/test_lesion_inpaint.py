@@ -9,6 +9,7 @@ from tools.inferers import LesionInpaintInferer
 from tools.inferers.lesion_inpaint import clean_image, denoise
 from tools.networks.lesion_unet import LesionUNet
 from tools.schedules import cosine_scheduler
+from tools.transforms.rim import with_rim
 
 STEPS = 8
 
@@ -50,6 +51,24 @@ def test_background_is_identical_bit_for_bit(
     assert (output[~outside] != inputs[:, :1][~outside]).all()
     inputs[:, 1] = 0  # an empty mask
     assert torch.equal(inferer(inputs, TinyNetwork()), inputs[:, :1])
+
+
+@pytest.mark.parametrize("margin_mm", [0.0, 1.1])
+def test_the_rim_is_drawn_and_what_was_there_leaves_no_trace(
+    inputs: Tensor, margin_mm: float
+) -> None:
+    """A marker planted in lesion and rim: the output does not depend on it."""
+    inferer = LesionInpaintInferer(
+        cosine_scheduler(STEPS), background="clean", mask_input=True, margin_mm=margin_mm
+    )
+    output = inferer(inputs, TinyNetwork(2))
+    drawn = torch.stack([with_rim(mask, margin_mm) for mask in inputs[:, 1:]]) > 0
+    assert torch.equal(output != inputs[:, :1], drawn)
+    assert (drawn.sum() > inputs[:, 1:].sum()) == (margin_mm > 0)
+    marked = inputs.clone()
+    marked[:, :1][drawn] = 0.9
+    again = inferer(marked, TinyNetwork(2))
+    assert torch.equal(again, output)
 
 
 def test_full_mask_equals_plain_ddpm_of_the_scheduler(inputs: Tensor) -> None:

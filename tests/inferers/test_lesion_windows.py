@@ -112,7 +112,7 @@ def test_drawn_values_lie_where_the_window_has_them() -> None:
     """A sampler that paints a ramp in mm: the scan must show the same ramp at its own voxels."""
 
     class Ramp:
-        mask_channels, seed = 1, 0
+        mask_channels, seed, margin_mm, fades = 1, 0, 0.0, False
 
         def __call__(self, windows: Tensor, *rest: object, **options: object) -> Tensor:
             ramp = torch.arange(windows.shape[2]).float()[:, None, None].expand(windows.shape[2:])
@@ -133,7 +133,7 @@ def test_a_latent_change_fades_once_on_the_grid_of_the_scan() -> None:
     """A sampler that adds 1: the scan gets the blend of its own voxels, kept to [0, 1]."""
 
     class Brighter:
-        mask_channels, seed, margin_mm = 1, 0, 3.0
+        mask_channels, seed, margin_mm, fades = 1, 0, 3.0, True
 
         def __call__(self, windows: Tensor, *rest: object, **options: object) -> Tensor:
             return windows[:, :1] + weight_of(windows[:, 1:], self.margin_mm)

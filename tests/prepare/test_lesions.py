@@ -37,7 +37,9 @@ def test_the_window_of_a_crop_tight_in_depth_has_lung_all_round() -> None:
     image, lesion = lung_with(mask)
     found = lesion_window(image, affine, lesion, WINDOWS)
     assert found is not None
-    window, inside, grid = found
+    window, inside, grid, known = found
+    ends = [np.ptp(part) for part in known]
+    assert min(ends) <= image.shape[2] * 2.5 + 1 < 32  # what was scanned is as thin as the crop
     assert window.shape == inside.shape == grid.size == (32, 32, 32)
     assert np.abs(np.argwhere(inside).mean(0) - 15.5).max() < 1
     assert inside.sum() == pytest.approx(mask.sum() * 0.7 * 0.7 * 2.5, rel=0.1)
@@ -56,7 +58,8 @@ def test_a_scan_larger_than_the_window_moves_it_inside_and_is_not_continued() ->
     (lesion,) = find_lesions(mask.astype(int), {}, WINDOWS, 1.0)
     found = lesion_window(image, np.eye(4), lesion, WINDOWS)
     assert found is not None
-    window, inside, grid = found
+    window, inside, grid, known = found
+    assert known == [[0, 32]] * 3
     start = grid.affine[:3, 3].round().astype(int)
     assert start[0] == 0
     box = tuple(slice(a, a + 32) for a in start)

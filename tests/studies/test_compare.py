@@ -9,7 +9,7 @@ import pytest
 
 from tests.studies.test_judge import write_lesion
 from tools.cli import main
-from tools.studies.healing import heal
+from tools.transforms.healing import heal
 
 GRID = np.indices((30, 30, 30)) - 14.5
 RADIUS = np.sqrt((GRID**2).sum(0))

@@ -19,6 +19,7 @@ from tools.synthesis.records import BundleRecord
 from tools.synthesis.synthesizer import Synthesizer
 from tools.synthesis.textures import Textures
 from tools.synthesis.view import CropView, CubeView, SlicesView, View
+from tools.transforms.rim import with_rim
 
 WINDOW = (-1000.0, 400.0)
 RISE = 300.0
@@ -75,6 +76,18 @@ def library() -> SubtypeLibrary:
 def cubes(fill: Callable[[WindowJob], np.ndarray] = noise) -> Stub:
     """A bundle of voxels."""
     return Stub(CubeView(WINDOW), fill)
+
+
+def rims(margin_mm: float = 2.0) -> Stub:
+    """A bundle of voxels that draws the rim too: raises all that is near the lesion by 300 HU."""
+    view = CubeView(WINDOW, margin_mm=margin_mm)
+
+    def rise(job: WindowJob) -> np.ndarray:
+        masks = torch.from_numpy(job.lesion_mask.reshape(-1, *job.image.shape)).float()
+        drawn = with_rim(masks, margin_mm)[0].numpy() > 0
+        return np.where(drawn, np.clip(job.image + RISE, *WINDOW), job.image)
+
+    return Stub(view, rise)
 
 
 def crops(noise: float = 0.0, **window: Any) -> Stub:

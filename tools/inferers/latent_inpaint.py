@@ -48,6 +48,8 @@ class LatentInpaintInferer(Inferer):
         Kannan et al., HR-LDM, 2026. https://arxiv.org/abs/2605.30631
     """
 
+    fades = True
+
     def __init__(
         self,
         autoencoder: nn.Module,

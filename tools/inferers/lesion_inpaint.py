@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from tools.histograms import match_histogram
 from tools.schedules import repaint_timesteps
+from tools.transforms.rim import RIM, with_rim
 
 __all__ = [
     "LesionInpaintInferer",
@@ -38,10 +39,12 @@ class LesionInpaintInferer(Inferer):
     sampling cannot drift apart.
 
     Own additions, off as published: ``background="clean"`` shows the network the known region
-    without noise; ``mask_input`` gives it the mask as further channels; ``histogram_strength``
-    moves each :math:`x_0` estimate toward the requested histogram by rank (1: exactly that);
-    ``guidance_scale`` above 1 is classifier-free guidance (the published weights were never trained
-    for it).
+    without noise; ``mask_input`` gives it the mask as further channels; ``margin_mm`` draws the
+    rim that a scanner blurs round a lesion too (:func:`tools.transforms.rim.with_rim`; voxels are
+    ``spacing_mm`` wide), so that the output equals the input farther off only;
+    ``histogram_strength`` moves each :math:`x_0` estimate toward the requested histogram by rank
+    (1: exactly that); ``guidance_scale`` above 1 is classifier-free guidance (the published weights
+    were never trained for it).
 
     The scheduler is MONAI's that the network was trained with; with its ``clip_sample=False`` (for
     latents, which have no range) the estimates are not clamped. ``num_inference_steps`` of None
@@ -74,6 +77,8 @@ class LesionInpaintInferer(Inferer):
         True
     """
 
+    fades = False  # what it changes in the rim is drawn, not blended
+
     def __init__(
         self,
         scheduler: Scheduler,
@@ -94,6 +99,8 @@ class LesionInpaintInferer(Inferer):
         amp_dtype: str | None = None,
         one_by_one: bool = False,
         progress: bool = False,
+        margin_mm: float = 0.0,
+        spacing_mm: float | Sequence[float] = 1.0,
     ) -> None:
         super().__init__()
         for name, value, choices in (
@@ -106,6 +113,8 @@ class LesionInpaintInferer(Inferer):
                 raise ValueError(f"{name} must be one of {choices}, got {value!r}")
         if not 0 <= histogram_strength <= 1:
             raise ValueError(f"histogram_strength must be in [0, 1], got {histogram_strength}")
+        if margin_mm < 0:
+            raise ValueError(f"margin_mm must be at least 0, got {margin_mm}")
         self.scheduler = scheduler
         self.transitions = repaint_timesteps(
             scheduler.num_train_timesteps,
@@ -120,6 +129,7 @@ class LesionInpaintInferer(Inferer):
         self.guidance_scale, self.histogram_strength = guidance_scale, histogram_strength
         self.seed, self.advance_seed = seed, advance_seed
         self.one_by_one, self.progress = one_by_one, progress
+        self.margin_mm, self.spacing_mm = margin_mm, spacing_mm
         self.amp_dtype = None if amp_dtype is None else getattr(torch, amp_dtype)
         # one extra entry: index -1 is the clean image
         self.alpha_bar = [*scheduler.alphas_cumprod.double().tolist(), 1.0]
@@ -142,10 +152,10 @@ class LesionInpaintInferer(Inferer):
         depend on the rest of the batch; ``trace`` receives the state after every transition.
         ``noise`` and ``timesteps`` ``(B,)`` are for training only.
 
-        While sampling the result equals the image wherever the mask is 0; a sample with an empty
-        mask comes back unchanged. Combined classes are in all channels. A mask that is not binary,
-        no image channel, and classes that shall be combined but overlap or are not as many as image
-        channels are a ``ValueError``.
+        While sampling the result equals the image from ``margin_mm`` of the mask on; a sample with
+        an empty mask comes back unchanged. Combined classes are in all channels. A mask that is not
+        binary, no image channel, and classes that shall be combined but overlap or are not as many
+        as image channels are a ``ValueError``.
         """
         if inputs.shape[1] <= self.mask_channels:
             raise ValueError(
@@ -158,6 +168,9 @@ class LesionInpaintInferer(Inferer):
             condition = self.condition.to(image).expand(len(image), -1)
         if timesteps is None:
             check_binary(mask)
+            if self.margin_mm:
+                parts = [with_rim(each, self.margin_mm, self.spacing_mm) for each in mask]
+                mask = torch.stack(parts)
             return self._sample(image, mask, network, condition, seeds, trace)
         noise = torch.randn_like(image) if noise is None else noise
         x_t = self.scheduler.add_noise(original_samples=image, noise=noise, timesteps=timesteps)
@@ -229,7 +242,7 @@ class LesionInpaintInferer(Inferer):
     def _match(self, x_0: Tensor, mask: Tensor, condition: Tensor) -> None:
         """Move the lesion of each controlled sample toward its histogram, in place."""
         blocks = condition.unflatten(1, (mask.shape[1], -1))
-        for sample, masks, histograms in zip(x_0, mask > 0, blocks, strict=True):
+        for sample, masks, histograms in zip(x_0, mask > RIM, blocks, strict=True):
             for channel, (inside, histogram) in enumerate(zip(masks, histograms, strict=True)):
                 if histogram.min() >= 0 and histogram.sum() > 0:
                     values = sample[min(channel, len(sample) - 1)]
@@ -318,8 +331,8 @@ def combine_classes(x: Tensor, mask: Tensor) -> Tensor:
     r"""Return :math:`\sum_i M^{(i)} x^{(i)}` in all channels, unchanged outside the masks.
 
     LeFusion, section 3.2: each class is drawn in a channel of its own, ``(B, K, H, W, D)``, and put
-    together by masks of 0 or 1 of the same shape; a class may be absent. Other shapes, or classes
-    that overlap, are a ``ValueError``.
+    together by masks of the same shape, above 0 where a class is; a class may be absent. Other
+    shapes, or classes that overlap, are a ``ValueError``.
 
     Example:
         >>> x = torch.tensor([[[5.0, 6.0, 7.0]], [[1.0, 2.0, 3.0]]])[None]
@@ -332,6 +345,7 @@ def combine_classes(x: Tensor, mask: Tensor) -> Tensor:
             f"mask must have one channel per class as the image has, got {tuple(mask.shape)} "
             f"and {tuple(x.shape)}"
         )
+    mask = (mask > 0).to(x)
     covered = mask.sum(1, keepdim=True)
     if bool((covered > 1).any()):
         raise ValueError("classes must not overlap, got voxels in several masks")

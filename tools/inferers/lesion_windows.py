@@ -17,7 +17,16 @@ from torch import Tensor, nn
 
 from tools.inferers.latent_inpaint import LatentInpaintInferer
 from tools.inferers.lesion_inpaint import LesionInpaintInferer
-from tools.windows import Box, Window, WindowGrid, blend_weight, cut_window, grown, paste_window
+from tools.windows import (
+    BlendZone,
+    Box,
+    Window,
+    WindowGrid,
+    compose_rim,
+    cut_window,
+    extended,
+    paste_window,
+)
 
 __all__ = ["LesionRequestsInferer", "LesionWindowInferer"]
 
@@ -32,7 +41,7 @@ class LesionWindowInferer(Inferer):
     ``smallest``. Cubes of equal size are sampled as one batch. With ``spacing_mm`` (that of
     training), a volume that knows its affine (MetaTensor) and has other voxels is resampled, but
     only under the windows: they are cut with the model's voxels, and the result is interpolated at
-    the voxels of the lesion (a latent model's change, at those within its ``margin_mm``). The rest
+    the voxels of the lesion; with a margin its change, at those nearer than ``margin_mm``. The rest
     is not touched.
 
     Example:
@@ -98,7 +107,7 @@ class LesionWindowInferer(Inferer):
 
     def _sampler(self, resampled: bool) -> LesionInpaintInferer | LatentInpaintInferer:
         """Return the sampler; if resampled, the fading is left to the scan's own grid."""
-        if not (resampled and hasattr(self.inferer, "margin_mm")):
+        if not (resampled and self.inferer.fades):
             return self.inferer
         sampler = copy.copy(self.inferer)
         sampler.margin_mm = math.inf
@@ -116,13 +125,12 @@ class LesionWindowInferer(Inferer):
         ):
             parts = [(number, self.window.in_volume(found, shape)) for number, found in boxes]
             return [VoxelPlace(box, components[box], number) for number, box in parts]
-        margin_mm = getattr(self.inferer, "margin_mm", None)
+        margin_mm, fades = self.inferer.margin_mm, self.inferer.fades
         places = []
         for number, found in boxes:
             lesion = (masks[(slice(None), *found)] > 0) & (components[found] == number)
             grid = self.window.round_box(found, affine)
-            lesion, box = grown(lesion, found, shape, affine, margin_mm or 0.0)
-            places.append(GridPlace(box, lesion, grid, affine, margin_mm))
+            places.append(GridPlace(found, lesion, grid, affine, margin_mm, fades))
         return places
 
 
@@ -168,16 +176,17 @@ class VoxelPlace(NamedTuple):
 class GridPlace(NamedTuple):
     """A lesion of a scan in a window of the model's own voxels, along the patient's axes.
 
-    ``box`` is the part of the scan that may change: the lesion (``masks``, one per class, True
-    inside) and ``margin_mm`` round it, over which the change fades to nothing; None: the lesion is
-    replaced, nothing else. ``affine`` is that of the scan.
+    ``box`` is where the lesion lies in the scan (``masks``, one per class, True inside); what is
+    nearer than ``margin_mm`` changes too, and the change of a model in latents ``fades`` there to
+    nothing. ``affine`` is that of the scan.
     """
 
     box: Box
     masks: np.ndarray
     grid: WindowGrid
     affine: np.ndarray
-    margin_mm: float | None
+    margin_mm: float
+    fades: bool
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -201,20 +210,30 @@ class GridPlace(NamedTuple):
 
     def paste(self, output: Tensor, window: Tensor, result: Tensor) -> None:
         """Write what the model changed into the scan, in place."""
-        inside = np.asarray(self.masks.any(0))
-        weight = blend_weight(inside, self.margin_mm or 0.0, voxel_sizes(self.affine))
-        where = weight > 0
-        share = torch.from_numpy(weight[where]).float()
         scan = output[0].numpy()
-        for channel, before, after in zip(output, window, result, strict=False):
-            part = channel[self.box]
-            new = (after if self.margin_mm is None else after - before).numpy()
-            values = paste_window(scan, self.affine, new, self.grid, where, self.box)
-            drawn = torch.from_numpy(values).to(part.dtype)
-            if self.margin_mm is not None:
-                # images of latent models lie in [0, 1]
-                drawn = (part[where] + share * drawn).clamp(0, 1)
-            part[where] = drawn
+        zone = BlendZone.around(
+            np.asarray(self.masks.any(0)),
+            self.box,
+            self.affine,
+            scan.shape,
+            self.margin_mm,
+            self.fades,
+        )
+        drawn_in = window[len(result) :].amax(0).numpy() > 0
+        for channel, before, after in zip(output, window.numpy(), result.numpy(), strict=False):
+            part = channel[zone.box]
+            where = torch.from_numpy(zone.inside)
+            place = (self.grid, zone.inside, zone.box)
+            if self.fades:  # images of latent models lie in [0, 1]
+                change = paste_window(scan, self.affine, after - before, *place)
+                values = np.clip(part[where].numpy() + zone.weight * change, 0, 1)
+            elif self.margin_mm:
+                values = compose_rim(
+                    channel.numpy(), self.affine, before, after, self.grid, zone, (-1, 1)
+                )
+            else:
+                values = paste_window(scan, self.affine, extended(after, drawn_in), *place)
+            part[where] = torch.from_numpy(values).to(part.dtype)
 
 
 Place = VoxelPlace | GridPlace

@@ -23,6 +23,7 @@ __all__ = [
     "lesion_window",
     "patch_grid",
     "scan_patches",
+    "scanned_box",
 ]
 
 CONTEXT_MM = 16.0  # of the scan beyond a window, for the healing of what continues it
@@ -118,14 +119,16 @@ def find_lesions(
 
 def lesion_window(
     image: np.ndarray, affine: np.ndarray, lesion: Lesion, rule: Rule
-) -> tuple[np.ndarray, np.ndarray, WindowGrid] | None:
+) -> tuple[np.ndarray, np.ndarray, WindowGrid, list[list[int]]] | None:
     """Return image and mask of a lesion in its window; None if it needs a larger one.
+
+    With them come its grid and what of it was scanned, see :func:`scanned_box`.
 
     The window lies round the middle of the lesion. A scan that is larger than the window moves it
     inside; a scan that is not, such as a crop **tight in depth**, is continued by its own mirror
     image from which the lesion was taken out: neither a constant (a wall that no scan has) nor the
     last slice repeated (streaks) will do. The continuation is context only, as the loss looks at
-    the lesion.
+    the lesion, and at its rim within :func:`scanned_box`.
     """
     bounds = bounds_mm(lesion.box, affine)
     extent = np.ptp(bounds, axis=0)
@@ -149,7 +152,22 @@ def lesion_window(
     window = cut_window(block, start, grid)
     # a linear blend of the mask crosses 1/2 at the outline
     inside = cut_window(mask.astype(np.float32), start, grid, beyond=0.0) >= 0.5
-    return (window, inside, grid) if inside.any() else None
+    return (window, inside, grid, scanned_box(grid, image.shape, affine)) if inside.any() else None
+
+
+def scanned_box(grid: WindowGrid, shape: Sequence[int], affine: np.ndarray) -> list[list[int]]:
+    """Return first and end of the voxels of a window that lie in the scan, along each axis.
+
+    Example:
+        >>> grid = WindowGrid.around((4.5, 4.5, 1.0), (6, 6, 6))
+        >>> scanned_box(grid, (10, 10, 3), np.eye(4))
+        [[0, 6], [0, 6], [1, 5]]
+    """
+    corners = bounds_mm([slice(0, n) for n in shape], affine)
+    low, high = apply_affine(np.linalg.inv(grid.affine), corners)
+    first = np.clip(np.ceil(low - 1e-6), 0, grid.size).astype(int).tolist()
+    end = np.clip(np.floor(high + 1e-6) + 1, 0, grid.size).astype(int).tolist()
+    return [list(pair) for pair in zip(first, end, strict=True)]
 
 
 def _block_round(

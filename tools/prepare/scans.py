@@ -532,7 +532,7 @@ class _OneScan(NamedTuple):
             if found is None:
                 self.record.left_out["larger than the window"] += 1
                 continue
-            window, inside, grid = found
+            window, inside, grid, facts["known"] = found
             self.record.add(name, _pair(window, "label", inside, grid.affine, image), facts)
         organ = self.paths.get("organ_mask", self.paths.get("lung"))
         if organ is None or not self.rule.normal:

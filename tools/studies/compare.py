@@ -20,7 +20,6 @@ from tools.intensity import HuWindow
 from tools.scans.crops import Crop, lesion_crops
 from tools.scans.scan import Scan
 from tools.shapes import MaskFileShape
-from tools.studies.healing import heal
 from tools.studies.judge import Measured, judge, measure, pairs, without_nan
 from tools.studies.statistics import mean_and_error
 from tools.studies.tables import grid
@@ -28,6 +27,7 @@ from tools.synthesis.arrays import METHODS, open_synthesizer
 from tools.synthesis.cases import Case
 from tools.synthesis.synthesizer import Synthesizer
 from tools.synthesis.textures import Textures
+from tools.transforms.healing import heal
 
 __all__ = ["FILES", "compare"]
 

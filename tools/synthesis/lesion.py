@@ -17,7 +17,7 @@ from tools.scans.changed import Changed
 from tools.synthesis.records import LesionRecord
 from tools.synthesis.textures import Texture
 from tools.synthesis.view import Canvas, CropView, LesionWindow, UnitWindow, View
-from tools.windows import BlendZone, Box, paste_window
+from tools.windows import BlendZone, Box, compose_rim, extended, grown, paste_window
 
 Limits = HuWindow | UnitWindow
 
@@ -113,13 +113,8 @@ class Lesion:
         self.present = [k for k, mask in enumerate(self.masks) if mask.any()]
         self.zone: BlendZone | None = None
         if self.view.margin_mm:
-            self.zone = BlendZone.around(
-                np.asarray(self.masks.any(0)),
-                self.box,
-                self.canvas.affine,
-                self.canvas.shape,
-                self.view.margin_mm,
-            )
+            place = (self.box, self.canvas.affine, self.canvas.shape, self.view.margin_mm)
+            self.zone = BlendZone.around(np.asarray(self.masks.any(0)), *place, self.view.fades)
 
     @property
     def job(self) -> WindowJob:
@@ -186,17 +181,24 @@ class Lesion:
             return values, values
         like = canvas.turned(canvas.scan.stored)
         if self.zone is None:
-            values = [
-                paste_window(like, canvas.affine, result, grid, self.masks[k], self.box)
-                for k in self.present
-            ]
+            values = []
+            for k in self.present:
+                own = extended(result, self.window.masks[k] > 0)
+                values.append(paste_window(like, canvas.affine, own, grid, self.masks[k], self.box))
             return values, values
-        zone, limits = self.zone, self._limits()
-        change = result - np.clip(self.window.image, limits.low, limits.high)
-        part = paste_window(like, canvas.affine, change, grid, zone.inside, zone.box)
-        difference = zone.weight * part
-        before = np.asarray(canvas.turned(canvas.scan.image)[zone.box][zone.inside], np.float64)
-        return [difference], [_limited(before, difference, limits)[zone.lesion]]
+        zone, limits, image = self.zone, self._limits(), canvas.turned(canvas.scan.image)
+        shown = np.clip(self.window.image, limits.low, limits.high)
+        before = np.asarray(image[zone.box][zone.inside], np.float64)
+        if self.view.fades:
+            change = paste_window(like, canvas.affine, result - shown, grid, zone.inside, zone.box)
+            difference = zone.weight * change
+        else:
+            ends = (limits.low, limits.high)
+            drawn = compose_rim(image, canvas.affine, shown, result, grid, zone, ends)
+            difference = drawn - before
+        after = _limited(before, difference, limits)
+        masks, _ = grown(self.masks, self.box, canvas.shape, canvas.affine, self.view.margin_mm)
+        return [difference], [after[masks[k][zone.inside]] for k in self.present]
 
     def _limits(self) -> Limits:
         return self.view.range if isinstance(self.view, CropView) else self.window.scale
@@ -311,8 +313,8 @@ def _blended(
         zone = lesion.zone
         assert zone is not None
         voxels = np.argwhere(zone.inside) + [part.start for part in zone.box]
-        # rings add up where they meet, but another lesion is as its own crop made it
-        mine = zone.lesion | (label[tuple(voxels.T)] == 0)
+        # rings add up where they meet, but another lesion is as its own window made it
+        mine = zone.lesion | ~np.isin(label[tuple(voxels.T)], lesion.organ.values)
         places.append(np.ravel_multi_index(tuple(voxels[mine].T), label.shape))
         changes.append(lesion.values[0][mine])
     found, inverse = np.unique(np.concatenate(places), return_inverse=True)

@@ -119,9 +119,11 @@ class View(Protocol):
 
     Attributes:
         margin_mm: how far round its label a lesion changes the scan.
+        fades: whether that change is blended in; else the model draws the rim itself.
     """
 
     margin_mm: float
+    fades: bool
 
     def open(self, scan: Scan, labels: np.ndarray | None = None) -> Canvas:
         """Make a scan ready; ``labels`` is the label map of its organ, in the scan's axes."""
@@ -151,9 +153,10 @@ class CubeView:
         spacing_mm: voxel size.
         context_mm: surroundings shown on each side, at least.
         step: the size is a multiple of this.
+        margin_mm: width of the rim that the model draws round a lesion.
     """
 
-    margin_mm = 0.0
+    fades = False
 
     def __init__(
         self,
@@ -162,7 +165,13 @@ class CubeView:
         spacing_mm: float = 1.0,
         context_mm: float = 5.0,
         step: int = 8,
+        margin_mm: float = 0.0,
     ) -> None:
+        if not 0 <= margin_mm < context_mm:
+            raise ValueError(
+                f"margin_mm must be at least 0 and below {context_mm:g}, got {margin_mm}"
+            )
+        self.margin_mm = float(margin_mm)
         self.scale = HuWindow(float(window_hu[0]), float(window_hu[1]))
         self.smallest, self.spacing_mm = max(int(n) for n in size), float(spacing_mm)
         self.context_mm, self.step = context_mm, step
@@ -210,6 +219,8 @@ class CropView:
     Raises:
         ValueError: if a value breaks its rule.
     """
+
+    fades = True
 
     def __init__(
         self,
@@ -294,9 +305,10 @@ class SlicesView:
         percentiles: of the window, that become -1 and 1.
         empty_value: intensity that is no signal; None: there is none.
         multiple: what the number of slices becomes a multiple of.
+        margin_mm: width of the rim that the model draws round a lesion.
     """
 
-    margin_mm = 0.0
+    fades = False
 
     def __init__(
         self,
@@ -307,8 +319,11 @@ class SlicesView:
         percentiles: Sequence[float],
         empty_value: float | None = None,
         multiple: int = 4,
+        margin_mm: float = 0.0,
     ) -> None:
-        self.organ, self.around = organ, tuple(around)
+        if margin_mm < 0:
+            raise ValueError(f"margin_mm must be at least 0, got {margin_mm}")
+        self.organ, self.around, self.margin_mm = organ, tuple(around), float(margin_mm)
         self.rule = Window(tuple(size), float(spacing_mm), multiple=multiple)
         self.percentiles = Percentiles(tuple(percentiles), empty_value)
 

@@ -23,6 +23,7 @@ from tools.histograms import (
 )
 from tools.intensity import tissue_levels
 from tools.transforms import EachKey
+from tools.transforms.rim import RIM
 
 __all__ = [
     "SUBTYPES",
@@ -61,7 +62,7 @@ class LesionHistogramd(EachKey):
         self.bins, self.mask_key, self.histogram_key = bins, mask_key, histogram_key
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
-        mask = convert_to_tensor(sample[self.mask_key])
+        mask = convert_to_tensor(sample[self.mask_key]) > RIM
         image = convert_to_tensor(sample[key]).expand(mask.shape)
         sample[self.histogram_key] = intensity_histogram(image, mask, self.bins).flatten()
 
@@ -91,12 +92,24 @@ class RandHistogramTransferd(RandomizableTransform, EachKey):
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         self.randomize(None)
         image = convert_to_tensor(sample[key])
-        masks = convert_to_tensor(sample[self.mask_key]) > 0
+        masks = convert_to_tensor(sample[self.mask_key])
         changed = image.clone()
-        for number, inside in enumerate(masks.split(1)):
+        for number, mask in enumerate(masks.split(1)):
+            inside, rim = mask > RIM, mask == RIM
             if inside.any():
                 changed[inside] = self._transfer(image, inside, number)
+                changed[rim] = self._blurred(image, changed, inside, rim, (masks == 0).all(0, True))
         sample[key] = sample[key].clone().copy_(changed)
+
+    @staticmethod
+    def _blurred(
+        image: Tensor, changed: Tensor, inside: Tensor, rim: Tensor, beyond: Tensor
+    ) -> Tensor:
+        """Return the rim, as far above its surroundings as the lesion now is."""
+        around = image[beyond].median() if beyond.any() else image.min()
+        before = image[inside].mean() - around
+        share = (changed[inside].mean() - around) / before if before.abs() > 0.01 else 1.0
+        return (around + share * (image[rim] - around)).clamp(-1, 1)
 
     def _transfer(self, image: Tensor, inside: Tensor, number: int) -> Tensor:
         """Return the values of a lesion, re-mapped or not, and remember its histogram."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tools.intensity import HuWindow, Percentiles
 from tools.transforms import EachKey
-from tools.windows import Window, WindowGrid, cut_window, paste_window
+from tools.windows import BlendZone, Window, WindowGrid, compose_rim, cut_window, paste_window
 
 __all__ = [
     "PasteChanged",
@@ -138,6 +138,10 @@ class PasteLesiond(EachKey):
     metadata; integers are rounded and kept within their type. Every voxel outside the lesion is
     copied from the scan (before it was cut and scaled) bit for bit.
 
+    With ``image_key``, what the sampler was shown, the rim that a model draws round a lesion comes
+    too: every voxel that differs from what was shown; of a window the change, at voxels of the scan
+    that are nearer to the lesion than ``margin_mm``.
+
     ``classes`` are the labels of the scan's label map that are lesion; None: all above 0.
     ``window`` are the intensities that -1 and 1 stand for, or the sample's entry with them. A label
     map of another shape, or a lesion that reaches beyond the window, is a ``ValueError``.
@@ -151,10 +155,13 @@ class PasteLesiond(EachKey):
         classes: Sequence[int] | None = None,
         window: Sequence[float] | str = "intensity_range",
         window_key: str | None = None,
+        image_key: str | None = None,
+        margin_mm: float = 0.0,
     ) -> None:
         super().__init__(keys)
+        self.margin_mm = margin_mm
         self.scan_key, self.mask_key, self.classes = scan_key, mask_key, classes
-        self.window, self.window_key = window, window_key
+        self.window, self.window_key, self.image_key = window, window_key, image_key
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         scan, label = sample[self.scan_key], convert_to_tensor(sample[self.mask_key]).cpu().numpy()
@@ -165,31 +172,42 @@ class PasteLesiond(EachKey):
             )
         inside = label > 0 if self.classes is None else np.isin(label, list(self.classes))
         low, high = sample[self.window] if isinstance(self.window, str) else self.window
-        scale, where = HuWindow(float(low), float(high)), torch.from_numpy(inside).to(scan.device)
-        drawn = convert_to_tensor(sample[key]).detach()
-        if self.window_key is None:
-            values = scale.unscaled(drawn.to(scan.device)[where])
+        scale = HuWindow(float(low), float(high))
+        drawn = convert_to_tensor(sample[key]).detach().cpu()
+        shown = convert_to_tensor(sample[self.image_key or key])[: len(drawn)].detach().cpu()
+        if self.window_key is not None:
+            affine = convert_to_tensor(sample[self.window_key].affine).cpu().numpy().astype(float)
+            grid = WindowGrid(affine, tuple(drawn.shape[1:]))
+            before, after = (scale.unscaled(x[0].float().numpy()) for x in (shown, drawn))
+            inside[0], values = self._of_window(scan, inside[0], before, after, grid, (low, high))
         else:
-            grid = sample[self.window_key].affine
-            values = torch.from_numpy(scale.unscaled(_at(drawn[0], grid, scan, inside[0])))
+            if self.image_key is not None:
+                inside = (drawn != shown).numpy()
+            values = scale.unscaled(drawn[torch.from_numpy(inside)])
+        where = torch.from_numpy(inside).to(scan.device)
         composite = scan.clone()
-        composite[where] = _as_dtype(values, scan.dtype).to(scan.device)
+        composite[where] = _as_dtype(torch.as_tensor(values), scan.dtype).to(scan.device)
         sample[key] = composite
 
-
-def _at(window: Tensor, affine: Tensor, scan: MetaTensor, inside: np.ndarray) -> np.ndarray:
-    """Return the values of a window at the voxels of a scan's lesion, float64."""
-    x, y, z = window.shape
-    grid = WindowGrid(convert_to_tensor(affine).cpu().numpy().astype(float), (x, y, z))
-    values = paste_window(
-        inside,
-        convert_to_tensor(scan.affine).cpu().numpy().astype(float),
-        window.float().cpu().numpy(),
-        grid,
-        inside,
-        (slice(0, inside.shape[0]), slice(0, inside.shape[1]), slice(0, inside.shape[2])),
-    )
-    return values.astype(np.float64)
+    def _of_window(
+        self,
+        scan: MetaTensor,
+        inside: np.ndarray,
+        shown: np.ndarray,
+        drawn: np.ndarray,
+        grid: WindowGrid,
+        limits: tuple[float, float],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return where a scan changes, and the values there, of a window before and after."""
+        affine = convert_to_tensor(scan.affine).cpu().numpy().astype(float)
+        x, y, z = inside.shape
+        box = (slice(0, x), slice(0, y), slice(0, z))
+        if self.image_key is None or not self.margin_mm:
+            values = paste_window(inside, affine, drawn, grid, inside, box)
+            return inside, values.astype(np.float64)
+        zone = BlendZone.around(inside, box, affine, inside.shape, self.margin_mm, fades=False)
+        image = convert_to_tensor(scan[0]).cpu().numpy()
+        return zone.inside, compose_rim(image, affine, shown, drawn, grid, zone, limits)
 
 
 def _as_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:

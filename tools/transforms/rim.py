@@ -1,0 +1,128 @@
+"""The rim round a lesion: what a scanner blurs into the surroundings belongs to the lesion too."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+from monai.utils import convert_to_tensor
+from scipy import ndimage
+from torch import Tensor
+
+from tools.transforms import EachKey
+from tools.transforms.healing import heal
+
+__all__ = ["RIM", "HealedSurroundingsd", "RandLesionRimd", "with_rim"]
+
+RIM = 0.5  # value of the rim in a mask channel: drawn, but not of the label
+
+
+def with_rim(
+    lesion_mask: Tensor, margin_mm: float, spacing_mm: float | Sequence[float] = 1.0
+) -> Tensor:
+    """Return masks with 0.5 in the voxels that lie nearer to a lesion than the margin.
+
+    Own addition: LeFusion draws the mask alone, and the change then ends in a step. A voxel of the
+    rim belongs to the class that it is nearest to. Masks are ``(K, H, W, D)``, 1 inside, one
+    channel per class; distances are taken from middle to middle of voxels. A margin of 0, and empty
+    masks, change nothing.
+
+    Example:
+        >>> mask = (torch.arange(6) == 0).float().reshape(1, 1, 1, 6)
+        >>> with_rim(mask, margin_mm=2.5).flatten().tolist()
+        [1.0, 0.5, 0.5, 0.0, 0.0, 0.0]
+    """
+    lesion = (lesion_mask > RIM).any(0).cpu().numpy()
+    if margin_mm <= 0 or not lesion.any():
+        return lesion_mask
+    distance, nearest = ndimage.distance_transform_edt(
+        ~lesion, sampling=np.broadcast_to(spacing_mm, 3), return_indices=True
+    )
+    rim = torch.from_numpy(~lesion & (distance < margin_mm)).to(lesion_mask.device)
+    index = tuple(torch.from_numpy(part).long().to(lesion_mask.device) for part in nearest)
+    owner = torch.stack([channel[index] for channel in lesion_mask])
+    return torch.where(rim, RIM * (owner > RIM).to(lesion_mask), lesion_mask)
+
+
+class HealedSurroundingsd(EachKey):
+    """Add the image with the lesion, and the rim round it, replaced by what lies around.
+
+    See :func:`tools.transforms.healing.heal`; the noise is the same whenever a case is loaded.
+
+    Args:
+        keys: of an image ``(1, H, W, D)``.
+        mask_key: of its masks.
+        healed_key: of the result.
+        margin_mm: of the rim that is healed.
+        spacing_mm: of a voxel.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        mask_key: str = "label",
+        healed_key: str = "healed",
+        margin_mm: float = 3.0,
+        spacing_mm: float = 1.0,
+    ) -> None:
+        super().__init__(keys)
+        self.mask_key, self.healed_key = mask_key, healed_key
+        self.margin_mm, self.spacing_mm = margin_mm, (spacing_mm,) * 3
+
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
+        image = convert_to_tensor(sample[key])
+        inside = (convert_to_tensor(sample[self.mask_key]) > 0).any(0).cpu().numpy()
+        rng = np.random.default_rng(int(inside.sum()))
+        parts = [heal(x.cpu().numpy(), inside, self.spacing_mm, rng, self.margin_mm) for x in image]
+        sample[self.healed_key] = torch.from_numpy(np.stack(parts))
+
+
+class RandLesionRimd(RandomizableTransform, EachKey):
+    """Let a lesion be drawn with a rim of random width, at random in healed surroundings.
+
+    So one network learns all margins, and learns to draw the rim where nothing outside tells of it,
+    as in the healthy scans of users. The mask gets 0.5 in the rim (:func:`with_rim`).
+
+    Args:
+        keys: of the image.
+        mask_key: of its masks, ``(K, H, W, D)``.
+        healed_key: of the image without the lesion; a sample that lacks it keeps its surroundings.
+        known_key: of the box of voxels that were scanned, ``[[first, end], ...]``; nothing beyond
+            it is a rim. A sample that lacks it was scanned whole.
+        margins_mm: one is drawn for each sample.
+        prob: that the surroundings are the healed ones.
+        spacing_mm: of a voxel.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        mask_key: str = "label",
+        healed_key: str = "healed",
+        known_key: str = "known",
+        margins_mm: Sequence[float] = (0.0, 1.0, 2.0, 3.0),
+        prob: float = 0.5,
+        spacing_mm: float = 1.0,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.mask_key, self.healed_key, self.known_key = mask_key, healed_key, known_key
+        self.margins_mm, self.spacing_mm = tuple(margins_mm), spacing_mm
+
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
+        self.randomize(None)
+        margin_mm = self.margins_mm[self.R.randint(len(self.margins_mm))]
+        lesion = convert_to_tensor(sample[self.mask_key]).float()
+        drawn = with_rim(lesion, margin_mm, self.spacing_mm)
+        if self.known_key in sample:
+            scanned = torch.zeros(drawn.shape[1:], dtype=torch.bool)
+            scanned[tuple(slice(*part) for part in sample[self.known_key])] = True
+            drawn = torch.where(scanned, drawn, lesion)
+        sample[self.mask_key] = drawn
+        if self._do_transform and self.healed_key in sample:
+            image, healed = (convert_to_tensor(sample[name]) for name in (key, self.healed_key))
+            sample[key] = torch.where((drawn > 0).any(0), image, healed)
