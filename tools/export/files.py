@@ -32,9 +32,13 @@ def place_cases(
 
     Names of images end in the channel. The paths of each case in the folder are returned, the label
     values of training cases, and a sentence for each label that had to be resampled.
+
+    Raises:
+        ValueError: if a file is none, or the labels of all real or all synthetic cases to train on
+            are empty.
     """
     paths: list[dict[str, str]] = []
-    found: set[int] = set()
+    found: dict[bool, set[int]] = {case.synthetic: set() for case in dataset.cases if case.trained}
     notes: list[str] = []
     for case in tqdm(dataset.cases, desc="exporting", unit="case"):
         part = "Ts" if case.testing else "Tr"
@@ -47,10 +51,18 @@ def place_cases(
         if case.label is not None:
             scan = Scan(folder / entry["image"], argument="image")
             values = place_label(case, scan, folder / entry["label"], copy)
-            found |= set() if case.testing else values
+            if case.trained:
+                found[case.synthetic] |= values
             notes += [f"{case.name}: {note}" for note in scan.notes]
         paths.append(entry)
-    return paths, found, notes
+    for synthetic, values in found.items():
+        if not any(values):
+            kind = "synthetic" if synthetic else "real"
+            raise ValueError(
+                f"labels of {kind} cases must mark {', '.join(dataset.classes)} in one at least, "
+                f"got nothing in {sum(c.trained and c.synthetic is synthetic for c in dataset.cases)}"
+            )
+    return paths, set().union(*found.values()), notes
 
 
 def place_image(source: Path, target: Path, copy: bool = False) -> None:
