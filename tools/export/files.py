@@ -57,10 +57,10 @@ def place_cases(
         paths.append(entry)
     for synthetic, values in found.items():
         if not any(values):
-            kind = "synthetic" if synthetic else "real"
+            count = sum(case.trained and case.synthetic is synthetic for case in dataset.cases)
             raise ValueError(
-                f"labels of {kind} cases must mark {', '.join(dataset.classes)} in one at least, "
-                f"got nothing in {sum(c.trained and c.synthetic is synthetic for c in dataset.cases)}"
+                f"labels of {'synthetic' if synthetic else 'real'} cases must mark "
+                f"{', '.join(dataset.classes)} in one at least, got {count} empty ones"
             )
     return paths, set().union(*found.values()), notes
 
