@@ -238,7 +238,7 @@ def _convert(
     maps = {"label": label, "marks": _marks(marked, message.small_nodules, series)}
     if settings["normal"]:
         try:
-            maps["organ_mask"] = lung_mask(series.image, series.affine)
+            maps["organ_mask"] = np.asarray(lung_mask(series.image, series.affine))
         except ValueError:  # the nodules of such a scan are as good as any
             left_out["scans whose lung was not found"] += 1
     entry: dict[str, Any] = {"name": name, "patient": patient, "image": str(place)}
