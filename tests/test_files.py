@@ -251,3 +251,9 @@ def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path: Path) -> Non
     clear_leftovers(tmp_path)
     assert (tmp_path / "dataset" / "a").read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+def test_numbers_that_json_cannot_hold_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"numbers of .*a\.json must be finite, got NaN"):
+        files.write_json(tmp_path / "a.json", {"modality": float("inf")})
+    assert list(tmp_path.iterdir()) == []
