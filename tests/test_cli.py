@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -264,3 +265,12 @@ def test_learned_shapes_from_scan_to_record(tmp_path: Path, shape_bundle: Path) 
     assert len(record.request["shape"]["weights_sha256"]) == 64
     # a folder with other shapes is not gone on with
     assert main(["synthesize", *words, "--lobulation", "2", "--out", str(tmp_path / "one")]) == 1
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--help", "--json"]])
+def test_a_reader_that_has_enough_is_no_error(words: list[str]) -> None:
+    run = [sys.executable, "-m", "tools", *words]
+    process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # type: ignore[union-attr]
+    assert process.stderr.read() == b""  # type: ignore[union-attr]
+    assert process.wait() == 0

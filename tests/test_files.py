@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,20 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (partial / "b").touch()
     assert sorted(path.name for path in target.iterdir()) == [MARK, "b"]
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+@pytest.mark.parametrize("make", [new_file, lambda path: new_folder(path, ["a"])])
+def test_all_is_on_the_disk_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable
+) -> None:
+    target, seen = tmp_path / "result", list[tuple[int, bool]]()
+    monkeypatch.setattr(os, "fsync", lambda n: seen.append((os.fstat(n).st_ino, target.exists())))
+    with make(target) as partial:
+        path = partial / "a" if partial.is_dir() else partial
+        path.write_text("whole")
+        written = path.stat().st_ino
+    assert (written, False) in seen
+    assert seen[-1] == (tmp_path.stat().st_ino, True)  # and the name itself
 
 
 @pytest.mark.parametrize("planted", ["chapter.txt", "sub/chapter.txt", "sub/deep/a"])
@@ -236,3 +251,9 @@ def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path: Path) -> Non
     clear_leftovers(tmp_path)
     assert (tmp_path / "dataset" / "a").read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+def test_numbers_that_json_cannot_hold_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"numbers of .*a\.json must be finite, got NaN"):
+        files.write_json(tmp_path / "a.json", {"modality": float("inf")})
+    assert list(tmp_path.iterdir()) == []

@@ -19,6 +19,7 @@ RUNTIME |= {"organs", "scans", "shapes", "synthesis", "dicom"}
 # of the part scans, these know nothing but arrays and files
 LEAF_MODULES = ("tools.scans.grid.", "tools.scans.reader.")
 ABOVE = {  # what a part must not import
+    "dicom": {"scans", "organs", "shapes", "inferers", "synthesis"},
     "scans": {"organs", "shapes", "inferers", "synthesis"},
     "organs": {"synthesis", "inferers"},
     "shapes": {"synthesis"},

@@ -3,6 +3,10 @@
 Run lists of the configs begin with :func:`as_command`. It reads the command line, since a config
 cannot tell which of its keys were typed, and does so only in a process that is that command: a
 program that runs a bundle (``ConfigWorkflow``, MONAI Label, a test) is left alone.
+
+What MONAI does before the run list stays in its words: an option whose parent is misspelt
+(``--trian#x``: ``KeyError: 'query key: trian'``), and what ``initialize`` cannot take
+(``--seed x``).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -68,10 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    if as_json:
-        print(json.dumps({"ok": result.exit_code == 0, **result.facts}, default=str))
-    elif result.text:
-        print(result.text)
+    facts = {"ok": result.exit_code == 0, **result.facts}
+    text = json.dumps(facts, default=str) if as_json else result.text
+    try:
+        print(text, end="\n" if text else "", flush=True)
+    except BrokenPipeError:  # whoever reads it has enough: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return result.exit_code
 
 

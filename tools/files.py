@@ -489,7 +489,10 @@ def write_json(
     Raises:
         ValueError: if a number is NaN or infinite.
     """
-    text = json.dumps(content, indent=indent, default=default, allow_nan=False) + "\n"
+    try:
+        text = json.dumps(content, indent=indent, default=default, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise ValueError(f"numbers of {path} must be finite, got NaN or infinity") from error
     with new_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return Path(path)

@@ -11,8 +11,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
 
 from tests.dicom_series import AXIAL, write_dicom_series
-from tools.dicom.derived import write_dicom
 from tools.scans.scan import Scan
+from tools.synthesis.dicom.derived import write_dicom
 from tools.synthesis.records import BundleRecord, LesionRecord, ScanRecord, write_record
 
 SHAPE = (6, 9, 12)  # slices, rows, columns

@@ -17,12 +17,12 @@ from tests.dicom_series import write_dicom_series
 from tests.synthesis.jobs import heart_job, lung_job
 from tests.synthesis.test_run import contents
 from tools.cli import main
-from tools.dicom import derived as dicom_out
 from tools.files import MARK
 from tools.phantoms.heart_mr import heart_mr
 from tools.report.page import PageReport
 from tools.scans.scan import Scan
 from tools.synthesis.cases import Case, find_cases
+from tools.synthesis.dicom import derived as dicom_out
 from tools.synthesis.ranks import Rank
 from tools.synthesis.records import read_record
 from tools.synthesis.run import synthesize_scans

@@ -10,8 +10,8 @@ import pytest
 from tests.dicom.dicom_case import BUNDLE, SAGITTAL, WrittenCase, source, twelve_bits
 from tests.dicom.dicom_case import with_lesions as written
 from tests.dicom_series import AXIAL
-from tools.dicom.segmentation import make_segmentation, separate_lesions
 from tools.dicom.series import read_series
+from tools.synthesis.dicom.segmentation import make_segmentation, separate_lesions
 from tools.synthesis.records import LesionRecord, ScanRecord, read_record
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.export.tiny import Tiny, box_label, edit, named, save, scan_values
+from tests.export.tiny import SHAPE, Tiny, box_label, edit, named, save, scan_values
+from tools.cli import main
 from tools.export.cases import read_cases
 from tools.export.dataset import ExportChoice
 from tools.synthesis.records import RECORD_FILE
@@ -144,6 +146,23 @@ def test_cases_without_lesion_are_left_out(tiny: Tiny) -> None:
     tiny.synthetic(lesions=0)
     with pytest.raises(ValueError, match="may be trained on"):
         tiny.read()
+
+
+@pytest.mark.parametrize("kind", ["real", "synthetic"])
+@pytest.mark.parametrize("form", ["auto3dseg", "nnunet"])
+def test_labels_that_are_all_empty_are_refused(
+    tiny: Tiny, tmp_path: Path, form: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", form, str(tiny.synthetic()), "--real", str(tiny.real()), "--folds", "2"]
+    words += ["--out", str(tmp_path / "out")]
+    words += ["--dataset_id", "1", "--name", "a"] if form == "nnunet" else []
+    labels = sorted((tmp_path / kind).rglob("*label*/*" if kind == "real" else "label*"))
+    for path in labels[1:]:
+        save(path, np.zeros(SHAPE, np.uint8))
+    assert main(words) == 0  # one that is marked will do
+    save(labels[0], np.zeros(SHAPE, np.uint8))
+    assert main([*words, "--overwrite"]) == 1
+    assert f"labels of {kind} cases must mark lesion in one at least" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

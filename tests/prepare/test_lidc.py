@@ -1,13 +1,17 @@
 """A small download whose consensus masks are known by hand."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
 
+from tests.dicom_series import write_dicom_series
 from tests.prepare.lidc_download import (
     SHAPE,
     XML,
@@ -174,7 +178,7 @@ def test_resume_redoes_only_what_is_not_done(
     calls: list[str] = []
     read = lidc.read_series
 
-    def stop_at_second(folder: Path, pixels: bool) -> DicomSeries:
+    def stop_at_second(folder: Path, uid: str, pixels: bool) -> DicomSeries:
         calls.append(folder.parts[-3])
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -189,6 +193,53 @@ def test_resume_redoes_only_what_is_not_done(
     assert tree(tmp_path) == tree(out)
     with pytest.raises(ValueError, match="out must be a new folder or one prepared with the same"):
         prepare_lidc(download, tmp_path, RULE, 3, 0.6, 1, 0.5)
+
+
+def other_object(storage: str, modality: str) -> Callable[[int, Dataset], None]:
+    """Make of a slice what archives put beside a scan."""
+
+    def edit(_: int, header: Dataset) -> None:
+        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = storage
+        header.Modality = modality
+        if storage == CTImageStorage:
+            header.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        else:
+            del header.PixelData, header.ImagePositionPatient
+
+    return edit
+
+
+@pytest.mark.parametrize("named_beside", [True, False])
+def test_what_lies_beside_the_slices_is_passed_over(
+    download: Path, tmp_path: Path, named_beside: bool
+) -> None:
+    """A segmentation, a report, a scout and a coarse series, all before the slices."""
+    root = tmp_path / "download"
+    shutil.copytree(download / "LIDC-A", root / "LIDC-A")
+    folder = root / "LIDC-A" / "study" / "series"
+    xml = (folder / "069.xml").read_text().replace("1.2.3", "1.9.65")
+    (folder / "069.xml").unlink()
+    ((folder if named_beside else root) / "a.xml").write_text(xml)
+    others = [("66.4", "SEG"), ("88.33", "SR"), ("88.67", "SR"), ("2", "CT"), ("2", "CT")]
+    for number, (storage, modality) in enumerate(others):
+        uid, heights = f"1.8.{number}", range(3 if number == 4 else 1)
+        write_dicom_series(
+            folder,
+            np.zeros((len(heights), 8, 8)),
+            positions=[(0, 0, 5 * z) for z in heights],
+            series_uid=uid,
+            patient="other",
+            names=[f"000000_{number}_{k}" for k in heights],
+            edit=other_object(f"1.2.840.10008.5.1.4.1.1.{storage}", modality)
+            if number < 4
+            else None,
+        )
+    out = tmp_path / "out"
+    summary = prepare_lidc(root, out, RULE._replace(normal=0), workers=1, validation_fraction=0.0)
+    assert (summary["broken"], summary["training"]) == ({}, 1)
+    entry = content(out)["training"][0]
+    series = read_series(folder, "1.9.65")
+    np.testing.assert_array_equal(voxels_in_scan(out, entry, series), FIRST)
 
 
 def test_broken_patients_are_named_and_others_done(

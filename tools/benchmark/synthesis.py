@@ -119,7 +119,7 @@ def _run(path: Path, job: Synthesizer, seed: int) -> dict[str, Any]:
     lungs = lung_mask(image, scan.affine)
     marks.append(time.perf_counter())
     rng = np.random.default_rng(seed)
-    mask = nib.Nifti1Image(lungs.astype(np.uint8), scan.affine)
+    mask = nib.Nifti1Image(np.asarray(lungs, np.uint8), scan.affine)
     plan = job.plan(scan, Case("scan", path, organ_mask=mask), rng, "error")
     marks.append(time.perf_counter())
     result, memory = _synthesize(job, plan)

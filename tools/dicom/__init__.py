@@ -1,4 +1,4 @@
-"""DICOM: series in, derived series and segmentations of their lesions out."""
+"""DICOM: series and their pixels, read rightly or refused."""
 
 import logging
 import warnings

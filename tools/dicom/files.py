@@ -177,11 +177,11 @@ def series_uids(folder: Path) -> set[str]:
     return found - {""}
 
 
-def scan_in(folder: Path) -> str | None:
-    """Return the series UID of a scan in a folder of DICOM files; None if there is none.
+def scan_in(folder: Path) -> Dataset | None:
+    """Return the header of a slice of a scan in a folder of DICOM files; None if there is none.
 
-    As many files are read as that takes. One that is broken may be of a scan, of an unknown series
-    (an empty UID): reading will tell. What there is in place of a scan is logged.
+    As many files are read as that takes. One that is broken may be of a scan, of which nothing is
+    known (an empty header): reading will tell. What there is in place of a scan is logged.
 
     Args:
         folder: subfolders are not searched.
@@ -192,13 +192,13 @@ def scan_in(folder: Path) -> str | None:
         try:
             header = read_dataset(path, specific_tags=HEADER_TAGS, stop_before_pixels=True)
         except ValueError:
-            return ""
+            return Dataset()
         reason = _no_slice(header)
         if reason is None:
             uid = _text(header, "SeriesInstanceUID")
             counts[uid] += int(header.get("NumberOfFrames") or 1)
             if counts[uid] > 1 or not uid:
-                return uid
+                return header
             reason = "a single slice"
         other.append((path.name, reason))
     _log_passed_over(folder, other)

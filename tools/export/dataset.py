@@ -50,6 +50,11 @@ class ExportCase:
     source_label: Path | None = None
     source_values: Mapping[int, int] = field(default_factory=dict)
 
+    @property
+    def trained(self) -> bool:
+        """Whether it is trained on, in some fold."""
+        return not self.testing and self.label is not None
+
 
 @dataclass(frozen=True)
 class ExportSet:

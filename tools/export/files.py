@@ -32,9 +32,13 @@ def place_cases(
 
     Names of images end in the channel. The paths of each case in the folder are returned, the label
     values of training cases, and a sentence for each label that had to be resampled.
+
+    Raises:
+        ValueError: if a file is none, or the labels of all real or all synthetic cases to train on
+            are empty.
     """
     paths: list[dict[str, str]] = []
-    found: set[int] = set()
+    found: dict[bool, set[int]] = {case.synthetic: set() for case in dataset.cases if case.trained}
     notes: list[str] = []
     for case in tqdm(dataset.cases, desc="exporting", unit="case"):
         part = "Ts" if case.testing else "Tr"
@@ -47,10 +51,18 @@ def place_cases(
         if case.label is not None:
             scan = Scan(folder / entry["image"], argument="image")
             values = place_label(case, scan, folder / entry["label"], copy)
-            found |= set() if case.testing else values
+            if case.trained:
+                found[case.synthetic] |= values
             notes += [f"{case.name}: {note}" for note in scan.notes]
         paths.append(entry)
-    return paths, found, notes
+    for synthetic, values in found.items():
+        if not any(values):
+            count = sum(case.trained and case.synthetic is synthetic for case in dataset.cases)
+            raise ValueError(
+                f"labels of {'synthetic' if synthetic else 'real'} cases must mark "
+                f"{', '.join(dataset.classes)} in one at least, got {count} empty ones"
+            )
+    return paths, set().union(*found.values()), notes
 
 
 def place_image(source: Path, target: Path, copy: bool = False) -> None:

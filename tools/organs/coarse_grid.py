@@ -4,15 +4,17 @@ Decisions about places need no more than about 2 mm of resolution; a scan of 512
 then costs seconds instead of minutes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import nibabel as nib
 import numpy as np
 import torch
 from scipy import ndimage
 
+from tools.scans.changed import PackedMask
+
 BLOCK_MM = 2.0
-SLAB = 32  # voxels that are interpolated at once along an axis
+SLAB = 32  # planes that are interpolated at once
 
 
 def voxel_spacing(affine: np.ndarray) -> np.ndarray:
@@ -48,22 +50,21 @@ def block_mean(volume: np.ndarray, factors: Sequence[int]) -> np.ndarray:
 
 def expand_mask(
     mask: np.ndarray, factors: Sequence[int], shape: tuple[int, int, int]
-) -> np.ndarray:
+) -> PackedMask:
     """Bring a mask of blocks (:func:`block_mean`) to a scan's voxels with a trilinear surface."""
-    # A slab has the very weights of the whole along an axis whose factor is a power of two; where
-    # there is none it must be the whole.
-    axis = next((n for n in (2, 1, 0) if factors[n] in (1, 2, 4, 8)), 2)
-    count, factor = mask.shape[axis], factors[axis]
-    step = max(1, SLAB // factor) if factor in (1, 2, 4, 8) else count
-    whole = np.zeros(shape, bool, order="F")
+    return PackedMask(shape, _fine_planes(mask, factors, shape))
+
+
+def _fine_planes(
+    mask: np.ndarray, factors: Sequence[int], shape: tuple[int, int, int]
+) -> Iterator[np.ndarray]:
+    count, factor = mask.shape[2], factors[2]
+    step = max(1, SLAB // factor)
     for start in range(0, count, step):
-        low, high = max(0, start - 1), min(count, start + step + 1)
-        fine = _interpolated(mask.take(range(low, high), axis), factors)
-        first, last = start * factor, min((start + step) * factor, shape[axis])
-        into, out = ([slice(size) for size in shape] for _ in range(2))
-        into[axis], out[axis] = (slice(first - n, last - n) for n in (0, low * factor))
-        whole[tuple(into)] = fine[tuple(out)] > 0.5
-    return whole
+        low = max(0, start - 1)  # beside the slab too, which the interpolation looks at
+        fine = _interpolated(mask[..., low : start + step + 1], factors)[: shape[0], : shape[1]]
+        for k in range(start * factor, min((start + step) * factor, shape[2])):
+            yield fine[..., k - low * factor] > 0.5
 
 
 def _interpolated(mask: np.ndarray, factors: Sequence[int]) -> np.ndarray:

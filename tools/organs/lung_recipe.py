@@ -1,5 +1,7 @@
 """Both lungs in a chest CT by thresholds and morphology: no weights, any orientation."""
 
+from collections.abc import Sequence
+
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
@@ -14,6 +16,7 @@ from tools.organs.coarse_grid import (
     expand_mask,
     voxel_spacing,
 )
+from tools.scans.changed import PackedMask
 
 AIR_HU = -400.0  # half way between parenchyma and soft tissue
 PURE_AIR_HU = -950.0  # below: outside air, trachea, bowel gas
@@ -25,7 +28,7 @@ CLOSING_MM = 10.0  # vessels, nodules at the pleura
 MAX_HOLE_MM2 = 1500.0  # per axial slice: a tumour, never the mediastinum
 
 
-def lung_mask(image_hu: np.ndarray, affine: np.ndarray) -> np.ndarray:
+def lung_mask(image_hu: np.ndarray, affine: np.ndarray) -> PackedMask:
     """Segment both lungs of a chest CT without any learned weights.
 
     Works on blocks of about 2 mm: air that is not pure (neither outside nor trachea, main
@@ -70,8 +73,7 @@ def _pure_air(coarse: np.ndarray, block_mm: np.ndarray) -> tuple[np.ndarray, np.
     pure = smooth < PURE_AIR_HU
     labels, _ = ndimage.label(pure)
     faces = (labels[[0, -1]], labels[:, [0, -1]])  # not the axial ends: trachea and lungs are cut
-    touching = np.unique(np.concatenate([face.ravel() for face in faces]))
-    outside = np.isin(labels, touching[touching > 0])
+    outside = _parts(labels, [np.unique(face) for face in faces])
     gas = pure & ~outside
     opened = dilate(erode(gas, 3.0, block_mm), 4.0, block_mm)
     return outside, gas & opened
@@ -88,7 +90,7 @@ def _parenchyma(
     tissue &= dilate(core, 2 * OPENING_MM, block_mm)
     labels, count = ndimage.label(tissue)
     index = np.arange(1, count + 1)
-    volume = ndimage.sum_labels(np.ones_like(coarse), labels, index) * block_mm.prod()
+    volume = np.bincount(labels.ravel())[1:] * block_mm.prod()
     covered, sides = _inside_body(coarse, outside, block_mm)
     keep = []
     for part in index[volume >= max(MIN_VOLUME_MM3, MIN_SHARE * volume.max(initial=0))]:
@@ -102,7 +104,15 @@ def _parenchyma(
             "image_hu must show lung (20 ml or more of tissue between "
             f"{TISSUE_HU[0]:g} and {TISSUE_HU[1]:g} HU), found none among {count} aerated regions"
         )
-    return np.isin(labels, keep)
+    return _parts(labels, [keep])
+
+
+def _parts(labels: np.ndarray, numbers: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+    """Return where labels have one of these numbers; 0 is none."""
+    wanted = np.zeros(labels.max() + 1, bool)
+    wanted[np.concatenate(numbers)] = True
+    wanted[0] = False
+    return wanted[labels]
 
 
 def _inside_body(

@@ -20,6 +20,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from tools.bundle import bundle_folders
 from tools.files import read_object
 from tools.organs.organ import Organ, OrganMap
+from tools.scans.changed import PackedMask
 from tools.scans.scan import Scan
 
 __all__ = [
@@ -43,7 +44,7 @@ class OrganSource(Protocol):
 
     record: dict[str, Any]
 
-    def __call__(self, scan: Scan) -> np.ndarray:
+    def __call__(self, scan: Scan) -> Any:
         """Return the organ as booleans on the scan's grid, at least one voxel, or a ValueError."""
         ...
 
@@ -64,7 +65,7 @@ class RecipeOrgan:
         self._recipe = getattr(importlib.import_module(module), name)
         self.record: dict[str, Any] = {"source": "recipe", "name": name}
 
-    def __call__(self, scan: Scan) -> np.ndarray:
+    def __call__(self, scan: Scan) -> PackedMask:
         """Return the organ; a ValueError if the scan does not show it."""
         return self._recipe(scan.image, scan.affine)
 

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
-from pydicom.dataset import Dataset
 from skimage.draw import line, polygon2mask
 from tqdm import tqdm
 
-from tools.dicom.files import is_dicom, read_dataset
+from tools.dicom.files import scan_in, series_uids
 from tools.dicom.series import DicomSeries, read_series
 from tools.files import claimed, safe_names, write_json
 from tools.organs.lung_recipe import lung_mask
@@ -163,8 +162,9 @@ def prepare_lidc(
 def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
     """Return the CT series below a folder by patient, both sorted, with their XML files.
 
-    Patients' names are made safe. One file per folder is opened. XML files beside the slices are
-    taken; a series without any gets those elsewhere below ``dicom`` whose header names it.
+    Patients' names are made safe. As many files of a folder are opened as it takes to find two
+    slices of a scan. XML files beside the slices are taken; a series without any gets those
+    elsewhere below ``dicom`` whose header names it, or another one of its folder.
     """
     root = Path(dicom)
     if not root.is_dir():
@@ -176,8 +176,8 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
         below[path.parent].append(path)
     for folder, paths in below.items():
         beside = tuple(path for path in paths if path.suffix.lower() == ".xml")
-        header = _first_header(paths)
-        if header is None or str(header.get("Modality", "")) != "CT":
+        header = scan_in(folder)
+        if header is None or str(header.get("Modality", "CT")) != "CT":
             loose.extend(beside if header is None else ())
             continue
         parts = folder.relative_to(root).parts or (root.resolve().name,)
@@ -189,8 +189,9 @@ def find_scans(dicom: str | Path) -> dict[str, list[ScanFiles]]:
     named = {} if all(scan.annotations for _, scan in found) else _by_series(loose)
     patients: dict[str, list[ScanFiles]] = defaultdict(list)
     for patient, scan in sorted(found, key=lambda item: (item[0], item[1].series_uid)):
-        annotations = scan.annotations or named.get(scan.series_uid, ())
-        patients[patient].append(scan._replace(annotations=annotations))
+        uids = () if scan.annotations else (scan.series_uid, *sorted(series_uids(scan.folder)))
+        elsewhere = next((named[uid] for uid in uids if uid in named), ())
+        patients[patient].append(scan._replace(annotations=scan.annotations or elsewhere))
     return dict(zip(safe_names(patients), patients.values(), strict=True))
 
 
@@ -201,20 +202,6 @@ def _walk(root: Path) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith(".") or name.startswith(("._", ".DS_Store")):
                 yield Path(folder, name)
-
-
-def _first_header(paths: Sequence[Path]) -> Dataset | None:
-    """Return what identifies the first DICOM file of a folder, or None if there is none."""
-    tags = ["PatientID", "SeriesInstanceUID", "Modality"]
-    for path in paths:
-        if is_dicom(path):
-            try:
-                return read_dataset(path, stop_before_pixels=True, specific_tags=tags)
-            except Exception:  # the series is named as broken when it is read
-                unreadable = Dataset()
-                unreadable.Modality = "CT"
-                return unreadable
-    return None
 
 
 def _by_series(paths: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
@@ -241,7 +228,8 @@ def _convert(
             f"for {place}"
         )
     message = parse_read_message(messages[0])
-    series = read_series(place, pixels=settings["normal"])
+    uid = message.series_uid if message.series_uid in series_uids(Path(place)) else None
+    series = read_series(place, uid, pixels=settings["normal"])
     left_out: Counter[str] = Counter()
     masks = [reading_mask(reading, series) for reading in message.readings]
     marked = [mask for mask in masks if mask is not None]
@@ -250,7 +238,7 @@ def _convert(
     maps = {"label": label, "marks": _marks(marked, message.small_nodules, series)}
     if settings["normal"]:
         try:
-            maps["organ_mask"] = lung_mask(series.image, series.affine)
+            maps["organ_mask"] = np.asarray(lung_mask(series.image, series.affine))
         except ValueError:  # the nodules of such a scan are as good as any
             left_out["scans whose lung was not found"] += 1
     entry: dict[str, Any] = {"name": name, "patient": patient, "image": str(place)}

@@ -46,7 +46,7 @@ def is_whole(folder: Path) -> bool:
     """Return whether a case is finished: all its files are there and can be read to their end.
 
     Those are image, label and record, in every format; for DICOM see
-    :func:`tools.dicom.derived.is_dicom_whole`.
+    :func:`tools.synthesis.dicom.derived.is_dicom_whole`.
 
     Example:
         >>> is_whole(Path("no/such/folder"))

@@ -255,10 +255,11 @@ def _series_below(folder: Path) -> Iterator[Path]:
     for path in series_folders(folder):
         if path == folder or (last is not None and last in path.parents):
             continue
-        uid = scan_in(path)
-        if uid is None:
+        header = scan_in(path)
+        if header is None:
             continue
-        if found.setdefault(uid or str(path), path) != path:
+        uid = str(header.get("SeriesInstanceUID", "") or path)
+        if found.setdefault(uid, path) != path:
             logger.warning("%s holds the series of %s too: two cases", path, found[uid])
         last = path
         yield path

@@ -16,8 +16,6 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
-from tools.dicom.deidentify import pseudonym
-from tools.dicom.derived import add_dicom, is_dicom_whole, require_derivable, write_dicom
 from tools.dicom.files import choose_series
 from tools.files import claimed, read_mark, require_apart, require_room, safe_names
 from tools.scans.scan import Scan
@@ -30,6 +28,8 @@ from tools.synthesis.case_folder import (
 )
 from tools.synthesis.cases import Case
 from tools.synthesis.datalist import DATALIST_FILE, write_datalist
+from tools.synthesis.dicom.deidentify import pseudonym
+from tools.synthesis.dicom.derived import add_dicom, is_dicom_whole, require_derivable, write_dicom
 from tools.synthesis.ranks import Rank, SharedFolder
 from tools.synthesis.records import (
     IMAGE_FILE,

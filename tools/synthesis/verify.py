@@ -142,7 +142,7 @@ def _grid_findings(record: ScanRecord, image: Scan, label: Scan) -> Iterator[str
 
 def _label_findings(record: ScanRecord, image: Scan, marked: _Marked) -> Iterator[str]:
     """Compare volumes and histograms of the records with label and image."""
-    from tools.dicom.segmentation import lesion_numbers  # slow to import
+    from tools.synthesis.dicom.segmentation import lesion_numbers  # slow to import
 
     parts = "labels" in (record.organ_mask or {})  # a label map with its own lesions, maybe
     values = {lesion.label for lesion in record.lesions}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
@@ -67,6 +68,6 @@ class OrganMaskd(MapTransform):
         for key in self.key_iterator(output):
             image = output[key]
             mask = self.source(as_scan(image, str(key), in_hu=True))
-            values = torch.as_tensor(mask, dtype=torch.uint8, device=image.device)[None]
+            values = torch.as_tensor(np.asarray(mask), dtype=torch.uint8, device=image.device)[None]
             output[self.organ_key] = MetaTensor(values, affine=image.affine)
         return output

@@ -14,15 +14,15 @@ from pydicom.dataset import Dataset
 from tqdm import tqdm
 
 from tools import __version__
-from tools.dicom.deidentify import deidentify
 from tools.dicom.files import Slice, read_dataset
 from tools.dicom.frames import read_pixels
-from tools.dicom.header import derived_header, derived_uid
-from tools.dicom.segmentation import make_segmentation
 from tools.dicom.series import DicomSeries
 from tools.files import MARK, read_mark
 from tools.scans.scan import Scan
 from tools.synthesis.case_folder import new_case_folder
+from tools.synthesis.dicom.deidentify import deidentify
+from tools.synthesis.dicom.header import derived_header, derived_uid
+from tools.synthesis.dicom.segmentation import make_segmentation
 from tools.synthesis.records import (
     DICOM_FOLDER,
     IMAGE_FILE,
@@ -89,7 +89,8 @@ def write_dicom(
         label: uint8, of the same shape.
         organ_labels: the organ's label map that the case was made with, if ``label`` carries it;
             lesions that it held already are not synthetic and stay out of the segmentation.
-        deidentified: whether to take out who the patient is, see :mod:`tools.dicom.deidentify`.
+        deidentified: whether to take out who the patient is, as
+            :func:`tools.synthesis.dicom.deidentify.deidentify` does.
 
     Raises:
         ValueError: as :func:`require_derivable` does, or if the pixels cannot be read again.

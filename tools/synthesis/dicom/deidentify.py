@@ -11,7 +11,7 @@ import dicomanonymizer
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from tools.dicom.header import code_item, derived_uid
+from tools.synthesis.dicom.header import code_item, derived_uid
 
 __all__ = ["deidentify", "pseudonym"]
 

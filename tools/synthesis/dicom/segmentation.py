@@ -18,7 +18,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from tools import __version__
-from tools.dicom.header import MANUFACTURER, derived_uid
+from tools.synthesis.dicom.header import MANUFACTURER, derived_uid
 from tools.synthesis.records import LesionRecord, ScanRecord
 
 __all__ = ["LESION_TYPES", "lesion_numbers", "make_segmentation", "separate_lesions"]

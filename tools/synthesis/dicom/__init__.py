@@ -1,0 +1,1 @@
+"""A case as DICOM: derived series and segmentations of their lesions."""
