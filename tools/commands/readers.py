@@ -25,7 +25,7 @@ def turing(
 
     One HTML file that needs no network: it opens in any browser of 2023 or later, by a double
     click. Each pair is a real and a synthetic lesion of about the same diameter, of two patients;
-    first all pairs with 10 mm round the lesion, then, where the scans reach that far, all with 35
+    first all pairs with 10 mm round the lesion, then, where the scans reach that far, all with 30
     mm. Three planes that scroll, three windows, keys for all of it. Each reader gets an order of
     his own, by name and seed. Answers are kept in the browser, so a break or a crash loses nothing,
     and are saved as a file of JSON with reader, times, seed and order.

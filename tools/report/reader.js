@@ -140,8 +140,9 @@ function side(number, id) {
     element("span", "depth", stage);
     for (const mark of ["first across", "last across", "first down", "last down"]) element("i", `mark ${mark}`, stage);
     ["left", "right", "top", "bottom"].forEach((edge, e) => element("span", `edge ${edge}`, stage, plane.edges[e]));
-    const bar = element("span", "scalebar", stage, "10 mm");
-    bar.style.width = `${(100 * 10) / shown.field}%`;
+    const length = [50, 20, 10].find((mm) => mm < shown.field / 4) || 5;
+    const bar = element("span", "scalebar", stage, `${length} mm`);
+    bar.style.width = `${(100 * length) / shown.field}%`;
     stage.addEventListener("pointerenter", () => focus(k));
     stage.addEventListener("wheel", (event) => {
       event.preventDefault();

@@ -34,8 +34,8 @@ __all__ = ["MODES", "Picture", "Shown", "keystream", "matched", "write_reader_te
 
 FORMAT = "reader-test 1"
 MODES = ("pair", "single")
-CONTEXT_MM = 35.0  # on each side of a lesion
-CONTEXT_VOXEL_MM = 1.5
+CONTEXT_MM = 30.0  # on each side of a lesion
+CONTEXT_VOXEL_MM = 1.4
 LARGER = 1.5  # times the volume of the crop that the context must at least show
 UNLIKE = 1.25  # diameters of a pair differ by less
 WINDOWS_HU = (("lung", -1350.0, 150.0), ("soft tissue", -160.0, 240.0), ("wide", -1000.0, 400.0))
@@ -168,7 +168,7 @@ def _shown(crop: Crop, synthetic: bool, modality: str) -> Shown:
     margin = np.ceil(MARGIN_MM / spacing).astype(int)
     sides = zip(find_objects(mask.astype(np.uint8))[0], margin, strict=True)
     near = tuple(slice(max(0, side.start - m), side.stop + m) for side, m in sides)
-    factors = np.maximum(1, CONTEXT_VOXEL_MM / spacing + 1e-6).astype(int).tolist()
+    factors = np.maximum(1, CONTEXT_VOXEL_MM / spacing + 0.5).astype(int).tolist()
     if modality == "CT":
         windows: Sequence[tuple[str, float, float]] = WINDOWS_HU
         low, step = float(np.floor(image.min())), STEP_HU
@@ -179,8 +179,13 @@ def _shown(crop: Crop, synthetic: bool, modality: str) -> Shown:
         ]
         low, step = windows[-1][1], max((windows[-1][2] - windows[-1][1]) / STEPS, 1e-9)
     pictures = {
-        "crop": (image[near], mask[near], spacing),
-        "context": (block_mean(image, factors), block_mean(mask, factors), spacing * factors),
+        "crop": (image[near], mask[near], spacing, low, step),
+        "context": (
+            *(block_mean(x, factors) for x in (image, mask)),
+            spacing * factors,
+            low,
+            2 * step,
+        ),
     }
     return Shown(
         crop.name,
@@ -188,7 +193,7 @@ def _shown(crop: Crop, synthetic: bool, modality: str) -> Shown:
         synthetic,
         crop.diameter_mm,
         windows,
-        {name: _picture(*each, low, step) for name, each in pictures.items()},
+        {name: _picture(*each) for name, each in pictures.items()},
     )
 
 
