@@ -227,7 +227,10 @@ def _sizes(records: Mapping[str, ScanRecord]) -> dict[str, Any]:
         for asked in _asked(records, "diameter_mm")
     ]
     parts = [list(map(float, part)) for mix in mixes for part in mix]
-    values = [lesion.diameter_mm for record in records.values() for lesion in record.lesions]
+    lesions = [lesion for record in records.values() for lesion in record.lesions]
+    # a part of a lesion, such as no-reflow, has a record of its own and no size asked for
+    asked = [each for each in lesions if each.diameter_requested_mm is not None] or lesions
+    values = [lesion.diameter_mm for lesion in asked]
     within = [any(low * 0.95 <= v <= high * 1.05 for _, low, high in parts) for v in values]
     return {"values_mm": values, "asked": parts, "within": sum(within) if parts else None}
 
