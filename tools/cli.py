@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 
-from tools.commands import benchmark, export, models, prepare, presets, release, synthesize
+from tools.commands import benchmark, export, models, prepare, presets, readers, release, synthesize
 from tools.commands.arguments import Commands, UsageError, find, understood
 from tools.commands.completion import completion
 from tools.commands.manual import PROGRAM, manual
@@ -23,6 +23,7 @@ COMMANDS: Commands = {
     "synthesize": synthesize.synthesize,
     "demo": synthesize.demo,
     "verify": synthesize.verify,
+    "audit": readers.audit,
     "prepare": {
         "scans": prepare.prepare_scans,
         "lidc": prepare.prepare_lidc,
@@ -39,6 +40,7 @@ COMMANDS: Commands = {
     },
     "compare": models.compare,
     "evaluate": models.evaluate,
+    "turing": {"": readers.turing, "score": readers.turing_score},
     "export": {"auto3dseg": export.export_auto3dseg, "nnunet": export.export_nnunet},
     "benchmark": {
         "network": benchmark.benchmark_network,

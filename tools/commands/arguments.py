@@ -59,17 +59,22 @@ class _Parser(argparse.ArgumentParser):
 
 
 def find(commands: Commands, words: list[str]) -> tuple[Any, list[str]]:
-    """Return the command, or the group of commands, that words begin with, and those words."""
+    """Return the command, or the group of commands, that words begin with, and those words.
+
+    A group may have a command of no name, which is that of the group's own name.
+    """
     found: Any = commands
     for place, word in enumerate(words):
         if not isinstance(found, Mapping):
             return found, words[:place]
         name = word.replace("-", "_")
+        if name not in found and "" in found:
+            return found[""], words[:place]
         if name not in found:
             typed = " ".join(words[: place + 1])
             raise UsageError(f"{typed!r} is no command{_near(name, found)}")
         found = found[name]
-    return found, words
+    return (found[""] if isinstance(found, Mapping) and "" in found else found), words
 
 
 def arguments_of(command: Callable) -> tuple[dict[str, inspect.Parameter], list[str]]:

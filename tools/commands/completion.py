@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from tools.commands.arguments import ALWAYS, Commands, arguments_of
 from tools.commands.result import Result
@@ -68,8 +69,10 @@ def _words(prefix: str, commands: Commands) -> Iterator[tuple[str, list[str]]]:
     """Yield each command and group with the words that may follow it."""
     for name, command in commands.items():
         if isinstance(command, Mapping):
-            yield from _words(f"{prefix}{name} ", command)
-            yield f"{prefix}{name} ", list(command)
+            named = {word: each for word, each in command.items() if word}
+            yield from _words(f"{prefix}{name} ", named)
+            own = [words for _, words in _words("", {name: command[""]})] if "" in command else []
+            yield f"{prefix}{name} ", [*named, *chain(*own)]
         else:
             options, _ = arguments_of(command)
             yield f"{prefix}{name} ", [*(f"--{option}" for option in options), *ALWAYS]

@@ -67,7 +67,7 @@ def _lines(commands: Commands) -> Iterator[tuple[str, str]]:
     """Yield name and first sentence of every command, those of a group after its name."""
     for name, command in commands.items():
         if isinstance(command, Mapping):
-            yield from ((f"{name} {word}", sentence) for word, sentence in _lines(command))
+            yield from ((f"{name} {word}".rstrip(), sentence) for word, sentence in _lines(command))
         else:
             sentence = (inspect.getdoc(command) or "").split("\n\n")[0].split(". ")[0]
             yield name, " ".join(sentence.split()).rstrip(".")

@@ -88,7 +88,7 @@ class PageReport:
             ValueError: if image, label and original do not share one grid.
         """
         scan = _Section(folder, name, original, self.window, values)
-        section = _render("scan.html", scan=scan)
+        section = render("scan.html", scan=scan)
         _write_page(folder, name, scan.record, section, smaller_uri(scan.overviews[0]["source"]))
 
     def write(self, out: Path, cases: Sequence[Mapping[str, Any]]) -> None:
@@ -108,7 +108,7 @@ class PageReport:
             "summary": _summary([scan["record"] for scan in scans]),
         }
         with new_file(out / REPORT_FILE) as partial:
-            partial.write_text(_render("page.html", **content), encoding="utf-8")
+            partial.write_text(render("page.html", **content), encoding="utf-8")
 
 
 def _write_page(folder: Path, name: str, record: ScanRecord, section: str, icon: str) -> None:
@@ -122,7 +122,7 @@ def _write_page(folder: Path, name: str, record: ScanRecord, section: str, icon:
         "summary": _summary([record])[1:],
     }
     with new_file(folder / REPORT_FILE) as partial:
-        partial.write_text(_render("page.html", **content), encoding="utf-8")
+        partial.write_text(render("page.html", **content), encoding="utf-8")
 
 
 def _entry(folder: Path, name: str) -> dict[str, Any]:
@@ -185,7 +185,8 @@ def _templates() -> Environment:
     return environment
 
 
-def _render(template: str, **content: Any) -> str:
+def render(template: str, **content: Any) -> str:
+    """Return a page made of a template beside this file; all pages share ``page.css``."""
     sizes = {
         "colours": DIFFERENCE_COLOURS,
         "pixels": PIXELS,
@@ -211,7 +212,7 @@ class _Section:
         before, after, label = values or (None, None, None)
         self.before = OrientedVolume(original, before)
         self.after = OrientedVolume(folder / IMAGE_FILE, after)
-        self.labels = _lesion_labels(folder, self.record, label)
+        self.labels = lesion_labels(folder, self.record, label)
         grid = self.before.affine
         for file, volume in ((IMAGE_FILE, self.after), (LABEL_FILE, self.labels)):
             if volume.shape != self.before.shape or not np.allclose(volume.affine, grid, atol=1e-3):
@@ -341,7 +342,7 @@ class _Section:
         }
 
 
-def _lesion_labels(folder: Path, record: ScanRecord, label: np.ndarray | None) -> OrientedVolume:
+def lesion_labels(folder: Path, record: ScanRecord, label: np.ndarray | None) -> OrientedVolume:
     """Return the label map without what it holds of the organ."""
     if not (record.organ_mask or {}).get("labels"):
         return OrientedVolume(folder / LABEL_FILE, label)

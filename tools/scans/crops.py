@@ -24,6 +24,7 @@ class Crop(NamedTuple):
     image: np.ndarray  # in the scan's units
     mask: np.ndarray
     spacing_mm: tuple[float, ...]
+    affine: np.ndarray  # voxel of the image to RAS mm
 
     @property
     def diameter_mm(self) -> float:
@@ -52,4 +53,7 @@ def lesion_crops(
         sides = zip(box, margin, strict=True)
         wide = tuple(slice(max(0, part.start - m), part.stop + m) for part, m in sides)
         image = np.asarray(scan.image[wide], np.float32)
-        yield Crop(f"{name}_{number}", patient, image, parts[wide] == number, scan.spacing_mm)
+        affine = scan.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ [part.start for part in wide]
+        mask = parts[wide] == number
+        yield Crop(f"{name}_{number}", patient, image, mask, scan.spacing_mm, affine)

@@ -7,7 +7,7 @@ real lesions, no patient in both, lie apart: what is within it cannot be told fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,14 +26,14 @@ from tools.metrics.fidelity import (
     standardized,
 )
 from tools.metrics.radiomics import RADIOMICS_VERSION, isotropic, radiomic_features
-from tools.scans.crops import Crop, lesion_crops
+from tools.scans.crops import MARGIN_MM, Crop, lesion_crops
 from tools.scans.reader import bare_name
 from tools.scans.scan import Scan
 from tools.studies.two_sample import forest_auc
 from tools.synthesis.cases import find_cases
 from tools.synthesis.records import RECORD_FILE, read_record
 
-__all__ = ["Measured", "judge", "measure", "pairs", "read_crops", "without_nan"]
+__all__ = ["Measured", "each_crop", "judge", "measure", "pairs", "read_crops", "without_nan"]
 
 PICTURE = 32  # pixels of 1 mm of the pictures that are compared
 SPLITS = 20
@@ -70,18 +70,25 @@ def read_crops(
         FileNotFoundError: if there is nothing of the kind.
         ValueError: if there are fewer than two lesions.
     """
-    found: list[Crop] = []
+    found = list(islice(each_crop(source, values, section), limit))
+    if len(found) < 2:
+        raise ValueError(f"folders must hold at least 2 lesions, got {len(found)} in {source}")
+    return found
+
+
+def each_crop(
+    source: str | Path,
+    values: Sequence[int] = (),
+    section: str | None = None,
+    margin_mm: float = MARGIN_MM,
+) -> Iterator[Crop]:
+    """Yield lesions as :func:`read_crops` returns them, one after the other, with a margin."""
     for name, patient, image, label in tqdm(list(pairs(Path(source), section)), desc="reading"):
         wanted = list(values) or _recorded_values(label)
         scan = Scan(image)
         labels = scan.load_labels(label, "label")
         inside = np.isin(labels, wanted) if wanted else labels > 0
-        found += lesion_crops(scan, inside, name, patient)
-        if limit is not None and len(found) >= limit:
-            break
-    if len(found) < 2:
-        raise ValueError(f"folders must hold at least 2 lesions, got {len(found)} in {source}")
-    return found[:limit]
+        yield from lesion_crops(scan, inside, name, patient, margin_mm)
 
 
 def pairs(source: Path, section: str | None) -> Iterator[tuple[str, str, Path, Path]]:
