@@ -10,6 +10,7 @@ from tools.windows import (
     Window,
     WindowGrid,
     blend_weight,
+    compose_rim,
     cut_window,
     paste_window,
     window_size,
@@ -101,6 +102,26 @@ def test_slices_stay_slices_and_the_organ_lies_in_the_middle() -> None:
     assert rule.on_slices(organ[..., :4], affine).size[2] == 4
     with pytest.raises(ValueError, match="organ_mask must hold an organ"):
         rule.on_slices(np.zeros((4, 4, 4)), affine)
+
+
+def test_a_rim_keeps_the_grain_of_the_scan_and_drops_edges_that_are_gone() -> None:
+    """Shown and drawn are levels of 0 and 100: the scan's own fine structure comes back on top."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(0, 5, (24, 24, 24))
+    image[12, 12, 12] = 400  # a vessel where the lesion comes
+    image[12, 12, 16] = 400  # and one in the rim
+    label = np.zeros(image.shape, bool)
+    label[10:15, 10:15, 10:15] = True
+    box = (slice(0, 24),) * 3
+    zone = BlendZone.around(label, box, np.eye(4), image.shape, 3.0, fades=False)
+    grid = WindowGrid(np.eye(4), image.shape)
+    levels = [np.full(image.shape, float(level), np.float32) for level in (0, 100)]
+    after = np.array(image)
+    after[zone.inside] = compose_rim(image, np.eye(4), *levels, grid, zone, (-1000, 1000))
+    assert after[12, 12, 12] < 120
+    assert after[12, 12, 16] == pytest.approx(500)
+    quiet = label & (image < 10) & (image > -10)
+    np.testing.assert_allclose(after[quiet], image[quiet] + 100, atol=1e-4)
 
 
 @pytest.mark.parametrize("margin_mm", [0.0, 3.0])

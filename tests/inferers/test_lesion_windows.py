@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from scipy import ndimage
 from torch import Tensor, nn
 
 from tools.inferers import LesionInpaintInferer, LesionRequestsInferer, LesionWindowInferer
@@ -146,6 +147,19 @@ def test_a_latent_change_fades_once_on_the_grid_of_the_scan() -> None:
     assert weight.unique().numel() > 5
     torch.testing.assert_close(output, (plain + weight).clamp(0, 1), rtol=0, atol=1e-5)
     assert torch.equal(output[weight == 0], plain[weight == 0])
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 1.25)])
+def test_a_rim_is_drawn_up_to_its_margin_on_the_grid_of_the_scan(spacing: tuple) -> None:
+    inputs, inside = scan(spacing, (slice(18, 30), slice(20, 30), slice(10, 16)))
+    plain = inputs.as_subclass(Tensor)[:, :1]
+    sampler = LesionInpaintInferer(cosine_scheduler(4), margin_mm=2.0, spacing_mm=1.0)
+    output = LesionWindowInferer(sampler, spacing_mm=1.0)(inputs, network)
+    changed = output != plain
+    far = ndimage.distance_transform_edt(inside[0, 0].numpy() == 0, sampling=spacing)
+    assert changed[inside > 0].float().mean() > 0.99
+    assert changed[0, 0].numpy()[(far > 0) & (far < 1.2)].mean() > 0.9
+    assert not changed[0, 0].numpy()[far >= 2].any()
 
 
 def test_voxels_of_the_models_size_are_taken_as_they_are(inferer: LesionWindowInferer) -> None:
