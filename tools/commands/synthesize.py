@@ -44,6 +44,7 @@ def synthesize(
     steps: Number | None = None,
     jump_length: Number | None = None,
     jump_n_sample: Number | None = None,
+    margin_mm: float | None = None,
     attempts: Number | None = None,
     if_impossible: str | None = None,
     fill_nan: str | None = None,
@@ -66,8 +67,8 @@ def synthesize(
 
     Example: python -m tools synthesize --scan series_folder --out out --output_format dicom
 
-    Every voxel outside the label is identical to the input; of a bundle that works in latent space
-    (hr_ldm), every voxel farther from it than the margin_mm of the record. The same seed, inputs
+    Every voxel outside the label is identical to the input; with a margin_mm, every voxel farther
+    from it than that. The same seed, inputs
     and device type give the same voxels. A run that was interrupted goes on where it stopped; a
     folder made with other arguments is refused. Many scans in several processes, each on a GPU of
     its own if there are some: torchrun --nproc_per_node=2 -m tools synthesize --scan FOLDER --out
@@ -127,6 +128,8 @@ def synthesize(
         steps: denoising steps; default: the bundle's.
         jump_length: steps per jump back of the sampler; default: the bundle's.
         jump_n_sample: times each stretch is walked; 1 means no jumps back; default: the bundle's.
+        margin_mm: width of the rim round the label that changes too, as a scanner blurs a lesion into
+            its surroundings; 0: nothing outside the label; default: the bundle's.
         attempts: samples per lesion at most, where the result misses its histogram by a
             Jensen-Shannon divergence above 0.25 nats; the best is kept.
         if_impossible: what becomes of a scan in which not all lesions fit: error; fewer, those
