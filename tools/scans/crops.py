@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from tools.scans.scan import Scan
@@ -24,6 +25,8 @@ class Crop(NamedTuple):
     image: np.ndarray  # in the scan's units
     mask: np.ndarray
     spacing_mm: tuple[float, ...]
+    centre_mm: tuple[float, ...] = ()  # of the mask, in RAS
+    subtype: str = ""  # where it is known
 
     @property
     def diameter_mm(self) -> float:
@@ -52,4 +55,7 @@ def lesion_crops(
         sides = zip(box, margin, strict=True)
         wide = tuple(slice(max(0, part.start - m), part.stop + m) for part, m in sides)
         image = np.asarray(scan.image[wide], np.float32)
-        yield Crop(f"{name}_{number}", patient, image, parts[wide] == number, scan.spacing_mm)
+        mask = parts[wide] == number
+        middle = np.argwhere(mask).mean(0) + [part.start for part in wide]
+        centre_mm = tuple(apply_affine(scan.affine, middle).tolist())
+        yield Crop(f"{name}_{number}", patient, image, mask, scan.spacing_mm, centre_mm)
