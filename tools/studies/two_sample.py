@@ -10,6 +10,7 @@ import torch
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from tqdm import tqdm
 
 from tools.studies.classify import EPOCHS, discriminator_logits, train_discriminator
 
@@ -101,7 +102,8 @@ def network_auc(
         return Auc(np.nan, np.nan, np.nan)
     cubes = torch.from_numpy(np.concatenate([real, synthetic]).astype(np.float32))
     scores, rng = np.zeros(len(target)), np.random.default_rng(seed)
-    for train, test in folds.split(target, target, groups):
+    splits = list(folds.split(target, target, groups))
+    for train, test in tqdm(splits, desc="training"):
         sides = [train[target[train] == each] for each in (0, 1)]
         most = max(map(len, sides))
         # both kinds equally often: the fewer are repeated
