@@ -232,7 +232,7 @@ def _draw_intervals(
         places = [place + offset for place, _ in known]
         axis.errorbar(places, values, spread, fmt="o", color=COLOURS[side], label=side)
     axis.set_xticks(range(len(names)), names)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper right")
 
 
 def _montage(measured: Measured) -> bytes:
