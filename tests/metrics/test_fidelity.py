@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
+from monai.metrics import FIDMetric
 
 from tools.metrics.fidelity import (
     distances_of_halves,
     frechet_distance,
     kernel_distance,
     mean_discrepancy,
+    plain_frechet_distance,
     precision_recall,
     sliced_wasserstein,
     standardized,
@@ -20,6 +23,12 @@ def test_frechet_distance_of_normal_distributions() -> None:
     # |m|^2 + sum (s1 - s2)^2
     assert frechet_distance(ROWS, ROWS * 2) == pytest.approx(3 * ROWS.var() * 1, rel=0.1)
     assert frechet_distance(ROWS, ROWS + np.array([0, 3, 4])) == pytest.approx(25, rel=1e-3)
+
+
+def test_frechet_distance_of_pictures_is_that_of_monai() -> None:
+    features = [torch.from_numpy(rows) for rows in (ROWS, ROWS[:50] * 2 + 1)]
+    expected = FIDMetric()(*features).item()
+    assert plain_frechet_distance(ROWS, ROWS[:50] * 2 + 1) == pytest.approx(expected, rel=1e-4)
 
 
 def test_kernel_distances_are_unbiased() -> None:

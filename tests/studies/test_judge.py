@@ -2,16 +2,20 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from tools.cli import main
+from tools.metrics.radimagenet import radimagenet_network
 from tools.studies.judge import read_crops
-from tools.studies.two_sample import auc_interval, forest_auc
+from tools.studies.two_sample import auc_interval, forest_auc, network_auc
+from tools.studies.verdict import MAIN
 
 GRID = (np.indices((36, 36, 36)) - 17.5) * 0.9
 
@@ -63,6 +67,30 @@ def test_what_differs_is_told_apart(folders: Path, tmp_path: Path, kind: str) ->
     page = (tmp_path / "out" / "judge.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert "| frechet_radiomics_all |" in (tmp_path / "out" / "judge.md").read_text()
+
+
+@pytest.mark.usefixtures("small_forests")
+def test_options_add_their_rows_and_the_main_ones_come_first(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.metrics.radimagenet.SIDE", 32)
+    monkeypatch.setattr("tools.studies.deep.network_auc", partial(network_auc, epochs=1))
+    torch.save(radimagenet_network().state_dict(), tmp_path / "weights.pth")
+    sets = {name: str(folders / name) for name in ("real", "alike")}
+    words = ["--real", sets["real"], "--synthetic", sets["alike"], "--limit", "8"]
+    words += ["--training", f"{sets['real']}:validation", "--other_seeds", sets["alike"]]
+    words += ["--radimagenet", str(tmp_path / "weights.pth"), "--network_test"]
+    assert main(["evaluate", *words, "--out", str(tmp_path / "out")]) == 0
+    rows = [row[0] for row in csv.reader((tmp_path / "out" / "judge.csv").open())][1:]
+    first = [name for name in MAIN if name in rows]
+    assert rows[: len(first)] == first == list(MAIN)
+    assert {"kid_radimagenet_axial", "difference of seeds, against noise alone"} <= set(rows)
+    result = json.loads((tmp_path / "out" / "judge.json").read_text())
+    assert result["seeds"]["difference"]["median"] == 0
+    assert result["memory"]["lesions"] == 24
+    assert result["subtypes"] is result["asked"] is None
+    text = (tmp_path / "out" / "judge.md").read_text()
+    assert text.index("| precision |") < text.index("## All else") < text.index("| mmd_inside |")
 
 
 def test_folders_of_others_and_of_ours_are_read_alike(folders: Path) -> None:

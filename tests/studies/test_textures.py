@@ -13,6 +13,7 @@ from tools.studies.textures import (
     border_jump,
     changes,
     compare_values,
+    fit_log_linear,
     lesion_crops,
     lesion_mean,
     slice_features,
@@ -60,6 +61,34 @@ def test_chance_is_that_of_a_multinomial_draw() -> None:
     assert found["mean"] == pytest.approx(15 / 800, rel=0.1)
     certain = study_of(cases, method_of([torch.eye(16)[[3]]] * 300), [])
     assert max(textures.chance(certain, ["m"])["cases"]["m"]) == 0
+
+
+@pytest.mark.parametrize(("r", "s"), [(0.0, 1.0), (0.3, 0.6), (1.0, 0.0)])
+def test_the_share_of_original_and_control_is_found(r: float, s: float) -> None:
+    rng = np.random.default_rng(0)
+    original, control = rng.dirichlet(np.full(16, 5.0), (2, 12))
+    # O = exp(m), not normalised: p + q is found as well
+    fit = fit_log_linear(original, control, np.exp(r * np.log(original) + s * np.log(control) - 1))
+    assert (fit.r, fit.s) == pytest.approx((r, s), abs=0.02)
+    assert fit.p == pytest.approx(fit.q)
+    assert fit.p + fit.q == pytest.approx(-1, abs=0.1)
+
+
+def test_one_fit_tells_how_far_the_control_is_obeyed(cases: list[Case]) -> None:
+    asked = [cases[k - 1].histograms for k in range(len(cases))]
+    # images of another size: the mask of all lesions is the same corner
+    images = [np.ones_like(case.image) for case in cases]
+    for k, case in enumerate(cases):
+        images[k][case.lesion] = cases[k - 1].image[cases[k - 1].lesion]
+    obeyed = study_of(cases, method_of(asked), images)
+    found = textures.log_linear(obeyed, ["m"])["methods"]["m"]
+    assert found["s"] == pytest.approx(1, abs=1e-5)
+    assert found["r"] == pytest.approx(0, abs=1e-5)
+    assert found["control"]["median"] == pytest.approx(0, abs=1e-6)
+    kept = study_of(cases, method_of(asked), [case.image for case in cases])
+    found = textures.log_linear(kept, ["m"])["methods"]["m"]
+    assert (found["r"], found["s"]) == pytest.approx((1, 0), abs=1e-5)
+    assert found["divergence"]["median"] < 0.01 < found["control"]["median"]
 
 
 def test_mean_is_in_the_units_of_the_scan(cases: list[Case]) -> None:

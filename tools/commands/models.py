@@ -127,6 +127,10 @@ def evaluate(
     section: str | None = None,
     values: Sequence[int] = (),
     window: tuple[float, float] = (-1000, 400),
+    training: str = "",
+    other_seeds: Sequence[str] = (),
+    radimagenet: str = "",
+    network_test: bool = False,
 ) -> Result:
     """Measure on validation data whether a bundle obeys its controls and its lesions look real.
 
@@ -149,8 +153,13 @@ def evaluate(
 
     With real and synthetic, any two folders of images with label maps are compared, whoever made
     them: Frechet, kernel and sliced Wasserstein distances of radiomic features and pictures of the
-    lesions, precision and recall, whether a forest tells them apart, what happens at their border;
-    each beside what two halves of the real lesions differ by.
+    lesions, precision and recall, whether a forest tells them apart, what happens at their border
+    and in their noise; each beside what two halves of the real lesions differ by. Of a folder that
+    synthesize wrote: asked against got. Where the real datalist rates textures: which subtype a
+    classifier of real lesions names.
+
+    Example: python -m tools evaluate --real data/lidc_nodules --section validation --synthetic out
+        --training data/lidc_nodules --network_test
 
     Args:
         dataset_dir: folder made by ``prepare``, with a validation section.
@@ -179,10 +188,23 @@ def evaluate(
         values: values of the label maps that are lesions; default: those that lesions.json tells
             of, else all above 0.
         window: intensities between which pictures are compared, for scans in HU.
+        training: lesions that the model was trained on, DATALIST[:section], by default the section
+            training: tells how near the synthetic ones lie to the nearest of them, beside how near
+            real ones do.
+        other_seeds: folders with the same masks drawn with other seeds, separated by commas: tells
+            how far two seeds lie apart.
+        radimagenet: RadImageNet-ResNet50_notop.pth, whose features give FID and KID of pictures.
+        network_test: also train a small 3-D network to tell the two apart; minutes.
     """
     given = dict(locals())
     if real or synthetic:
-        return _judge(out, real, synthetic, section, values, window, limit, seed)
+        from tools.studies.folders import Folders, judge_folders
+        from tools.studies.verdict import lines
+
+        named = {field.name: given[field.name] for field in fields(Folders)}
+        result, rows = judge_folders(Folders(**named))
+        text = "\n".join([*lines(rows), f"open {Path(out) / 'judge.html'}"])
+        return Result(text, {"out": out, "results": result})
 
     from tools.files import claimed
     from tools.studies.study import Options, evaluate_bundle
@@ -193,37 +215,6 @@ def evaluate(
         results = evaluate_bundle(out, options)
     # the page is printed already
     return Result(f"results in {out}", {"out": out, "results": results})
-
-
-def _judge(
-    out: str,
-    real: str,
-    synthetic: str,
-    section: str | None,
-    values: Sequence[int],
-    window: tuple[float, float],
-    limit: int | None,
-    seed: int,
-) -> Result:
-    """Compare two folders of lesions."""
-    from tools.files import require_apart
-    from tools.studies.judge import judge, measure, read_crops
-    from tools.studies.verdict import lines, write_verdict
-
-    for name, source in (("real", real), ("synthetic", synthetic)):
-        if not source:
-            raise ValueError(f"{name} must be a folder or datalist of lesions, got none")
-    folders = [path if path.is_dir() else path.parent for path in map(Path, (real, synthetic))]
-    require_apart(out, folders)
-    crops = [
-        read_crops(real, values, section, limit),
-        read_crops(synthetic, values, None, limit),
-    ]
-    first, second = (measure(each, window) for each in crops)
-    result = judge(first, second, seed)
-    rows = write_verdict(out, result, first, second, "Real against synthetic lesions")
-    text = "\n".join([*lines(rows), f"open {Path(out) / 'judge.html'}"])
-    return Result(text, {"out": out, "results": result})
 
 
 def compare(

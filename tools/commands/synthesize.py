@@ -128,8 +128,8 @@ def synthesize(
         steps: denoising steps; default: the bundle's.
         jump_length: steps per jump back of the sampler; default: the bundle's.
         jump_n_sample: times each stretch is walked; 1 means no jumps back; default: the bundle's.
-        margin_mm: width of the rim round the label that changes too, as a scanner blurs a lesion into
-            its surroundings; 0: nothing outside the label; default: the bundle's.
+        margin_mm: width of the rim round the label that changes too, as a scanner blurs a lesion
+            into its surroundings; 0: nothing outside the label; default: the bundle's.
         attempts: samples per lesion at most, where the result misses its histogram by a
             Jensen-Shannon divergence above 0.25 nats; the best is kept.
         if_impossible: what becomes of a scan in which not all lesions fit: error; fewer, those

@@ -17,6 +17,7 @@ __all__ = [
     "frechet_distance",
     "kernel_distance",
     "mean_discrepancy",
+    "plain_frechet_distance",
     "precision_recall",
     "sliced_wasserstein",
     "standardized",
@@ -66,6 +67,31 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     tiny = 1e-6 * torch.eye(len(means[0]), dtype=torch.float64)
     first, second = (covariance + tiny for covariance in covariances)
     return max(0.0, float(compute_frechet_distance(means[0], first, means[1], second)))
+
+
+def plain_frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    r"""Return the Frechet distance of two sets with the covariances as they are (FID).
+
+    :math:`|m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^{1/2}`; the last trace is the sum of the
+    singular values of :math:`A B^T` with the centred rows A, B over the roots of their number less
+    one, so that thousands of features of few lesions take no time.
+
+    References:
+        Heusel et al., NeurIPS 2017. https://arxiv.org/abs/1706.08500
+
+    Args:
+        a: ``(N, F)``, N at least 2.
+        b: ``(M, F)``.
+
+    Example:
+        >>> rows = np.random.default_rng(0).normal(0, 1, (50, 200))
+        >>> round(plain_frechet_distance(rows, rows + 1), 3)
+        200.0
+    """
+    means = a.mean(0) - b.mean(0)
+    one, other = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
+    shared = np.linalg.svd(one @ other.T, compute_uv=False).sum()
+    return max(0.0, float(means @ means + (one**2).sum() + (other**2).sum() - 2 * shared))
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from tools.scans.scan import Scan
@@ -25,6 +26,12 @@ class Crop(NamedTuple):
     mask: np.ndarray
     spacing_mm: tuple[float, ...]
     affine: np.ndarray  # voxel of the image to RAS mm
+    subtype: str = ""  # where it is known
+
+    @property
+    def centre_mm(self) -> tuple[float, ...]:
+        """Middle of the mask, RAS mm."""
+        return tuple(apply_affine(self.affine, np.argwhere(self.mask).mean(0)).tolist())
 
     @property
     def diameter_mm(self) -> float:

@@ -133,8 +133,10 @@ def network_test(
     def fit(real: Tensor, synthetic: Tensor, seed: int) -> Score:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = _train(torch.stack([real, synthetic], 1).to(device), epochs).eval()
-        return lambda crops: _logits(network, crops.to(device))
+            network = train_discriminator(
+                torch.stack([real, synthetic], 1).to(device), epochs
+            ).eval()
+        return lambda crops: discriminator_logits(network, crops.to(device))
 
     return _tell_apart(fit, real, synthetic, patients, seed)
 
@@ -149,7 +151,8 @@ def _batches(pairs: Tensor, size: int = 16) -> Iterator[Tensor]:
         yield batch
 
 
-def _train(pairs: Tensor, epochs: int) -> Discriminator:
+def train_discriminator(pairs: Tensor, epochs: int = EPOCHS) -> Discriminator:
+    """Train on pairs ``(n, 2, C, H, W, D)`` of a real lesion and a synthetic one."""
     network = Discriminator(pairs.shape[2]).to(pairs.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
@@ -166,7 +169,7 @@ def _train(pairs: Tensor, epochs: int) -> Discriminator:
 
 
 @torch.inference_mode()
-def _logits(network: Discriminator, crops: Tensor) -> np.ndarray:
+def discriminator_logits(network: Discriminator, crops: Tensor) -> np.ndarray:
     """Return a logit per crop, the mean over the eight flips."""
     total = torch.zeros(len(crops))
     for code in range(8):

@@ -7,6 +7,7 @@ real lesions, no patient in both, lie apart: what is within it cannot be told fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from tools.files import different_names, listed_path, read_entries, read_object
 from tools.metrics.border import BorderFeatures, border_features, border_profile
+from tools.metrics.copies import centred_cube
 from tools.metrics.fidelity import (
     distances_of_halves,
     frechet_distance,
@@ -25,15 +27,31 @@ from tools.metrics.fidelity import (
     sliced_wasserstein,
     standardized,
 )
-from tools.metrics.radiomics import RADIOMICS_VERSION, isotropic, radiomic_features
+from tools.metrics.radiomics import RADIOMICS_VERSION, radiomic_features
+from tools.metrics.spectrum import BANDS, spectrum_ratio
 from tools.scans.crops import MARGIN_MM, Crop, lesion_crops
 from tools.scans.reader import bare_name
 from tools.scans.scan import Scan
-from tools.studies.two_sample import forest_auc
-from tools.synthesis.cases import find_cases
-from tools.synthesis.records import RECORD_FILE, read_record
+from tools.studies.two_sample import Auc, bootstrap_interval, forest_auc
+from tools.synthesis.cases import ORGAN_KEYS, find_cases
+from tools.synthesis.records import RECORD_FILE, LesionRecord, ScanRecord, read_record
+from tools.transforms.conditions import SUBTYPES, lesion_subtype
 
-__all__ = ["Measured", "each_crop", "judge", "measure", "pairs", "read_crops", "without_nan"]
+__all__ = [
+    "Listed",
+    "Measured",
+    "each_crop",
+    "feature_sets",
+    "judge",
+    "listed",
+    "measure",
+    "pairs",
+    "quartiles",
+    "read_crops",
+    "set_distances",
+    "told_apart",
+    "without_nan",
+]
 
 PICTURE = 32  # pixels of 1 mm of the pictures that are compared
 SPLITS = 20
@@ -49,6 +67,17 @@ class Measured(NamedTuple):
     names: dict[str, list[str]]
     profiles: np.ndarray  # (N, 12), see border_profile
     pictures: dict[str, np.ndarray]  # by plane, (N, 32, 32), scaled to [-1, 1]
+    spectra: np.ndarray  # (N, 3), see spectrum_ratio
+
+    @property
+    def patients(self) -> list[str]:
+        """Whose lesion each is."""
+        return [crop.patient for crop in self.crops]
+
+    @property
+    def subtypes(self) -> list[str]:
+        """Subtype of each, empty where it is not known."""
+        return [crop.subtype for crop in self.crops]
 
 
 def read_crops(
@@ -83,47 +112,91 @@ def each_crop(
     margin_mm: float = MARGIN_MM,
 ) -> Iterator[Crop]:
     """Yield lesions as :func:`read_crops` returns them, one after the other, with a margin."""
-    for name, patient, image, label in tqdm(list(pairs(Path(source), section)), desc="reading"):
-        wanted = list(values) or _recorded_values(label)
-        scan = Scan(image)
-        labels = scan.load_labels(label, "label")
+    for each in tqdm(list(listed(Path(source), section)), desc="reading"):
+        record = each.record()
+        lesions = [] if record is None else record.lesions
+        wanted = list(values) or sorted({x.label for x in lesions})
+        scan = Scan(each.image)
+        labels = scan.load_labels(each.label, "label")
         inside = np.isin(labels, wanted) if wanted else labels > 0
-        yield from lesion_crops(scan, inside, name, patient, margin_mm)
+        for crop in lesion_crops(scan, inside, each.name, each.patient, margin_mm):
+            yield crop._replace(subtype=each.subtype or _asked_subtype(crop, lesions))
 
 
-def pairs(source: Path, section: str | None) -> Iterator[tuple[str, str, Path, Path]]:
-    """Yield name, patient, image and label map of each case of a folder or datalist."""
-    listed = source / "datalist.json" if source.is_dir() else source
-    if listed.suffix != ".json" or not listed.is_file():
+class Listed(NamedTuple):
+    """A case of a folder or datalist."""
+
+    name: str
+    patient: str
+    image: Path
+    label: Path
+    subtype: str = ""
+    organ_mask: Path | None = None
+
+    def record(self) -> ScanRecord | None:
+        """Return what is written of its lesions, if they are synthetic ones of ours."""
+        path = self.label.with_name(RECORD_FILE)
+        return read_record(path) if path.is_file() else None
+
+
+def listed(source: Path, section: str | None = None) -> Iterator[Listed]:
+    """Yield the cases of a folder or datalist that have a label map."""
+    file = source / "datalist.json" if source.is_dir() else source
+    if file.suffix != ".json" or not file.is_file():
         for case in find_cases(source):
             if case.lesion_mask is not None:
-                yield case.name, case.name, case.path, Path(str(case.lesion_mask))
+                organ = None if case.organ_mask is None else Path(str(case.organ_mask))
+                label = Path(str(case.lesion_mask))
+                yield Listed(case.name, case.name, case.path, label, organ_mask=organ)
         return
-    content = read_object(listed, "real or synthetic")
+    content = read_object(file, "real or synthetic")
     entries = [
         entry
         for key in content
         if section in (None, key) and isinstance(content[key], list)
-        for entry in read_entries(listed, "real or synthetic", key)
+        for entry in read_entries(file, "real or synthetic", key)
         if isinstance(entry.get("label"), str)
     ]
     files = [
-        [listed_path(entry.get(key), key, listed.parent, listed) for key in ("image", "label")]
+        [listed_path(entry.get(key), key, file.parent, file) for key in ("image", "label")]
         for entry in entries
     ]
     names = different_names(_stem(image) for image, _ in files)
     for name, entry, (image, label) in zip(names, entries, files, strict=True):
-        yield name, str(entry.get("patient", name)), image, label
+        masks = [entry[key] for key in ORGAN_KEYS if isinstance(entry.get(key), str)]
+        organ = listed_path(masks[0], "organ_mask", file.parent, file) if masks else None
+        patient = str(entry.get("patient", name))
+        yield Listed(name, patient, image, label, _rated_subtype(entry), organ)
+
+
+def pairs(source: Path, section: str | None) -> Iterator[tuple[str, str, Path, Path]]:
+    """Yield name, patient, image and label map of each case of a folder or datalist."""
+    for each in listed(source, section):
+        yield each.name, each.patient, each.image, each.label
+
+
+def _rated_subtype(entry: Mapping[str, Any]) -> str:
+    """Return the subtype that a datalist tells of, as a rating of the texture or by name."""
+    ratings = entry.get("ratings")
+    rated = ratings.get("texture") if isinstance(ratings, Mapping) else None
+    try:
+        number = lesion_subtype(entry.get("texture", rated))
+    except (ValueError, TypeError):  # the key has another meaning there
+        return ""
+    return "" if number < 0 else SUBTYPES[number]
+
+
+def _asked_subtype(crop: Crop, lesions: Sequence[LesionRecord]) -> str:
+    """Return the texture that the nearest lesion of the record was asked for, if a subtype is."""
+    if not lesions:
+        return ""
+    near = min(lesions, key=lambda x: float(np.linalg.norm(np.subtract(x.site_mm, crop.centre_mm))))
+    return near.texture if near.texture in SUBTYPES else ""
 
 
 def _stem(image: Path) -> str:
     bare = bare_name(image.name)
     return image.parent.name if bare == "image" else bare.removesuffix("_image")
-
-
-def _recorded_values(label: Path) -> list[int]:
-    record = label.with_name(RECORD_FILE)
-    return sorted({x.label for x in read_record(record).lesions}) if record.is_file() else []
 
 
 def measure(crops: Sequence[Crop], window: Sequence[float], units: bool = True) -> Measured:
@@ -136,7 +209,7 @@ def measure(crops: Sequence[Crop], window: Sequence[float], units: bool = True) 
     """
     groups: dict[str, list[list[float]]] = {"inside": [], "border": [], "shape": []}
     names: dict[str, list[str]] = {"border": list(BorderFeatures.names)}
-    profiles, pictures = [], []
+    profiles, pictures, spectra = [], [], []
     for crop in tqdm(crops, desc="measuring"):
         found = radiomic_features(crop.image, crop.mask, crop.spacing_mm, None if units else window)
         names["shape"] = [name for name in found if name.startswith("shape_")]
@@ -146,19 +219,17 @@ def measure(crops: Sequence[Crop], window: Sequence[float], units: bool = True) 
             groups[group].append([values[name] for name in names[group]])
         profiles.append(border_profile(crop.image, crop.mask, crop.spacing_mm))
         pictures.append(_pictures(crop, window))
+        spectra.append(spectrum_ratio(crop.image, crop.mask, crop.spacing_mm))
     planes = {name: np.array([each[k] for each in pictures]) for k, name in enumerate(PLANES)}
     features = {group: np.array(rows) for group, rows in groups.items()}
-    return Measured(list(crops), features, names, np.array(profiles), planes)
+    return Measured(list(crops), features, names, np.array(profiles), planes, np.array(spectra))
 
 
 def _pictures(crop: Crop, window: Sequence[float]) -> list[np.ndarray]:
     """Return the three planes through the middle of a lesion, 32 mm wide, in [-1, 1]."""
-    values, inside = isotropic(crop.image, crop.mask, crop.spacing_mm)
+    values, _ = centred_cube(crop.image, crop.mask, crop.spacing_mm, PICTURE)
     low, high = window
-    scaled = ((values - low) / (high - low) * 2 - 1).clip(-1, 1)
-    middle = np.argwhere(inside).mean(0).round().astype(int) if inside.any() else [0, 0, 0]
-    wide = np.pad(scaled, PICTURE // 2, mode="edge")
-    cube = wide[tuple(slice(m, m + PICTURE) for m in middle)]
+    cube = ((values - low) / (high - low) * 2 - 1).clip(-1, 1)
     return [cube.take(PICTURE // 2, axis) for axis in range(3)]
 
 
@@ -169,14 +240,14 @@ def judge(real: Measured, synthetic: Measured, seed: int = 0) -> dict[str, Any]:
     of the other), ``low`` and ``high`` (5 and 95 % of them), and ``real`` with the same of real
     halves. ``told_apart``: areas under the curve of random forests by group of features, with
     intervals, and of real halves. ``border``, ``inside``, ``shape``: medians and quartiles of each
-    feature. ``profile``: medians by ring and by size. ``counts``.
+    feature. ``profile``: medians by ring, by size and by subtype. ``noise_spectrum``, ``counts``.
 
     Args:
         real: measured.
         synthetic: measured on the same window.
         seed: of halves, directions, forests.
     """
-    patients = [[crop.patient for crop in each.crops] for each in (real, synthetic)]
+    patients = [real.patients, synthetic.patients]
     result: dict[str, Any] = {
         "radiomics_version": RADIOMICS_VERSION,
         "seed": seed,
@@ -187,57 +258,71 @@ def judge(real: Measured, synthetic: Measured, seed: int = 0) -> dict[str, Any]:
             )
         },
     }
-    sets = _feature_sets(real, synthetic)
+    sets = feature_sets(real, synthetic)
     result["distances"] = dict(_distances(real, synthetic, sets, patients, seed))
     result["told_apart"] = {
-        name: _told_apart(rows, patients, seed) for name, rows in tqdm(sets.items(), desc="forests")
+        name: told_apart(forest_auc, rows[0], rows[1], patients, seed)
+        for name, rows in tqdm(sets.items(), desc="forests")
     }
     for group, names in real.names.items():
         result[group] = {
             name: {
-                "real": _quartiles(real.features[group][:, k]),
-                "synthetic": _quartiles(synthetic.features[group][:, k]),
+                "real": quartiles(real.features[group][:, k], real.patients, seed),
+                "synthetic": quartiles(synthetic.features[group][:, k], synthetic.patients, seed),
             }
             for k, name in enumerate(names)
         }
     result["profile"] = _profiles(real, synthetic)
+    result["noise_spectrum"] = _spectra(real, synthetic, seed)
     return result
 
 
-def _feature_sets(real: Measured, synthetic: Measured) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return comparable features of both sets: by group, and all of them."""
-    found = {}
-    for group in real.features:
-        one, other = standardized(real.features[group], synthetic.features[group])
-        found[group] = (one, other)
-    found["all"] = tuple(np.concatenate([pair[k] for pair in found.values()], 1) for k in (0, 1))  # type: ignore[assignment]
+def feature_sets(real: Measured, *others: Measured) -> dict[str, list[np.ndarray]]:
+    """Return features on the scale of the real ones: by group, and all of them."""
+    found = {
+        group: standardized(rows, *(each.features[group] for each in others))
+        for group, rows in real.features.items()
+    }
+    found["all"] = [np.concatenate(rows, 1) for rows in zip(*found.values(), strict=True)]
     return found
 
 
 def _distances(
     real: Measured,
     synthetic: Measured,
-    sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    sets: Mapping[str, Sequence[np.ndarray]],
     patients: Sequence[Sequence[str]],
     seed: int,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     def swd(one: np.ndarray, other: np.ndarray) -> float:
         return sliced_wasserstein(one, other, seed=seed)
 
-    listed: list[tuple[str, Any, Any, Callable[..., float]]] = []
+    wanted: list[tuple[str, Any, Any, Callable[..., float]]] = []
     for group, (one, other) in sets.items():
-        listed.append((f"frechet_radiomics_{group}", one, other, frechet_distance))
+        wanted.append((f"frechet_radiomics_{group}", one, other, frechet_distance))
     one, other = sets["inside"]
-    listed.append(("kid_inside", one, other, kernel_distance))
-    listed.append(("mmd_inside", one, other, mean_discrepancy))
+    wanted.append(("kid_inside", one, other, kernel_distance))
+    wanted.append(("mmd_inside", one, other, mean_discrepancy))
     for plane in PLANES:
-        listed.append((f"swd_{plane}", real.pictures[plane], synthetic.pictures[plane], swd))
-    listed.append(("precision", *sets["all"], lambda a, b: precision_recall(a, b)[0]))
-    listed.append(("recall", *sets["all"], lambda a, b: precision_recall(a, b)[1]))
-    for name, one, other, distance in tqdm(listed, desc="distances"):
-        band = distances_of_halves(one, patients[0], distance, SPLITS, seed)
-        apart = _of_halves(one, other, patients, distance, seed)
-        yield name, {**_band(apart), "real": _band(band)}
+        wanted.append((f"swd_{plane}", real.pictures[plane], synthetic.pictures[plane], swd))
+    one, other = sets["all"]
+    wanted.append(("precision", one, other, lambda a, b: precision_recall(a, b)[0]))
+    wanted.append(("recall", one, other, lambda a, b: precision_recall(a, b)[1]))
+    for name, one, other, distance in tqdm(wanted, desc="distances"):
+        yield name, set_distances(one, other, patients, distance, seed)
+
+
+def set_distances(
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    patients: Sequence[Sequence[str]],
+    distance: Callable[..., float],
+    seed: int,
+) -> dict[str, Any]:
+    """Return the distance of halves of two sets, and that of real halves, with their spread."""
+    band = distances_of_halves(real, patients[0], distance, SPLITS, seed)
+    apart = _of_halves(real, synthetic, patients, distance, seed)
+    return {**_band(apart), "real": _band(band)}
 
 
 def _of_halves(
@@ -260,33 +345,62 @@ def _of_halves(
     return np.array(found)
 
 
-def _told_apart(
-    rows: tuple[np.ndarray, np.ndarray], patients: Sequence[Sequence[str]], seed: int
+def told_apart(
+    test: Callable[..., Auc],
+    real: Any,
+    synthetic: Any,
+    patients: Sequence[Sequence[str]],
+    seed: int,
 ) -> dict[str, Any]:
-    real, synthetic = rows
-    found = forest_auc(real, synthetic, patients[0], patients[1], seed)._asdict()
+    """Return the area under the curve of a two-sample test, and that of two real halves."""
     names = np.unique(patients[0])
     chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
     first = np.isin(patients[0], chosen)
     groups = np.array(patients[0])
-    halves = forest_auc(real[first], real[~first], list(groups[first]), list(groups[~first]), seed)
-    return {**found, "real": halves._asdict()}
+    halves = test(real[first], real[~first], list(groups[first]), list(groups[~first]), seed)
+    found = test(real, synthetic, patients[0], patients[1], seed)
+    return {**found._asdict(), "real": halves._asdict()}
 
 
 def _profiles(real: Measured, synthetic: Measured) -> dict[str, Any]:
-    """Return the median profile by size: real, synthetic, and how many lesions each is of."""
-    found = {}
+    """Return the median profile by size and by subtype, and how many lesions each is of."""
+    kinds: dict[str, Callable[[Measured], np.ndarray]] = {}
     for low, high in pairwise(SIZES_MM):
+        label = f"{low:g}-{high:g} mm" if high < 1e3 else f"{low:g} mm and more"
+        kinds[label] = partial(_of_size, low=low, high=high)
+    for name in SUBTYPES:
+        kinds[name.replace("_", "-")] = partial(_of_subtype, name=name)
+    found = {}
+    for label, chosen in kinds.items():
         row = {}
         for name, each in (("real", real), ("synthetic", synthetic)):
-            sizes = np.array([crop.diameter_mm for crop in each.crops])
-            kept = each.profiles[(sizes >= low) & (sizes < high)]
+            kept = each.profiles[chosen(each)]
             if len(kept):
                 middle = [None if np.isnan(c).all() else float(np.nanmedian(c)) for c in kept.T]
                 row[name] = {"median": middle, "lesions": len(kept)}
         if row:
-            found[f"{low:g}-{high:g} mm" if high < 1e3 else f"{low:g} mm and more"] = row
+            found[label] = row
     return found
+
+
+def _of_size(each: Measured, low: float, high: float) -> np.ndarray:
+    sizes = np.array([crop.diameter_mm for crop in each.crops])
+    return (sizes >= low) & (sizes < high)
+
+
+def _of_subtype(each: Measured, name: str) -> np.ndarray:
+    return np.array(each.subtypes) == name
+
+
+def _spectra(real: Measured, synthetic: Measured, seed: int) -> dict[str, Any]:
+    """Return the noise power inside over that around, by frequency: 1 is that of the scan."""
+    return {
+        f"{low:g}-{high:g}": {
+            name: quartiles(each.spectra[:, k], each.patients, seed)
+            for name, each in (("real", real), ("synthetic", synthetic))
+        }
+        for k, (low, high) in enumerate(pairwise(BANDS))
+    }
 
 
 def without_nan(found: Any) -> Any:
@@ -303,9 +417,20 @@ def _band(values: np.ndarray) -> dict[str, float]:
     return {"value": middle, "low": low, "high": high}
 
 
-def _quartiles(values: np.ndarray) -> dict[str, float] | None:
-    known = values[np.isfinite(values)]
-    if not len(known):
+def quartiles(
+    values: np.ndarray, groups: Sequence[object], seed: int = 0
+) -> dict[str, float] | None:
+    """Return median, quartiles and number of what is known, and the median's 95 % interval.
+
+    The interval (``low``, ``high``) is from a bootstrap of groups; None where nothing is known.
+    """
+    known = np.isfinite(values)
+    if not known.any():
         return None
-    low, middle, high = np.percentile(known, [25, 50, 75]).tolist()
-    return {"median": middle, "q1": low, "q3": high, "n": len(known)}
+    rows = values[known]
+    q1, middle, q3 = np.percentile(rows, [25, 50, 75]).tolist()
+    low, high = bootstrap_interval(
+        np.array(groups, dtype=str)[known], lambda chosen: float(np.median(rows[chosen])), seed
+    )
+    found = {"median": middle, "q1": q1, "q3": q3, "n": len(rows)}
+    return {**found, "low": low, "high": high}

@@ -49,6 +49,7 @@ class Run(NamedTuple):
 MEASURES: dict[str, Callable[..., Found]] = {
     "histograms": textures.histograms,
     "chance": textures.chance,
+    "log_linear": textures.log_linear,
     "order": textures.order,
     "contrast": textures.contrast,
     "background": textures.background,

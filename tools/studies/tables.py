@@ -64,6 +64,21 @@ TABLES = {
         (),
         {"median (quartiles)": quartiles(".4f"), "mean": "{mean:.4f}", "n": "{n}"},
     ),
+    "log_linear": Table(
+        "What the drawn histogram follows: original or control",
+        "One fit of all methods here: log drawn = r log original + s log asked + offset "
+        "(LeFusion, Eq. 7-8), least squares over bins and lesions. JSD from what was drawn, of the "
+        "fit and of the histogram asked for: median (quartiles).",
+        (),
+        {
+            "r, original": "{r:.2f}",
+            "s, control": "{s:.2f}",
+            "offset": "{offset:.2f}",
+            "JSD of the fit": quartiles(".3f", "divergence"),
+            "JSD of the control": quartiles(".3f", "control"),
+            "n": "{control[n]}",
+        },
+    ),
     "order": Table(
         "Textures asked on the same scan, mask and noise",
         "Mean in the lesion, in the scan's units.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # of the window's 2: below this, blood and myocardium are alike and a ratio to them says nothing
 SMALLEST_SCALE = 0.05
 SMALLEST_LESION, PAIRINGS = 8, 5
+SMALLEST_SHARE = 1e-3
 
 Compare = Callable[[Tensor, Tensor, Case], Tensor]
 
@@ -121,6 +122,82 @@ def chance(study: Study, methods: Sequence[str]) -> Found:
             drawn = jensen_shannon_divergence(torch.from_numpy(counts), asked[0])
             found[name].append(float(drawn))
     return {"methods": {name: summarize(values) for name, values in found.items()}, "cases": found}
+
+
+class LogLinear(NamedTuple):
+    """How an output follows its original and its control; see :func:`fit_log_linear`."""
+
+    r: float
+    s: float
+    p: float
+    q: float
+
+    def predicted(self, original: np.ndarray, control: np.ndarray) -> np.ndarray:
+        """Return the histograms that the fit says will be drawn, rows ``(n, bins)`` of sum 1."""
+        logs = self.r * _logs(original) + self.p + self.s * _logs(control) + self.q
+        return np.exp(logs) / np.exp(logs).sum(1, keepdims=True)
+
+
+def fit_log_linear(original: np.ndarray, control: np.ndarray, output: np.ndarray) -> LogLinear:
+    r"""Return how much of the output comes from the original region and how much from the control.
+
+    :math:`O = e^m, m = (r \log I + p) + (s \log h + q)` (LeFusion, Eq. 7-8), least squares over
+    all bins of all cases. Only the sum of p and q is determined; the smallest pair is taken, in
+    which they are equal. Shares below 0.001 count as that: empty bins have no logarithm.
+
+    Args:
+        original: histograms I of the region before, ``(n, bins)``.
+        control: histograms h asked for.
+        output: histograms O of what was drawn.
+
+    References:
+        Zhang et al., LeFusion, ICLR 2025, appendix C. https://arxiv.org/abs/2403.14066
+
+    Example:
+        >>> asked = np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
+        >>> fit = fit_log_linear(asked[:, ::-1], asked, asked)
+        >>> abs(round(fit.r, 6)), round(fit.s, 6)
+        (0.0, 1.0)
+    """
+    first, second = _logs(original).ravel(), _logs(control).ravel()
+    ones = np.ones_like(first)
+    table = np.stack([first, second, ones, ones], 1)
+    return LogLinear(*np.linalg.lstsq(table, _logs(output).ravel())[0].tolist())
+
+
+def _logs(histograms: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log(np.maximum(histograms, SMALLEST_SHARE)))
+
+
+def log_linear(study: Study, methods: Sequence[str]) -> Found:
+    """Fit one :func:`fit_log_linear` to the first samples of all methods, first lesion class.
+
+    ``divergence``: of what the fit says from what was drawn; ``control``: of what was asked for,
+    quartiles by method. A method that asks for the lesion's own histogram has no place here: its
+    control is its original.
+    """
+    rows: dict[str, list[np.ndarray]] = {}
+    for name in methods:
+        triples = [
+            [each[0].double().numpy() for each in (case.histograms, asked, drawn)]
+            for case, asked, image in zip(
+                study.cases, study.methods[name].targets[name], study.runs[name].first, strict=True
+            )
+            if asked is not None
+            for drawn in [class_histograms(image, case.masks, asked.shape[1], case.value_range)]
+        ]
+        rows[name] = [np.stack(column) for column in zip(*triples, strict=True)]
+    fit = fit_log_linear(*(np.concatenate(part) for part in zip(*rows.values(), strict=True)))
+    found: Found = {"methods": {}, "together": {**fit._asdict(), "n": len(study.cases)}}
+    for name, (original, control, output) in rows.items():
+        said = fit.predicted(original, control)
+        apart = {
+            key: jensen_shannon_divergence(torch.from_numpy(x), torch.from_numpy(output)).tolist()
+            for key, x in (("divergence", said), ("control", control))
+        }
+        quartiles = {key: summarize(values) for key, values in apart.items()}
+        found["methods"][name] = {**fit._asdict(), "offset": fit.p + fit.q, **quartiles}
+    return found
 
 
 def lesion_mean(image: np.ndarray, case: Case) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tools.files import claimed, new_file, write_json
@@ -23,18 +24,46 @@ __all__ = ["FILES", "table", "write_verdict"]
 
 FILES = ("judge.json", "judge.csv", "judge.md", "judge.png", "judge.html")
 COLOURS = {"real": "tab:blue", "synthetic": "tab:orange"}
+COLUMNS = 4  # of the plot
 SHOWN = 8  # lesions of each set in the montage
 HEADERS = ("measure", "synthetic against real", "real against real", "within the band")
 NOTES = (
-    "Distances: median (5 to 95 %) over random halves by patient. Forest: area under the curve "
-    "(95 % by bootstrap of patients), 0.5 means that the two cannot be told apart. Border, in the "
-    "scan's units: medians (quartiles). The band is what two halves of the real lesions differ by."
+    "Distances: median (5 to 95 %) over random halves by patient. Forest and network: area under "
+    "the curve (95 % by bootstrap of patients), 0.5 means that the two cannot be told apart. "
+    "Border in the scan's units, noise inside over that around: medians (95 % by bootstrap of "
+    "patients), within the band if the median lies between the real quartiles. The band is what "
+    "two halves of the real lesions differ by. Nearer to the training: share of lesions that lie "
+    "nearer to the nearest lesion of the training, for their size, than 5 % of the real ones do; "
+    "0.05 without copies. Difference of seeds: mean of absolute differences inside the lesion; "
+    "below what the scan's noise alone would make, seeds change nothing."
 )
+# what is read first, in this order
+MAIN = (
+    *("forest on all features (AUC)", "network on cubes (AUC)", "frechet_radiomics_all"),
+    *("fid_radimagenet_axial", "swd_axial", "precision", "recall"),
+    *("nearer to the training, pictures", "nearer to the training, features"),
+    *("border: step", "border: edge_mm", "border: noise_ratio"),
+)
+ASKED = {
+    "diameter_mm": "diameter, got less asked, mm",
+    "centre_mm": "middle from its site, mm",
+    "histogram_jsd": "histogram, JSD in nats",
+    "histogram_w1": "histogram, W1 in the scan's units",
+    "inside_share": "share inside the organ",
+}
 
 
 def table(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Return one row per measure: its name, the sets compared, the real band, within it or not."""
-    rows = []
+    """Return one row per measure: its name, the sets compared, the real band, within it or not.
+
+    Those of :data:`MAIN` come first.
+    """
+    rows = [*_distance_rows(result), *_feature_rows(result), *_memory_rows(result)]
+    place = {name: number for number, name in enumerate(MAIN)}
+    return sorted(rows, key=lambda row: place.get(row[0], len(MAIN)))
+
+
+def _distance_rows(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     for name, found in result["distances"].items():
         better = (lambda x, band: x >= band["low"]) if name in ("precision", "recall") else None
         inside = (
@@ -42,18 +71,72 @@ def table(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             if better
             else found["value"] <= found["real"]["high"]
         )
-        rows.append((name, _interval(found), _interval(found["real"]), _word(inside)))
+        yield name, _interval(found), _interval(found["real"]), _word(inside)
     for name, found in result["told_apart"].items():
         inside = found["low"] <= 0.5
-        label = f"forest on {name} features (AUC)"
-        rows.append((label, _interval(found), _interval(found["real"]), _word(inside)))
-    for name, found in result["border"].items():
-        pair = [found[key] for key in ("synthetic", "real")]
-        if all(pair):
-            inside = pair[1]["q1"] <= pair[0]["median"] <= pair[1]["q3"]
-            texts = [_interval(each, "median", "q1", "q3") for each in pair]
-            rows.append((f"border: {name}", texts[0], texts[1], _word(inside)))
-    return rows
+        label = f"forest on {name} features (AUC)" if name != "network" else MAIN[1]
+        yield label, _interval(found), _interval(found["real"]), _word(inside)
+
+
+def _feature_rows(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    for group, words in (("border", "border: "), ("noise_spectrum", "noise at frequency ")):
+        for name, found in result[group].items():
+            pair = [found[key] for key in ("synthetic", "real")]
+            if all(pair):
+                inside = pair[1]["q1"] <= pair[0]["median"] <= pair[1]["q3"]
+                texts = [_interval(each, "median", "low", "high") for each in pair]
+                few = f" ({pair[0]['n']} and {pair[1]['n']} lesions)" if group != "border" else ""
+                yield f"{words}{name}{few}", texts[0], texts[1], _word(inside)
+
+
+def _memory_rows(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    for name in ("pictures", "features"):
+        found = result.get("memory", {}).get(name)
+        if found is None or not np.isfinite(found["share"]):
+            continue
+        inside = found["low"] <= 0.05
+        label = f"nearer to the training, {name}"
+        yield label, _interval(found, "share", "low", "high"), "0.05", _word(inside)
+    seeds = result.get("seeds")
+    if seeds is not None and seeds["noise"]:
+        texts = [_interval(seeds[key], "median", "low", "high") for key in ("difference", "noise")]
+        # the band is what the noise alone makes: two seeds should differ by more
+        inside = seeds["difference"]["high"] >= seeds["noise"]["low"]
+        yield "difference of seeds, against noise alone", texts[0], texts[1], _word(inside)
+
+
+def _tables(
+    result: Mapping[str, Any], rows: Sequence[Sequence[str]]
+) -> Iterator[tuple[str, Sequence[str], list[Sequence[str]]]]:
+    """Yield title, headers and rows of each table, the main one first."""
+    yield "", HEADERS, [row for row in rows if row[0] in MAIN]
+    asked = result.get("asked")
+    if asked is not None:
+        headers = ("asked against got", "median (95 %)", "quartiles", "lesions")
+        lines: list[Sequence[str]] = []
+        for name, words in ASKED.items():
+            if found := asked[name]:
+                spread = f"{found['q1']:.3g} to {found['q3']:.3g}"
+                middle = _interval(found, "median", "low", "high")
+                lines.append((words, middle, spread, str(found["n"])))
+        yield "Asked against got", headers, lines
+    subtypes = result.get("subtypes")
+    if subtypes is not None:
+        names = [name.replace("_", "-") for name in subtypes["names"]]
+        lines = [
+            (f"real {names[k]}", *map(str, row)) for k, row in enumerate(subtypes["named_real"])
+        ]
+        for asked_for, row in subtypes["named"].items():
+            lines.append((f"synthetic, asked {asked_for.replace('_', '-')}", *map(str, row)))
+        told = [
+            f"{side} {_interval(subtypes[side])}"
+            for side in ("real", "synthetic")
+            if subtypes[side] is not None
+        ]
+        accuracy = f"balanced accuracy: {', '.join(told)}; chance {subtypes['chance']:.2g}"
+        title = f"Subtypes that a classifier of real lesions names ({accuracy})"
+        yield title, ("lesions", *(f"named {name}" for name in names)), lines
+    yield "All else", HEADERS, [row for row in rows if row[0] not in MAIN]
 
 
 def write_verdict(
@@ -73,7 +156,10 @@ def write_verdict(
         write_json(folder / "judge.json", without_nan(result))
         with new_file(folder / "judge.csv") as partial, partial.open("w", newline="") as stream:
             csv.writer(stream).writerows([HEADERS, *rows])
-        text = "\n".join([f"# {title}", "", *_counts(result), "", *grid(HEADERS, rows), "", NOTES])
+        parts = [f"# {title}", "", *_counts(result)]
+        for name, headers, each in _tables(result, rows):
+            parts += ["", *([f"## {name}", ""] if name else []), *grid(headers, each)]
+        text = "\n".join([*parts, "", NOTES])
         with new_file(folder / "judge.md") as partial:
             partial.write_text(text + "\n", encoding="utf-8")
         plot = _plot(result)
@@ -101,38 +187,52 @@ def _counts(result: Mapping[str, Any]) -> list[str]:
 
 
 def _plot(result: Mapping[str, Any]) -> bytes:
-    """Return a PNG: a profile across the border by size, and the areas under the curve."""
-    sizes = result["profile"]
-    figure = Figure(figsize=(4 * (len(sizes) + 1), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(sizes) + 1, squeeze=False)[0]
+    """Return a PNG: profiles by size and subtype, noise, areas under the curve."""
+    profiles = result["profile"]
+    count = len(profiles) + 2
+    rows = -(-count // COLUMNS)
+    figure = Figure(figsize=(4 * min(count, COLUMNS), 3.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, min(count, COLUMNS), squeeze=False).ravel()
+    for axis in axes[count:]:
+        axis.set_axis_off()
     middles = np.add(EDGES_MM[:-1], EDGES_MM[1:]) / 2
-    for axis, (size, found) in zip(axes, sizes.items(), strict=False):
+    for axis, (kind, found) in zip(axes, profiles.items(), strict=False):
         for name, each in found.items():
             values = [np.nan if v is None else v for v in each["median"]]
             label = f"{name} ({each['lesions']})"
             axis.plot(middles, values, "o-", color=COLOURS[name], label=label)
         axis.axvline(0, color="grey", linewidth=0.8)
-        axis.set(title=size, xlabel="mm from the border, inside < 0", ylabel="median intensity")
+        axis.set(title=kind, xlabel="mm from the border, inside < 0", ylabel="median intensity")
         axis.legend(fontsize=8)
-    names = list(result["told_apart"])
-    for offset, key in ((-0.15, "synthetic"), (0.15, "real")):
-        found = [
-            result["told_apart"][n] if key == "synthetic" else result["told_apart"][n]["real"]
-            for n in names
-        ]
-        values = [each["value"] for each in found]
-        spread = [[abs(e["value"] - e[end]) for e in found] for end in ("low", "high")]
-        axes[-1].errorbar(
-            np.arange(len(names)) + offset, values, spread, fmt="o", color=COLOURS[key],
-            label=f"{key} against real",
-        )  # fmt: skip
-    axes[-1].axhline(0.5, color="grey", linewidth=0.8)
-    axes[-1].set(title="told apart (AUC)", ylim=(0.2, 1.02))
-    axes[-1].set_xticks(range(len(names)), names)
-    axes[-1].legend(fontsize=8)
+    spectra = {
+        name: [each[name] for each in result["noise_spectrum"].values()]
+        for name in ("synthetic", "real")
+    }
+    _draw_intervals(axes[count - 2], list(result["noise_spectrum"]), spectra, "median")
+    axes[count - 2].axhline(1, color="grey", linewidth=0.8)
+    axes[count - 2].set(title="noise power inside / around", xlabel="share of highest frequency")
+    told = result["told_apart"]
+    areas = {"synthetic": list(told.values()), "real": [each["real"] for each in told.values()]}
+    _draw_intervals(axes[count - 1], list(told), areas, "value")
+    axes[count - 1].axhline(0.5, color="grey", linewidth=0.8)
+    axes[count - 1].set(title="told apart from real (AUC)", ylim=(0.2, 1.02))
     with io.BytesIO() as stream:
         figure.savefig(stream, dpi=110)
         return stream.getvalue()
+
+
+def _draw_intervals(
+    axis: Axes, names: Sequence[str], found: Mapping[str, Sequence[Any]], key: str
+) -> None:
+    """Draw values with their intervals, synthetic and real side by side."""
+    for offset, (side, rows) in zip((-0.15, 0.15), found.items(), strict=True):
+        known = [(place, row) for place, row in enumerate(rows) if row]
+        values = [row[key] for _, row in known]
+        spread = [[abs(row[key] - row[end]) for _, row in known] for end in ("low", "high")]
+        places = [place + offset for place, _ in known]
+        axis.errorbar(places, values, spread, fmt="o", color=COLOURS[side], label=side)
+    axis.set_xticks(range(len(names)), names)
+    axis.legend(fontsize=8, loc="upper right")
 
 
 def _montage(measured: Measured) -> bytes:
@@ -162,10 +262,16 @@ def _page(
     synthetic: Measured,
 ) -> str:
     parts = [f"<h1>{html.escape(title)}</h1>", *(f"<p>{line}</p>" for line in _counts(result))]
-    parts += ["<table>", _row("th", HEADERS), *(_row("td", row) for row in rows), "</table>"]
-    parts += [f"<p>{NOTES}</p>", _picture(plot, "profiles across the border")]
+    tables = []
+    for heading, headers, cells in _tables(result, rows):
+        above = [f"<h2>{html.escape(heading)}</h2>"] if heading else []
+        lines = [_row("th", headers), *(_row("td", row) for row in cells)]
+        tables.append("".join([*above, "<table>", *lines, "</table>"]))
+    parts += [tables[0], f"<p>{NOTES}</p>", _picture(plot, "profiles across the border")]
+    parts += tables[1:-1]
     for name, each in (("real", real), ("synthetic", synthetic)):
         parts += [f"<h2>{name}, from small to large</h2>", _picture(_montage(each), name)]
+    parts.append(tables[-1])
     style = (
         "body{font:15px system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}"
         "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.25rem .6rem;"
