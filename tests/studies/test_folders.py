@@ -27,7 +27,7 @@ def made_crop(number: int, seed: int, subtype: str = "solid") -> Crop:
     ball = (GRID**2).sum(0) < (4 + number % 3) ** 2
     texture = ndimage.gaussian_filter(rng.normal(0, 1, ball.shape), 1.2) * 300
     image = np.where(ball, LEVELS[subtype] + texture, -850) + rng.normal(0, 15, ball.shape)
-    parts = image.astype(np.float32), ball, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
+    parts = image.astype(np.float32), ball, (1.0, 1.0, 1.0), np.eye(4)
     return Crop(f"n{number}", f"p{number}", *parts, subtype)
 
 

@@ -118,8 +118,8 @@ def test_methods_are_options_of_synthesize(tmp_path: Path, library: Path, method
         (["--method", "copy_paste"], "library must name real lesions to copy, got none"),
         (["--library", "x"], "library does not go with bundle lefusion_lidc, got 'x'"),
         (
-            ["--method", "copy_paste", "--bundle", "lefusion_emidec"],
-            "method must be one of hand_crafted for bundle lefusion_emidec, got 'copy_paste'",
+            ["--method", "copy_paste", "--bundle", "hr_ldm"],
+            "method must be one of none here for bundle hr_ldm, got 'copy_paste'",
         ),
     ],
 )

@@ -218,47 +218,68 @@ def evaluate(
 
 
 def compare(
-    real: str,
+    real: str = "",
     out: str = "out/compare",
-    methods: Sequence[str] = ("lefusion_lidc", "hand_crafted"),
+    preset: str = "lung",
+    methods: Sequence[str] | None = None,
     library: str | None = None,
     section: str = "validation",
-    limit: int | None = None,
-    seed: int = 0,
-    steps: int | None = None,
+    limit: Number | None = None,
+    seed: Seed = 0,
+    steps: Number | None = None,
     device: str = "auto",
     surroundings: str = "healed",
+    quick: bool = False,
 ) -> Result:
-    """Draw the same real nodules anew by several methods and judge each, in one table.
+    """Draw the same real lesions anew by several methods and judge each, in one table.
 
-    Each method gets the same masks, seeds and, where it takes one, the lesion's own histogram.
+    Each method gets the same masks, seeds and, where it takes some, the lesion's own histograms.
     Beside the methods stands what two halves of the real lesions differ by, and the figures of
     the papers where there are some. What is drawn is kept, so a run that was interrupted goes on.
 
-    Example: python -m tools compare --real data/lidc_nodules --library data/lidc_nodules --methods
+    Example: python -m tools compare --quick
+
+    Example: python -m tools compare --preset lung --real data/lidc_nodules --methods
         lefusion_lidc,hr_ldm,copy_paste,hand_crafted
 
+    Example: python -m tools compare --preset heart --real work/emidec
+
+    A preset says what differs between organs: the bundle whose window, bins and classes are used,
+    how many lesions and steps, how pictures are shown, and the figures of the papers. Nodules are
+    measured in HU, in a healed lung. Hearts (made by ``prepare emidec``) are measured in percent of
+    each scan's own scale; infarct and no-reflow are replaced by the wall as it is elsewhere at the
+    same depth, and nothing of the blood or of what lies beside the heart comes into it.
+
     Args:
-        real: chest CT with label maps, a nodule each: a datalist, or its folder.
-        out: folder to write: compare.md, compare.json, and per method the images.
-        methods: bundles of nodules (lefusion_lidc, hr_ldm), hand_crafted, and copy_paste,
-            carvemix, lesionmix, which need library.
-        library: real lesions to copy: the training section of a datalist.
+        real: scans with label maps: a datalist, or its folder; of nodules one in each. Default: the
+            embedded phantom.
+        out: folder to write: compare.html (all of it, opens offline), compare.md, compare.csv,
+            compare.json, compare.png (cases and methods), compare_controls.png (textures),
+            compare_measures.png, and per method the images.
+        preset: lung, heart, or a JSON file of the same keys.
+        methods: bundles of the organ, and what their overlays put in place of the network
+            (hand_crafted, copy_paste, ...); default: all there are.
+        library: real lesions to copy: the training section of a datalist; default: that of real.
         section: list of the datalist of the lesions to draw anew.
-        limit: so many lesions, evenly over the list.
+        limit: so many lesions, evenly over the list; default: as the preset says.
         seed: of all chance.
-        steps: of the networks; default: the bundle's.
+        steps: of the networks; default: as the preset says.
         device: auto, cpu, cuda or cuda:N.
-        surroundings: healed, the real lesion and 2.5 mm round it are replaced by what lies around
+        surroundings: healed, the real lesion and a rim round it are replaced by what lies around
             before another is drawn there, as in the healthy scans of users; or real, whose rim
             shows round the new lesion. Row "healed" is the real lesion put back.
+        quick: fewer lesions and steps: minutes instead of up to an hour.
     """
     from tools.files import require_apart
+    from tools.studies.compare import Settings
     from tools.studies.compare import compare as run
-    from tools.studies.compare import page
+    from tools.studies.comparison import page
 
-    source = Path(real)
-    require_apart(out, [source if source.is_dir() else source.parent])
-    results = run(real, methods, out, section, library, limit, seed, steps, device, surroundings)
-    text = "\n".join([*page(results), "", f"written to {out}/compare.md"])
+    given = dict(locals())
+    if real:
+        source = Path(real)
+        require_apart(out, [source if source.is_dir() else source.parent])
+    settings = Settings(**{name: given[name] for name in Settings._fields})
+    results = run(real or None, out, settings)
+    text = "\n".join([*page(results), "", f"open {out}/compare.html"])
     return Result(text, {"out": out, "results": results})

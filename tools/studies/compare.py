@@ -1,193 +1,314 @@
-"""All methods at the masks of the same real lesions, with the same seeds (``tools compare``)."""
+"""All methods at the masks of the same real lesions, with the same seeds (``tools compare``).
+
+What differs between organs stands in presets, ``compare_NAME.json`` beside this file:
+
+* ``title``; ``bundle``: its view, bins and organ are those of the comparison, and its overlays the
+  methods in place of its network;
+* ``methods``, ``limit``, ``steps``: what is taken where the command does not say; null: all;
+* ``quick``: the same keys for a run of minutes;
+* ``healed_mm``: width of the rim that is healed with the lesion;
+* ``controls``: how many lesions are drawn with each texture of the bundle;
+* ``shown``: how pictures are drawn, and how many lesions;
+* ``phantom``: what writes data to try it on, where none is given;
+* ``published``: figures of a paper, see :mod:`tools.studies.comparison`.
+"""
 
 from __future__ import annotations
 
-import logging
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
+import torch
+from scipy.stats import wasserstein_distance
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
-from tools.files import claimed, new_file, read_json, write_json
+from tools.bundle import SYNTHESIZE, Bundle, bundle_folders, find_bundle
+from tools.files import claimed, read_json, read_object, write_json
 from tools.histograms import jensen_shannon_divergence
 from tools.intensity import HuWindow
-from tools.scans.crops import Crop, lesion_crops
-from tools.scans.scan import Scan
-from tools.shapes import MaskFileShape
-from tools.studies.judge import Measured, judge, measure, pairs, without_nan
+from tools.phantoms.datalists import PHANTOM_VERSION, cached_phantom
+from tools.scans.crops import Crop
+from tools.studies.comparison import FILES as PAGES
+from tools.studies.comparison import Controls, evenly, write_comparison
+from tools.studies.judge import Measured, judge, measure, pairs
+from tools.studies.redraw import PERCENT, Real, Redraw
 from tools.studies.statistics import mean_and_error
-from tools.studies.tables import grid
-from tools.synthesis.arrays import METHODS, open_synthesizer
-from tools.synthesis.cases import Case
+from tools.synthesis.arrays import methods_of, open_synthesizer
 from tools.synthesis.synthesizer import Synthesizer
-from tools.synthesis.textures import Textures
-from tools.transforms.healing import heal
+from tools.synthesis.textures import read_presets
 
-__all__ = ["FILES", "compare"]
+__all__ = ["Settings", "compare", "known_methods", "read_preset"]
 
-MARGINS_MM = {"healed": 2.5, "real": 0.0}
-FILES = ("compare.json", "compare.md", "request.json", "*_image.nii.gz", "*_label.nii.gz")
-WINDOW = (-1000.0, 400.0)
-BINS = 16
-# what the paper reports of whole test sets, PSNR in dB and SSIM in %; its region is not stated
-PUBLISHED = {
-    "hand_crafted": (1.97, 0.07),
-    "cond_diffusion": (16.95, 93.46),
-    "repaint": (18.91, 91.22),
-    "lefusion_lidc": (22.38, 90.16),
-}
-
-logger = logging.getLogger(__name__)
+IMAGES = ("request.json", "*_image.nii.gz", "*_label.nii.gz")
+KEYS = {"title", "bundle", "methods", "limit", "steps", "quick", "healed_mm", "shown", "phantom"}
+KEYS |= {"published", "controls"}
+SURROUNDINGS = ("healed", "real")
+LEAST = 4  # lesions
+PAIRED = ("jsd", "w1", "psnr", "ssim")
 
 
-class Real(NamedTuple):
-    """A real lesion and the files it comes from; the mask is one connected part of the label."""
+class Settings(NamedTuple):
+    """What is asked for; see the command. None: what the preset says."""
 
-    crop: Crop
-    image: Path
-    label: Path
+    preset: str = "lung"
+    methods: Sequence[str] | None = None
+    section: str | None = "validation"
+    library: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    steps: int | None = None
+    device: str = "auto"
+    surroundings: str = "healed"
+    quick: bool = False
 
 
-def compare(
-    real: str | Path,
-    methods: Sequence[str],
-    out: str | Path,
-    section: str | None = "validation",
-    library: str | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    steps: int | None = None,
-    device: str = "auto",
-    surroundings: str = "healed",
-) -> dict[str, Any]:
-    """Draw every real lesion anew by each method, judge each method, and write the table.
+class Bench(NamedTuple):
+    """What all methods have in common.
 
-    A method is asked for the lesion's own histogram, where it takes one. What it makes of a lesion
-    is written at once and taken up again when the command is repeated.
+    Attributes:
+        preset: read.
+        lesions: real ones.
+        measured: of them.
+        redraw: how they are drawn anew.
+        window: intensities that pictures and histograms lie between.
+        bins: of the histogram of a class.
+    """
+
+    preset: Mapping[str, Any]
+    lesions: list[Real]
+    measured: Measured
+    redraw: Redraw
+    window: HuWindow
+    bins: int
+
+
+def read_preset(name: str, quick: bool = False) -> dict[str, Any]:
+    """Return a preset by name, or from a JSON file of one's own.
+
+    Raises:
+        ValueError: if there is none of that name, or it holds an unknown key or lacks one.
+    """
+    known = {path.stem[8:]: path for path in sorted(Path(__file__).parent.glob("compare_*.json"))}
+    path = known.get(name, Path(name))
+    if path.suffix != ".json":
+        raise ValueError(f"preset must be one of {', '.join(known)} or a JSON file, got {name!r}")
+    found = read_object(path, "preset")
+    preset = {key: value for key, value in found.items() if not key.startswith("_")}
+    if wrong := sorted(set(preset) ^ KEYS):
+        raise ValueError(f"preset must have the keys {sorted(KEYS)}, got {wrong[0]!r} in {path}")
+    return preset | (preset["quick"] if quick else {})
+
+
+def known_methods(bundle: str) -> dict[str, tuple[str, str | None]]:
+    """Return all that can fill lesions of a bundle's organ, by name: a bundle, and its method.
+
+    First the bundle, then others of that organ with a network for textures, then what overlays of
+    these put in the place of their networks.
+    """
+    root = find_bundle(bundle)
+    organ = _config(root, SYNTHESIZE)["organ_table"]
+    others = {
+        folder.name: str(folder)
+        for place in reversed(bundle_folders())
+        for folder in sorted(place.glob("*"))
+        if "network" in _config(folder, SYNTHESIZE).get("texturer", {})
+        and _config(folder, SYNTHESIZE)["organ_table"] == organ
+    }
+    bundles = {root.name: bundle} | {k: v for k, v in others.items() if k != root.name}
+    found: dict[str, tuple[str, str | None]] = {k: (v, None) for k, v in bundles.items()}
+    for folder in bundles.values():
+        found = {name: (folder, name) for name in methods_of(folder)} | found
+    return {**{name: found[name] for name in bundles}, **found}
+
+
+def _config(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / "configs" / name
+    return read_object(path, "config of the bundle") if path.is_file() else {}
+
+
+def compare(real: str | Path | None, out: str | Path, settings: Settings) -> dict[str, Any]:
+    """Draw every real lesion anew by each method, judge each method, and write the tables.
+
+    A method is asked for the lesion's own histograms, where it takes some. What it makes of a
+    lesion is written at once and taken up again when the command is repeated.
 
     Args:
-        real: datalist, or folder with one, of CT images with label maps, a lesion each.
-        methods: names of bundles, and of what stands in place of a network.
+        real: datalist, or folder with one, of scans with label maps; None: the preset's phantom.
         out: folder to write.
-        section: list of the datalist.
-        library: real lesions for methods that copy; no patient of it may be in the section.
-        limit: so many lesions, evenly over the section.
-        seed: of all chance; each lesion adds its own name.
-        steps: of networks; None: the bundle's.
-        device: see :func:`tools.bundle.choose_device`.
-        surroundings: healed, the lesion and 2.5 mm round it replaced by what lies around before
-            one is drawn there, as in the healthy scans of users; real, only what is in the mask,
-            whose rim then shows round the new lesion. Row ``healed`` is the real lesion put back:
-            the trace of the healing itself.
+        settings: see the command.
 
     Returns:
-        ``settings``, ``band`` and ``methods``, JSON values only.
+        ``settings`` and ``methods``, JSON values only.
 
     Raises:
         ValueError: if there are too few lesions, a method is unknown, or a patient is in both
             sections.
     """
-    if library is not None:
-        _require_strangers(Path(real), section, Path(library))
-    lesions = list(_read(Path(real), section, limit))
-    if len(lesions) < 4:
-        raise ValueError(f"real must hold at least 4 lesions, got {len(lesions)} in {real}")
-    if surroundings not in MARGINS_MM:
-        raise ValueError(f"surroundings must be healed or real, got {surroundings!r}")
-    margin_mm = MARGINS_MM[surroundings]
-    first = measure([each.crop for each in lesions], WINDOW)
+    preset = read_preset(settings.preset, settings.quick)
+    given = {key: getattr(settings, key) for key in ("methods", "limit", "steps")}
+    settings = settings._replace(**{k: preset[k] if v is None else v for k, v in given.items()})
+    source = _phantom(preset["phantom"]) if real is None else Path(real)
+    methods = _methods(preset, settings, source)
+    settings = settings._replace(methods=list(methods))
+    bench = _bench(preset, settings, source)
+    known = settings._asdict() | {"preset": str(settings.preset)}
     results: dict[str, Any] = {
-        "settings": {"lesions": len(lesions), "seed": seed, "steps": steps, "section": section}
-        | {"surroundings": surroundings},
+        "settings": {"lesions": len(bench.lesions), **known, "phantom": real is None}
+        | {"window": list(bench.window), "unit": _unit(bench)},
         "methods": {},
     }
-    with claimed(out, [*FILES, *methods]) as folder:
-        if margin_mm:
-            crops = [_put_back(each, margin_mm, seed) for each in lesions]
-            results["methods"]["healed"] = _judged(lesions, crops, first, seed)
-        for name in methods:
-            job = _job(name, library, device, seed, steps)
-            with claimed(folder / name, FILES) as own:
-                request = {"real": real, "library": library, "job": job.texturer.record}
-                _require_one_request(own, results["settings"] | request)
-                crops = [
-                    _drawn(each, job, own, margin_mm, seed) for each in tqdm(lesions, desc=name)
-                ]
-            results["methods"][name] = _judged(lesions, crops, first, seed)
-        write_json(folder / "compare.json", without_nan(results))
-        with new_file(folder / "compare.md") as partial:
-            partial.write_text("\n".join(page(results)) + "\n", encoding="utf-8")
+    made: dict[str, list[Crop]] = {}
+    owned = [*PAGES, *methods, *(f"{name}_controls" for name in methods)]
+    with claimed(out, owned) as folder:
+        if settings.surroundings == "healed":
+            made["healed"] = [bench.redraw.put_back(each) for each in bench.lesions]
+        controls = None
+        for name, (bundle, method) in methods.items():
+            job = _job(bundle, method, settings, source)
+            request = _request(settings, job, source, real is None)
+            with claimed(folder / name, IMAGES) as own:
+                _require_one_request(own, request)
+                made[name] = list(_drawn(bench, job, own, name))
+            if controls is None and preset["controls"] and _controlled(job):
+                controls = _controls(bench, job, folder / f"{name}_controls", request, name)
+        for name, crops in tqdm(made.items(), desc="judging"):
+            results["methods"][name] = _judged(bench, crops, settings.seed)
+        write_comparison(folder, results, preset, bench.lesions, made, controls)
     return results
 
 
-def page(results: Mapping[str, Any]) -> list[str]:
-    """Return the table of all methods as Markdown, the band of real halves first."""
-    headers = ["method", "JSD", "PSNR", "SSIM", "Frechet inside", "border", "AUC inside", "border"]
-    headers += [
-        "all",
-        "SWD axial",
-        "precision",
-        "recall",
-        "step",
-        "edge mm",
-        "noise ratio",
-        "paper",
-    ]
-    rows: list[list[str]] = []
-    for name, found in results["methods"].items():
-        distances, apart, border = found["distances"], found["told_apart"], found["border"]
-        if not rows:
-            rows.append(_row("real halves", None, distances, apart, border, "real"))
-        paper = "{:.4g} dB, {:.4g} %".format(*PUBLISHED[name]) if name in PUBLISHED else ""
-        rows.append([*_row(name, found, distances, apart, border, "synthetic")[:-1], paper])
-    number = results["settings"]["lesions"]
-    return [
-        "# Methods at the masks of the same real lesions",
-        "",
-        f"{number} lesions, seed {results['settings']['seed']}. Distances, medians of halves by "
-        "patient: smaller is better, within that of real halves it cannot be told from real. "
-        "AUC: a forest against real, 95 % interval. PSNR and SSIM in the box of the lesion, window "
-        f"-1000 to 400 HU. Surroundings: {results['settings']['surroundings']}.",
-        "",
-        *grid(headers, rows),
-    ]
+def _methods(
+    preset: Mapping[str, Any], settings: Settings, source: Path
+) -> dict[str, tuple[str, str | None]]:
+    """Return the methods asked for by name, all of which can be had, as their library can."""
+    known = known_methods(preset["bundle"])
+    wanted: dict[str, tuple[str, str | None]] = {}
+    for name in known if settings.methods is None else settings.methods:
+        if name not in known and not _config(Path(name), SYNTHESIZE):
+            raise ValueError(
+                f"methods must be of {', '.join(known)}, or folders of bundles, got {name!r}"
+            )
+        wanted[Path(name).name] = known.get(name, (name, None))
+    if settings.surroundings not in SURROUNDINGS:
+        raise ValueError(
+            f"surroundings must be one of {', '.join(SURROUNDINGS)}, got {settings.surroundings!r}"
+        )
+    if any(_copies(*each) for each in wanted.values()):
+        _require_strangers(source, settings.section, Path(settings.library or source))
+    return wanted
 
 
-def _row(name: str, found: Any, distances: Any, apart: Any, border: Any, side: str) -> list[str]:
-    def distance(key: str) -> str:
-        each = distances[key] if side == "synthetic" else distances[key]["real"]
-        return f"{each['value']:.3g}"
+def _copies(bundle: str, method: str | None) -> bool:
+    """Return whether a method is one that copies from a library."""
+    file = "" if method is None else methods_of(bundle)[method]
+    return bool(file) and "library" in _config(find_bundle(bundle), file)
 
-    def area(key: str) -> str:
-        each = apart[key] if side == "synthetic" else apart[key]["real"]
-        return f"{each['value']:.2f} ({each['low']:.2f} to {each['high']:.2f})"
 
-    def middle(each: Mapping[str, float] | None) -> str:
-        return "" if each is None else f"{each['median']:.3g}"
+def _bench(preset: Mapping[str, Any], settings: Settings, source: Path) -> Bench:
+    opened = Bundle(preset["bundle"], "cpu", required=("synthesizer",))
+    view, organ = opened.get("view"), opened.get("organ_table")
+    margin = float(preset["healed_mm"]) if settings.surroundings == "healed" else 0.0
+    redraw = Redraw(organ, view, margin, settings.seed)
+    lesions = list(redraw.read(source, settings.section, settings.limit))
+    if len(lesions) < LEAST:
+        raise ValueError(f"real must hold at least {LEAST} lesions, got {len(lesions)} in {source}")
+    in_units = lesions[0].scale is None
+    window = HuWindow(*view.scale) if in_units else PERCENT
+    bins = len(next(iter(read_presets(opened.folder / "configs")[0].values()))["histogram"])
+    measured = measure([each.crop for each in lesions], window, in_units)
+    return Bench(preset, lesions, measured, redraw, window, bins // len(organ.classes))
 
-    paired = ["", "", ""]
-    if found is not None:
-        paired = [f"{found[key]['mean']:.3g}" for key in ("jsd", "psnr", "ssim")]
-    return [
-        name,
-        *paired,
-        *(distance(f"frechet_radiomics_{group}") for group in ("inside", "border")),
-        *(area(group) for group in ("inside", "border", "all")),
-        *(distance(key) for key in ("swd_axial", "precision", "recall")),
-        *(middle(border[key][side]) for key in ("step", "edge_mm", "noise_ratio")),
-        "",
-    ]
+
+def _phantom(writer: str) -> Path:
+    """Return a folder of phantoms, made on first use by a function of that dotted name."""
+    module, _, function = writer.rpartition(".")
+    name = f"phantom-{PHANTOM_VERSION}-{function.removeprefix('write_')}"
+    return cached_phantom(name, getattr(import_module(module), function))
+
+
+def _unit(bench: Bench) -> str:
+    return "HU" if bench.lesions[0].scale is None else "%"
+
+
+def _job(bundle: str, method: str | None, settings: Settings, source: Path) -> Synthesizer:
+    """Return what draws lesions: a bundle, or what an overlay puts in place of its network."""
+    options = {"seed": settings.seed, "texture": "none", "attempts": 1, "steps": settings.steps}
+    if _copies(bundle, method):
+        options["library"] = str(settings.library or source)
+    opened = open_synthesizer(bundle, settings.device, None, options, method=method)
+    return opened.get("synthesizer")
+
+
+def _controlled(job: Synthesizer) -> bool:
+    """Return whether a network is told of histograms."""
+    network = getattr(job.texturer, "network", None)
+    if network is None:
+        return False
+    return None not in [getattr(part, "condition_size", 1) for part in network.modules()]
+
+
+def _drawn(bench: Bench, job: Synthesizer, folder: Path, name: str) -> Iterator[Crop]:
+    for each in tqdm(bench.lesions, desc=name):
+        target = folder / f"{each.crop.name}_image.nii.gz"
+        yield bench.redraw.drawn(each, job, target)
+
+
+def _controls(
+    bench: Bench, job: Synthesizer, folder: Path, request: Mapping[str, Any], name: str
+) -> Controls:
+    """Draw some lesions without control and with each of the bundle's textures, twice each."""
+    lesions = [bench.lesions[k] for k in evenly(bench.lesions, bench.preset["controls"])]
+    words = ["none", *sorted(job.textures.presets, key=lambda word: _level(job, word))]
+    drawn: dict[str, list[tuple[Crop, Crop]]] = {}
+    with claimed(folder, IMAGES) as own:
+        _require_one_request(own, request)
+        for word in tqdm(words, desc="controls"):
+            drawn[word] = []
+            for each in lesions:
+                one, other = (
+                    bench.redraw.drawn(
+                        each, job, own / f"{each.crop.name}_{word}_{turn}_image.nii.gz", word, turn
+                    )
+                    for turn in (0, 1)
+                )
+                drawn[word].append((one, other))
+    before = [each.crop._replace(image=each.part(bench.redraw.healed(each))) for each in lesions]
+    alike = {
+        word: _mean(
+            _similarity(one, other, each.crop.mask, bench.window)
+            for each, (one, other) in zip(lesions, both, strict=True)
+        )
+        for word, both in drawn.items()
+    }
+    return Controls(name, before, {w: [one for one, _ in both] for w, both in drawn.items()}, alike)
+
+
+def _level(job: Synthesizer, word: str) -> float:
+    """Return the mean of a preset's histogram of the outermost class, in bins."""
+    histogram = job.textures.presets[word]["histogram"]
+    row = np.reshape(histogram, (len(job.organ.classes), -1))[0]
+    return float(row @ np.arange(len(row)) / max(row.sum(), 1e-9))
+
+
+def _mean(rows: Iterator[dict[str, float]]) -> dict[str, float]:
+    listed = list(rows)
+    known = {key: [row[key] for row in listed if np.isfinite(row[key])] for key in listed[0]}
+    return {key: float(np.mean(values)) if values else np.nan for key, values in known.items()}
+
+
+def _request(settings: Settings, job: Synthesizer, source: Path, phantom: bool) -> dict[str, Any]:
+    names = ("seed", "steps", "surroundings", "library")
+    known = {name: getattr(settings, name) for name in names}
+    return {**known, "real": "phantom" if phantom else source, "job": job.texturer.record}
 
 
 def _require_one_request(folder: Path, request: Mapping[str, Any]) -> None:
     """Refuse images that were drawn for another request: they would be judged as this one's."""
-    wanted = {k: str(v) for k, v in request.items() if k not in ("lesions", "section")}
+    wanted = {key: str(value) for key, value in request.items()}
     path = folder / "request.json"
     made = read_json(path, "out") if path.is_file() else wanted
     for key in wanted:
@@ -209,101 +330,60 @@ def _require_strangers(real: Path, section: str | None, library: Path) -> None:
         raise ValueError(f"library must hold no patient of {section}, got {both[0]} in {library}")
 
 
-def _read(source: Path, section: str | None, limit: int | None) -> Iterator[Real]:
-    listed = list(pairs(source, section))
-    if limit is not None and limit < len(listed):
-        listed = [listed[k] for k in np.linspace(0, len(listed) - 1, limit).round().astype(int)]
-    for name, patient, image, label in tqdm(listed, desc="reading"):
-        scan = Scan(image, in_hu=True)
-        inside = scan.load_labels(label, "label") > 0
-        crops = list(lesion_crops(scan, inside, name, patient, margin_mm=1e3))
-        if len(crops) == 1:
-            yield Real(crops[0], image, label)
-        else:
-            logger.warning("%s is left out: it holds %d lesions", name, len(crops))
+def _judged(bench: Bench, crops: Sequence[Crop], seed: int) -> dict[str, Any]:
+    """Return what a method's lesions differ in from the real ones, as sets and one by one."""
+    in_units = bench.lesions[0].scale is None
+    found = judge(bench.measured, measure(crops, bench.window, in_units), seed)
+    both = zip(bench.lesions, crops, strict=True)
+    rows = [_paired(real, made, bench) for real, made in both]
+    found["classes"] = {}
+    for k, each in enumerate(bench.redraw.organ.classes):
+        mine = [row[k] for row in rows if k in row]
+        values = {key: _known([row[key] for row in mine], seed) for key in PAIRED}
+        found["classes"][each.name] = values
+    for key in PAIRED:  # of a lesion of several classes their mean
+        finite = [[v[key] for v in row.values() if np.isfinite(v[key])] for row in rows]
+        found[key] = _known([sum(each) / len(each) for each in finite if each], seed)
+    return found
 
 
-def _job(name: str, library: str | None, device: str, seed: int, steps: int | None) -> Synthesizer:
-    options: dict[str, Any] = {"seed": seed, "texture": "none", "attempts": 1}
-    method = name if name in METHODS else None
-    bundle = "lefusion_lidc" if method else name
-    if method is None:
-        options["steps"] = steps
-    elif method != "hand_crafted":
-        options["library"] = library
-    return open_synthesizer(bundle, device, None, options, method=method).get("synthesizer")
+def _known(values: Sequence[float], seed: int) -> dict[str, float | int]:
+    return mean_and_error([value for value in values if np.isfinite(value)], seed)
 
 
-def _healed(real: Real, margin_mm: float, seed: int) -> np.ndarray:
-    rng = np.random.default_rng([seed, zlib.crc32(real.crop.name.encode())])
-    scan = Scan(real.image, in_hu=True)
-    mask = np.asarray(scan.load_mask(real.label, "label"))
-    return heal(np.asarray(scan.image, np.float32), mask, scan.spacing_mm, rng, margin_mm)
+def _paired(real: Real, made: Crop, bench: Bench) -> dict[int, dict[str, float]]:
+    """Return by class: JSD in nats, W1 in the unit, PSNR in dB, SSIM in % of a lesion anew."""
+    found = {}
+    for k, mask in enumerate(real.classes):
+        if not mask.any():
+            continue
+        values = [x.image[mask] for x in (real.crop, made)]
+        rows = [
+            np.histogram(bench.window.scaled(part), bench.bins, (-1, 1))[0] / len(part)
+            for part in values
+        ]
+        jsd = jensen_shannon_divergence(*(torch.tensor(row)[None] for row in rows)).item()
+        found[k] = {"jsd": jsd, "w1": float(wasserstein_distance(*values))}
+        found[k] |= _similarity(real.crop, made, mask, bench.window)
+    return found
 
 
-def _put_back(real: Real, margin_mm: float, seed: int) -> Crop:
-    """Return the real lesion in healed surroundings."""
-    image = _healed(real, margin_mm, seed)
-    return real.crop._replace(image=np.where(real.crop.mask, real.crop.image, image))
+def _similarity(one: Crop, other: Crop, mask: np.ndarray, window: HuWindow) -> dict[str, float]:
+    """Return PSNR in dB and SSIM in % of two images in the box round a mask.
 
-
-def _drawn(real: Real, job: Synthesizer, folder: Path, margin_mm: float, seed: int) -> Crop:
-    """Return a lesion drawn anew, from the file where that was done before."""
-    name = real.crop.name
-    target = folder / f"{name}_image.nii.gz"
-    if not target.is_file():
-        source = Scan(real.image, in_hu=True)
-        healed = source.stored_values(_healed(real, margin_mm, seed))
-        scan = Scan(nib.Nifti1Image(healed, source.affine, dtype=healed.dtype), in_hu=True)
-        textures = Textures(
-            f"like:{real.image}:{real.label}",
-            job.textures.presets,
-            job.organ,
-            job.texturer.library,
-            job.textures.window_hu,
-        )
-        own = replace(job, shapes=MaskFileShape(real.label), textures=textures, count=1)
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        (result,) = own.finish([own.plan(scan, Case(name, real.image), rng, "error")])
-        with new_file(folder / f"{name}_label.nii.gz") as partial:
-            scan.write_label(partial, result.label)
-        with new_file(target) as partial:
-            scan.write(partial, result.stored)
-    image = np.asarray(Scan(target).image, np.float32)
-    return real.crop._replace(image=image)
-
-
-def _judged(
-    lesions: Sequence[Real], crops: Sequence[Crop], first: Measured, seed: int
-) -> dict[str, Any]:
-    found = judge(first, measure(crops, WINDOW), seed)
-    rows: dict[str, list[float]] = {"jsd": [], "psnr": [], "ssim": []}
-    for each, made in zip(lesions, crops, strict=True):
-        for key, value in _paired(each.crop, made).items():
-            rows[key].append(value)
-    known = {key: [v for v in values if np.isfinite(v)] for key, values in rows.items()}
-    return {**found, **{key: mean_and_error(values, seed) for key, values in known.items()}}
-
-
-def _paired(real: Crop, made: Crop) -> dict[str, float]:
-    """Return JSD in nats, PSNR in dB and SSIM in % of a lesion drawn at the mask of a real one."""
-    import torch
-
-    scale = HuWindow(*WINDOW)
-    bins = [
-        np.histogram(scale.scaled(x.image[x.mask]), BINS, (-1, 1))[0] / x.mask.sum()
-        for x in (real, made)
-    ]
-    jsd = jensen_shannon_divergence(*(torch.tensor(row)[None] for row in bins)).item()
-    sides = [np.flatnonzero(real.mask.any(tuple({0, 1, 2} - {k}))) for k in range(3)]
+    SSIM is within slices, which are the axis with the largest voxels, and NaN in boxes of fewer
+    than 3 voxels.
+    """
+    sides = [np.flatnonzero(mask.any(tuple({0, 1, 2} - {k}))) for k in range(3)]
     box = tuple(slice(side[0], side[-1] + 1) for side in sides)
-    one, other = (scale.scaled(x.image[box]) for x in (real, made))
-    side = min(one.shape) - 1 + min(one.shape) % 2  # odd, as large as the box allows, 7 at most
+    first, second = (window.scaled(each.image[box]) for each in (one, other))
+    axis = 2 - int(np.argmax(np.round(one.spacing_mm, 3)[::-1]))
+    side = min(n for k, n in enumerate(first.shape) if k != axis)
+    side = min(7, side - 1 + side % 2)  # odd, as large as the box allows
     similar = np.nan
     if side >= 3:
-        similar = structural_similarity(one, other, win_size=min(7, side), data_range=2)
-    return {
-        "jsd": jsd,
-        "psnr": float(peak_signal_noise_ratio(one, other, data_range=2)),
-        "ssim": 100 * float(similar),
-    }
+        options = {"win_size": side, "data_range": 2, "channel_axis": axis}
+        similar = 100 * float(structural_similarity(first, second, **options))
+    error = float(np.mean((first - second) ** 2))
+    psnr = float(peak_signal_noise_ratio(first, second, data_range=2)) if error else np.nan
+    return {"psnr": psnr, "ssim": similar}

@@ -18,7 +18,7 @@ from tools.scans.scan import Scan
 from tools.synthesis.cases import Case
 from tools.synthesis.texturers import Texturer, load_texturer
 
-__all__ = ["open_synthesizer", "synthesize"]
+__all__ = ["methods_of", "open_synthesizer", "synthesize"]
 
 NAME = "image"
 METHODS = ("hand_crafted", "copy_paste", "carvemix", "lesionmix")  # without a network
@@ -137,16 +137,22 @@ def open_synthesizer(
     return opened
 
 
+def methods_of(bundle: str | Path) -> dict[str, str]:
+    """Return what can stand in place of a bundle's network, and the config that puts it there."""
+    configs = find_bundle(bundle) / "configs"
+    files = {name: f"{name}.json" for name in METHODS}
+    return {name: file for name, file in files.items() if (configs / file).is_file()}
+
+
 def _method_file(bundle: str | Path, method: str) -> str:
     """Return the name of the config that holds a method."""
-    configs = find_bundle(bundle) / "configs"
-    known = [path.stem for path in sorted(configs.glob("*.json")) if path.stem in METHODS]
+    known = methods_of(bundle)
     if method not in known:
         raise ValueError(
-            f"method must be one of {', '.join(known) or 'none here'} for bundle "
-            f"{configs.parent.name}, got {method!r}"
+            f"method must be one of {', '.join(sorted(known)) or 'none here'} for bundle "
+            f"{find_bundle(bundle).name}, got {method!r}"
         )
-    return f"{method}.json"
+    return known[method]
 
 
 @lru_cache(maxsize=4)

@@ -19,7 +19,7 @@ from tools.synthesis.lesion import WindowJob
 from tools.synthesis.texturers import PlainTexturer
 from tools.synthesis.view import View
 
-__all__ = ["FORMS", "CopyPaste", "Source"]
+__all__ = ["FORMS", "CopyPaste", "Source", "entries", "weights"]
 
 FORMS = ("copy_paste", "carvemix", "lesionmix")
 SOFT_EDGE_MM = 1.5
@@ -78,7 +78,7 @@ class CopyPaste(PlainTexturer):
             raise ValueError(f"library must name real lesions to copy, got none for {form}")
         self.form = form
         self.sources: list[Source] = []
-        for image, label in tqdm(list(_entries(Path(library))), "lesions to copy", leave=False):
+        for image, label in tqdm(list(entries(Path(library))), "lesions to copy", leave=False):
             self.sources += _sources(image, label, values)
         if not self.sources:
             raise ValueError(f"library must hold at least one lesion, got none in {library}")
@@ -92,15 +92,9 @@ class CopyPaste(PlainTexturer):
         source = self._choose(mask, _around(image, mask), rng)
         nearest = KDTree(source.places).query(_places(mask, depth))[1]
         copied = source.values[nearest].astype(float)
-        weight = np.ones(len(copied))
-        if self.form == "copy_paste":
-            weight = np.clip(depth[mask] / SOFT_EDGE_MM, 0, 1)
-        elif self.form == "carvemix":
-            carved = depth.max() / 2 * rng.random() if rng.random() < 0.5 else 0.0
-            weight = (depth[mask] > carved).astype(float)
-        else:
+        weight = weights(self.form, mask, depth, rng)
+        if self.form == "lesionmix":
             copied = (copied - source.around) * rng.uniform(*BRIGHTNESS) + source.around
-            weight = ndimage.gaussian_filter(mask.astype(float), 1.0)[mask]
         result = image.copy()
         result[mask] = weight * copied + (1 - weight) * image[mask]
         return result
@@ -114,7 +108,32 @@ class CopyPaste(PlainTexturer):
         return self.sources[int(rng.choice(np.argsort(far)[:CANDIDATES]))]
 
 
-def _entries(library: Path) -> Iterator[tuple[Path, Path]]:
+def weights(
+    form: str,
+    mask: np.ndarray,
+    depth: np.ndarray,
+    rng: np.random.Generator,
+    width: float | Sequence[float] = 1.0,
+) -> np.ndarray:
+    """Return how much a copy counts at each voxel of a mask.
+
+    Args:
+        form: see :class:`CopyPaste`.
+        mask: True inside.
+        depth: distance to the border in mm.
+        rng: source of chance.
+        width: of the softening of a mix in voxels.
+    """
+    if form == "copy_paste":
+        return np.clip(depth[mask] / SOFT_EDGE_MM, 0, 1)
+    if form == "carvemix":
+        carved = depth.max() / 2 * rng.random() if rng.random() < 0.5 else 0.0
+        return (depth[mask] > carved).astype(float)
+    return ndimage.gaussian_filter(mask.astype(float), width)[mask]
+
+
+def entries(library: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield image and label map of each real case of a library."""
     listed = library / "datalist.json" if library.is_dir() else library
     for entry in read_entries(listed, "library"):
         image, label = (

@@ -34,6 +34,8 @@ class WindowJob(NamedTuple):
         seed: of the sampler's noise.
         window: intensities that the model sees as -1 and 1; None: the bundle's.
         subtype: number of the lesion's subtype; -1: none.
+        labels: label map of an organ with parts on the window's grid, without the lesion.
+        affine: of that grid.
     """
 
     image: np.ndarray
@@ -42,6 +44,8 @@ class WindowJob(NamedTuple):
     seed: int
     window: Sequence[float] | None = None
     subtype: int = -1
+    labels: np.ndarray | None = None
+    affine: np.ndarray | None = None
 
 
 class SynthesisResult(NamedTuple):
@@ -122,7 +126,14 @@ class Lesion:
         window, texture = self.window, self.texture
         scale = (window.scale.low, window.scale.high)
         return WindowJob(
-            window.image, window.masks, texture.histogram, self.seed, scale, texture.subtype
+            window.image,
+            window.masks,
+            texture.histogram,
+            self.seed,
+            scale,
+            texture.subtype,
+            window.labels,
+            window.grid.affine,
         )
 
     def requested(self, k: int) -> list[float] | None:

@@ -56,6 +56,7 @@ class Canvas:
         grid: that window.
         scale: of its intensities.
         tissue: levels of wall and cavity on that scale; None where they are not known.
+        seen: ``labels`` on the window's grid.
     """
 
     scan: Scan
@@ -67,6 +68,7 @@ class Canvas:
     grid: WindowGrid | None = None
     scale: HuWindow | None = None
     tissue: tuple[float, float] | None = None
+    seen: np.ndarray | None = None
 
     @property
     def affine(self) -> np.ndarray:
@@ -106,12 +108,14 @@ class LesionWindow(NamedTuple):
         image: scan there, in its own units.
         masks: True inside each lesion class.
         scale: of the intensities in which histograms are measured.
+        labels: label map of the organ there; None: of one without parts.
     """
 
     grid: WindowGrid
     image: np.ndarray
     masks: np.ndarray
     scale: HuWindow
+    labels: np.ndarray | None = None
 
 
 class View(Protocol):
@@ -367,6 +371,7 @@ class SlicesView:
             grid=grid,
             scale=scale,
             tissue=tissue,
+            seen=there,
         )
 
     def window(
@@ -375,7 +380,8 @@ class SlicesView:
         """Return the one window."""
         assert canvas.grid is not None
         assert canvas.scale is not None
-        return LesionWindow(canvas.grid, canvas.image, draw(canvas.grid), canvas.scale)
+        masks = draw(canvas.grid)
+        return LesionWindow(canvas.grid, canvas.image, masks, canvas.scale, canvas.seen)
 
 
 def _no_voxel(point_mm: object) -> ValueError:

@@ -1,0 +1,194 @@
+"""Real lesions, healed, and drawn anew at their own masks by any method."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from tools.files import new_file
+from tools.intensity import HuWindow
+from tools.organs.organ import Organ
+from tools.scans.crops import Crop
+from tools.scans.scan import Scan
+from tools.shapes import MaskFileShape, MaskFileWallShape
+from tools.studies.judge import pairs
+from tools.synthesis.cases import Case
+from tools.synthesis.synthesizer import Synthesizer
+from tools.synthesis.textures import Textures
+from tools.synthesis.view import View
+from tools.transforms.healing import heal, remote_wall
+from tools.transforms.wall import wall_coordinates
+from tools.windows import Box
+
+__all__ = ["PERCENT", "Real", "Redraw"]
+
+MARGIN_MM = 12.0  # of the crops that are judged
+SMALLEST_MM3 = 14.0
+PERCENT = HuWindow(0.0, 100.0)  # of the scale of a scan that has no units
+
+logger = logging.getLogger(__name__)
+
+
+class Real(NamedTuple):
+    """A real lesion, cut out of its scan, and the files it comes from."""
+
+    crop: Crop  # in HU, or where scans have no units in percent of the scan's own scale
+    classes: np.ndarray  # masks within the crop, one per class
+    box: Box
+    scale: HuWindow | None  # intensities that are 0 and 100 %; None: in HU
+    image: Path
+    label: Path
+
+    def part(self, image: Any) -> np.ndarray:
+        """Return the crop of an image of the whole scan, in the units of the crop."""
+        values = np.asarray(image[self.box], np.float32)
+        if self.scale is None:
+            return values
+        low, high = self.scale
+        return (values - low) * (100 / (high - low))
+
+
+@dataclass(frozen=True)
+class Redraw:
+    """How real lesions are read, taken out of their scans and drawn anew.
+
+    Args:
+        organ: whose lesions they are.
+        view: that gives scans without units their scale.
+        margin_mm: of the rim that is healed with the lesion; 0: the lesion alone.
+        seed: of all chance; each lesion adds its own name.
+    """
+
+    organ: Organ
+    view: View
+    margin_mm: float
+    seed: int
+
+    def read(self, source: Path, section: str | None, limit: int | None) -> Iterator[Real]:
+        """Yield the lesions of a datalist, a scan each, evenly over the list if there is a limit.
+
+        Scans with several lesions are left out, unless the organ has but one, of several pieces.
+        """
+        listed = list(pairs(source, section))
+        if limit is not None and limit < len(listed):
+            chosen = np.linspace(0, len(listed) - 1, limit).round().astype(int)
+            listed = [listed[k] for k in chosen]
+        for name, patient, image, label in tqdm(listed, desc="reading"):
+            found = self._real(name, patient, image, label)
+            if found is not None:
+                yield found
+
+    def _real(self, name: str, patient: str, image: Path, label: Path) -> Real | None:
+        scan = self._scan(image)
+        labels = scan.load_labels(label, "label")
+        masks = np.stack([labels == value for value in self.organ.values])
+        inside = np.asarray(masks.any(0))
+        pieces: np.ndarray
+        pieces, number = ndimage.label(inside, np.ones((3, 3, 3)))
+        least = SMALLEST_MM3 / float(np.prod(scan.spacing_mm))
+        large = [k for k in range(1, number + 1) if np.count_nonzero(pieces == k) >= least]
+        if not large or (self.organ.most_lesions != 1 and len(large) > 1):
+            logger.warning("%s is left out: it holds %d lesions", name, len(large))
+            return None
+        if self.organ.most_lesions != 1:
+            masks = masks & np.asarray(pieces == large[0])
+            inside = np.asarray(masks.any(0))
+        margin = np.ceil(MARGIN_MM / np.array(scan.spacing_mm)).astype(int)
+        sides = zip(ndimage.find_objects(inside.astype(np.uint8))[0], margin, strict=True)
+        first, second, third = (slice(max(0, s.start - m), s.stop + m) for s, m in sides)
+        box = (first, second, third)
+        scale = self.view.open(scan, labels).scale
+        affine = scan.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
+        crop = Crop(f"{name}_1", patient, np.empty(0), inside[box], scan.spacing_mm, affine)
+        real = Real(crop, masks[(slice(None), *box)], box, scale, image, label)
+        return real._replace(crop=crop._replace(image=real.part(scan.image)))
+
+    def healed(self, real: Real) -> np.ndarray:
+        """Return the whole scan without its lesion."""
+        scan = self._scan(real.image)
+        image = np.asarray(scan.image, np.float32)
+        labels = scan.load_labels(real.label, "label")
+        mask = np.isin(labels, self.organ.values)
+        within = expected = None
+        if self.organ.wall:
+            within = np.isin(labels, self.organ.wall)
+            place = wall_coordinates(within, scan.affine, np.isin(labels, self.organ.cavity))
+            rim = ndimage.distance_transform_edt(~mask, sampling=scan.spacing_mm) > self.margin_mm
+            expected = remote_wall(image, within & rim, place)
+        rng = self._chance(real)
+        return heal(image, mask, scan.spacing_mm, rng, self.margin_mm, within, expected)
+
+    def put_back(self, real: Real) -> Crop:
+        """Return the real lesion in healed surroundings."""
+        healed = real.part(self.healed(real))
+        return real.crop._replace(image=np.where(real.crop.mask, real.crop.image, healed))
+
+    def drawn(
+        self, real: Real, job: Synthesizer, target: Path, texture: str | None = None, turn: int = 0
+    ) -> Crop:
+        """Return a lesion drawn anew, from its file where that was done before.
+
+        Args:
+            real: whose mask is filled.
+            job: fills it.
+            target: ``X_image.nii.gz``, written with ``X_label.nii.gz`` beside it.
+            texture: word for what it shall look like; None: like the real one.
+            turn: other ones have other chance.
+        """
+        if not target.is_file():
+            source = self._scan(real.image)
+            healed = source.stored_values(self.healed(real))
+            scan = self._scan(nib.Nifti1Image(healed, source.affine, dtype=healed.dtype))
+            textures = _textures(real, job, texture)
+            own = replace(job, shapes=self._shape(real), textures=textures, count=1)
+            case = Case(real.crop.name, real.image, self._organ_mask(source, real))
+            plan = own.plan(scan, case, self._chance(real, turn), "error")
+            (result,) = own.finish([plan])
+            label = target.with_name(target.name.replace("_image.", "_label."))
+            with new_file(label) as partial:
+                scan.write_label(partial, result.label)
+            with new_file(target) as partial:
+                scan.write(partial, result.stored)
+        return real.crop._replace(image=real.part(Scan(target).image))
+
+    def _scan(self, source: Any) -> Scan:
+        return Scan(source, in_hu=self.organ.modality == "CT")
+
+    def _shape(self, real: Real) -> MaskFileShape | MaskFileWallShape:
+        if self.organ.chart == "wall":
+            return MaskFileWallShape(real.label, self.organ)
+        return MaskFileShape(real.label)
+
+    def _organ_mask(self, scan: Scan, real: Real) -> nib.Nifti1Image | None:
+        """Return the label map of an organ with parts, healthy; None of one without."""
+        if not self.organ.parts:
+            return None
+        labels = scan.load_labels(real.label, "label")
+        labels = np.where(np.isin(labels, self.organ.values), self.organ.wall[0], labels)
+        return nib.Nifti1Image(labels.astype(np.uint8), scan.affine)
+
+    def _chance(self, real: Real, turn: int = 0) -> np.random.Generator:
+        key = [self.seed, zlib.crc32(real.crop.name.encode()), *([turn] if turn else [])]
+        return np.random.default_rng(key)
+
+
+def _textures(real: Real, job: Synthesizer, texture: str | None) -> Textures:
+    before = job.textures
+    return Textures(
+        texture or f"like:{real.image}:{real.label}",
+        before.presets,
+        before.organ,
+        before.library,
+        before.window_hu,
+        before.view,
+    )
