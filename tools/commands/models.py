@@ -162,7 +162,7 @@ def evaluate(
         seed: source of all chance.
         discriminator: also train a network to tell real from synthetic; for shapes always done, for
             hearts a random forest.
-        repaint_weights: weights of the same network trained with the global loss, to compare with;
+        repaint_weights: weights of repaint.json (models/model_repaint.pt), to compare with;
             models of lungs only.
         samples: synthetic versions of each heart.
         weights: other weights than the bundle's, such as a checkpoint of a training; not for
@@ -250,8 +250,9 @@ def compare(
     Args:
         real: chest CT with label maps, a nodule each: a datalist, or its folder.
         out: folder to write: compare.md, compare.json, and per method the images.
-        methods: bundles of nodules (lefusion_lidc, hr_ldm), hand_crafted, and copy_paste,
-            carvemix, lesionmix, which need library.
+        methods: bundles of nodules (lefusion_lidc, hr_ldm), repaint, cond_diffusion,
+            cond_diffusion_latent, hand_crafted, and copy_paste, carvemix, lesionmix, which need
+            library.
         library: real lesions to copy: the training section of a datalist.
         section: list of the datalist of the lesions to draw anew.
         limit: so many lesions, evenly over the list.

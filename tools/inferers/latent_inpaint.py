@@ -121,11 +121,12 @@ class LatentInpaintInferer(Inferer):
         if not bool((mask > 0).any()):
             return image.clone()
         known = self._each(encode_latents, image.float())
-        more = {}
+        shown = None
         if self.shows_blanked:
             blanked = image.float().masked_fill((mask > 0).any(1, keepdim=True), 0.0)
-            more["shown"] = self._each(encode_latents, blanked)
-        new = self.sampler(torch.cat([known, coarse], 1), network, condition, seeds=seeds, **more)
+            shown = self._each(encode_latents, blanked)
+        channels = torch.cat([known, coarse], 1)
+        new = self.sampler(channels, network, condition, seeds=seeds, shown=shown)
         change = self._each(decode_latents, new) - self._each(decode_latents, known)
         inside = (mask > 0).any(1).cpu().numpy()
         weights = [blend_weight(lesion, self.margin_mm, self.spacing_mm) for lesion in inside]
