@@ -90,6 +90,8 @@ class LatentPrepareBatch(DiffusionPrepareBatch):
         image_name: batch key of the image ``(B, 1, H, W, D)``, in [0, 1].
         condition_drop: probability that a sample loses its histogram, and, independently, its
             subtype, so that either can be asked for alone.
+        shown_name: batch key of what a sampler with ``background="input"`` shows to the network:
+            latents of the image with the lesion blanked; None: it shows nothing.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class LatentPrepareBatch(DiffusionPrepareBatch):
         mask_name: str = "label",
         condition_drop: float = 0.1,
         scheduler: Scheduler | None = None,
+        shown_name: str | None = None,
     ) -> None:
         super().__init__(num_train_timesteps, condition_name)
         if not 0 <= condition_drop <= 1:
@@ -112,6 +115,7 @@ class LatentPrepareBatch(DiffusionPrepareBatch):
         self.mask_detail, self.latents_name = mask_detail, latents_name
         self.image_name, self.mask_name = image_name, mask_name
         self.condition_drop, self.scheduler = condition_drop, scheduler
+        self.shown_name = shown_name
 
     def __call__(  # type: ignore[override]
         self,
@@ -145,6 +149,8 @@ class LatentPrepareBatch(DiffusionPrepareBatch):
             mask.amax(1, keepdim=True),
         )
         arguments = {"noise": noise, "timesteps": timesteps, "condition": condition}
+        if self.shown_name is not None:
+            arguments["shown"] = take(self.shown_name)
         coarse = latent_mask(mask, self.mask_detail, factor)
         return torch.cat([latents, coarse], 1), target, (), arguments
 

@@ -61,6 +61,32 @@ def test_voxels_beyond_the_margin_are_bit_identical(
         assert (result[distance == 1] != image[distance == 1]).float().mean() > 0.9
 
 
+def test_latents_that_are_shown_know_nothing_of_the_lesion(
+    autoencoder: nn.Module, inputs: Tensor
+) -> None:
+    sampler = LesionInpaintInferer(
+        SCHEDULER, 3, "ddim", background="input", mask_input=True, mask_channels=1
+    )
+    inferer = LatentInpaintInferer(autoencoder, sampler, fewest_steps=1)
+    seen: list[Tensor] = []
+
+    def spy(x: Tensor, timesteps: Tensor, condition: Tensor | None) -> Tensor:
+        seen.append(x.clone())
+        return x[:, :4] * 0.5
+
+    output = inferer(inputs, spy)
+    far = torch.from_numpy(ndimage.distance_transform_edt(inputs[0, 1].numpy() == 0)) >= 3
+    assert torch.equal(output[0, 0][far], inputs[0, 0][far])
+    other = inputs.clone()
+    other[:, :1][inputs[:, 1:] > 0] = 0.9
+    inferer(other, spy)
+    first, again = seen[:3], seen[3:]
+    for x, y in zip(first, again, strict=True):
+        assert x.shape[1] == 4 + 4 + 1
+        assert torch.equal(x, y)
+    assert not torch.equal(first[0][:, :4], first[0][:, 4:8])
+
+
 def test_a_null_edit_is_the_identity(
     autoencoder: nn.Module, inputs: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

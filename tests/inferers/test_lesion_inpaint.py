@@ -36,7 +36,7 @@ def inputs() -> Tensor:
     return torch.cat([image, mask], 1)
 
 
-@pytest.mark.parametrize("background", ["noised", "clean"])
+@pytest.mark.parametrize("background", ["noised", "clean", "input"])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 @pytest.mark.parametrize("jumps", [1, 2])
 def test_background_is_identical_bit_for_bit(
@@ -45,12 +45,51 @@ def test_background_is_identical_bit_for_bit(
     inferer = LesionInpaintInferer(
         cosine_scheduler(STEPS), sampler=sampler, background=background, jump_n_sample=jumps
     )
-    output = inferer(inputs, TinyNetwork())
+    network = TinyNetwork(2 if background == "input" else 1)
+    output = inferer(inputs, network)
     outside = inputs[:, 1:] == 0
     assert torch.equal(output[outside], inputs[:, :1][outside])
     assert (output[~outside] != inputs[:, :1][~outside]).all()
     inputs[:, 1] = 0  # an empty mask
-    assert torch.equal(inferer(inputs, TinyNetwork()), inputs[:, :1])
+    assert torch.equal(inferer(inputs, network), inputs[:, :1])
+
+
+def as_input() -> LesionInpaintInferer:
+    return LesionInpaintInferer(cosine_scheduler(STEPS), background="input", mask_input=True)
+
+
+def test_what_was_in_the_lesion_is_never_seen(inputs: Tensor) -> None:
+    output = as_input()(inputs, TinyNetwork(3))
+    inside = inputs[:, 1:] > 0
+    other = inputs.clone()
+    other[:, :1][inside] = 0.9
+    assert torch.equal(as_input()(other, TinyNetwork(3)), output)
+    beside = inputs.clone()
+    beside[:, :1][~inside] = 0.9  # the surroundings are
+    assert not torch.equal(as_input()(beside, TinyNetwork(3))[inside], output[inside])
+
+
+def test_the_whole_window_is_generated_beside_what_is_shown(inputs: Tensor) -> None:
+    seen: list[Tensor] = []
+
+    def network(x: Tensor, timesteps: Tensor, condition: Tensor | None) -> Tensor:
+        seen.append(x.clone())
+        return x[:, :1] * 0.1 + 0.2
+
+    image, inside = inputs[:, :1], inputs[:, 1:] > 0
+    states: list[Tensor] = []
+    as_input()(inputs, network, trace=states)
+    for before, x in zip(states, seen[1:], strict=False):  # nothing is put back on the way
+        assert torch.equal(x[:, :1], before)
+    for x in seen:
+        assert torch.equal(x[:, 1:2], torch.where(inside, 0.0, image))
+        assert torch.equal(x[:, 2:], inside.float())
+    seen.clear()
+    noise, timesteps = torch.randn(3, 1, 8, 8, 8), torch.tensor([STEPS - 1] * 3)
+    as_input()(inputs, network, noise=noise, timesteps=timesteps)
+    noised = cosine_scheduler(STEPS).add_noise(image, noise, timesteps)
+    guides = [torch.where(inside, 0.0, image), inside.float()]
+    assert torch.equal(seen[0], torch.cat([noised, *guides], 1))
 
 
 @pytest.mark.parametrize("margin_mm", [0.0, 1.1])

@@ -114,7 +114,7 @@ def test_methods_are_options_of_synthesize(tmp_path: Path, library: Path, method
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--method", "magic"], "method must be one of carvemix, copy_paste, hand_crafted"),
+        (["--method", "magic"], "method must be one of carvemix, cond_diffusion, copy_paste"),
         (["--method", "copy_paste"], "library must name real lesions to copy, got none"),
         (["--library", "x"], "library does not go with bundle lefusion_lidc, got 'x'"),
         (

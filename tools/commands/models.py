@@ -171,7 +171,7 @@ def evaluate(
         seed: source of all chance.
         discriminator: also train a network to tell real from synthetic; for shapes always done, for
             hearts a random forest.
-        repaint_weights: weights of the same network trained with the global loss, to compare with;
+        repaint_weights: weights of repaint.json (models/model_repaint.pt), to compare with;
             models of lungs only.
         samples: synthetic versions of each heart.
         weights: other weights than the bundle's, such as a checkpoint of a training; not for
@@ -258,7 +258,8 @@ def compare(
             compare_measures.png, and per method the images.
         preset: lung, heart, or a JSON file of the same keys.
         methods: bundles of the organ, and what their overlays put in place of the network
-            (hand_crafted, copy_paste, ...); default: all there are.
+            (hand_crafted, copy_paste, repaint, cond_diffusion, ...); default: all that are there, with
+            weights where they need some.
         library: real lesions to copy: the training section of a datalist; default: that of real.
         section: list of the datalist of the lesions to draw anew.
         limit: so many lesions, evenly over the list; default: as the preset says.

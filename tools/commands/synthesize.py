@@ -83,7 +83,8 @@ def synthesize(
             report.html.
         bundle: the texture model: the name of a bundle, or its folder.
         method: what fills the lesions in place of the bundle's network, to compare with:
-            hand_crafted; copy_paste, carvemix or lesionmix, which need library.
+            hand_crafted; copy_paste, carvemix or lesionmix, which need library; networks that
+            cannot be told a texture: repaint, cond_diffusion, and of hr_ldm cond_diffusion_latent.
         library: real lesions to copy: a datalist of images with label maps, or its folder.
         count: lesions per scan; default: 3, one per heart, one with a mask file as shape.
         texture: mixed (drawn by the presets' weights), one or several presets with commas (solid,

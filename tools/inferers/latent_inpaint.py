@@ -30,6 +30,10 @@ class LatentInpaintInferer(Inferer):
 
     Deviation from the paper: it takes :math:`D(z)` for the whole volume, which changes every voxel.
 
+    A sampler with ``background="input"`` (Cond-Diffusion in latent space, as DiffTumor has it) is
+    shown the latents of the crop with 0, the lowest intensity, in the lesion: those of the crop
+    itself know the lesion beyond its mask.
+
     Fewer steps narrow the spread of the samples. Exact Gaussian data (standard deviation 1, T =
     1000, scaled-linear) come out with 0.99 of it after 250 DDPM steps, 0.95 after 100, 0.93 after
     50; after 50 DDIM steps with 0.97, after 20 with 0.92. So at least 100 and 50 are asked for.
@@ -82,6 +86,7 @@ class LatentInpaintInferer(Inferer):
                 f"{margin_mm} and {scale_factor}"
             )
         self.autoencoder, self.sampler = autoencoder, sampler
+        self.shows_blanked = sampler.background == "input"
         self.scale_factor, self.margin_mm = scale_factor, margin_mm
         self.mask_detail, self.mask_channels = mask_detail, mask_channels
         self.spacing_mm = tuple(np.broadcast_to(np.asarray(spacing_mm, float), 3).tolist())
@@ -118,7 +123,12 @@ class LatentInpaintInferer(Inferer):
         if not bool((mask > 0).any()):
             return image.clone()
         known = self._each(encode_latents, image.float())
-        new = self.sampler(torch.cat([known, coarse], 1), network, condition, seeds=seeds)
+        shown = None
+        if self.shows_blanked:
+            blanked = image.float().masked_fill((mask > 0).any(1, keepdim=True), 0.0)
+            shown = self._each(encode_latents, blanked)
+        channels = torch.cat([known, coarse], 1)
+        new = self.sampler(channels, network, condition, seeds=seeds, shown=shown)
         change = self._each(decode_latents, new) - self._each(decode_latents, known)
         inside = (mask > 0).any(1).cpu().numpy()
         weights = [blend_weight(lesion, self.margin_mm, self.spacing_mm) for lesion in inside]

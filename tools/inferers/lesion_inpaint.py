@@ -38,6 +38,11 @@ class LesionInpaintInferer(Inferer):
     known and noised region, one network call, the predicted noise returned. So training and
     sampling cannot drift apart.
 
+    ``background="input"`` is Cond-Diffusion, the baseline that LeFusion compares with (by name
+    only): the known region is nothing but further channels of the network, after the noised ones,
+    with 0 in the lesion; the whole window is noised and generated, and nothing is put back on the
+    way. The paste at the end stays, which the baseline as published does without.
+
     Own additions, off as published: ``background="clean"`` shows the network the known region
     without noise; ``mask_input`` gives it the mask as further channels; ``margin_mm`` draws the
     rim that a scanner blurs round a lesion too (:func:`tools.transforms.rim.with_rim`; voxels are
@@ -105,7 +110,7 @@ class LesionInpaintInferer(Inferer):
         super().__init__()
         for name, value, choices in (
             ("sampler", sampler, ("ddpm", "ddim")),
-            ("background", background, ("noised", "clean")),
+            ("background", background, ("noised", "clean", "input")),
             ("amp_dtype", amp_dtype, (None, "bfloat16", "float16")),
             ("combine", combine, (None, "step", "end")),
         ):
@@ -143,6 +148,7 @@ class LesionInpaintInferer(Inferer):
         timesteps: Tensor | None = None,
         seeds: Sequence[int] | None = None,
         trace: list[Tensor] | None = None,
+        shown: Tensor | None = None,
     ) -> Tensor:
         """Return the synthetic image ``(B, C, H, W, D)``; with ``timesteps`` the predicted noise.
 
@@ -150,7 +156,9 @@ class LesionInpaintInferer(Inferer):
         mask (1 inside). The network is called ``network(x, timesteps, condition)``; a row of -1 in
         the condition ``(B, bins)`` means no control. The result for one of ``seeds`` does not
         depend on the rest of the batch; ``trace`` receives the state after every transition.
-        ``noise`` and ``timesteps`` ``(B,)`` are for training only.
+        ``noise`` and ``timesteps`` ``(B,)`` are for training only. ``shown`` is what
+        ``background="input"`` gives to the network in place of the image with 0 in the lesion:
+        latents know what is beside them, so the image is blanked before they are made of it.
 
         While sampling the result equals the image from ``margin_mm`` of the mask on; a sample with
         an empty mask comes back unchanged. Combined classes are in all channels. A mask that is not
@@ -171,18 +179,24 @@ class LesionInpaintInferer(Inferer):
             if self.margin_mm:
                 parts = [with_rim(each, self.margin_mm, self.spacing_mm) for each in mask]
                 mask = torch.stack(parts)
-            return self._sample(image, mask, network, condition, seeds, trace)
+        inside = mask.amax(1, keepdim=True) > 0
+        guides = [mask] if self.mask_input else []
+        if self.background == "input":
+            guides = [image.masked_fill(inside, 0.0) if shown is None else shown, *guides]
+        if timesteps is None:
+            return self._sample(image, mask, guides, network, condition, seeds, trace)
         noise = torch.randn_like(image) if noise is None else noise
         x_t = self.scheduler.add_noise(original_samples=image, noise=noise, timesteps=timesteps)
         if self.background == "clean":
-            x_t = torch.where(mask.amax(1, keepdim=True) > 0, x_t, image)
-        return self._predict(x_t, mask, network, timesteps, condition)
+            x_t = torch.where(inside, x_t, image)
+        return self._predict([x_t, *guides], network, timesteps, condition)
 
     @torch.no_grad()
     def _sample(
         self,
         image: Tensor,
         mask: Tensor,
+        guides: Sequence[Tensor],
         network: nn.Module,
         condition: Tensor | None,
         seeds: Sequence[int] | None,
@@ -203,11 +217,12 @@ class LesionInpaintInferer(Inferer):
             if to > step:
                 x_t = mix(x_t, stream.draw(), self.alpha_bar[to] / self.alpha_bar[step])
             else:
-                surroundings = known
                 if self.background == "noised":
-                    surroundings = mix(known, stream.draw(), self.alpha_bar[step])
-                x_t = torch.where(inside, x_t, surroundings)
-                x_0 = self._estimate(x_t, mask, network, step, condition)
+                    noised = mix(known, stream.draw(), self.alpha_bar[step])
+                    x_t = torch.where(inside, x_t, noised)
+                elif self.background == "clean":
+                    x_t = torch.where(inside, x_t, known)
+                x_0 = self._estimate(x_t, mask, guides, network, step, condition)
                 fresh = None if self.sampler == "ddim" else stream.draw()
                 now, then = self.alpha_bar[step], self.alpha_bar[to]
                 x_t = denoise(x_t, x_0, now, then, fresh, last=to < 0)
@@ -222,15 +237,17 @@ class LesionInpaintInferer(Inferer):
         self,
         x_t: Tensor,
         mask: Tensor,
+        guides: Sequence[Tensor],
         network: nn.Module,
         step: int,
         condition: Tensor | None,
     ) -> Tensor:
         """Return the estimate of the clean image at timestep ``step``, clamped."""
         timesteps = torch.full((len(x_t),), step, device=x_t.device, dtype=torch.long)
-        predicted = self._predict(x_t, mask, network, timesteps, condition)
+        channels = [x_t, *guides]
+        predicted = self._predict(channels, network, timesteps, condition)
         if self.guidance_scale != 1 and condition is not None:
-            free = self._predict(x_t, mask, network, timesteps, torch.full_like(condition, -1))
+            free = self._predict(channels, network, timesteps, torch.full_like(condition, -1))
             predicted = free + self.guidance_scale * (predicted - free)
         kind = str(self.scheduler.prediction_type)
         x_0 = clean_image(x_t, predicted, self.alpha_bar[step], kind)
@@ -252,13 +269,12 @@ class LesionInpaintInferer(Inferer):
 
     def _predict(
         self,
-        x_t: Tensor,
-        mask: Tensor,
+        channels: Sequence[Tensor],
         network: nn.Module,
         timesteps: Tensor,
         condition: Tensor | None,
     ) -> Tensor:
-        x = torch.cat([x_t, mask], 1) if self.mask_input else x_t
+        x = torch.cat(list(channels), 1)
         # autograd is on in training only, where batches are wanted
         size = 1 if self.one_by_one and not torch.is_grad_enabled() else len(x)
         conditions = [None] * len(x) if condition is None else condition.split(size)

@@ -187,7 +187,8 @@ def _methods(
     """Return the methods asked for by name, all of which can be had, as their library can."""
     known = known_methods(preset["bundle"])
     wanted: dict[str, tuple[str, str | None]] = {}
-    for name in known if settings.methods is None else settings.methods:
+    all_there = [name for name, each in known.items() if _is_trained(*each)]
+    for name in all_there if settings.methods is None else settings.methods:
         if name not in known and not _config(Path(name), SYNTHESIZE):
             raise ValueError(
                 f"methods must be of {', '.join(known)}, or folders of bundles, got {name!r}"
@@ -200,6 +201,13 @@ def _methods(
     if any(_copies(*each) for each in wanted.values()):
         _require_strangers(source, settings.section, Path(settings.library or source))
     return wanted
+
+
+def _is_trained(bundle: str, method: str | None) -> bool:
+    """Return whether a method needs no weights of its own, or has them."""
+    root = find_bundle(bundle)
+    config = {} if method is None else _config(root, methods_of(bundle)[method])
+    return "ckpt_path" not in config or (root / "models" / f"model_{method}.pt").is_file()
 
 
 def _copies(bundle: str, method: str | None) -> bool:

@@ -22,6 +22,7 @@ __all__ = ["methods_of", "open_synthesizer", "synthesize"]
 
 NAME = "image"
 METHODS = ("hand_crafted", "copy_paste", "carvemix", "lesionmix")  # without a network
+LEARNED = ("repaint", "cond_diffusion", "cond_diffusion_latent")  # with another network
 SAMPLER = {"steps": "num_inference_steps", "jump_length": "jump_length"}
 SAMPLER |= {"jump_n_sample": "jump_n_sample"}
 
@@ -109,7 +110,7 @@ def open_synthesizer(
         weights: others than the bundle's.
         options: of the command; None keeps the bundle's value.
         shared: keep the network for the next call.
-        method: config of the bundle that puts something in place of the network.
+        method: what a config of the bundle puts in place of the network.
 
     Raises:
         ValueError: if an option is none of the bundle's, or it has no such method.
@@ -141,6 +142,7 @@ def methods_of(bundle: str | Path) -> dict[str, str]:
     """Return what can stand in place of a bundle's network, and the config that puts it there."""
     configs = find_bundle(bundle) / "configs"
     files = {name: f"{name}.json" for name in METHODS}
+    files |= {name: f"{name}_inference.json" for name in LEARNED}
     return {name: file for name, file in files.items() if (configs / file).is_file()}
 
 

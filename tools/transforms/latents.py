@@ -165,7 +165,7 @@ def _cut(values: np.ndarray, start: np.ndarray, size: np.ndarray, mode: str) -> 
 
 
 class EncodeLatentsd(EachKey):
-    """Replace an image in [0, 1] by ``latents`` ``(C, H / 4, ...)``, the encoder's mean.
+    """Replace an image in [0, 1] by ``latents_key``, ``(C, H / 4, ...)``, the encoder's mean.
 
     It is multiplied by ``scale_factor``. It holds no chance, so that MONAI's caching data sets keep
     the latents and the encoder runs once for each case: where its weights are; the latents come to
@@ -173,14 +173,19 @@ class EncodeLatentsd(EachKey):
     """
 
     def __init__(
-        self, keys: KeysCollection, autoencoder: nn.Module, scale_factor: float = 1.0
+        self,
+        keys: KeysCollection,
+        autoencoder: nn.Module,
+        scale_factor: float = 1.0,
+        latents_key: str = "latents",
     ) -> None:
         super().__init__(keys)
         self.autoencoder, self.scale_factor = autoencoder, scale_factor
+        self.latents_key = latents_key
 
     @torch.no_grad()
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         device = next(self.autoencoder.parameters()).device
         image = convert_to_tensor(sample.pop(key))[None].to(device, torch.float32)
         latents = encode_latents(self.autoencoder, image, self.scale_factor)
-        sample["latents"] = latents[0].cpu()
+        sample[self.latents_key] = latents[0].cpu()
