@@ -134,7 +134,7 @@ def synthesize(
         jump_length: steps per jump back of the sampler; default: the bundle's.
         jump_n_sample: times each stretch is walked; 1 means no jumps back; default: the bundle's.
         attempts: samples per lesion at most, where the result misses its histogram by a
-            Jensen-Shannon divergence above 0.25 nats; the best is kept.
+            Jensen-Shannon divergence above 0.04 nats; the best is kept.
         if_impossible: what becomes of a scan in which not all lesions fit: error; fewer, those
             that do, with a line in log, record and report; skip, it is left out; default: fewer in
             runs of several scans, else error.

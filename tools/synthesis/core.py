@@ -11,8 +11,8 @@ from tools.histograms import match_histogram
 __all__ = ["place_core", "split_histogram"]
 
 WAVE_MM = 3.0  # size of the waves that keep a core from being a copy of its lesion, smaller
-WAVE = 0.2  # their height, as a share of the depth of the lesion
-SOFT = 0.1  # share of the lesion's voxels that lie between core and halo
+WAVE = 0.4  # their height: the border stays where it is, so that cores keep off it
+SOFT = 0.2  # share of the lesion's voxels that lie between core and halo
 
 
 def split_histogram(histogram: np.ndarray, solid_bin: int, solid_share: float) -> np.ndarray:
@@ -66,7 +66,7 @@ def place_core(
     depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1, 1:-1]
     noise = np.random.default_rng(seed).normal(size=inside.shape)
     waves = ndimage.gaussian_filter(noise, WAVE_MM / spacing_mm)
-    level = depth + WAVE * depth.max() * waves / max(float(waves.std()), 1e-9)
+    level = depth * np.exp(WAVE * waves / max(float(waves.std()), 1e-9))
     # places in the order of depth, and in that of brightness, from 0 to 1
     deep, bright = (_ranks(part[inside]) / count for part in (level, values))
     core = np.clip((deep - (1 - solid_share)) / SOFT + 0.5, 0, 1)
