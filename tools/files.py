@@ -478,7 +478,7 @@ def short(value: object) -> str:
 def write_json(
     path: str | Path,
     content: Mapping[str, Any],
-    indent: int = 2,
+    indent: int | None = 2,
     default: Callable[[object], Any] | None = None,
 ) -> Path:
     """Write JSON, whole or not at all; NaN is refused.

@@ -41,7 +41,7 @@ class Stub:
         self.view, self.fill, self.presets, self.library = view, fill, presets, library
         self.settings = {"num_inference_steps": 1}
         self.record = BundleRecord("stub", "0.1.0")
-        self.device = torch.device("cpu")
+        self.device, self.cores = torch.device("cpu"), False
         self.jobs: list[WindowJob] = []
 
     @property

@@ -12,6 +12,7 @@ from scipy import ndimage
 from tests.synthesis.jobs import (
     MARGIN,
     RISE,
+    WINDOW,
     HalfWall,
     Stub,
     crops,
@@ -20,6 +21,7 @@ from tests.synthesis.jobs import (
     heart_scan,
     library,
     lung_job,
+    noise,
     rims,
     row,
     slices,
@@ -27,9 +29,10 @@ from tests.synthesis.jobs import (
 from tools.scans.scan import Scan
 from tools.shapes import MaskFileShape
 from tools.synthesis.cases import Case
+from tools.synthesis.catalogue import Subtype, SubtypeLibrary
 from tools.synthesis.lesion import SynthesisResult
 from tools.synthesis.synthesizer import Plan, Synthesizer
-from tools.synthesis.view import CropView
+from tools.synthesis.view import CropView, CubeView
 from tools.windows import BlendZone
 
 SHAPE = (60, 56, 40)
@@ -432,3 +435,26 @@ def test_a_stub_that_gives_nothing_leaves_the_scan(tmp_path: Path) -> None:
     _, result = run(lung_job(Nothing(stub.view, stub.fill)), scan)
     assert np.array_equal(result.stored, scan.stored)
     assert result.label.any()
+
+
+def test_a_core_lies_in_its_halo_and_the_record_knows_outline_and_request(tmp_path: Path) -> None:
+    """The stub fills with noise, so only the core's own step can put bright voxels together."""
+    part = Subtype(1, 1.0, np.array([9.0]), np.array([row(8, 30)]), row(8, 30), solid_bin=20)
+    known = SubtypeLibrary(part_solid=part)
+    known.outline = "readers' consensus"
+    stub = Stub(CubeView(WINDOW), noise, known.presets, known)
+    scan = lung_scan(tmp_path, np.eye(4))
+    stub.cores = True
+    _, cored = run(lung_job(stub, "part_solid", diameter_mm=12), scan)
+    stub.cores = False
+    _, plain = run(lung_job(stub, "part_solid", diameter_mm=12), scan)
+    depth = ndimage.distance_transform_edt(cored.label)
+    solid = cored.stored[cored.label > 0] > -300
+    deep = depth[cored.label > 0]
+    assert solid.mean() == pytest.approx(0.5, abs=0.1)  # bins fluctuate, the scan's grid blurs
+    assert deep[solid].mean() > deep[~solid].mean() + 0.6
+    grey = plain.stored[cored.label > 0] > -300
+    assert abs(deep[grey].mean() - deep[~grey].mean()) < 0.45
+    (record,) = cored.records
+    assert record.sampler["outline"] == "readers' consensus"
+    assert record.histogram_jsd < 0.5 * plain.records[0].histogram_jsd

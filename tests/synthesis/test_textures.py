@@ -175,7 +175,7 @@ def test_a_bundles_presets_file_can_be_read_back(repository: Path) -> None:
     path = repository / "bundles" / "lefusion_lidc" / "configs" / "histograms.json"
     found = read_textures(path, 16, WINDOW)
     assert {name: entry["weight"] for name, entry in found.items()} == {
-        "ground_glass": 7, "part_solid": 13, "solid": 80,
+        "ground_glass": 7, "part_solid": 12, "solid": 81,
     }  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def draws(text: str, diameter: float | None, count: int = 400) -> list[tuple[str
     """Names, numbers of the subtype and brightest bins of many draws."""
     textures, rng = by_subtype(text, fluctuation=0.0), np.random.default_rng(0)
     drawn = [textures.draw(0, rng, diameter) for _ in range(count)]
-    return [(name, subtype, int(np.argmax(histogram))) for name, histogram, subtype in drawn]
+    return [(name, subtype, int(np.argmax(histogram))) for name, histogram, subtype, _ in drawn]
 
 
 def test_histograms_follow_the_size() -> None:
@@ -231,8 +231,41 @@ def test_a_histogram_of_the_user_has_no_subtype_even_if_it_is_named_so(tmp_path:
     content = {"solid": {"histogram": row(3), "weight": 1.0}}
     path.write_text(json.dumps(content))
     textures = by_subtype(f"{path}:solid", fluctuation=0.0)
-    name, histogram, subtype = textures.draw(0, np.random.default_rng(0), 9.0)
+    name, histogram, subtype, _ = textures.draw(0, np.random.default_rng(0), 9.0)
     assert (name, int(np.argmax(histogram)), subtype) == ("solid", 3, -1)
+
+
+def cored(**options: Any) -> Textures:
+    """Lesions with and without a core that is solid from bin 20 on."""
+    part = Subtype(1, 0.5, np.array([9.0]), np.array([row(10, 15, 25, 30)]), row(10), solid_bin=20)
+    known = SubtypeLibrary(library(), part_solid=part)
+    return by_subtype("part_solid,solid", known, fluctuation=0.0, **options)
+
+
+@pytest.mark.parametrize(
+    ("asked", "low", "high"), [(None, 0.5, 0.5), (0.2, 0.2, 0.2), ("0.1,0.4", 0.1, 0.4)]
+)
+def test_a_core_has_the_share_asked_for(asked: Any, low: float, high: float) -> None:
+    textures, rng = cored(solid_share=asked), np.random.default_rng(0)
+    shares = []
+    for _ in range(20):
+        drawn = textures.draw(0, rng, 9.0)
+        assert sum(drawn.histogram[20:]) == pytest.approx(drawn.solid_share)
+        shares.append(drawn.solid_share)
+    assert low - 1e-9 <= min(shares) <= max(shares) <= high + 1e-9
+    assert (len(set(shares)) > 1) == (low < high)
+    assert textures.draw(1, rng, 9.0).solid_share is None
+
+
+@pytest.mark.parametrize("share", [1.5, "0.5,0.2", (0.1, 0.2, 0.3), -0.1, "much", math.nan])
+def test_shares_out_of_range_are_refused(share: Any) -> None:
+    with pytest.raises(ValueError, match="solid_share must be one number or two from 0 to 1"):
+        cored(solid_share=share)
+
+
+def test_a_share_goes_with_lesions_that_have_a_core() -> None:
+    with pytest.raises(ValueError, match=r"solid_share goes with textures .* \(none here\), got"):
+        by_subtype("solid", solid_share=0.5)
 
 
 def test_presets_without_subtypes_say_so() -> None:

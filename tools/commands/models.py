@@ -258,8 +258,8 @@ def compare(
             compare_measures.png, and per method the images.
         preset: lung, heart, or a JSON file of the same keys.
         methods: bundles of the organ, and what their overlays put in place of the network
-            (hand_crafted, copy_paste, repaint, cond_diffusion, ...); default: all that are there, with
-            weights where they need some.
+            (hand_crafted, copy_paste, repaint, cond_diffusion, ...); default: all that are there,
+            with weights where they need some.
         library: real lesions to copy: the training section of a datalist; default: that of real.
         section: list of the datalist of the lesions to draw anew.
         limit: so many lesions, evenly over the list; default: as the preset says.

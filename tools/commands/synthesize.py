@@ -24,6 +24,7 @@ def synthesize(
     library: str | None = None,
     count: Number | None = None,
     texture: str | None = None,
+    solid_share: float | tuple[float, float] | None = None,
     diameter_mm: float | tuple[float, float] | None = None,
     shape: str | None = None,
     spiculation: float | None = None,
@@ -92,7 +93,12 @@ def synthesize(
             histogram of a training lesion of about the same size; of hearts faint, moderate,
             bright, one of them by chance), none (no control), "like:IMAGE:MASK" (two NIfTI files,
             as the lesion in the mask), or a JSON file with a histogram or with named ones
-            ("cluster" writes such; drawn by weight, "FILE.json:NAME" takes one).
+            ("cluster" writes such; drawn by weight, "FILE.json:NAME" takes one). The same seed
+            gives solid brighter than part_solid, and that brighter than ground_glass; different
+            seeds overlap, as patients do.
+        solid_share: of part-solid nodules the share of the volume that is solid (above -300 HU),
+            a core in a ground-glass halo: one number, or two to draw from, such as 0.2,0.5;
+            default: as the training nodule has it whose histogram is drawn.
         diameter_mm: smallest,largest diameter of the sphere with the lesion's volume (6,20); of
             hearts, of the sphere round the infarct (as real ones); one number fixes it.
         shape: diffmask (learned from radiologists' outlines, kept inside the organ), ellipsoid,
@@ -132,7 +138,7 @@ def synthesize(
         margin_mm: width of the rim round the label that changes too, as a scanner blurs a lesion
             into its surroundings; 0: nothing outside the label; default: the bundle's.
         attempts: samples per lesion at most, where the result misses its histogram by a
-            Jensen-Shannon divergence above 0.25 nats; the best is kept.
+            Jensen-Shannon divergence above 0.04 nats; the best is kept.
         if_impossible: what becomes of a scan in which not all lesions fit: error; fewer, those
             that do, with a line in log, record and report; skip, it is left out; default: fewer in
             runs of several scans, else error.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ __all__ = ["collect_subtypes"]
 
 logger = logging.getLogger(__name__)
 
+FEWEST_INSIDE = 8  # voxels that a core is known by
+CORED = "part_solid"  # the subtype that is a solid core in a halo
+SOLID_HU = -300.0  # what of it counts as solid: Cohen et al., Radiology 2016
+
 
 def collect_subtypes(
     dataset_dir: str,
@@ -28,17 +32,22 @@ def collect_subtypes(
     window_hu: Sequence[float] = (-1000.0, 400.0),
     solid: float = 4.5,
     part_solid: float = 2.5,
-    library: int = 32,
+    library: int = 1000,
     min_voxels: int = 30,
     section: str = "training",
     seed: int = 0,
+    agreement: float = 0.9,
+    outline: str | None = None,
 ) -> dict[str, Any]:
     """Write sizes and histograms of training lesions by subtype, for subtypes drawn with them.
 
     The subtype is that of the mean texture rating (LIDC: 1 ground-glass, 3 part-solid, 5 solid).
-    Where a subtype has more lesions than the library takes, they are put in order of size and cut
-    into as many equal parts, one lesion of each part by chance: so sizes, and the histograms that
-    go with them, stay as frequent as they are. The frequency counts all lesions.
+    The frequency counts all lesions; the library has those of which readers agree, where the
+    entries state the spread of their ratings, and which have a core as well as a rim. Where that
+    are more than the library takes, they are put in order of size and cut into as many equal
+    parts, one lesion of each part by chance: so sizes, and the histograms that go with them, stay
+    as frequent as they are. The library is in order of brightness: a draw at the same state of
+    chance has the same rank among the lesions of each subtype.
 
     Options are those of the command; the content of the file is returned.
 
@@ -57,12 +66,18 @@ def collect_subtypes(
         logger.warning("%d of %d lesions have no rating", len(entries) - len(rated), len(entries))
     textures = measure_textures(rated, HuWindows(window_hu), bins)
     numbers = np.array([lesion_subtype(e["texture"], solid, part_solid) for e in textures.entries])
+    inside = (1 - textures.rim_shares) * textures.voxels[:, 0] >= FEWEST_INSIDE
+    agreed = np.array([_spread(entry) <= agreement for entry in textures.entries])
+    fit = agreed & inside & (textures.voxels[:, 0] >= min_voxels)
     rng = np.random.default_rng(seed)
     subtypes = {}
     for number, name in enumerate(SUBTYPES):
-        members = np.flatnonzero((numbers == number) & (textures.voxels[:, 0] >= min_voxels))
+        members = np.flatnonzero((numbers == number) & fit)
         if not len(members):
-            logger.warning("no %s lesion of at least %d voxels: left out", name, min_voxels)
+            logger.warning(
+                "no %s lesion of at least %d voxels with a core that readers agree on: left out",
+                *(name, min_voxels),
+            )
             continue
         frequency = float((numbers == number).mean())
         subtypes[name] = {
@@ -71,15 +86,27 @@ def collect_subtypes(
             "frequency": round(frequency, 5),
             **_library(textures, members, library, rng),
         }
+        if name == CORED:
+            low, high = window_hu
+            subtypes[name]["solid_bin"] = round((SOLID_HU - low) / (high - low) * bins)
     content = {
         "bins": bins,
         "window_hu": [float(edge) for edge in window_hu],
-        "rule": {"solid_from": solid, "part_solid_from": part_solid},
+        "rule": {"solid_from": solid, "part_solid_from": part_solid, "agreement": agreement},
+        "outline": outline,
         "lesions": len(numbers),
         "subtypes": subtypes,
     }
-    write_json(out, content, indent=1)
+    write_json(out, content, indent=None)
     return content
+
+
+def _spread(entry: Mapping[str, Any]) -> float:
+    """Return the standard deviation of the readers' ratings, 0 where nothing is known of it."""
+    given = [
+        rating for rating in (entry.get("ratings_by_reader") or {}).get("texture", ()) if rating
+    ]
+    return float(entry.get("texture_sd", np.std(given or [0])))
 
 
 def _check(window_hu: Sequence[float], **numbers: int) -> None:
@@ -95,18 +122,24 @@ def _library(
 ) -> dict[str, Any]:
     """Return sizes and histograms of lesions spread over all sizes, and the medoid of all."""
     diameters = np.array([_diameter(textures, i) for i in members])
-    order = np.argsort(diameters, kind="stable")
-    parts = np.array_split(order, min(size, len(order)))
+    parts = np.array_split(np.argsort(diameters, kind="stable"), min(size, len(members)))
     chosen = np.array([rng.choice(part) for part in parts])
-    rows = textures.fine[members, 0]
+    rows, rims = textures.fine[members, 0], textures.rims[members]
+    shares = textures.rim_shares[members]
+    # as bright as they would be with half of their voxels in the rim, whatever their size
+    cores = (rows - shares[:, None] * rims) / (1 - shares)[:, None]
+    bright = (cores + rims) @ np.arange(rows.shape[1])
+    chosen = chosen[np.argsort(bright[chosen], kind="stable")]
     # Hellinger distances: of about equal noise in all bins
     medoid = squareform(pdist(np.sqrt(rows))).sum(0).argmin()
     return {
         "mean_hu": round(float(textures.means[members].mean()), 1),
         "diameters_mm": [round(float(d), 2) for d in diameters[chosen]],
+        "rim_shares": [round(float(share), 4) for share in shares[chosen]],
         "medoid_name": lesion_name(textures.entries[members[medoid]]),
         "medoid": _rounded(rows[medoid]),
         "histograms": [_rounded(row) for row in rows[chosen]],
+        "rims": [_rounded(row) for row in rims[chosen]],
     }
 
 
@@ -118,4 +151,4 @@ def _diameter(textures: Textures, i: int) -> float:
 
 
 def _rounded(row: np.ndarray) -> list[float]:
-    return [round(float(value), 5) for value in row]
+    return [round(float(value), 4) or 0 for value in row]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,6 +21,7 @@ from tools.intensity import HuWindow
 from tools.phantoms.datasets import lesion_datalist
 from tools.phantoms.heart_datasets import heart_datalist
 from tools.scans.scan import Scan
+from tools.synthesis.catalogue import lesion_rim
 from tools.synthesis.view import SlicesView
 
 __all__ = [
@@ -45,6 +46,7 @@ class Sight(NamedTuple):
         masks: one per lesion class, ``(classes, ...)``.
         spacing_mm: within the slice.
         tissue: levels of myocardium and blood in [-1, 1]; None where intensities have units.
+        rim: of the first class, where lesions have one.
     """
 
     image: np.ndarray
@@ -52,6 +54,7 @@ class Sight(NamedTuple):
     masks: np.ndarray
     spacing_mm: Sequence[float]
     tissue: tuple[float, float] | None = None
+    rim: np.ndarray | None = None
 
 
 class HuWindows:
@@ -69,13 +72,16 @@ class HuWindows:
         scan = Scan(entry["image"], in_hu=True, argument="image")
         label = scan.load_labels(entry["label"], "label")
         turn = io_orientation(scan.affine)
-        values, inside = (
-            apply_orientation(a, turn)[::-1, ::-1] for a in (np.asarray(scan.image), label)
-        )
+        parts = np.asarray(scan.image), label, lesion_rim(label > 0, scan.affine)
+        values, inside, rim = (apply_orientation(a, turn)[::-1, ::-1] for a in parts)
         spacing = voxel_sizes(scan.affine @ inv_ornt_aff(turn, scan.shape))[:2]
         units = np.clip(values, *self.window)
         return Sight(
-            HuWindow(*self.window).scaled(values), units, inside[None] > 0, spacing.tolist()
+            HuWindow(*self.window).scaled(values),
+            units,
+            inside[None] > 0,
+            spacing.tolist(),
+            rim=rim,
         )
 
 
@@ -149,6 +155,9 @@ class Textures:
             model's window, ``(n,)``.
         voxels: of each class, ``(n, classes)``.
         left_out: entries without a lesion of the first class.
+        rims: histograms of the rims of the first class, ``(n, bins)``, see :func:`lesion_rim`;
+            empty where intensities have no units.
+        rim_shares: share of the voxels that is rim, ``(n,)``.
     """
 
     entries: list[Mapping[str, Any]]
@@ -159,6 +168,8 @@ class Textures:
     medians: np.ndarray
     voxels: np.ndarray
     left_out: int = 0
+    rims: np.ndarray = field(default_factory=lambda: np.empty(0))
+    rim_shares: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @property
     def contrast(self) -> np.ndarray:
@@ -188,7 +199,7 @@ def measure_textures(files: Sequence[Mapping[str, Any]], model: Model, bins: int
     Raises:
         ValueError: if a file is unfit, or no entry has a lesion.
     """
-    entries, rows, tissue, voxels = [], [], [], []
+    entries, rows, tissue, voxels, rims = [], [], [], [], []
     numbers: list[tuple[float, ...]] = []
     for entry in tqdm(files, desc="measuring lesions", unit="lesion"):
         sight = model.open(entry)
@@ -199,6 +210,10 @@ def measure_textures(files: Sequence[Mapping[str, Any]], model: Model, bins: int
         count = bins * (FINE if model.moved else 1)
         row = intensity_histogram(values.expand(len(inside), -1), inside, count)
         rows.append(row.double().numpy())
+        if sight.rim is not None:
+            rim = torch.from_numpy(np.ascontiguousarray(sight.rim).reshape(1, -1))
+            found = intensity_histogram(values, rim, count)[0].double().numpy()
+            rims.append((found, float(rim.sum() / inside[0].sum())))
         own = sight.units[sight.masks[0]].astype(float)
         numbers.append((own.mean(), own.std(), float(np.median(own))))
         voxels.append(inside.sum(1).numpy())
@@ -210,7 +225,10 @@ def measure_textures(files: Sequence[Mapping[str, Any]], model: Model, bins: int
     left_out = len(files) - len(entries)
     means, spreads, medians = np.array(numbers).T
     counts = np.stack(voxels)
-    return Textures(entries, np.stack(rows), levels, means, spreads, medians, counts, left_out)
+    edges = [np.array(part) for part in zip(*rims, strict=True)]
+    return Textures(
+        entries, np.stack(rows), levels, means, spreads, medians, counts, left_out, *edges
+    )
 
 
 def lesion_name(entry: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tools.histograms import load_presets
 from tools.intensity import HuWindow
 from tools.studies.cases import Case, lesion_box, other_cases
-from tools.synthesis.catalogue import SubtypeLibrary
+from tools.synthesis.catalogue import SubtypeLibrary, rim_share
 from tools.synthesis.lesion import WindowJob
 from tools.synthesis.texturers import load_texturer
 from tools.synthesis.view import CropView, CubeView
@@ -181,7 +181,10 @@ def requests(
         if histogram == "library":
             library = (model.texturer.library or SubtypeLibrary())[str(subtype)]
             rng = np.random.default_rng([seed, library.number])
-            rows = [library.draw(case.facts["diameter_mm"], rng) for case in cases]
+            rows = [
+                library.draw(case.facts["diameter_mm"], rng, rim_share(case.lesion, case.affine))
+                for case in cases
+            ]
         else:
             found = load_presets(presets)
             if histogram not in found:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.affines import voxel_sizes
+from scipy import ndimage
 
 from tools.files import read_json, read_object, short
 from tools.histograms import finite, normalize_blocks
@@ -16,13 +18,40 @@ __all__ = [
     "SUBTYPES_FILE",
     "Subtype",
     "SubtypeLibrary",
+    "lesion_rim",
     "read_subtypes",
     "read_textures",
+    "rim_share",
 ]
 
 SUBTYPES_FILE = "subtypes.json"
 Presets = dict[str, dict[str, Any]]
 NEAR = 0.25  # spread of the sizes taken for near, in natural logarithms of the diameter
+RIM_MM = 1.0  # how deep scanners blur the surroundings into a lesion
+
+
+def lesion_rim(lesion_mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return the voxels of a lesion within 1 mm of its border, or one voxel where that is more.
+
+    They hold what scanners blur of the surroundings into it. An empty mask has none.
+
+    Args:
+        lesion_mask: True inside, ``(i, j, k)``; what lies beyond the array is outside.
+        affine: voxel index to RAS mm.
+
+    Example:
+        >>> int(lesion_rim(np.ones((4, 4, 4), bool), np.diag([1, 1, 2.5, 1])).sum())
+        56
+    """
+    spacing = voxel_sizes(affine)
+    inside = np.pad(np.asarray(lesion_mask, bool), 1)
+    depth = ndimage.distance_transform_edt(inside, spacing / np.maximum(spacing, RIM_MM))
+    return (inside & (depth <= RIM_MM + 1e-6))[1:-1, 1:-1, 1:-1]
+
+
+def rim_share(lesion_mask: np.ndarray, affine: np.ndarray) -> float:
+    """Return the share of a lesion that is rim, see :func:`lesion_rim`; of an empty mask 0."""
+    return float(lesion_rim(lesion_mask, affine).sum() / max(np.count_nonzero(lesion_mask), 1))
 
 
 @dataclass(frozen=True)
@@ -35,6 +64,10 @@ class Subtype:
         diameters_mm: of the n lesions of the library, spheres of their volume.
         histograms: of the same lesions, ``(n, bins)``, rows sum to 1.
         medoid: the histogram nearest to all others, ``(bins,)``.
+        rims: histograms of their rims (:func:`lesion_rim`), ``(n, bins)``; None: not known.
+        rim_shares: share of their voxels that is rim, below 1, ``(n,)``.
+        solid_bin: of lesions with a solid core in a halo the bin that solid begins with; None:
+            they have none.
     """
 
     number: int
@@ -42,27 +75,48 @@ class Subtype:
     diameters_mm: np.ndarray
     histograms: np.ndarray
     medoid: list[float]
+    rims: np.ndarray | None = None
+    rim_shares: np.ndarray | None = None
+    solid_bin: int | None = None
 
-    def draw(self, diameter_mm: float | None, rng: np.random.Generator) -> list[float]:
+    def draw(
+        self, diameter_mm: float | None, rng: np.random.Generator, rim_share: float | None = None
+    ) -> list[float]:
         """Return the histogram of one lesion, those near in size being the likely ones.
 
         Size and histogram belong together: a small lesion is all rim. The chance of a lesion falls
-        as a Gaussian of the logarithm of the two diameters' ratio.
+        as a Gaussian of the logarithm of the two diameters' ratio. Its core and its rim are mixed
+        in the shares that the lesion to make has, so that no voxel of the core has to take what
+        the rim of a lesion of another shape held. Where the library is in order of brightness, the
+        same state of ``rng`` gives a lesion of the same rank in every subtype.
 
         Args:
             diameter_mm: of the lesion to make; None: any size.
             rng: source of chance.
+            rim_share: share of its voxels that is rim; None: as the lesion drawn has it.
         """
         weights = np.ones(len(self.diameters_mm))
         if diameter_mm is not None:
             far = np.log(self.diameters_mm / diameter_mm) ** 2
             # from the nearest on, so that a size that training never saw has a neighbour too
             weights = np.exp(-(far - far.min()) / (2 * NEAR**2))
-        return self.histograms[rng.choice(len(weights), p=weights / weights.sum())].tolist()
+        chosen = rng.choice(len(weights), p=weights / weights.sum())
+        row = self.histograms[chosen]
+        if self.rims is not None and self.rim_shares is not None and rim_share is not None:
+            rim, own = self.rims[chosen], self.rim_shares[chosen]
+            core = np.clip(row - own * rim, 0, None)  # rounded in the file
+            row = rim_share * rim + (1 - rim_share) * core / core.sum()
+        return row.tolist()
 
 
 class SubtypeLibrary(dict[str, Subtype]):
-    """Subtypes by name, in the order of their numbers."""
+    """Subtypes by name, in the order of their numbers.
+
+    Attributes:
+        outline: of the lesions that it was made of, in words; None: not stated.
+    """
+
+    outline: str | None = None
 
     @property
     def presets(self) -> dict[str, dict[str, Any]]:
@@ -78,7 +132,8 @@ def read_subtypes(path: str | Path) -> SubtypeLibrary:
 
     Args:
         path: JSON with ``bins`` and ``subtypes: {name: {"number", "frequency", "diameters_mm",
-            "histograms", "medoid"}}``, as the command ``subtypes`` writes it.
+            "histograms", "medoid"}}``, as the command ``subtypes`` writes it, with ``rims`` and
+            ``rim_shares`` or without, ``solid_from_hu`` where there is a core.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -93,6 +148,8 @@ def read_subtypes(path: str | Path) -> SubtypeLibrary:
             f"{short(bins)} and {short(entries)}"
         )
     library = SubtypeLibrary({k: _read_subtype(k, v, bins, path) for k, v in entries.items()})
+    outline = content.get("outline")
+    library.outline = None if outline is None else str(outline)
     if not library or sum(subtype.frequency for subtype in library.values()) <= 0:
         raise ValueError(f"subtypes file {path} must hold a subtype with a frequency above 0")
     if len({subtype.number for subtype in library.values()}) < len(library):
@@ -128,7 +185,37 @@ def _read_subtype(name: str, entry: Any, bins: int, path: Path) -> Subtype:
             f"{short(entry['frequency'])} and {short(number)}"
         )
     rows = np.array([normalize_blocks(row) for row in rows])
-    return Subtype(number, float(frequency), diameters, rows[:-1], rows[-1].tolist())
+    rims, shares = _read_rims(name, entry, rows[:-1].shape, path)
+    solid = entry.get("solid_bin")
+    if solid is not None and not (isinstance(solid, int) and 0 < solid < bins):
+        raise ValueError(
+            f"solid_bin of {name!r} in {path} must be a bin from 1 to {bins - 1}, got "
+            f"{short(solid)}"
+        )
+    return Subtype(
+        number, float(frequency), diameters, rows[:-1], rows[-1].tolist(), rims, shares, solid
+    )
+
+
+def _read_rims(
+    name: str, entry: Mapping[str, Any], shape: tuple[int, ...], path: Path
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return histograms and shares of the rims; None in files that say nothing of them."""
+    if "rims" not in entry and "rim_shares" not in entry:
+        return None, None
+    rims, shares = finite(entry.get("rims")), finite(entry.get("rim_shares"))
+    right = rims is not None and rims.shape == shape and rims.min() >= 0 and rims.sum(1).all()
+    if rims is None or not right or shares is None or shares.shape != shape[:1]:
+        raise ValueError(
+            f"rims and rim_shares of {name!r} in {path} must be a histogram and a number for each "
+            f"of {shape[0]} lesions, got {short(entry.get('rims'))}"
+        )
+    if not ((shares >= 0) & (shares < 1)).all():
+        raise ValueError(
+            f"rim_shares of {name!r} in {path} must be from 0 to below 1, got "
+            f"{short(shares.tolist())}"
+        )
+    return np.array([normalize_blocks(row) for row in rims]), shares
 
 
 def read_textures(path: str | Path, bins: int, window_hu: Sequence[float] | None = None) -> Presets:

@@ -18,6 +18,7 @@ from tools.scans.scan import AIR_HU, Scan
 from tools.shapes import LabelShape, MaskFileShape, Place, Shape, ShapeSource
 from tools.synthesis.case_folder import describe_source
 from tools.synthesis.cases import Case
+from tools.synthesis.catalogue import rim_share
 from tools.synthesis.lesion import Lesion, SynthesisResult, composite
 from tools.synthesis.placement import choose_sites
 from tools.synthesis.records import ScanRecord
@@ -201,6 +202,7 @@ class Synthesizer:
             "hu_offset": self.hu_offset or None,
             "texture": self.textures.names,
             "texture_histogram": self.textures.file_histogram,
+            "solid_share": self.textures.solid_share,
             "shape": describe_source(self.shapes),
             "organ_source": "file" if case.organ_mask else self.organs.record["source"],
             **{f"{k}_sha256": None if v is None else sha256_file(v) for k, v in masks.items()},
@@ -305,12 +307,16 @@ class Synthesizer:
         if self.organ.most_lesions == 1:
             turn = int(rng.integers(2**31))  # the first word of a list must not serve all scans
         asked = spot.diameter_mm if isinstance(shape, Shape) else shape.asked_mm
+        whole = np.asarray(masks.any(0))
+        # the cost is that of a distance map, so only where textures are drawn by it
+        rim = None if self.textures.library is None else rim_share(whole, canvas.affine)
         texture = self.textures.draw(
             turn,
             rng,
             asked,
             canvas.tissue,
             [bool(mask.any()) for mask in masks],
+            rim,
         )
         seed = int(rng.integers(2**31))
 
@@ -323,7 +329,6 @@ class Synthesizer:
             drawn[(slice(None), *part_box)] = parts
             return drawn
 
-        whole = np.asarray(masks.any(0))
         window = self.texturer.view.window(canvas, whole, box, spot.point_mm, draw)
         return Lesion(
             canvas,
@@ -344,7 +349,9 @@ class Synthesizer:
         """Sample the lesions of all plans together and put them into their scans."""
         lesions = [lesion for plan in plans for lesion in plan.lesions]
         sample(lesions, self.texturer, self.attempts)
-        settings = self.texturer.settings
+        settings = dict(self.texturer.settings)
+        if self.textures.library is not None and self.textures.library.outline:
+            settings["outline"] = self.textures.library.outline
         return [composite(plan.canvas, plan.lesions, settings) for plan in plans]
 
     def record(

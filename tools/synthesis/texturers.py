@@ -12,12 +12,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from nibabel.affines import voxel_sizes
 from torch import nn
 
 from tools import __version__
 from tools.bundle import Bundle, bundle_record, choose_device, load_weights, sha256_file
 from tools.intensity import HuWindow
 from tools.synthesis.catalogue import SubtypeLibrary
+from tools.synthesis.core import place_core
 from tools.synthesis.lesion import Lesion, WindowJob
 from tools.synthesis.records import BundleRecord
 from tools.synthesis.textures import Presets, read_presets
@@ -35,7 +37,7 @@ __all__ = [
 ]
 
 SEED_STEP = 1_000_003  # between attempts at the same lesion
-TOLERANCE = 0.25  # largest accepted Jensen-Shannon divergence, in nats
+TOLERANCE = 0.04  # largest accepted Jensen-Shannon divergence, in nats
 
 
 class Texturer(Protocol):
@@ -48,6 +50,7 @@ class Texturer(Protocol):
         settings: of the sampler, for the records.
         record: of the bundle, or the method.
         device: it works on.
+        cores: whether solid cores are put in place afterwards; else histograms are as they come.
     """
 
     view: View
@@ -56,6 +59,7 @@ class Texturer(Protocol):
     settings: dict[str, Any]
     record: BundleRecord
     device: torch.device
+    cores: bool
 
     def sample(self, jobs: Sequence[WindowJob]) -> Sequence[np.ndarray | None]:
         """Return one filled window per job, in the scan's units; None: leave the scan as it is."""
@@ -83,6 +87,8 @@ class DiffusionTexturer:
         FileNotFoundError: if there are no weights.
         ValueError: if they are not those of the network.
     """
+
+    cores = True
 
     def __init__(
         self,
@@ -173,6 +179,8 @@ class PlainTexturer(ABC):
         settings: for the records.
     """
 
+    cores = False
+
     def __init__(self, name: str, root: str | Path, view: View, settings: dict[str, Any]) -> None:
         self.view, self.device = view, torch.device("cpu")
         self.presets, self.library = read_presets(Path(root) / "configs")
@@ -199,6 +207,8 @@ class NoTexture:
         weights: of the shapes, for the record.
         view: window of the histograms that are recorded.
     """
+
+    cores = False
 
     def __init__(self, root: str | Path, weights: str | Path, view: View) -> None:
         self.view, self.device = view, torch.device("cpu")
@@ -248,8 +258,20 @@ def sample(
         for lesion, window in zip(pending, windows, strict=True):
             lesion.attempts += 1
             lesion.seconds += seconds
-            lesion.offer(window, bins // len(lesion.masks))
+            made = _cored(lesion, window) if texturer.cores else window
+            lesion.offer(made, bins // len(lesion.masks))
         pending = [lesion for lesion in pending if lesion.jsd > tolerance]
+
+
+def _cored(lesion: Lesion, window: np.ndarray | None) -> np.ndarray | None:
+    """Return a window with the core of its lesion in place, if it shall have one."""
+    share, scale, grid = lesion.texture.solid_share, lesion.window.scale, lesion.window.grid
+    if window is None or share is None or lesion.texture.histogram is None:
+        return window
+    whole = np.asarray(lesion.window.masks.any(0))
+    asked, spacing = np.asarray(lesion.texture.histogram), float(voxel_sizes(grid.affine).min())
+    values = place_core(scale.scaled(window), whole, asked, share, lesion.seed, spacing)
+    return np.where(whole, scale.unscaled(values), window)
 
 
 def load_texturer(

@@ -20,7 +20,8 @@ from tools.histograms import (
 )
 from tools.organs.organ import Organ
 from tools.scans.scan import Scan
-from tools.synthesis.catalogue import SubtypeLibrary, read_subtypes, read_textures
+from tools.synthesis.catalogue import Subtype, SubtypeLibrary, read_subtypes, read_textures
+from tools.synthesis.core import split_histogram
 from tools.synthesis.view import SlicesView
 
 __all__ = ["Presets", "Texture", "Textures", "read_presets"]
@@ -40,11 +41,13 @@ class Texture(NamedTuple):
         histogram: bins of each class one after the other, each class of sum 1, or 0 where it is
             absent; None: no control.
         subtype: number of the subtype in the model's condition; -1: none.
+        solid_share: share of the lesion that is a solid core; None: there is none to place.
     """
 
     name: str
     histogram: list[float] | None
     subtype: int = -1
+    solid_share: float | None = None
 
 
 def read_presets(folder: str | Path) -> tuple[Presets, SubtypeLibrary | None]:
@@ -82,10 +85,13 @@ class Textures:
             scans; a file that states others is refused.
         view: how the model cuts and scales scans without units; ``like:`` needs it.
         fluctuation: relative change of each bin, see :func:`perturb_histogram`.
+        solid_share: share of a lesion with a core that is solid, one number or two to draw from;
+            None: as the lesion of the library has it.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if a name is unknown or a file does not hold a histogram of the right length.
+        ValueError: if a name is unknown, a file does not hold a histogram of the right length, or a
+            share is asked for of lesions that have no core.
     """
 
     def __init__(
@@ -97,6 +103,7 @@ class Textures:
         window_hu: Sequence[float] | None = None,
         view: SlicesView | None = None,
         fluctuation: float = 0.1,
+        solid_share: Any = None,
     ) -> None:
         self.presets, self.organ, self.library = presets, organ, library
         self.window_hu, self.view, self.fluctuation = window_hu, view, fluctuation
@@ -107,6 +114,7 @@ class Textures:
         read = [self._read(word.strip()) for word in text.split(",")]
         self.names = [name for name, _ in read]
         self.choices = [choices for _, choices in read]
+        self.solid_share = self._checked_share(solid_share)
 
     @property
     def file_histogram(self) -> dict[str, Any] | None:
@@ -122,6 +130,7 @@ class Textures:
         diameter_mm: float | None = None,
         tissue: tuple[float, float] | None = None,
         present: Sequence[bool] = (True,),
+        rim_share: float | None = None,
     ) -> Texture:
         """Return the texture of lesion ``number``.
 
@@ -131,6 +140,7 @@ class Textures:
             diameter_mm: of the lesion; libraries of lesions heed it.
             tissue: levels of wall and blood of the scan in [-1, 1]; None: nothing is moved.
             present: whether the lesion has voxels of each class; bins of absent ones are 0.
+            rim_share: share of its voxels that is rim; libraries of lesions heed it.
 
         Raises:
             ValueError: if ``present`` is not one entry per class, or the tissues are in an order
@@ -144,19 +154,54 @@ class Textures:
         # one histogram alone takes no draw
         several = len(choices) > 1 or self.names[number % len(self.names)] == "mixed"
         name = choose_preset(choices, rng) if several else next(iter(choices))
-        preset, subtype = choices[name], -1
+        preset, subtype, share = choices[name], -1, None
         histogram = preset["histogram"]
         # a file of the user may call a histogram of its own "solid": that is no subtype
         if self.library is not None and preset is self.presets.get(name):
-            subtype = self.library[name].number
-            histogram = self.library[name].draw(diameter_mm, rng)
+            found = self.library[name]
+            subtype, histogram = found.number, found.draw(diameter_mm, rng, rim_share)
+            if found.solid_bin is not None:
+                histogram, share = self._cored(histogram, found, rng)
         if tissue is not None and "tissue" in preset:
             histogram = adapt_histogram(
                 histogram, preset["tissue"], tissue, self.classes, gain=preset["gain"]
             )
         changed = perturb_histogram(histogram, rng, self.fluctuation, self.classes)
         blocks = np.reshape(changed, (self.classes, -1)) * np.asarray(present, float)[:, None]
-        return Texture(name, blocks.ravel().tolist(), subtype)
+        return Texture(name, blocks.ravel().tolist(), subtype, share)
+
+    def _cored(
+        self, histogram: Sequence[float], subtype: Subtype, rng: np.random.Generator
+    ) -> tuple[Sequence[float], float]:
+        """Return the histogram with the share of solid that is asked for, and that share."""
+        first = subtype.solid_bin
+        if self.solid_share is None:
+            return histogram, float(np.sum(histogram[first:]))
+        share = float(rng.uniform(*self.solid_share))
+        # where a lesion has next to nothing of a class, all of its kind lend theirs
+        row = 0.99 * np.asarray(histogram) + 0.01 * subtype.histograms.mean(0)
+        return split_histogram(row, int(first or 0), share).tolist(), share
+
+    def _checked_share(self, share: Any) -> tuple[float, float] | None:
+        if share is None:
+            return None
+        words = share.split(",") if isinstance(share, str) else np.atleast_1d(share)
+        try:
+            numbers = [float(word) for word in words]
+        except (TypeError, ValueError):
+            numbers = []
+        if len(numbers) not in (1, 2) or not 0 <= numbers[0] <= numbers[-1] <= 1:
+            raise ValueError(
+                f"solid_share must be one number or two from 0 to 1, smallest first, got {share}"
+            )
+        cored = {name for name, found in (self.library or {}).items() if found.solid_bin}
+        named = {name for choices in self.choices for name in choices}
+        if not cored & named:
+            raise ValueError(
+                f"solid_share goes with textures that have a core ({', '.join(cored) or 'none'} "
+                f"here), got {self.names}"
+            )
+        return numbers[0], numbers[-1]
 
     def _read(self, word: str) -> tuple[str, Presets]:
         """Return the name of a word of the command line and its histograms; none for "none"."""
