@@ -230,3 +230,25 @@ def test_wrong_arguments_are_named(changes: dict, sentence: str) -> None:
     }
     with pytest.raises(ValueError, match=sentence):
         choose_sites(**(arguments | changes))
+
+
+def test_anywhere_is_in_the_middle_slices_half_in_the_organ_and_where_interior_has_no_room() -> (
+    None
+):
+    organ = np.zeros((60, 60, 60), bool)
+    organ[10:50, 22:38, 5:55] = True  # 16 mm thick
+    scan = np.where(organ, 100.0, -90.0)
+    rng = np.random.default_rng(0)
+    index = np.indices(organ.shape)
+    with pytest.raises(ValueError, match="organ_mask must have room for all lesions, but 0 of 1"):
+        choose_sites(scan, organ, AFFINE, [8.0], rng, mode="interior")
+    heights = []
+    for _ in range(20):
+        (site,) = choose_sites(scan, organ, AFFINE, [8.0], rng, mode="anywhere")
+        ball = np.linalg.norm(index - np.reshape(site.index, (3, 1, 1, 1)), axis=0) <= 8
+        assert organ[ball].mean() > 0.45  # blocks of 2 mm
+        heights.append(site.index[2])
+    assert min(heights) >= 5 + 0.28 * 50
+    assert max(heights) <= 5 + 0.72 * 50
+    with pytest.raises(ValueError, match="organ_mask must have room for all lesions, but 0 of 1"):
+        choose_sites(scan, organ, AFFINE, [18.0], rng, mode="anywhere")

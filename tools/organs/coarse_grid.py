@@ -133,3 +133,13 @@ def close_gaps(mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np
     closed = mask.copy()
     closed[box] |= padded[tuple(slice(w, -w) for w in width)]
     return closed
+
+
+def largest_part(mask: np.ndarray, near: np.ndarray | None = None) -> np.ndarray:
+    """Return the largest part of a mask whose voxels share faces; of those that meet ``near``."""
+    labels, count = ndimage.label(mask)
+    if not count:
+        return np.zeros(mask.shape, bool)
+    sizes = np.bincount(labels.ravel() if near is None else labels[near], minlength=count + 1)
+    sizes[0] = 0
+    return labels == sizes.argmax() if sizes.any() else np.zeros(mask.shape, bool)

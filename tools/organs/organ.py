@@ -41,8 +41,9 @@ class Organ:
 
     Shapes are drawn in its ``chart``: ``box`` (mm) or ``wall`` (angle, depth, slice; slices are the
     axis with the largest voxels). The ``parts`` are values by name in its label map, which the
-    label written carries too; ``cavity`` and ``wall`` are values in it. ``structures`` are names of
-    the regions in segmentation programs, in the order of their numbers.
+    label written carries too; ``cavity`` and ``wall`` are values in it; in a box every part is
+    room for lesions. ``structures`` are names of the regions in segmentation programs, in the order
+    of their numbers.
 
     Raises:
         ValueError: if chart or kind of diameter are unknown.
@@ -76,6 +77,11 @@ class Organ:
     def values(self) -> tuple[int, ...]:
         """Label value of each lesion class."""
         return tuple(each.value for each in self.classes)
+
+    @property
+    def room(self) -> tuple[int, ...]:
+        """Values of the label map in which lesions may lie."""
+        return self.wall or tuple(self.parts.values())
 
     @property
     def described_parts(self) -> str:

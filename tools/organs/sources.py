@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,7 +80,7 @@ class RecipeOrgan:
 
 
 class GivenOrgan:
-    """Of organs that nothing here finds: a label map must come with each scan."""
+    """Where nothing here finds the organ: a label map must come with each scan."""
 
     def __init__(self, organ: Organ) -> None:
         self.organ = organ
@@ -87,9 +88,12 @@ class GivenOrgan:
 
     def __call__(self, scan: Scan) -> np.ndarray:
         """Refuse."""
+        known = ", ".join(self.organ.found_by)
+        other = f", or organ_source be installed, one of {known}" if known else ""
+        parts = f" ({self.organ.described_parts})" if self.organ.parts else ""
         raise ValueError(
-            f"organ_mask must be a label map of the {self.organ.name} "
-            f"({self.organ.described_parts}), got none for {scan.name or 'the scan'}"
+            f"organ_mask must be a label map of the {self.organ.name}{parts}{other}, "
+            f"got none for {scan.name or 'the scan'}"
         )
 
     regions = __call__
@@ -163,9 +167,9 @@ class TotalSegmentatorOrgan:
 class BundleOrgan:
     """The regions of an organ by a MONAI segmentation bundle, run by its own ``inference.json``.
 
-    The bundle must save one label map per scan as ``wholeBody_ct_segmentation`` of the model zoo
-    does; the values of the regions are looked up in ``channel_def`` of its metadata. A CPU takes
-    the 3 mm weights if the bundle has them.
+    The bundle must save one label map per scan as ``wholeBody_ct_segmentation`` and
+    ``pancreas_ct_dints_segmentation`` of the model zoo do; the values of the regions are looked up
+    in ``channel_def`` of its metadata. A CPU takes the 3 mm weights if the bundle has them.
 
     Raises:
         ValueError: if the bundle lacks config, weights or all of the structures.
@@ -220,7 +224,9 @@ class BundleOrgan:
 
     def _run(self, work: Path, source: Path) -> None:
         """Run the bundle's inference with input, output and device of ours."""
-        config = self.folder / "configs" / "inference.json"
+        config = _inference(self.folder)
+        assert config is not None  # such are found only
+        found = sorted(self.folder.glob("models/search_code*"))
         wanted: dict[str, Any] = {
             "bundle_root": str(self.folder.resolve()),
             "dataset_dir": str(work),
@@ -230,15 +236,19 @@ class BundleOrgan:
             "displayable_configs#highres": self.fine,
             "dataloader#num_workers": 0,  # one scan; and no process outlives an error
             "inferer#device": self.device,
+            "dints_space#device": self.device,
+            "arch_ckpt_path": str(found[-1]) if found else "",
+            "arch_ckpt": "$torch.load(@arch_ckpt_path, map_location=@device, weights_only=True)",
         }
         parser = ConfigParser()
         parser.read_config(config)
         known = {key: value for key, value in wanted.items() if key in parser}
+        run_id = "run" if "run" in parser else "evaluating"
         path = list(sys.path)
         try:
             # its logging.conf must not replace the logging of this program
             workflow = ConfigWorkflow(
-                str(config), workflow_type="infer", logging_file=False, **known
+                str(config), run_id=run_id, workflow_type="infer", logging_file=False, **known
             )
             workflow.initialize()
             workflow.run()
@@ -268,8 +278,13 @@ def find_organ_bundle(folder: str | Path | None = None) -> Path | None:
 
 
 def _is_bundle(folder: Path) -> bool:
-    files = ("inference.json", "metadata.json")
-    return all((folder / "configs" / name).is_file() for name in files)
+    return _inference(folder) is not None and (folder / "configs" / "metadata.json").is_file()
+
+
+def _inference(folder: Path) -> Path | None:
+    """Return the config that runs a bundle, in either form; None if there is none."""
+    forms = (folder / "configs" / f"inference.{form}" for form in ("json", "yaml"))
+    return next((path for path in forms if path.is_file()), None)
 
 
 def _read_classes(folder: Path, classes: Sequence[str]) -> tuple[dict[str, Any], dict[str, int]]:
@@ -301,8 +316,9 @@ def make_organ_source(
     """Return the source of organ masks that a name stands for.
 
     ``auto`` is the bundle if one is named; else TotalSegmentator if its package is installed; else
-    the bundle if it lies where :func:`find_organ_bundle` looks; else the recipe. Only those of the
-    organ's table count (``found_by``). A folder of a bundle goes with ``auto`` and ``bundle`` only.
+    the bundle if it lies where :func:`find_organ_bundle` looks; else the recipe; else a label map
+    must come with each scan. Only those of the organ's table count (``found_by``). A folder of a
+    bundle goes with ``auto`` and ``bundle`` only.
 
     Raises:
         FileNotFoundError: if there is no bundle where one is wanted.
@@ -335,9 +351,7 @@ def make_organ_source(
             f"organ_source bundle must find {BUNDLE_NAME}, got none; name its folder with "
             f"organ_bundle or {BUNDLE_VARIABLE}"
         )
-    raise ValueError(
-        f"organ_source must be installed, one of {list(known)}, or organ_mask be given, got none"
-    )
+    return GivenOrgan(organ)
 
 
 def find_organ(
@@ -351,25 +365,28 @@ def find_organ(
     """Return the organ of a scan: from the map that came with it, else by the source.
 
     Lesions may lie in the regions that are named, or in all of it; where the user's own mask
-    decides it is not ``needed``, and nothing is looked for.
+    decides it is not ``needed``, and nothing is looked for. A mask that a source finds is the one
+    part of an organ with parts; regions are of a label map of nothing but regions.
 
     Raises:
         ValueError: if it is not found, or a part of it is missing.
     """
     name = given.name if isinstance(given, Path) else "in memory"
     record = {"source": "file", "name": name} if given is not None else dict(source.record)
-    if organ.parts:
-        if given is None:
-            source(scan)
-        return _with_parts(organ, scan.load_labels(given, "organ_mask"), record)
+    if organ.parts and (given is not None or needed) and region is None:
+        if given is not None:
+            return _with_parts(organ, scan.load_labels(given, "organ_mask"), record)
+        return _found_part(organ, np.asarray(source(scan)), record)
     if region is not None:
         if given is None:
             regions = source.regions(scan)
         else:
             regions = organ.read_regions(scan.load_labels(given, "organ_mask"))
         chosen = organ.choose_regions(regions, region)
-        key = organ.region_option or "region"
-        return OrganMap(regions > 0, {**record, key: list(region)}, region=chosen)
+        record |= {organ.region_option or "region": list(region)}
+        if organ.parts:
+            return replace(_found_part(organ, regions > 0, record), region=chosen)
+        return OrganMap(regions > 0, record, region=chosen)
     if given is not None:
         return OrganMap(scan.load_mask(given, "organ_mask"), record)
     if not needed:
@@ -384,7 +401,13 @@ def _with_parts(organ: Organ, labels: np.ndarray, record: dict[str, Any]) -> Org
                 f"organ_mask must mark the {part} as {value}, got none in {record['name']}"
             )
     names = {str(value): part for part, value in organ.parts.items()}
-    return OrganMap(np.isin(labels, organ.wall), {**record, "labels": names}, labels)
+    return OrganMap(np.isin(labels, organ.room), {**record, "labels": names}, labels)
+
+
+def _found_part(organ: Organ, inside: np.ndarray, record: dict[str, Any]) -> OrganMap:
+    """Return the label map of an organ of one part that a source found."""
+    (value,) = organ.parts.values()
+    return _with_parts(organ, inside.astype(np.uint8) * np.uint8(value), record)
 
 
 def _is_installed() -> bool:

@@ -92,9 +92,9 @@ def chest_ct(
     painter.paint(TABLE["parts"])
     lesion = np.zeros(shape, dtype=np.uint8)
     for nodule in nodules:
-        lesion[_paint_nodule(painter, axes, nodule)] = 1
+        lesion[paint_nodule(painter, axes, nodule, TABLE)] = 1
     lung = painter.distance["lungs"] > 0
-    noise = _noise(painter, spacing) * np.float32(NOISE_HU)
+    noise = band_noise(painter, spacing) * np.float32(NOISE_HU)
     noise *= np.where(painter.image < -990, np.float32(0.6), 1 + np.float32(0.2) * lung)
     image = ndimage.gaussian_filter(painter.image, 0.55 / spacing) + noise
     stored = np.clip(np.round(image), -1024, 3071).astype(np.int16)
@@ -112,15 +112,25 @@ def draw_nodules(
         RuntimeError: if the lungs have no room for a nodule.
     """
     rng = np.random.default_rng([seed, 2])
-    room = _body(seed).room
+    return place_nodules(_body(seed).room, rng, count, diameter_mm, NODULE_TEXTURES)
+
+
+def place_nodules(
+    room: NDArray[np.float64],
+    rng: np.random.Generator,
+    count: int,
+    diameter_mm: tuple[float, float],
+    textures: Sequence[str],
+) -> list[Nodule]:
+    """Draw nodules for an organ, of which ``room`` holds points in mm and how deep they lie."""
     nodules: list[Nodule] = []
-    # the widest nodule that fits at each point, into the lung and beside the others
+    # the widest nodule that fits at each point, into the organ and beside the others
     widest = 2.2 * (room[:, 3] - 2)
     for number in range(count):
         diameter = float(np.exp(rng.uniform(*np.log(diameter_mm))))
         if widest.max(initial=0) < diameter_mm[0]:
             raise RuntimeError(
-                f"lungs must have room for nodule {number + 1} of {count}, "
+                f"organ must have room for nodule {number + 1} of {count}, "
                 f"{diameter_mm[0]:g} mm wide or more, found none"
             )
         diameter = min(diameter, float(widest.max()))
@@ -128,15 +138,15 @@ def draw_nodules(
         x, y, z = (float(v) for v in room[choice, :3])
         apart = np.linalg.norm(room[:, :3] - room[choice, :3], axis=1)
         widest = np.minimum(widest, 2 * (apart - 4) - diameter)
-        texture = NODULE_TEXTURES[number % len(NODULE_TEXTURES)]
+        texture = textures[number % len(textures)]
         nodules.append(Nodule((x, y, z), round(diameter, 2), texture, int(rng.integers(2**31))))
     return nodules
 
 
-def _paint_nodule(
-    painter: Painter, axes: list[NDArray[np.float64]], nodule: Nodule
+def paint_nodule(
+    painter: Painter, axes: list[NDArray[np.float64]], nodule: Nodule, table: dict[str, Any]
 ) -> NDArray[np.bool_]:
-    """Paint a nodule and return where it is."""
+    """Paint a nodule of a table's ``nodules`` and return where it is."""
     rng = np.random.default_rng(nodule.seed)
     semi_axes = nodule.diameter_mm / 2 * np.array([1.0, *rng.uniform(0.65, 1.0, 2)])
     turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
@@ -151,12 +161,12 @@ def _paint_nodule(
         dents += np.sin(np.tensordot(wave, points, 1) + rng.uniform(0, 2 * np.pi))
     distance: Volume = np.full(painter.shape, -99, dtype=np.float32)
     distance[np.ix_(*near)] = (1 - 0.09 - 0.05 * dents - radius) * semi_axes.min()
-    for tissue, share in TABLE["nodules"][nodule.texture]:
+    for tissue, share in table["nodules"][nodule.texture]:
         painter.put(painter.cover(distance - np.float32(share * semi_axes.min())), tissue)
     return distance > 0
 
 
-def _noise(painter: Painter, spacing_mm: NDArray[np.float64]) -> Volume:
+def band_noise(painter: Painter, spacing_mm: NDArray[np.float64]) -> Volume:
     """Return unit noise without its low frequencies, correlated over about a slice of 1.5 mm."""
     white = painter.rng.standard_normal(painter.shape, dtype=np.float32)
     fine = ndimage.gaussian_filter(white, 0.45 / spacing_mm)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from tools.files import write_json
+from tools.phantoms.abdomen_ct import ORGANS, abdomen_ct, draw_tumours
 from tools.phantoms.chest_ct import NODULE_TEXTURES, Nodule, chest_ct, draw_nodules
 from tools.phantoms.datalists import (
     PHANTOM_VERSION,
@@ -24,12 +27,18 @@ __all__ = [
     "PHANTOM_VERSION",
     "lesion_datalist",
     "phantom_scan",
+    "tumour_datalist",
+    "write_abdomen_phantom",
     "write_chest_phantom",
     "write_lesion_rois",
+    "write_tumour_dataset",
 ]
 
 ROI_SIZE = 32
 CUBES_OF_A_BODY = 4
+# Abdomens per section; those of the section normal have no tumour.
+ABDOMENS = {"training": 8, "validation": 3, "test": 2, "normal": 3}
+ABDOMEN_GRID = ((132, 100, 90), 2.6)
 
 
 def write_chest_phantom(
@@ -54,6 +63,60 @@ def write_chest_phantom(
         spacing_mm=[float(v) for v in np.linalg.norm(phantom.affine[:3, :3], axis=0)],
         lesions=[],
     )
+
+
+def write_abdomen_phantom(
+    out_dir: str | Path, organ: str = "liver", seed: int = 0, spacing_mm: float = 2.0
+) -> dict[str, str]:
+    """Write a healthy abdominal CT phantom, see :func:`abdomen_ct`, with the mask of an organ.
+
+    Returns:
+        Paths by name: ``image`` (int16 HU), ``organ_mask`` (uint8) and ``record`` (JSON).
+    """
+    width, depth, height = (round(mm / spacing_mm) for mm in (352, 264, 240))
+    phantom = abdomen_ct((width, depth, height), spacing_mm, seed)
+    volumes = {"image": phantom.image, "organ_mask": _mask_of(phantom.organs, organ)}
+    facts = {"seed": seed, "organ": organ, "spacing_mm": spacing_mm}
+    return write_scan(Path(out_dir), "phantom_abdomen", volumes, phantom.affine, **facts)
+
+
+def _mask_of(organs: Any, organ: str) -> Any:
+    if organ not in ORGANS:
+        raise ValueError(f"organ must be one of {', '.join(ORGANS)}, got {organ!r}")
+    return (organs == ORGANS[organ]).astype(np.uint8)
+
+
+def write_tumour_dataset(
+    out_dir: str | Path,
+    organ: str = "liver",
+    seed: int = 0,
+    sections: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Write abdomens with one to three tumours of an organ, label maps and a datalist, returned.
+
+    The label is 1 in the organ, 2 in tumours. Each abdomen is a patient of its own. Of each section
+    so many are made, None is training 8, validation 3, test 2, and normal 3, which have no tumour.
+
+    Raises:
+        ValueError: if a section has no abdomen, or the phantom no such organ.
+    """
+    sections = dict(ABDOMENS if sections is None else sections)
+    if not sections or min(sections.values()) < 1:
+        raise ValueError(f"sections must have at least one abdomen each, got {sections}")
+    folder, written = Path(out_dir), {section: [] for section in sections}  # type: ignore[var-annotated]
+    plan = [section for section, count in sections.items() for _ in range(count)]
+    for index, section in enumerate(tqdm(plan, desc="phantom abdomens", unit="abdomen")):
+        body, name = 1000 * seed + index, f"phantom_{index:03d}"
+        drawn = [] if section == "normal" else draw_tumours(body, organ, 1 + index % 3, (7, 22))
+        phantom = abdomen_ct(*ABDOMEN_GRID, body, drawn)
+        label = _mask_of(phantom.organs, organ)
+        label[(label > 0) & (phantom.lesion_mask > 0)] = 2
+        volumes, facts = {"image": phantom.image, "label": label}, {"seed": body, "patient": name}
+        entry = write_case(folder, f"cases/{name}", volumes, phantom.affine, **facts)
+        written[section].append(entry)
+    labels = {"0": "background", "1": organ, "2": "tumour"}
+    name = f"phantom tumours of the {organ}"
+    return write_datalist(folder, name, written, modality={"0": "CT"}, labels=labels)
 
 
 def write_lesion_rois(out_dir: str | Path, count: int = 24, seed: int = 0) -> dict[str, Any]:
@@ -110,6 +173,17 @@ def lesion_datalist(
     return read_section(dataset_dir, section, name, write_lesion_rois, cache_dir)
 
 
+def tumour_datalist(
+    dataset_dir: str | Path | None, section: str = "training", organ: str = "liver"
+) -> list[dict[str, Any]]:
+    """Return one section of a dataset of abdomens, of the phantom if none is named.
+
+    See :func:`lesion_datalist`. The phantom has training, validation, test and normal (no tumour).
+    """
+    write = partial(write_tumour_dataset, organ=organ)
+    return read_section(dataset_dir, section, f"phantom-{organ}-{PHANTOM_VERSION}", write)
+
+
 def phantom_scan(organ: str) -> Path:
     """Return a folder with a healthy phantom scan and the mask of an organ, made on first use.
 
@@ -118,6 +192,7 @@ def phantom_scan(organ: str) -> Path:
     """
     writers: dict[str, Callable[[Path], object]]
     writers = {"lung": write_chest_phantom, "heart": write_heart_phantom}
+    writers |= {name: partial(write_abdomen_phantom, organ=name) for name in ORGANS}
     if organ not in writers:
         raise ValueError(f"scan must be given, there is no phantom of the {organ}, got none")
 

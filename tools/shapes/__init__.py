@@ -11,7 +11,14 @@ from tools.bundle import find_bundle
 from tools.organs.organ import Organ
 from tools.shapes.diffmask import DiffMaskShapes, DiffMaskWallShapes, ShapeGenerator
 from tools.shapes.shape import LabelShape, Place, Shape
-from tools.shapes.sources import EllipsoidShapes, LibraryShapes, MaskFileShape, ShapeSource
+from tools.shapes.size_classes import SizedEllipsoids, read_shares
+from tools.shapes.sources import (
+    EllipsoidShapes,
+    LibraryShapes,
+    MaskFileShape,
+    ShapeSource,
+    SizedShapes,
+)
 from tools.shapes.wall import MaskFileWallShape, WallLibrary
 
 __all__ = [
@@ -26,13 +33,15 @@ __all__ = [
     "Shape",
     "ShapeGenerator",
     "ShapeSource",
+    "SizedEllipsoids",
+    "SizedShapes",
     "WallLibrary",
     "make_shape_source",
 ]
 
 logger = logging.getLogger(__name__)
 
-BOX_WORDS = "diffmask, diffmask:BUNDLE, ellipsoid, library, library:PATH"
+BOX_WORDS = "diffmask, diffmask:BUNDLE, ellipsoid, ellipsoid:CLASSES, library, library:PATH"
 WALL_WORDS = "diffmask, diffmask:BUNDLE, library:PATH"
 
 
@@ -47,9 +56,11 @@ def make_shape_source(
     """Return the source of shapes that a word or a file stands for.
 
     The organ's chart decides which there are: diffmask, diffmask:BUNDLE, library:PATH or a NIfTI
-    mask (of a wall a label map); in a box also ellipsoid and library (radiologists' outlines, that
-    the seed chooses). ``auto`` is diffmask, or where that bundle is not there ellipsoid. Scores of
-    learned shapes in a box go from 1 (none) to 5 (marked); None leaves them to the model.
+    mask (of a wall a label map); in a box also ellipsoid, ellipsoid:CLASSES with sizes of their own
+    (tiny, small, medium, large, several with commas and shares, ``tiny=4,large=1``) and library
+    (radiologists' outlines, that the seed chooses). ``auto`` is diffmask, or where that bundle is
+    not there ellipsoid. Scores of learned shapes in a box go from 1 (none) to 5 (marked); None
+    leaves them to the model.
 
     Raises:
         FileNotFoundError: if a bundle or its weights do not exist.
@@ -92,7 +103,9 @@ def _found(name: str, word: str, path: str, organ: Organ, seed: int) -> ShapeSou
         return MaskFileWallShape(name, organ)
     if word == "library" and (path or box):
         return LibraryShapes(path or None, seed) if box else WallLibrary(path, organ)
-    return EllipsoidShapes() if box and (word, path) == ("ellipsoid", "") else None
+    if not box or word != "ellipsoid":
+        return None
+    return SizedEllipsoids(read_shares(path)) if path else EllipsoidShapes()
 
 
 def _known(name: str | Path, organ: Organ) -> str:

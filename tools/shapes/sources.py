@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import nibabel as nib
 import numpy as np
@@ -29,6 +29,8 @@ __all__ = [
     "LibraryShapes",
     "MaskFileShape",
     "ShapeSource",
+    "SizedShapes",
+    "deformed_ellipsoid",
     "listed_labels",
     "read_label",
 ]
@@ -55,6 +57,15 @@ class ShapeSource(Protocol):
         In a box that is one number, the diameter of the sphere with the same volume; in a wall the
         smallest and the largest. What is no size raises a ValueError.
         """
+        ...
+
+
+@runtime_checkable
+class SizedShapes(Protocol):
+    """A source of shapes with a distribution of sizes of its own."""
+
+    def draw_diameter(self, rng: np.random.Generator, /) -> float:
+        """Return the diameter in mm that the next shape shall be asked for with."""
         ...
 
 
@@ -89,26 +100,41 @@ class EllipsoidShapes:
     ) -> Shape:
         """Return a new ellipsoid, whatever the place."""
         check_diameter(diameter_mm)
-        radius = diameter_mm / 2
-        semi_axes = radius * rng.uniform(*SEMI_AXIS_FACTOR, size=3)
-        step = radius / 12  # finer than the 1 mm window: small lesions have few voxels there
-        half = np.ceil(2 * semi_axes / step).astype(int)
-        points = np.stack(
-            np.meshgrid(*[np.arange(-n, n + 1) * step for n in half], indexing="ij")
-        ).astype(np.float64)
-        sigma = self.deformation * _displacement_mm(radius, rng)
-        for a, b in ((0, 1), (1, 2), (0, 2)):
-            shift = rng.normal(0.0, sigma, size=(2, 3, 3)) if sigma > 0 else np.zeros((2, 3, 3))
-            knots = [np.linspace(-2 * semi_axes[c], 2 * semi_axes[c], 3) for c in (a, b)]
-            moved = [RectBivariateSpline(*knots, s, kx=2, ky=2) for s in shift]
-            # Points beyond the control points take the displacement of the nearest one.
-            u, v = (np.clip(points[c], k[0], k[-1]) for c, k in zip((a, b), knots, strict=True))
-            delta = [spline.ev(u, v) for spline in moved]
-            points[a] += delta[0]
-            points[b] += delta[1]
-        inside = np.square(points / semi_axes[:, None, None, None]).sum(axis=0) <= 1
-        affine = np.diag([step, step, step, 1.0])
-        return shape_from_mask(largest_piece(inside), affine, "ellipsoid", diameter_mm)
+        semi_axes = diameter_mm / 2 * rng.uniform(*SEMI_AXIS_FACTOR, size=3)
+        sigma = self.deformation * _displacement_mm(diameter_mm / 2, rng)
+        return deformed_ellipsoid(semi_axes, sigma, rng, "ellipsoid", diameter_mm)
+
+
+def deformed_ellipsoid(
+    semi_axes: np.ndarray,
+    sigma_mm: float,
+    rng: np.random.Generator,
+    source: str,
+    diameter_mm: float | None = None,
+) -> Shape:
+    """Return an ellipsoid deformed in three planes, see :class:`EllipsoidShapes`.
+
+    Scaled to the volume of a sphere of ``diameter_mm``; None leaves what deformation makes of it.
+    """
+    # finer than the 1 mm window: small lesions have few voxels there
+    radius = float(np.cbrt(semi_axes.prod())) if diameter_mm is None else diameter_mm / 2
+    step = radius / 12
+    half = np.ceil(2 * semi_axes / step).astype(int)
+    points = np.stack(
+        np.meshgrid(*[np.arange(-n, n + 1) * step for n in half], indexing="ij")
+    ).astype(np.float64)
+    for a, b in ((0, 1), (1, 2), (0, 2)):
+        shift = rng.normal(0.0, sigma_mm, size=(2, 3, 3)) if sigma_mm > 0 else np.zeros((2, 3, 3))
+        knots = [np.linspace(-2 * semi_axes[c], 2 * semi_axes[c], 3) for c in (a, b)]
+        moved = [RectBivariateSpline(*knots, s, kx=2, ky=2) for s in shift]
+        # Points beyond the control points take the displacement of the nearest one.
+        u, v = (np.clip(points[c], k[0], k[-1]) for c, k in zip((a, b), knots, strict=True))
+        delta = [spline.ev(u, v) for spline in moved]
+        points[a] += delta[0]
+        points[b] += delta[1]
+    inside = np.square(points / semi_axes[:, None, None, None]).sum(axis=0) <= 1
+    affine = np.diag([step, step, step, 1.0])
+    return shape_from_mask(largest_piece(inside), affine, source, diameter_mm)
 
 
 class LibraryShapes:

@@ -174,7 +174,7 @@ class Redraw:
         if not self.organ.parts:
             return None
         labels = scan.load_labels(real.label, "label")
-        labels = np.where(np.isin(labels, self.organ.values), self.organ.wall[0], labels)
+        labels = np.where(np.isin(labels, self.organ.values), self.organ.room[0], labels)
         return nib.Nifti1Image(labels.astype(np.uint8), scan.affine)
 
     def _chance(self, real: Real, turn: int = 0) -> np.random.Generator:

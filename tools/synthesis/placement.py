@@ -10,8 +10,8 @@ from tools.synthesis.placement_field import Limits, PlacementField, Site, triple
 
 __all__ = ["Mode", "Site", "choose_sites"]
 
-Mode = Literal["interior", "subpleural", "mixed"]
-MODES = ("mixed", "interior", "subpleural")
+Mode = Literal["interior", "subpleural", "mixed", "anywhere"]
+MODES = ("mixed", "interior", "subpleural", "anywhere")
 RESTARTS = 5
 
 
@@ -33,7 +33,9 @@ def choose_sites(
 
     Interior: the sphere keeps 2 mm from the surface of the organ. Sub-pleural: it cuts the
     surface with its centre 0.5 to 0.95 radii below, so that at least 84 % of it are inside for
-    a flat surface. Spheres stay inside the volume, ``min_gap_mm`` apart from each other and from
+    a flat surface. Anywhere: half of the sphere or more lies in the organ, its centre in the middle
+    slices where they have room (the shares of DiffTumor, 30 to 70 %, then wider); the rest of the
+    lesion is cut off. Spheres stay inside the volume, ``min_gap_mm`` apart from each other and from
     ``lesion_mask``. In an aerated organ at most 5 % of the sphere may be vessel (brighter than
     -500 HU in means of about 2 mm) and no vessel thicker than 5 mm may pass its core; where all
     candidates fail, the best is taken and marked ``clean=False``. Distances are measured on
@@ -45,12 +47,14 @@ def choose_sites(
         affine: voxel to RAS mm, shape (4, 4); anisotropic and oblique allowed.
         radii_mm: radius of the equivalent sphere of each lesion, > 0.
         rng: source of randomness; the same state gives the same sites.
-        mode: "interior", "subpleural", or "mixed" (even odds; the other one where it is full).
+        mode: "interior", "subpleural", "mixed" (even odds of these; the other one where it is full)
+            or "anywhere".
         lesion_mask: existing lesions to keep away from, same shape; empty or None: none.
         site_mm: the user's point (x, y, z) in RAS mm, or several; they serve the first radii.
         min_gap_mm: least distance between two surfaces, >= 0.
         erosion_mm: depth of a shell under the surface of the organ, > 0: centres of interior
-            lesions lie below it, as in the mask eroded by that much, centres of sub-pleural ones in
+            lesions, and anywhere, lie below it, as in the mask eroded by that much, centres of
+            sub-pleural ones in
             it, so that at least half of them does; both rules come on top of those above. None: no
             shell.
         region_mask: part of the organ, a lobe, that lesions may lie in, same shape: interior

@@ -23,7 +23,12 @@ VESSEL_HU = -500.0
 LARGE_VESSEL_MM = 2.5  # radius
 MAX_VESSEL_SHARE = 0.05
 CORE = 0.7  # in radii: no large vessel may pass here
+# of the organ from its lowest to its highest slice: middles of lesions anywhere, tried in turn
+BANDS = ((0.3, 0.7), (0.2, 0.8), (0.1, 0.9), (0.0, 1.0))
+LEAST_INSIDE = 0.5  # of the sphere of a lesion anywhere
 CANDIDATES = 96
+
+Taken = list[tuple[tuple[float, float, float], float]]  # middles of lesions, RAS mm, and radii
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Site:
     Args:
         index: continuous voxel index (i, j, k) of the centre.
         point_mm: the same point in RAS millimetres.
-        mode: "interior", "subpleural" or "given" (the user's point).
+        mode: "interior", "subpleural", "anywhere" or "given" (the user's point).
         vessel_share: part of the sphere on vessels, 0 to 1; nan where vessels were not looked at.
         clean: False if no candidate was free of vessels and the best one was taken.
     """
@@ -139,10 +144,12 @@ class PlacementField:
         self,
         radius: float,
         mode: str,
-        taken: list[tuple[tuple[float, float, float], float]],
+        taken: Taken,
         rng: np.random.Generator,
     ) -> Site | None:
         """Draw the first clean site of a random sample, else the cleanest; None if full."""
+        if mode == "anywhere":
+            return self._anywhere(radius, taken, rng)
         modes = [mode]
         if mode == "mixed":
             modes = list(rng.permutation(["interior", "subpleural"]))
@@ -163,7 +170,7 @@ class PlacementField:
         self,
         radius: float,
         mode: str,
-        taken: list[tuple[tuple[float, float, float], float]],
+        taken: Taken,
         rng: np.random.Generator,
     ) -> np.ndarray:
         """Return up to CANDIDATES random block indices, shape (n, 3), that obey the hard rules."""
@@ -178,7 +185,48 @@ class PlacementField:
             allowed &= self.region_depth >= low
             if shell is not None:
                 allowed &= self.depth < shell
-        allowed &= self.inside & (self.to_face >= radius + 1.0)
+        places = self._free(allowed, radius, taken)
+        return places[rng.permutation(len(places))[:CANDIDATES]]
+
+    def _anywhere(self, radius: float, taken: Taken, rng: np.random.Generator) -> Site | None:
+        """Draw a site whose sphere is half in the organ, from the middle slices if they have one.
+
+        Slices are drawn evenly, then places within them.
+        """
+        places = self._free(self.region_depth >= (self.limits.erosion_mm or 0), radius, taken)
+        high = self._height(np.argwhere(self.inside))
+        share = (self._height(places) - high.min()) / max(np.ptp(high), 1e-6)
+        for lowest, highest in BANDS:
+            near = np.flatnonzero((share >= lowest) & (share <= highest))
+            if not len(near):
+                continue
+            _, slices, sizes = np.unique(
+                share[near].round(3), return_inverse=True, return_counts=True
+            )
+            weight = 1 / sizes[slices]
+            drawn = rng.choice(
+                near, min(CANDIDATES, len(near)), replace=False, p=weight / weight.sum()
+            )
+            for place in places[drawn]:
+                if self._share_inside(place, radius) >= LEAST_INSIDE:
+                    return self._site(place, "anywhere", float("nan"), clean=True)
+        return None
+
+    def _height(self, places: np.ndarray) -> np.ndarray:
+        """Return where blocks lie between feet and head, in mm."""
+        return nib.affines.apply_affine(self.affine, self._index(places))[..., 2]
+
+    def _share_inside(self, place: np.ndarray, radius: float) -> float:
+        """Return the share of a sphere in the organ, or in its region."""
+        reach = np.ceil(radius / self.block_mm).astype(int)
+        steps = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij"), -1)
+        ball = place + steps[np.linalg.norm(steps * self.block_mm, axis=-1) <= radius]
+        known = ball[((ball >= 0) & (ball < self.inside.shape)).all(1)]
+        return float(self.inside[tuple(known.T)].sum() / len(ball))
+
+    def _free(self, allowed: np.ndarray, radius: float, taken: Taken) -> np.ndarray:
+        """Return the places in the organ, shape (n, 3), that faces and other lesions leave."""
+        allowed = allowed & self.inside & (self.to_face >= radius + 1.0)
         allowed &= self.to_lesion >= radius + self.limits.gap_mm
         places = np.argwhere(allowed)
         points = nib.affines.apply_affine(self.affine, self._index(places))
@@ -186,8 +234,7 @@ class PlacementField:
         for point, other in taken:
             apart = np.linalg.norm(points - np.array(point), axis=1)
             free &= apart >= radius + other + self.limits.gap_mm
-        places = places[free]
-        return places[rng.permutation(len(places))[:CANDIDATES]]
+        return places[free]
 
     def _vessel_shares(self, place: np.ndarray, radius: float) -> tuple[float, float]:
         """Return the share of the sphere on vessels (nan: unknown), of its core on large ones."""

@@ -15,7 +15,7 @@ from tools.organs.organ import Organ, OrganMap
 from tools.organs.sources import OrganSource, find_organ
 from tools.scans.changed import packed
 from tools.scans.scan import AIR_HU, Scan
-from tools.shapes import LabelShape, MaskFileShape, Place, Shape, ShapeSource
+from tools.shapes import LabelShape, MaskFileShape, Place, Shape, ShapeSource, SizedShapes
 from tools.synthesis.case_folder import describe_source
 from tools.synthesis.cases import Case
 from tools.synthesis.catalogue import rim_share
@@ -72,6 +72,7 @@ class Synthesizer:
         organs: finds the organ in scans that come without a mask of it.
         count: lesions per scan; None: as the organ's table says, one with a mask file as shape.
         diameter_mm: smallest and largest, as the organ's table defines it; one number fixes it.
+            Sources of shapes with sizes of their own draw those.
         site: centre of the first lesion in RAS mm; None: chosen.
         placement: word of the organ's table.
         erosion_mm: depth of a shell under the surface of the organ, see
@@ -135,6 +136,10 @@ class Synthesizer:
             if getattr(self, name) not in words:
                 known = ", ".join(word for word in words if word)
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        if self.sizes and isinstance(self.shapes, SizedShapes):
+            raise ValueError(
+                f"sizes must be those of the shape, which has its own, got {self.sizes}"
+            )
         if self.region is not None and self.one_scan_only:
             raise ValueError(
                 f"{self.organ.region_option} does not go with a mask file as shape, got "
@@ -232,7 +237,7 @@ class Synthesizer:
         )
         if found.inside is not None and self.organ.levels_hu is not None:
             scan.require_level(found.inside, self.organ.levels_hu, self.organ.name)
-        if not self.organ.parts:
+        if self.organ.chart == "box":
             found = replace(found, inside=packed(found.inside), region=packed(found.region))
         canvas = self.texturer.view.open(scan, found.labels)
         if canvas.within is None and not self.one_scan_only:
@@ -261,9 +266,6 @@ class Synthesizer:
             diameters, site, organ = [self.shapes.diameter_mm], point, OrganMap(None, {})
         else:
             diameters, site = self._draw_diameters(rng), self.site
-        existing = None
-        if case.lesion_mask is not None:
-            existing = scan.load_mask(case.lesion_mask, "lesion_mask", empty=True)
         sites = choose_sites(
             scan.image,
             organ.inside,
@@ -271,7 +273,7 @@ class Synthesizer:
             [diameter / 2 for diameter in diameters],
             rng,
             mode=self.placement,  # type: ignore[arg-type]
-            lesion_mask=existing,
+            lesion_mask=self._existing(scan, case, organ.labels),
             site_mm=site,
             erosion_mm=self.erosion_mm,
             region_mask=organ.region,
@@ -283,8 +285,22 @@ class Synthesizer:
         note = f"{missing} of {len(sites)} lesions found no room in the organ"
         return spots, [note] if missing else []
 
+    def _existing(self, scan: Scan, case: Case, labels: np.ndarray | None) -> Any:
+        """Return the lesions that are there; of an organ with parts those of its label maps."""
+        if not self.organ.parts:
+            if case.lesion_mask is None:
+                return None
+            return scan.load_mask(case.lesion_mask, "lesion_mask", empty=True)
+        maps = [] if labels is None else [labels]
+        if case.lesion_mask is not None:
+            maps.append(scan.load_labels(case.lesion_mask, "lesion_mask"))
+        found = [np.isin(each, self.organ.values) for each in maps]
+        return np.logical_or.reduce(found) if found else None
+
     def _draw_diameters(self, rng: np.random.Generator) -> list[float]:
         count = int(self.count or 1)
+        if isinstance(self.shapes, SizedShapes):
+            return [self.shapes.draw_diameter(rng) for _ in range(count)]
         if self.sizes is None:
             low, high = self.diameter_mm
             return rng.uniform(low, high, count).tolist()

@@ -28,6 +28,7 @@ CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")  # CID 
 LESION_TYPES = {
     "lesion": Code("27925004", "SCT", "Nodule"),
     "infarct": Code("22298006", "SCT", "Myocardial Infarction"),
+    "tumour": Code("108369006", "SCT", "Neoplasm"),
 }
 OTHER_TYPE = Code("52988006", "SCT", "Lesion")
 METHOD = codes.DCM.ArtificialIntelligence  # CID 7162
