@@ -154,8 +154,7 @@ def test_a_network_is_shown_under_control(nodules: Path, tmp_path: Path) -> None
     [
         (
             ["--methods", "nothing"],
-            "methods must be of lefusion_lidc, hr_ldm, hand_crafted, copy_paste, carvemix, "
-            "lesionmix",
+            "methods must be of lefusion_lidc, hr_ldm, cond_diffusion_latent, hand_crafted, ",
         ),
         (["--preset", "liver"], "preset must be one of heart, lung or a JSON file, got 'liver'"),
         (["--preset", "own.json"], "preset must have the keys"),
