@@ -148,5 +148,5 @@ def nearness_limits(
     known = np.flatnonzero(np.isfinite(real))
     if not len(known):
         return np.full(len(sizes), np.nan)
-    like = known[like_sized(sizes, [real_sizes[k] for k in known])]
+    like = known[like_sized(sizes, [real_sizes[int(k)] for k in known])]
     return np.percentile(real[like], NEAR, axis=1, method="weibull")

@@ -99,8 +99,8 @@ def audit_dataset(
         "licences": {"weights": _weights(records), "scans": _licence(scan)},
     }
     maps = _maps(folder, records, originals, window)
-    axial = [None if each is None else each.pictures["axial"] for each in (made, known)]
-    return Audit(facts, maps, *axial)
+    of_training = None if known is None else known.pictures["axial"]
+    return Audit(facts, maps, made.pictures["axial"], of_training)
 
 
 def _records(folder: Path) -> dict[str, ScanRecord]:
@@ -259,7 +259,9 @@ def _diversity(made: Measured, known: Measured | None, seed: int) -> dict[str, A
         "duplicates": [[made.crops[i].name, made.crops[k].name] for i, k in same],
         "band": None,
     }
-    like = [] if known is None else np.unique(like_sized(made.diameters_mm, known.diameters_mm))
+    like: Any = (
+        [] if known is None else np.unique(like_sized(made.diameters_mm, known.diameters_mm))
+    )
     if known is not None and len(like) > count:
         real = [known.crops[k] for k in like]
         rng, whole = np.random.default_rng(seed), pictures_apart(real, real)

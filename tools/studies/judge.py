@@ -273,15 +273,22 @@ def judge(
     }
     sets = feature_sets(real, synthetic)
     known = earlier or {}
-    pictures = {plane: [each.pictures[plane] for each in (real, synthetic)] for plane in PLANES}
+    pictures = {plane: (real.pictures[plane], synthetic.pictures[plane]) for plane in PLANES}
     result["distances"] = {
         name: set_distances(
-            *(sets | pictures)[of], patients, distance, seed, _real(known, "distances", name)
+            (sets | pictures)[of][0],
+            (sets | pictures)[of][1],
+            patients,
+            distance,
+            seed,
+            _real(known, "distances", name),
         )
         for name, of, distance in tqdm(list(_distances([*sets], seed)), desc="distances")
     }
     result["told_apart"] = {
-        name: told_apart(forest_auc, *rows, patients, seed, _real(known, "told_apart", name))
+        name: told_apart(
+            forest_auc, rows[0], rows[1], patients, seed, _real(known, "told_apart", name)
+        )
         for name, rows in tqdm(sets.items(), desc="forests")
     }
     both = (real, synthetic)
