@@ -141,6 +141,21 @@ def test_last_line_of_the_command_is_one_sentence(
     assert "Traceback" in shown
     run_command(monkeypatch, *words, "--seeed", 1)
     assert capfd.readouterr().err.endswith("got --seeed; did you mean --seed?\n")
+    run_command(monkeypatch, *words, "--seed", "x")
+    assert capfd.readouterr().err.endswith("\nerror: seed must be a number, got 'x'\n")
+
+
+@pytest.mark.parametrize(
+    "option", ["--max_epochs x", "--validate::inferer::num_inference_steps two"]
+)
+def test_text_is_no_number(option: str) -> None:
+    words = ["run", "--config_file", str(TRAIN), *option.split(" ")]
+    with pytest.raises(
+        ValueError, match=r"(max_epochs|num_inference_steps) must be a number, got '"
+    ):
+        require_known_options(words)
+    require_known_options([*words[:-1], "'$2 * 3'"])
+    require_known_options([*words[:-1], "None"])
 
 
 def test_other_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,8 @@ cannot tell which of its keys were typed, and does so only in a process that is 
 program that runs a bundle (``ConfigWorkflow``, MONAI Label, a test) is left alone.
 
 What MONAI does before the run list stays in its words: an option whose parent is misspelt
-(``--trian#x``: ``KeyError: 'query key: trian'``), and what ``initialize`` cannot take
-(``--seed x``).
+(``--trian#x``: ``KeyError: 'query key: trian'``). ``initialize`` comes before it too, so it takes
+any seed.
 """
 
 from __future__ import annotations
@@ -48,13 +48,15 @@ def as_command() -> None:
 
 
 def require_known_options(words: Sequence[str]) -> None:
-    """Refuse an override whose key no config has; MONAI would add it, and nothing would read it.
+    """Refuse an override whose key no config has, or with text where the config has a number.
+
+    MONAI would add the key, and nothing would read it.
 
     Args:
         words: ``run``, its run id and its options, as typed.
 
     Raises:
-        ValueError: naming the option, and the key that is nearest to it.
+        ValueError: naming the option, and the key that is nearest to it, or the text.
     """
     given: dict[str, Any] = {}
     fire.Fire(lambda *_, **options: given.update(options), command=list(words))
@@ -65,7 +67,11 @@ def require_known_options(words: Sequence[str]) -> None:
     known = MONAI_OPTIONS | (TRACKING_OPTIONS if "tracking" in given else set())
     for option in given.keys() - known:
         key = ReferenceResolver.normalize_id(option)
-        if not key.startswith(parser.meta_key) and not _has_key(parser, key):
+        if key.startswith(parser.meta_key):
+            continue
+        if _is_number(parser.get(key)) and _is_text(given[option]):
+            raise ValueError(f"{option} must be a number, got {given[option]!r}")
+        if not _has_key(parser, key):
             near = difflib.get_close_matches(option, [*_keys(parser.config), *known], 1)
             hint = f"did you mean --{near[0]}?" if near else "see the config for its keys"
             files = ", ".join(str(file) for file in ensure_tuple(given["config_file"]))
@@ -100,6 +106,15 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
     sys.__excepthook__(kind, error, trace)
     if issubclass(kind, Exception):
         print(f"error: {sentence(error)}", file=sys.stderr, flush=True)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether a value is text that MONAI reads as such: no expression, reference or macro."""
+    return isinstance(value, str) and not value.startswith(("$", "@", "%"))
 
 
 def _has_key(parser: ConfigParser, key: str) -> bool:

@@ -196,6 +196,7 @@ def paste_window(
     grid: WindowGrid,
     label: np.ndarray,
     box: Box,
+    order: int = 1,
 ) -> np.ndarray:
     """Return the values of the window at the label's voxels on the scan's own grid.
 
@@ -217,7 +218,9 @@ def paste_window(
             f"lesion must fit the window of {grid.size} voxels, got {extent.round(1)} mm"
         )
     # linear, so that the outermost voxels keep the soft edge of a partial volume
-    return ndimage.map_coordinates(window, position.T, order=1, mode="nearest", output=np.float32)
+    return ndimage.map_coordinates(
+        window, position.T, order=order, mode="nearest", output=np.float32
+    )
 
 
 def extended(window: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -346,7 +349,9 @@ def compose_rim(
     """
     before = np.asarray(image[zone.box][zone.inside], np.float64)
     old, new = (
-        paste_window(image, affine, part, grid, zone.inside, zone.box) for part in (shown, drawn)
+        # cubic: linear interpolation blurs what was blurred once already, when the window was cut
+        paste_window(image, affine, part, grid, zone.inside, zone.box, order=3)
+        for part in (shown, drawn)
     )
     fine = before - old
     middle = np.median(fine)

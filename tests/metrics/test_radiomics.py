@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from tools.metrics.radiomics import cooccurrence, isotropic, radiomic_features, run_lengths
+from tools.metrics.radiomics import (
+    centred_cube,
+    cooccurrence,
+    isotropic,
+    radiomic_features,
+    run_lengths,
+)
 
 # in a plane there are neighbours in 4 of the 13 directions
 LEVELS = np.array([[1, 1, 2], [1, 2, 2]]).reshape(2, 3, 1)
@@ -49,3 +55,12 @@ def test_features_are_those_of_the_body_not_of_its_voxels() -> None:
         assert fine[name] == pytest.approx(coarse[name], rel=0.06, abs=1), name
     values, inside = isotropic(image, ball, (1, 1, 0.5))
     assert values.shape == inside.shape == (24, 24, 24)
+
+
+def test_the_middle_of_the_lesion_is_that_of_the_cube() -> None:
+    image = np.zeros((20, 20, 5))
+    image[14, 3, 2] = 1
+    values, inside = centred_cube(image, image > 0, (1, 1, 4), 8)
+    # four voxels of 1 mm along the last axis, whose middle is rounded to an even number
+    assert np.argwhere(inside)[:, :2].tolist() == [[4, 4]] * 4
+    assert values.shape == inside.shape == (8, 8, 8)

@@ -178,7 +178,7 @@ def test_weights_that_a_config_loads_must_be_packed(small_bundle: Path, tmp_path
 @pytest.mark.parametrize(
     ("bundle", "others"),
     [
-        ("lefusion_lidc", set()),
+        ("lefusion_lidc", {"model_cond_diffusion.pt", "model_repaint.pt"}),
         ("lefusion_emidec", set()),
         ("diffmask", {"model_cardiac.pt"}),
         ("hr_ldm", {"autoencoder.pt"}),

@@ -62,6 +62,8 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "a.nrrd": itk,
     "a.mha": itk,
     "a.mhd": itk,
+    "a.nhdr": itk,
+    "UPPER.NII.GZ": lambda path: nifti(path.with_name("a.nii.gz")).rename(path),
     "UPPER.NII": lambda path: nifti(path.with_suffix(".nii")).rename(path),
 }
 
@@ -149,6 +151,18 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty": (named("a.nii.gz", b""), "scan must be an image, got the empty file"),
     "text": (named("a.nii", b"hello"), "scan must be an image that can be read"),
     "text, compressed": (named("a.nii.gz", b"hello"), "scan must be an image that can be read"),
+    "compressed, named as if not": (
+        lambda folder: nifti(folder / "a.nii.gz").rename(folder / "a.nii"),
+        r"scan must be an image that can be read, .*\(it is compressed: its name must end with .gz",
+    ),
+    "not compressed, named as if": (
+        lambda folder: nifti(folder / "a.nii").rename(folder / "a.nii.gz"),
+        "scan must be an image that can be read, .* is not a gzip file",
+    ),
+    "header of voxels that are gone": (
+        lambda folder: _without_voxels(itk(folder / "a.mhd")),
+        r"that can be read, got \S+ \((?!.*(Exception|0x))",
+    ),
     "picture": (named("a.png", b"hello"), "scan must be NIfTI .* NRRD or MetaImage, got .*a.png"),
     "broken nrrd": (named("a.nrrd", b"NRRD0004\n"), "scan must be an image that can be read"),
     "colours": (colours, "scan must hold whole or real numbers of at most 64 bits, got colours"),
@@ -179,9 +193,20 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "scan must have a finite affine",
     ),
     "checksum": (damaged(1.0), "scan must be whole, .* cut short or damaged"),
+    "checksum, upper case": (
+        lambda folder: damaged(1.0)(folder).rename(folder / "A.NII.GZ"),
+        "scan must be whole, .* cut short or damaged",
+    ),
     "damaged": (damaged(0.5), "scan must be whole, .* cut short or damaged"),
     "bomb": (bomb, "scan must be whole, .* goes on behind its voxels"),
 }
+
+
+def _without_voxels(header: Path) -> Path:
+    for path in header.parent.iterdir():
+        if path != header:
+            path.unlink()
+    return header
 
 
 def _with_spacing(folder: Path, spacing: float) -> Path:

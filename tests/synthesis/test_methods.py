@@ -119,7 +119,7 @@ def test_methods_are_options_of_synthesize(tmp_path: Path, library: Path, method
         (["--library", "x"], "library does not go with bundle lefusion_lidc, got 'x'"),
         (
             ["--method", "copy_paste", "--bundle", "hr_ldm"],
-            "method must be one of none here for bundle hr_ldm, got 'copy_paste'",
+            "method must be one of cond_diffusion_latent for bundle hr_ldm, got 'copy_paste'",
         ),
     ],
 )

@@ -355,7 +355,7 @@ def test_files_have_the_form_of_the_bundle_or_are_a_list(tmp_path: Path) -> None
     textures = of_classes(f"{path}:odd,{path}", CLASSES, fluctuation=0)
     assert textures.names == ["mine.json:odd", "mine.json"]
     # a gain of 0 moves by the middle of the tissues, here by one bin, whatever their distance
-    name, moved, _ = textures.draw(0, rng(), None, (-0.1, 0.6), BOTH)
+    name, moved, *_ = textures.draw(0, rng(), None, (-0.1, 0.6), BOTH)
     assert (name, moved) == ("odd", pytest.approx([0, 0, 1, 0, 0, 0, 0, 0]))
     stored = textures.file_histogram
     assert json.loads(json.dumps(stored)) == stored

@@ -9,13 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.synthesis.jobs import crops, lung_job
+from tests.synthesis.jobs import crops, heart_job, heart_scan, lung_job
 from tests.synthesis.test_run import write_scans
 from tools.cli import main
-from tools.synthesis.cases import find_cases
+from tools.synthesis.cases import Case, find_cases
 from tools.synthesis.ranks import Rank
 from tools.synthesis.run import synthesize_scans
-from tools.synthesis.verify import verify_dataset
+from tools.synthesis.verify import verify_case, verify_dataset
 
 
 @pytest.fixture(scope="module", params=["cubes", "crops"])
@@ -126,3 +126,21 @@ def test_what_is_spoilt_is_named(
         raise ValueError("; ".join(findings))
     assert main(["verify", str(out), "--scan", scans]) == 1
     assert capsys.readouterr().err.count("error: dir must be sound") == 1
+
+
+def test_the_muscle_round_an_infarct_must_be_that_of_the_scan(tmp_path: Path) -> None:
+    scan, organ = heart_scan()
+    assert scan.nifti is not None
+    nib.save(scan.nifti, tmp_path / "h.nii.gz")
+    nib.save(organ, tmp_path / "organ.nii.gz")
+    case = Case("h", tmp_path / "h.nii.gz", tmp_path / "organ.nii.gz")
+    synthesize_scans([case], tmp_path / "out", heart_job(), Rank())
+    folder = tmp_path / "out" / "h"
+    assert verify_case(folder, case.path) == []
+    image = nib.load(folder / "image.nii.gz")
+    values = np.asarray(image.dataobj).copy()
+    muscle = np.argwhere(np.asarray(nib.load(folder / "label.nii.gz").dataobj) == 2)
+    values[tuple(muscle[-1])] += 5
+    nib.save(type(image)(values, image.affine, image.header), folder / "image.nii.gz")
+    (finding,) = verify_case(folder, case.path)
+    assert finding.startswith("1 voxels outside of label and margin differ from the scan")

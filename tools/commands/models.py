@@ -190,7 +190,7 @@ def evaluate(
         window: intensities between which pictures are compared, for scans in HU.
         training: lesions that the model was trained on, DATALIST[:section], by default the section
             training: tells how near the synthetic ones lie to the nearest of them, beside how near
-            real ones do.
+            those of like size lie to one of another patient.
         other_seeds: folders with the same masks drawn with other seeds, separated by commas: tells
             how far two seeds lie apart.
         radimagenet: RadImageNet-ResNet50_notop.pth, whose features give FID and KID of pictures.

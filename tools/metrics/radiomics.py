@@ -18,7 +18,14 @@ import numpy as np
 from scipy import ndimage, stats
 from skimage.measure import marching_cubes, mesh_surface_area
 
-__all__ = ["RADIOMICS_VERSION", "cooccurrence", "isotropic", "radiomic_features", "run_lengths"]
+__all__ = [
+    "RADIOMICS_VERSION",
+    "centred_cube",
+    "cooccurrence",
+    "isotropic",
+    "radiomic_features",
+    "run_lengths",
+]
 
 RADIOMICS_VERSION = 1
 BIN_WIDTH = 25.0
@@ -37,6 +44,26 @@ def isotropic(
     values = ndimage.zoom(np.asarray(image, np.float32), factors, order=1, **options)
     inside = ndimage.zoom(mask.astype(np.float32), factors, order=1, **options) >= 0.5
     return values, inside
+
+
+def centred_cube(
+    image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float], side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return image and mask in a cube of 1 mm voxels whose middle is that of the lesion.
+
+    Beyond the image its border goes on; the middle of an empty mask is the first voxel. ``side`` is
+    even: the middle has as many voxels before it as ``side / 2``.
+
+    Example:
+        >>> image = np.zeros((9, 9, 9)); image[6, 6, 6] = 1
+        >>> values, inside = centred_cube(image, image > 0, (1, 1, 1), 4)
+        >>> np.argwhere(inside).tolist(), values.sum()
+        ([[2, 2, 2]], np.float64(1.0))
+    """
+    values, inside = isotropic(image, mask, spacing_mm)
+    middle = np.argwhere(inside).mean(0).round().astype(int) if inside.any() else [0, 0, 0]
+    place = tuple(slice(m, m + side) for m in middle)
+    return np.pad(values, side // 2, mode="edge")[place], np.pad(inside, side // 2)[place]
 
 
 def radiomic_features(

@@ -79,16 +79,25 @@ def distance_mm(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
 
     To the last bit what scipy returns, in a third of its memory.
     """
+    distance = np.empty(mask.shape)
+    for row, plane in enumerate(_distances(mask, spacing_mm)):
+        distance[row] = plane
+    return distance
+
+
+def _distances(mask: np.ndarray, spacing_mm: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield :func:`distance_mm` along the first axis, so that none need hold the whole."""
     nearest = ndimage.distance_transform_edt(
         mask, sampling=spacing_mm, return_distances=False, return_indices=True
     )
-    total = np.zeros(mask.shape)
-    for axis, mm in enumerate(spacing_mm):
-        own = np.arange(mask.shape[axis]).reshape([-1 if n == axis else 1 for n in range(3)])
-        for row in range(mask.shape[0]):
-            here = own[row] if axis == 0 else own[0]
-            total[row] += ((nearest[axis][row] - here) * float(mm)) ** 2
-    return np.sqrt(total, out=total)
+    _, across, down = np.ogrid[tuple(slice(size) for size in mask.shape)]
+    for row in range(mask.shape[0]):
+        total = np.zeros(mask.shape[1:])
+        for found, own, mm in zip(
+            nearest[:, row], (row, across[0], down[0]), spacing_mm, strict=True
+        ):
+            total += ((found - own) * float(mm)) ** 2
+        yield np.sqrt(total, out=total)
 
 
 def _box_round(mask: np.ndarray, margin: Sequence[int] | np.ndarray) -> tuple[slice, ...]:
@@ -103,7 +112,8 @@ def dilate(mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np.nda
         return mask.copy()
     box = _box_round(mask, np.ceil(radius_mm / spacing_mm).astype(int))
     grown = np.zeros_like(mask)
-    grown[box] = distance_mm(~mask[box], spacing_mm) <= radius_mm
+    for row, distance in zip(grown[box], _distances(~mask[box], spacing_mm), strict=True):
+        row[:] = distance <= radius_mm
     return grown
 
 
@@ -117,7 +127,8 @@ def erode(mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np.ndar
     # one voxel of background on the sides that have it
     box = _box_round(mask, (1, 1, 1))
     kept = np.zeros_like(mask)
-    kept[box] = distance_mm(mask[box], spacing_mm) > radius_mm
+    for row, distance in zip(kept[box], _distances(mask[box], spacing_mm), strict=True):
+        row[:] = distance > radius_mm
     return kept
 
 

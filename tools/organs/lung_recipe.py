@@ -75,6 +75,7 @@ def _pure_air(coarse: np.ndarray, block_mm: np.ndarray) -> tuple[np.ndarray, np.
     faces = (labels[[0, -1]], labels[:, [0, -1]])  # not the axial ends: trachea and lungs are cut
     outside = _parts(labels, [np.unique(face) for face in faces])
     gas = pure & ~outside
+    del smooth, labels  # each is four times a mask, and what follows needs the room
     opened = dilate(erode(gas, 3.0, block_mm), 4.0, block_mm)
     return outside, gas & opened
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tools.files import claimed, new_file, write_json
-from tools.report.page import render
+from tools.report.findings import Section, data_uri, findings_page, png
 from tools.studies.audit import Audit
 from tools.studies.judge import without_nan
 
-__all__ = ["FILES", "Section", "sections", "write_audit"]
+__all__ = ["FILES", "sections", "write_audit"]
 
 FILES = ("audit.json", "audit.md", "audit.html")
 MADE, REAL, ASKED = "#ffb454", "#7cc7ff", "#7ee0a1"
@@ -44,16 +42,6 @@ SHOWN = 6  # lesions beside their nearest of the training
 PROJECTIONS = (("axial", 2, 0, 1), ("coronal", 1, 0, 2), ("sagittal", 0, 1, 2))
 
 
-class Section(NamedTuple):
-    """A part of the page."""
-
-    title: str
-    verdict: str  # good, bad or empty
-    sentences: list[str]
-    plot: str = ""  # a data URI
-    details: str = ""
-
-
 def write_audit(out: str | Path, audit: Audit) -> list[Section]:
     """Write ``audit.json``, ``audit.md`` and ``audit.html`` into a folder, and return the parts."""
     with mpl.rc_context(STYLE):
@@ -61,7 +49,10 @@ def write_audit(out: str | Path, audit: Audit) -> list[Section]:
     title = f"Audit of {audit.facts['dir']}"
     with claimed(out, FILES) as folder:
         write_json(folder / FILES[0], without_nan(audit.facts))
-        for name, text in ((FILES[1], _markdown(title, parts)), (FILES[2], _page(title, parts))):
+        for name, text in (
+            (FILES[1], _markdown(title, parts)),
+            (FILES[2], findings_page(title, parts)),
+        ):
             with new_file(folder / name) as partial:
                 partial.write_text(text, encoding="utf-8")
     return parts
@@ -74,10 +65,6 @@ def _markdown(title: str, parts: Sequence[Section]) -> str:
     return "\n".join(lines)
 
 
-def _page(title: str, parts: Sequence[Section]) -> str:
-    return render("audit.html", title=title, parts=parts)
-
-
 def sections(audit: Audit) -> Iterator[Section]:
     """Yield the parts of the page."""
     facts = audit.facts
@@ -85,8 +72,8 @@ def sections(audit: Audit) -> Iterator[Section]:
     yield _control(facts["control"])
     yield _sizes(facts["sizes"])
     yield _places(facts["places"], audit.maps)
-    yield _training(facts["training"], facts["unit"], audit)
-    yield _diversity(facts["diversity"], facts["unit"])
+    yield _training(facts["training"], audit)
+    yield _diversity(facts["diversity"])
     yield _licences(facts["licences"])
     yield _origin(facts)
 
@@ -207,17 +194,20 @@ def _places(found: Mapping[str, Any], maps: Sequence[np.ndarray]) -> Section:
     return Section("Places", "", said, _plot(3, plot))
 
 
-def _training(found: Mapping[str, Any] | None, unit: str, audit: Audit) -> Section:
+def _training(found: Mapping[str, Any] | None, audit: Audit) -> Section:
     title = "Nearest training lesions"
     if found is None:
         return Section(title, "", ["Not measured: give the training data (--training)."])
     said = [f"Compared with {found['lesions']} training lesions of {found['patients']} patients."]
-    names = {"features": "features", "pictures": f"pictures of 1 mm, {unit or 'intensity'}"}
+    names = {"features": "features", "pictures": "pictures, 1 less correlation"}
     for key, name in names.items():
         each = found[key]
+        if each["synthetic"] is None or each["real"] is None:
+            said.append(f"By {name}: no lesion could be compared.")
+            continue
         said.append(
-            f"By {name}: {_spread(each['distance'])} from the nearest; real lesions of two "
-            f"patients and like size: {_spread(each['real'])}. {each['closer']:.0%} are nearer "
+            f"By {name}: {_spread(each['synthetic'])} from the nearest; real lesions of two "
+            f"patients and like size: {_spread(each['real'])}. {each['share']:.0%} are nearer "
             "than 95 % of those are, where chance gives 5 %."
         )
     said.append("Lesions copied from training data would pile up at 0.")
@@ -225,10 +215,11 @@ def _training(found: Mapping[str, Any] | None, unit: str, audit: Audit) -> Secti
     def plot(axes: Sequence[Axes]) -> None:
         for axis, (key, name) in zip(axes, names.items(), strict=True):
             each = found[key]
-            edges = np.histogram_bin_edges(each["distances"] + each["real_distances"], 30)
+            real, made = (_finite(each[name]) for name in ("real_distances", "distances"))
+            edges = np.histogram_bin_edges(real + made, 30)
             for label, values, colour in (
-                ("real to real", each["real_distances"], REAL),
-                ("synthetic to training", each["distances"], MADE),
+                ("real to real", real, REAL),
+                ("synthetic to training", made, MADE),
             ):
                 axis.hist(
                     values, edges.tolist(), density=True, color=colour, alpha=0.6, label=label
@@ -244,7 +235,7 @@ def _pairs_plot(found: Mapping[str, Any], audit: Audit) -> str:
     """Return the synthetic lesions that are nearest to a training lesion, each above that one."""
     if audit.training_pictures is None:
         return ""
-    nearest = np.argsort(found["distances"])[:SHOWN]
+    nearest = np.argsort(found["distances"])[:SHOWN]  # those that are not known last
     known = audit.training_pictures
 
     def plot(axes: Sequence[Axes]) -> None:
@@ -252,21 +243,22 @@ def _pairs_plot(found: Mapping[str, Any], audit: Audit) -> str:
             lesion = nearest[k % len(nearest)]
             above = k < len(nearest)
             pictures = audit.pictures[lesion] if above else known[found["nearest"][lesion]]
-            axis.imshow(
-                np.rot90(pictures[2]), cmap="gray", vmin=np.nanmin(known), vmax=np.nanmax(known)
-            )
-            axis.set_title(f"{found['distances'][lesion]:.0f}" if above else "training", fontsize=8)
+            axis.imshow(np.rot90(pictures), cmap="gray", vmin=-1, vmax=1)
+            axis.set_title(f"{found['distances'][lesion]:.2f}" if above else "training", fontsize=8)
             axis.set(xticks=[], yticks=[])
 
     return " " + _plot(len(nearest), plot, rows=2, side=1.3)
 
 
-def _diversity(found: Mapping[str, Any] | None, unit: str) -> Section:
+def _diversity(found: Mapping[str, Any] | None) -> Section:
     if found is None:
         return Section("Diversity", "", ["Not measured: there is one lesion."])
-    said = [
-        f"Nearest other synthetic lesion by pictures of 1 mm: {_spread(found['distance'], unit)}."
-    ]
+    said = ["The lesions are even: their pictures cannot be compared."]
+    if found["distance"]:
+        said = [
+            "Nearest other synthetic lesion by pictures, 1 less correlation: "
+            f"{_spread(found['distance'])}."
+        ]
     band = found["band"]
     if band:
         said.append(
@@ -284,13 +276,17 @@ def _diversity(found: Mapping[str, Any] | None, unit: str) -> Section:
     )
 
     def plot(axes: Sequence[Axes]) -> None:
-        axes[0].hist(found["distances"], 20, color=MADE, label="synthetic to synthetic")
+        axes[0].hist(_finite(found["distances"]), 20, color=MADE, label="synthetic to synthetic")
         if band:
             axes[0].axvspan(band["low"], band["high"], color=REAL, alpha=0.4, label="median, real")
-        axes[0].set(xlabel=f"distance to the nearest other, {unit}", ylabel="lesions")
+        axes[0].set(xlabel="distance to the nearest other", ylabel="lesions")
         axes[0].legend()
 
     return Section("Diversity", "bad" if twice else "", said, _plot(1, plot))
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [value for value in values if np.isfinite(value)]
 
 
 def _licences(found: Mapping[str, Any]) -> Section:
@@ -342,6 +338,4 @@ def _plot(
     for axis in axes:
         if axis.get_ylabel() == "lesions":
             axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    with io.BytesIO() as stream:
-        figure.savefig(stream, dpi=110, format="png")
-        return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return data_uri(png(figure))

@@ -35,6 +35,8 @@ MOST_BYTES = 16 << 30
 MOST_SURPLUS = 64 << 20  # bytes behind the last voxel
 GZIP_RATIO = 1032  # deflate reaches no more
 SPACINGS_MM = (0.01, 100.0)
+GZIP_MAGIC = b"\x1f\x8b"
+ITK_PREAMBLE = re.compile(r".*\bERROR: (\w+\(0x[0-9a-f]+\): )?")  # its source file and address
 FLATTEST = 1e-3  # volume of a voxel as a share of the product of its edges
 CHUNK = 1 << 22
 SMALLEST_RANGE_HU = 50  # of any piece of a patient; scaled images span 1 or 2
@@ -134,7 +136,7 @@ def read_values(image: Any, path: str | Path | None = None, argument: str = "sca
         if not nib.is_proxy(proxy):
             return np.asanyarray(proxy).reshape(shape)
         file = str(proxy.file_like)
-        if not file.endswith(".gz"):
+        if not file.lower().endswith(".gz"):
             return np.asanyarray(proxy.get_unscaled()).reshape(shape)
         values = np.empty(math.prod(shape), proxy.dtype)
         with gzip.open(file) as stream:
@@ -160,7 +162,7 @@ def read_planes(
     proxy = image.dataobj
     file = str(proxy.file_like) if nib.is_proxy(proxy) else ""
     shape = tuple(image.shape[:3])
-    if not file.endswith(".gz"):
+    if not file.lower().endswith(".gz"):
         values = read_values(image, path, argument)
         yield from (values[..., k] for k in range(shape[2]))
         return
@@ -225,6 +227,8 @@ def count_not_finite(values: np.ndarray) -> int:
 
 
 def _open_nifti(path: Path) -> Any:
+    if not path.name.lower().endswith(".gz") and _is_gzip(path):
+        raise ValueError("it is compressed: its name must end with .gz")
     image: Any = nib.load(path)
     if isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair):
         logger.warning("%s is of the Analyze format, which does not say which side is left", path)
@@ -291,7 +295,7 @@ def _room(image: Any, path: Path) -> int:
         return MOST_BYTES
     file = Path(str(proxy.file_like))
     size = file.stat().st_size
-    if file.suffix == ".gz":
+    if file.suffix.lower() == ".gz":
         return size * GZIP_RATIO
     return size - int(proxy.offset)
 
@@ -322,6 +326,11 @@ def _finish(stream: Any) -> None:
             raise ValueError("it goes on behind its voxels")
 
 
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
 def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = ITK_PREAMBLE.sub("", " ".join(str(error).split())) or type(error).__name__
     return text[:160]

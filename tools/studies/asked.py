@@ -16,12 +16,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from tools.dicom.segmentation import lesion_numbers
 from tools.histograms import jensen_shannon_divergence
 from tools.metrics.lesion_edit import wasserstein_distance_hu
 from tools.scans.scan import Scan
 from tools.studies.judge import Listed, Measured, feature_sets, listed, quartiles
 from tools.studies.two_sample import bootstrap_interval
+from tools.synthesis.dicom.segmentation import lesion_numbers
 from tools.synthesis.records import LesionRecord
 from tools.transforms.conditions import SUBTYPES
 

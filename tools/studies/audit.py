@@ -16,20 +16,13 @@ from tqdm import tqdm
 from tools.bundle import bundle_folders, sha256_file
 from tools.export.entries import read_modality
 from tools.files import read_mark, read_object
-from tools.metrics.fidelity import standardized
-from tools.metrics.memory import (
-    Nearest,
-    feature_distances,
-    lesion_picture,
-    nearest_other,
-    nearest_training,
-    picture_distances,
-)
+from tools.metrics.copies import like_sized, nearest
 from tools.report.page import lesion_labels
 from tools.report.slices import OrientedVolume, changed_outside
 from tools.scans.crops import Crop
 from tools.scans.scan import Scan
-from tools.studies.judge import each_crop, measure, read_crops
+from tools.studies.judge import Measured, each_crop, measure, read_crops
+from tools.studies.memory import memory, pictures_apart
 from tools.studies.statistics import summarize
 from tools.synthesis.cases import Case, find_cases
 from tools.synthesis.datalist import DATALIST_FILE
@@ -39,12 +32,10 @@ from tools.synthesis.verify import verify_dataset
 __all__ = ["Audit", "audit_dataset"]
 
 WINDOW_HU = (-1000.0, 400.0)
-SAME = 0.01  # of the window: pictures that lie no farther apart are of one lesion
+SAME = 0.01  # pictures that correlate by more than 1 less this are of one lesion
 DRAWS = 50
-LIKE = 20  # lesions
 MAP = 64  # pixels along each side of a scan
 OWNER = "nothing is said of it: the scans stay under the terms of their owner"
-GROUPS = ("inside", "shape")  # of features; those of the border tell of the scan too
 
 
 class Audit(NamedTuple):
@@ -52,14 +43,8 @@ class Audit(NamedTuple):
 
     facts: dict[str, Any]  # JSON values
     maps: list[np.ndarray]  # mean projections of scans along x, y, z; (64, 64) each
-    pictures: np.ndarray  # (N, 3, 32, 32)
+    pictures: np.ndarray  # (N, 32, 32) axial, in [-1, 1]
     training_pictures: np.ndarray | None
-
-
-class _Lesions(NamedTuple):
-    crops: list[Crop]
-    features: dict[str, np.ndarray]
-    pictures: np.ndarray
 
 
 def audit_dataset(
@@ -96,10 +81,10 @@ def audit_dataset(
     originals = {case.name: case for case in find_cases(scan, dataset_dir)} if scan else {}
     content = read_object(folder / DATALIST_FILE, "dir")
     units = read_modality(content, "dir") in (None, "CT")
-    made = _measured(list(each_crop(folder)), units, None)
-    window = WINDOW_HU if units else _window(made.crops)
-    known = _measured(read_crops(training, section=section), units, window) if training else None
-    memory = None if known is None else _memory(made, known, window)
+    crops = list(each_crop(folder))
+    window = WINDOW_HU if units else _window(crops)
+    made = measure(crops, window, units)
+    known = measure(read_crops(training, section=section), window, units) if training else None
     facts = {
         "dir": folder.name,
         "unit": "HU" if units else "",
@@ -109,12 +94,13 @@ def audit_dataset(
         "control": _control(records),
         "sizes": _sizes(records),
         "places": {"asked": _asked(records, "placement"), "sites": _sites(folder, records)},
-        "training": memory,
-        "diversity": _diversity(made, known, window, seed),
+        "training": None if known is None else memory(made, known, seed),
+        "diversity": _diversity(made, known, seed),
         "licences": {"weights": _weights(records), "scans": _licence(scan)},
     }
     maps = _maps(folder, records, originals, window)
-    return Audit(facts, maps, made.pictures, None if known is None else known.pictures)
+    of_training = None if known is None else known.pictures["axial"]
+    return Audit(facts, maps, made.pictures["axial"], of_training)
 
 
 def _records(folder: Path) -> dict[str, ScanRecord]:
@@ -249,101 +235,45 @@ def _sites(folder: Path, records: Mapping[str, ScanRecord]) -> list[list[float]]
     return found
 
 
-def _measured(crops: list[Crop], units: bool, window: Sequence[float] | None) -> _Lesions:
-    window = window or (WINDOW_HU if units else _window(crops))
-    features = measure(crops, window, units).features
-    pictures = [lesion_picture(c.image, c.mask, c.spacing_mm, window) for c in crops]
-    return _Lesions(crops, features, np.array(pictures))
-
-
 def _window(crops: Sequence[Crop]) -> tuple[float, float]:
     values = np.concatenate([crop.image.ravel() for crop in crops])
     low, high = np.percentile(values, (0.5, 99.5)).tolist()
     return low, max(high, low + 1e-6)
 
 
-def _features(real: _Lesions, other: _Lesions) -> list[np.ndarray]:
-    pairs = [standardized(real.features[g], other.features[g]) for g in GROUPS]
-    return [np.concatenate([pair[k] for pair in pairs], 1) for k in (0, 1)]
-
-
-def _memory(made: _Lesions, known: _Lesions, window: Sequence[float]) -> dict[str, Any]:
-    """Return distances to the nearest training lesion, beside those among real lesions."""
-    patients = [crop.patient for crop in known.crops]
-    real, own = _features(known, made)
-    low = window[0]
-    found = {
-        "features": nearest_training(
-            feature_distances(own, real), feature_distances(real, real), patients
-        ),
-        "pictures": nearest_training(
-            picture_distances(made.pictures, known.pictures, low),
-            picture_distances(known.pictures, known.pictures, low),
-            patients,
-        ),
-    }
-    like = _like(made, known)
-    described = {
-        name: _nearest(each._replace(real=each.real[like]), made, known)
-        for name, each in found.items()
-    }
-    return {"lesions": len(patients), "patients": len(set(patients)), **described}
-
-
-def _like(made: _Lesions, known: _Lesions) -> np.ndarray:
-    """Return which training lesions are of the sizes of the synthetic ones; all, if too few are.
-
-    Large lesions lie farther from one another than small ones.
-    """
-    sizes, own = ([crop.diameter_mm for crop in each.crops] for each in (known, made))
-    like = np.flatnonzero((np.array(sizes) >= min(own)) & (np.array(sizes) <= max(own)))
-    return like if len(like) >= LIKE else np.arange(len(sizes))
-
-
-def _nearest(found: Nearest, made: _Lesions, known: _Lesions) -> dict[str, Any]:
-    return {
-        "distance": summarize(found.distance.tolist()),
-        "real": summarize(found.real.tolist()),
-        "real_low": float(np.percentile(found.real, 5)),
-        "closer": found.closer,
-        "distances": found.distance.tolist(),
-        "real_distances": found.real.tolist(),
-        "nearest": found.nearest.tolist(),
-        "names": [
-            [crop.name, known.crops[k].name]
-            for crop, k in zip(made.crops, found.nearest, strict=True)
-        ],
-    }
-
-
-def _diversity(
-    made: _Lesions, known: _Lesions | None, window: Sequence[float], seed: int
-) -> dict[str, Any] | None:
+def _diversity(made: Measured, known: Measured | None, seed: int) -> dict[str, Any] | None:
     """Return how near each lesion is to another synthetic one; None of one lesion.
 
-    The band is of as many real lesions, drawn again and again: among more the nearest is nearer.
+    The band is of as many real lesions of like size, drawn again and again: among more the nearest
+    is nearer.
     """
     count = len(made.crops)
     if count < 2:
         return None
-    low, names = window[0], range(count)
-    apart = picture_distances(made.pictures, made.pictures, low)
-    nearest = nearest_other(apart, names)
-    same = np.argwhere(np.triu(apart <= SAME * (window[1] - low), 1))
+    apart, names = pictures_apart(made.crops, made.crops), range(count)
+    distances, _ = nearest(apart, names, names)
+    same = np.argwhere(np.triu(np.maximum(apart, apart.T) <= SAME, 1))
     found: dict[str, Any] = {
-        "distances": nearest.tolist(),
-        "distance": summarize(nearest.tolist()),
+        "distances": distances.tolist(),
+        "distance": _spread(distances),
         "duplicates": [[made.crops[i].name, made.crops[k].name] for i, k in same],
         "band": None,
     }
-    real = None if known is None else known.pictures[_like(made, known)]
-    if real is not None and len(real) > count:
-        rng, whole = np.random.default_rng(seed), picture_distances(real, real, low)
-        drawn = [rng.choice(len(real), count, replace=False) for _ in range(DRAWS)]
-        middles = [np.median(nearest_other(whole[np.ix_(k, k)], names)) for k in drawn]
+    like: Any = (
+        [] if known is None else np.unique(like_sized(made.diameters_mm, known.diameters_mm))
+    )
+    if known is not None and len(like) > count:
+        real = [known.crops[k] for k in like]
+        rng, whole = np.random.default_rng(seed), pictures_apart(real, real)
+        drawn = [rng.choice(len(like), count, replace=False) for _ in range(DRAWS)]
+        middles = [np.nanmedian(nearest(whole[np.ix_(k, k)], names, names)[0]) for k in drawn]
         ends = np.percentile(middles, [5, 50, 95]).tolist()
         found["band"] = dict(zip(("low", "value", "high"), ends, strict=True))
     return found
+
+
+def _spread(values: np.ndarray) -> dict[str, float | int] | None:
+    return summarize(values[np.isfinite(values)].tolist())
 
 
 def _maps(

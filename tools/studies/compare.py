@@ -175,8 +175,10 @@ def compare(real: str | Path | None, out: str | Path, settings: Settings) -> dic
                 made[name] = list(_drawn(bench, job, own, name))
             if controls is None and preset["controls"] and _controlled(job):
                 controls = _controls(bench, job, folder / f"{name}_controls", request, name)
+        first: dict[str, Any] | None = None
         for name, crops in tqdm(made.items(), desc="judging"):
-            results["methods"][name] = _judged(bench, crops, settings.seed)
+            results["methods"][name] = _judged(bench, crops, settings.seed, first)
+            first = results["methods"][name] if first is None else first
         write_comparison(folder, results, preset, bench.lesions, made, controls)
     return results
 
@@ -338,10 +340,12 @@ def _require_strangers(real: Path, section: str | None, library: Path) -> None:
         raise ValueError(f"library must hold no patient of {section}, got {both[0]} in {library}")
 
 
-def _judged(bench: Bench, crops: Sequence[Crop], seed: int) -> dict[str, Any]:
+def _judged(
+    bench: Bench, crops: Sequence[Crop], seed: int, first: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Return what a method's lesions differ in from the real ones, as sets and one by one."""
     in_units = bench.lesions[0].scale is None
-    found = judge(bench.measured, measure(crops, bench.window, in_units), seed)
+    found = judge(bench.measured, measure(crops, bench.window, in_units), seed, first)
     both = zip(bench.lesions, crops, strict=True)
     rows = [_paired(real, made, bench) for real, made in both]
     found["classes"] = {}

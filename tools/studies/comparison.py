@@ -7,10 +7,7 @@ measure, null where there is none.
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -20,8 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import tools.report
 from tools.files import new_file, write_json
+from tools.report.findings import Section, data_uri, findings_page, png
 from tools.scans.crops import Crop
 from tools.studies.figure import COLOURS, INK
 from tools.studies.judge import without_nan
@@ -282,7 +279,7 @@ def _table_of_pictures(
         axes[0].set_title(title.replace("_", " "), fontsize=8, color=INK)
     for row, real in zip(grid[:, 0], reals, strict=True):
         row.set_ylabel(f"{real.crop.diameter_mm:.0f} mm", fontsize=8, color=INK)
-    return _png(figure)
+    return png(figure, 120)
 
 
 def _cases(
@@ -333,7 +330,7 @@ def _bars(methods: Mapping[str, Any]) -> bytes:
             labels = [name.replace("_", " ") for name in names]
             axes.set_yticks(range(len(names)), labels, fontsize=8)
             axes.invert_yaxis()
-    return _png(figure)
+    return png(figure, 120)
 
 
 def _interval(found: Mapping[str, float]) -> tuple[float, float, float]:
@@ -343,12 +340,6 @@ def _interval(found: Mapping[str, float]) -> tuple[float, float, float]:
     return found["value"], found["low"], found["high"]
 
 
-def _png(figure: Figure) -> bytes:
-    with io.BytesIO() as stream:
-        figure.savefig(stream, dpi=120, format="png", facecolor="white")
-        return stream.getvalue()
-
-
 CAPTIONS = {
     "compare.png": "The same lesions by all methods, from small to large; the outline is the mask",
     "compare_controls.png": "The same lesions under control; below the names the similarity of two "
@@ -356,39 +347,15 @@ CAPTIONS = {
     "compare_measures.png": "Measures with their 95 % intervals; grey: two halves of the real "
     "lesions",
 }
-STYLE = (
-    "main{padding-top:28px}img{max-width:100%;border-radius:6px;background:#fff}.table"
-    "{overflow-x:auto}table{border-collapse:collapse;margin:14px 0}td,th{padding:4px 10px;"
-    "border-bottom:1px solid var(--line);text-align:left;white-space:nowrap;font-size:13px}"
-    "p,figure{margin:10px 0;max-width:110ch}figure{max-width:none}h2{margin-top:34px}"
-)
 
 
 def _html(results: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     """Return the page, which opens offline and needs no other file."""
-    title, settings = html.escape(results["title"]), results["settings"]
-    parts = [f"<h1>{title}</h1>", f"<p>{html.escape(_facts(settings).replace('**', ''))}</p>"]
-    parts += [_figure(name, content) for name, content in pictures.items()]
-    parts += ["<h2>All methods</h2>", f"<p class=quiet>{html.escape(_notes(settings))}</p>"]
-    parts.append(_html_table(*_overview(results["methods"])))
+    settings = results["settings"]
+    parts = [Section(CAPTIONS[name], plot=data_uri(content)) for name, content in pictures.items()]
+    headers, rows = _overview(results["methods"])
+    said = [_facts(settings).replace("**", ""), _notes(settings)]
+    parts.append(Section("All methods", sentences=said, headers=headers, rows=rows))
     for name, note, table in _more(results):
-        parts += [f"<h2>{html.escape(name)}</h2>", f"<p class=quiet>{html.escape(note)}</p>"]
-        parts.append(_html_table(*table))
-    css = (Path(tools.report.__file__).parent / "page.css").read_text(encoding="utf-8")
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{css}{STYLE}</style>'
-    body = f"<main>{''.join(parts)}</main>"
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
-
-
-def _figure(name: str, content: bytes) -> str:
-    caption, data = html.escape(CAPTIONS[name]), base64.b64encode(content).decode()
-    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _html_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"<tr>{''.join(f'<th>{html.escape(each)}</th>' for each in headers)}</tr>"]
-    lines += [
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-    ]
-    return f"<div class=table><table>{''.join(lines)}</table></div>"
+        parts.append(Section(name, "", [note] if note else [], "", "", *table))
+    return findings_page(results["title"], parts)

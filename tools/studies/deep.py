@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tools.metrics.copies import centred_cube
 from tools.metrics.fidelity import kernel_distance, plain_frechet_distance
 from tools.metrics.radimagenet import radimagenet_features, radimagenet_network
+from tools.metrics.radiomics import centred_cube
 from tools.studies.judge import PLANES, Measured, set_distances, told_apart
 from tools.studies.two_sample import network_auc
 
 __all__ = ["network_told_apart", "picture_distances"]
+
+SIDE = 24  # voxels of 1 mm
 
 
 def picture_distances(
@@ -62,7 +64,7 @@ def network_told_apart(
 
     def cubes(measured: Measured) -> np.ndarray:
         found = [
-            centred_cube(crop.image.round(), crop.mask, crop.spacing_mm)[0]
+            centred_cube(crop.image.round(), crop.mask, crop.spacing_mm, SIDE)[0]
             for crop in measured.crops
         ]
         return ((np.stack(found)[:, None] - low) / (high - low) * 2 - 1).clip(-1, 1)

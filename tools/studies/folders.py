@@ -54,7 +54,7 @@ def judge_folders(options: Folders) -> tuple[dict[str, Any], list[tuple[str, str
     library = real
     if options.training:
         library = measure(read_crops(*_training(options.training, values)), options.window)
-        result["memory"] = memory(real, synthetic, library, seed)
+        result["memory"] = memory(synthetic, library, seed)
     if options.other_seeds:
         others = [read_crops(each, values, None, limit) for each in options.other_seeds]
         result["seeds"] = seed_spread([crops, *others], seed)

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from tools.files import different_names, listed_path, read_entries, read_object
 from tools.metrics.border import BorderFeatures, border_features, border_profile
-from tools.metrics.copies import centred_cube
 from tools.metrics.fidelity import (
     distances_of_halves,
     frechet_distance,
@@ -27,7 +26,7 @@ from tools.metrics.fidelity import (
     sliced_wasserstein,
     standardized,
 )
-from tools.metrics.radiomics import RADIOMICS_VERSION, radiomic_features
+from tools.metrics.radiomics import RADIOMICS_VERSION, centred_cube, radiomic_features
 from tools.metrics.spectrum import BANDS, spectrum_ratio
 from tools.scans.crops import MARGIN_MM, Crop, lesion_crops
 from tools.scans.reader import bare_name
@@ -53,6 +52,8 @@ __all__ = [
     "without_nan",
 ]
 
+Distance = Callable[..., float]  # of two sets
+
 PICTURE = 32  # pixels of 1 mm of the pictures that are compared
 SPLITS = 20
 PLANES = ("sagittal", "coronal", "axial")  # normal to the axes of a scan in RAS
@@ -73,6 +74,11 @@ class Measured(NamedTuple):
     def patients(self) -> list[str]:
         """Whose lesion each is."""
         return [crop.patient for crop in self.crops]
+
+    @property
+    def diameters_mm(self) -> list[float]:
+        """Of the spheres with the lesions' volumes."""
+        return [crop.diameter_mm for crop in self.crops]
 
     @property
     def subtypes(self) -> list[str]:
@@ -233,7 +239,12 @@ def _pictures(crop: Crop, window: Sequence[float]) -> list[np.ndarray]:
     return [cube.take(PICTURE // 2, axis) for axis in range(3)]
 
 
-def judge(real: Measured, synthetic: Measured, seed: int = 0) -> dict[str, Any]:
+def judge(
+    real: Measured,
+    synthetic: Measured,
+    seed: int = 0,
+    earlier: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return all that two sets of lesions differ in, JSON values only.
 
     ``distances``: name to ``value`` (median of the distances of random halves of one set to halves
@@ -246,6 +257,8 @@ def judge(real: Measured, synthetic: Measured, seed: int = 0) -> dict[str, Any]:
         real: measured.
         synthetic: measured on the same window.
         seed: of halves, directions, forests.
+        earlier: what this returned for other synthetic lesions with the same real ones and seed:
+            what is of real lesions alone is taken from there.
     """
     patients = [real.patients, synthetic.patients]
     result: dict[str, Any] = {
@@ -259,22 +272,43 @@ def judge(real: Measured, synthetic: Measured, seed: int = 0) -> dict[str, Any]:
         },
     }
     sets = feature_sets(real, synthetic)
-    result["distances"] = dict(_distances(real, synthetic, sets, patients, seed))
+    known = earlier or {}
+    pictures = {plane: (real.pictures[plane], synthetic.pictures[plane]) for plane in PLANES}
+    result["distances"] = {
+        name: set_distances(
+            (sets | pictures)[of][0],
+            (sets | pictures)[of][1],
+            patients,
+            distance,
+            seed,
+            _real(known, "distances", name),
+        )
+        for name, of, distance in tqdm(list(_distances([*sets], seed)), desc="distances")
+    }
     result["told_apart"] = {
-        name: told_apart(forest_auc, rows[0], rows[1], patients, seed)
+        name: told_apart(
+            forest_auc, rows[0], rows[1], patients, seed, _real(known, "told_apart", name)
+        )
         for name, rows in tqdm(sets.items(), desc="forests")
     }
-    for group, names in real.names.items():
+    both = (real, synthetic)
+    bands = [f"{low:g}-{high:g}" for low, high in pairwise(BANDS)]
+    for group, names in {**real.names, "noise_spectrum": bands}.items():
+        columns = ((each.features | {"noise_spectrum": each.spectra})[group].T for each in both)
         result[group] = {
             name: {
-                "real": quartiles(real.features[group][:, k], real.patients, seed),
-                "synthetic": quartiles(synthetic.features[group][:, k], synthetic.patients, seed),
+                "real": _real(known, group, name) or quartiles(one, real.patients, seed),
+                "synthetic": quartiles(other, synthetic.patients, seed),
             }
-            for k, name in enumerate(names)
+            for name, one, other in zip(names, *columns, strict=True)
         }
     result["profile"] = _profiles(real, synthetic)
-    result["noise_spectrum"] = _spectra(real, synthetic, seed)
     return result
+
+
+def _real(known: Mapping[str, Any], part: str, name: str) -> Any:
+    """Return what an earlier result says of the real lesions alone; None without one."""
+    return known[part][name]["real"] if known else None
 
 
 def feature_sets(real: Measured, *others: Measured) -> dict[str, list[np.ndarray]]:
@@ -287,49 +321,40 @@ def feature_sets(real: Measured, *others: Measured) -> dict[str, list[np.ndarray
     return found
 
 
-def _distances(
-    real: Measured,
-    synthetic: Measured,
-    sets: Mapping[str, Sequence[np.ndarray]],
-    patients: Sequence[Sequence[str]],
-    seed: int,
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    def swd(one: np.ndarray, other: np.ndarray) -> float:
-        return sliced_wasserstein(one, other, seed=seed)
-
-    wanted: list[tuple[str, Any, Any, Callable[..., float]]] = []
-    for group, (one, other) in sets.items():
-        wanted.append((f"frechet_radiomics_{group}", one, other, frechet_distance))
-    one, other = sets["inside"]
-    wanted.append(("kid_inside", one, other, kernel_distance))
-    wanted.append(("mmd_inside", one, other, mean_discrepancy))
+def _distances(groups: Sequence[str], seed: int) -> Iterator[tuple[str, str, Distance]]:
+    """Yield the name of each distance, what it is of, and the distance."""
+    for group in groups:
+        yield f"frechet_radiomics_{group}", group, frechet_distance
+    yield "kid_inside", "inside", kernel_distance
+    yield "mmd_inside", "inside", mean_discrepancy
     for plane in PLANES:
-        wanted.append((f"swd_{plane}", real.pictures[plane], synthetic.pictures[plane], swd))
-    one, other = sets["all"]
-    wanted.append(("precision", one, other, lambda a, b: precision_recall(a, b)[0]))
-    wanted.append(("recall", one, other, lambda a, b: precision_recall(a, b)[1]))
-    for name, one, other, distance in tqdm(wanted, desc="distances"):
-        yield name, set_distances(one, other, patients, distance, seed)
+        yield f"swd_{plane}", plane, partial(sliced_wasserstein, seed=seed)
+    yield "precision", "all", lambda a, b: precision_recall(a, b)[0]
+    yield "recall", "all", lambda a, b: precision_recall(a, b)[1]
 
 
 def set_distances(
     real: np.ndarray,
     synthetic: np.ndarray,
     patients: Sequence[Sequence[str]],
-    distance: Callable[..., float],
+    distance: Distance,
     seed: int,
+    band: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Return the distance of halves of two sets, and that of real halves, with their spread."""
-    band = distances_of_halves(real, patients[0], distance, SPLITS, seed)
-    apart = _of_halves(real, synthetic, patients, distance, seed)
-    return {**_band(apart), "real": _band(band)}
+    """Return the distance of halves of two sets, and that of real halves, with their spread.
+
+    ``band`` is the latter where it is known.
+    """
+    if band is None:
+        band = _band(distances_of_halves(real, patients[0], distance, SPLITS, seed))
+    return {**_band(_of_halves(real, synthetic, patients, distance, seed)), "real": band}
 
 
 def _of_halves(
     real: np.ndarray,
     synthetic: np.ndarray,
     patients: Sequence[Sequence[str]],
-    distance: Callable[..., float],
+    distance: Distance,
     seed: int,
 ) -> np.ndarray:
     """Return distances of random halves of two sets: of as many lesions as those of the band."""
@@ -351,15 +376,21 @@ def told_apart(
     synthetic: Any,
     patients: Sequence[Sequence[str]],
     seed: int,
+    band: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Return the area under the curve of a two-sample test, and that of two real halves."""
-    names = np.unique(patients[0])
-    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
-    first = np.isin(patients[0], chosen)
-    groups = np.array(patients[0])
-    halves = test(real[first], real[~first], list(groups[first]), list(groups[~first]), seed)
+    """Return the area under the curve of a two-sample test, and that of two real halves.
+
+    ``band`` is the latter where it is known.
+    """
+    if band is None:
+        names = np.unique(patients[0])
+        chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
+        first = np.isin(patients[0], chosen)
+        groups = np.array(patients[0])
+        halves = test(real[first], real[~first], list(groups[first]), list(groups[~first]), seed)
+        band = halves._asdict()
     found = test(real, synthetic, patients[0], patients[1], seed)
-    return {**found._asdict(), "real": halves._asdict()}
+    return {**found._asdict(), "real": band}
 
 
 def _profiles(real: Measured, synthetic: Measured) -> dict[str, Any]:
@@ -384,23 +415,12 @@ def _profiles(real: Measured, synthetic: Measured) -> dict[str, Any]:
 
 
 def _of_size(each: Measured, low: float, high: float) -> np.ndarray:
-    sizes = np.array([crop.diameter_mm for crop in each.crops])
+    sizes = np.array(each.diameters_mm)
     return (sizes >= low) & (sizes < high)
 
 
 def _of_subtype(each: Measured, name: str) -> np.ndarray:
     return np.array(each.subtypes) == name
-
-
-def _spectra(real: Measured, synthetic: Measured, seed: int) -> dict[str, Any]:
-    """Return the noise power inside over that around, by frequency: 1 is that of the scan."""
-    return {
-        f"{low:g}-{high:g}": {
-            name: quartiles(each.spectra[:, k], each.patients, seed)
-            for name, each in (("real", real), ("synthetic", synthetic))
-        }
-        for k, (low, high) in enumerate(pairwise(BANDS))
-    }
 
 
 def without_nan(found: Any) -> Any:

@@ -7,81 +7,101 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from scipy.spatial.distance import cdist
 
 from tools.metrics.border import noise_level, signed_depth
-from tools.metrics.copies import aligned_cube, nearest_features, nearest_pictures
+from tools.metrics.copies import (
+    aligned_cube,
+    like_sized,
+    nearest,
+    nearness_limits,
+    picture_distances,
+)
 from tools.scans.crops import Crop
 from tools.studies.judge import Measured, feature_sets, quartiles
 from tools.studies.two_sample import bootstrap_interval
 
-__all__ = ["memory", "seed_spread"]
+__all__ = ["memory", "pictures_apart", "seed_spread"]
 
-NEAR = 5  # % of the real lesions lie nearer to the training than what counts as near
-FEWEST = 3  # real lesions for a line
+GROUPS = ("inside", "shape")  # of features; those of the border tell of the scan too
 
 
-def memory(
-    real: Measured, synthetic: Measured, training: Measured, seed: int = 0
-) -> dict[str, Any]:
-    """Return how near synthetic lesions lie to the nearest one of the training, beside real ones.
+def memory(synthetic: Measured, training: Measured, seed: int = 0) -> dict[str, Any]:
+    """Return how near lesions lie to the nearest one of the training, beside the training's own.
 
     By ``pictures`` (one minus the correlation inside the lesion, see
-    :func:`tools.metrics.copies.nearest_pictures`) and ``features`` (radiomics and border, in units
-    of the real ones' spread): ``synthetic`` and ``real`` distances, and ``share``, how many of the
-    synthetic lesions are near, with its interval by patient (``low``, ``high``). Near is what lies
-    farther below the distance that real lesions of its size have (a line over the logarithm of the
-    diameter: a few voxels are like some others by chance) than 5 % of the real ones do, ``limit``;
-    5 % is what lesions of other patients reach. A real lesion is not compared with those of its own
-    patient, a synthetic one with all.
+    :func:`tools.metrics.copies.picture_distances`) and ``features`` (radiomics, root mean square
+    in units of the training's spread). ``share``: how many lesions lie nearer than 5 % of training
+    lesions of like size lie to one of another patient, see
+    :func:`tools.metrics.copies.nearness_limits`, with its interval by patient (``low``, ``high``).
+    ``synthetic`` and ``real``: quartiles of both distances, the latter of like sizes.
+    ``distances``, ``real_distances``: of each; ``nearest``: which lesion of the training it is;
+    ``names``: of both.
 
     Args:
-        real: lesions that the training did not see.
-        synthetic: measured likewise.
+        synthetic: measured.
         training: likewise.
         seed: of the bootstrap.
+
+    Raises:
+        ValueError: if the training is of one patient.
     """
-    found: dict[str, Any] = {"lesions": len(training.crops), "patients": len({*training.patients})}
-    rows = feature_sets(real, synthetic, training)["all"]
-    own = (real.patients, training.patients)
-    cubes = [_cubes(each) for each in tqdm((real, synthetic, training), desc="cubes")]
+    patients = training.patients
+    if len(set(patients)) < 2:
+        raise ValueError("training must hold lesions of at least 2 patients, got 1")
+    sets = feature_sets(training, synthetic)
+    real, made = (np.concatenate([sets[group][k] for group in GROUPS], 1) for k in (0, 1))
+    scale = np.sqrt(max(1, real.shape[1]))
+    known = training.crops
     apart = {
-        "pictures": (
-            nearest_pictures(*cubes[0], cubes[2][0], *own),
-            nearest_pictures(*cubes[1], cubes[2][0]),
-        ),
-        "features": (nearest_features(rows[0], rows[2], *own), nearest_features(rows[1], rows[2])),
+        "pictures": (pictures_apart(known, known), pictures_apart(synthetic.crops, known)),
+        "features": (cdist(real, real) / scale, cdist(made, real) / scale),
     }
-    for name, (known, made) in apart.items():
-        found[name] = {
-            "real": quartiles(known, real.patients, seed),
-            "synthetic": quartiles(made, synthetic.patients, seed),
-            **_near((known, made), (real, synthetic), seed),
-        }
+    found: dict[str, Any] = {"lesions": len(known), "patients": len(set(patients))}
+    for name, (own, new) in apart.items():
+        others, _ = nearest(own, patients, patients)
+        found[name] = _near(others, *nearest(new), synthetic, training, seed)
     return found
 
 
-def _cubes(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
-    found = [aligned_cube(each.image, each.mask, each.spacing_mm) for each in measured.crops]
+def pictures_apart(one: Sequence[Crop], other: Sequence[Crop]) -> np.ndarray:
+    """Return the distances of the pictures of two sets, ``(N, M)``."""
+    cubes, masks = _cubes(one)
+    return picture_distances(cubes, masks, _cubes(other)[0])
+
+
+def _cubes(crops: Sequence[Crop]) -> tuple[np.ndarray, np.ndarray]:
+    found = [aligned_cube(each.image, each.mask, each.spacing_mm) for each in crops]
     values, masks = zip(*found, strict=True)
     return np.stack(values).astype(np.float32), np.stack(masks)
 
 
 def _near(
-    distances: tuple[np.ndarray, np.ndarray], sets: tuple[Measured, Measured], seed: int
-) -> dict[str, float]:
-    """Return which share of the second set lies nearer, for its size, than 5 % of the first."""
-    known, made = (np.isfinite(each) for each in distances)
-    if known.sum() < FEWEST or not made.any():
-        return dict.fromkeys(("limit", "share", "low", "high"), float("nan"))
-    sizes = [np.log([crop.diameter_mm for crop in each.crops]) for each in sets]
-    line = np.polynomial.Polynomial.fit(sizes[0][known], distances[0][known], 1)
-    excess = [each - line(size) for each, size in zip(distances, sizes, strict=True)]
-    limit = float(np.percentile(excess[0][known], NEAR))
-    near = excess[1][made] < limit
-    names = np.array(sets[1].patients)[made]
-    low, high = bootstrap_interval(names, lambda rows: float(near[rows].mean()), seed)
-    return {"limit": limit, "share": float(near.mean()), "low": low, "high": high}
+    real: np.ndarray,
+    distance: np.ndarray,
+    index: np.ndarray,
+    synthetic: Measured,
+    training: Measured,
+    seed: int,
+) -> dict[str, Any]:
+    near = distance < nearness_limits(synthetic.diameters_mm, real, training.diameters_mm)
+    known = np.isfinite(distance)
+    like = np.unique(like_sized(synthetic.diameters_mm, training.diameters_mm))
+    share = low = high = float("nan")
+    if known.any():
+        share, rows = float(near[known].mean()), near[known]
+        names = np.array(synthetic.patients)[known]
+        low, high = bootstrap_interval(names, lambda drawn: float(rows[drawn].mean()), seed)
+    pairs = zip(synthetic.crops, index, strict=True)
+    return {
+        **{"share": share, "low": low, "high": high},
+        "synthetic": quartiles(distance, synthetic.patients, seed),
+        "real": quartiles(real[like], [training.patients[k] for k in like], seed),
+        "distances": distance.tolist(),
+        "real_distances": real[like].tolist(),
+        "nearest": index.tolist(),
+        "names": [[crop.name, training.crops[k].name] for crop, k in pairs],
+    }
 
 
 def seed_spread(sets: Sequence[Sequence[Crop]], seed: int = 0) -> dict[str, Any]:

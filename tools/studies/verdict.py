@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from matplotlib.figure import Figure
 
 from tools.files import claimed, new_file, write_json
 from tools.metrics.border import EDGES_MM
+from tools.report.findings import Section, data_uri, findings_page, png
 from tools.scans.crops import Crop
 from tools.studies.judge import PLANES, Measured, without_nan
 from tools.studies.tables import grid
@@ -33,9 +31,9 @@ NOTES = (
     "Border in the scan's units, noise inside over that around: medians (95 % by bootstrap of "
     "patients), within the band if the median lies between the real quartiles. The band is what "
     "two halves of the real lesions differ by. Nearer to the training: share of lesions that lie "
-    "nearer to the nearest lesion of the training, for their size, than 5 % of the real ones do; "
-    "0.05 without copies. Difference of seeds: mean of absolute differences inside the lesion; "
-    "below what the scan's noise alone would make, seeds change nothing."
+    "nearer to the nearest lesion of the training than 5 % of its lesions of like size do to one "
+    "of another patient; 0.05 without copies. Difference of seeds: mean of absolute differences "
+    "inside the lesion; below what the scan's noise alone would make, seeds change nothing."
 )
 # what is read first, in this order
 MAIN = (
@@ -216,9 +214,7 @@ def _plot(result: Mapping[str, Any]) -> bytes:
     _draw_intervals(axes[count - 1], list(told), areas, "value")
     axes[count - 1].axhline(0.5, color="grey", linewidth=0.8)
     axes[count - 1].set(title="told apart from real (AUC)", ylim=(0.2, 1.02))
-    with io.BytesIO() as stream:
-        figure.savefig(stream, dpi=110)
-        return stream.getvalue()
+    return png(figure)
 
 
 def _draw_intervals(
@@ -248,9 +244,7 @@ def _montage(measured: Measured) -> bytes:
             picture = np.rot90(measured.pictures[plane][index])
             axis.imshow(picture, cmap="gray", vmin=-1, vmax=1, interpolation="bicubic")
             axis.set_axis_off()
-    with io.BytesIO() as stream:
-        figure.savefig(stream, dpi=110)
-        return stream.getvalue()
+    return png(figure)
 
 
 def _page(
@@ -261,33 +255,17 @@ def _page(
     real: Measured,
     synthetic: Measured,
 ) -> str:
-    parts = [f"<h1>{html.escape(title)}</h1>", *(f"<p>{line}</p>" for line in _counts(result))]
-    tables = []
-    for heading, headers, cells in _tables(result, rows):
-        above = [f"<h2>{html.escape(heading)}</h2>"] if heading else []
-        lines = [_row("th", headers), *(_row("td", row) for row in cells)]
-        tables.append("".join([*above, "<table>", *lines, "</table>"]))
-    parts += [tables[0], f"<p>{NOTES}</p>", _picture(plot, "profiles across the border")]
-    parts += tables[1:-1]
-    for name, each in (("real", real), ("synthetic", synthetic)):
-        parts += [f"<h2>{name}, from small to large</h2>", _picture(_montage(each), name)]
-    parts.append(tables[-1])
-    style = (
-        "body{font:15px system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}"
-        "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.25rem .6rem;"
-        "text-align:left}img{max-width:100%}"
-    )
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style>'
-    return f"<!doctype html><html><head>{head}</head><body>{''.join(parts)}</body></html>\n"
-
-
-def _row(kind: str, cells: Sequence[str]) -> str:
-    return "<tr>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells) + "</tr>"
-
-
-def _picture(content: bytes, words: str) -> str:
-    data = base64.b64encode(content).decode()
-    return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
+    tables = [
+        Section(heading or "Main measures", headers=headers, rows=cells)
+        for heading, headers, cells in _tables(result, rows)
+    ]
+    counts = [line.strip() for line in _counts(result)]
+    main = tables[0]._replace(sentences=[*counts, NOTES], plot=data_uri(plot))
+    montages = [
+        Section(f"{name}, from small to large", plot=data_uri(_montage(each)))
+        for name, each in (("Real", real), ("Synthetic", synthetic))
+    ]
+    return findings_page(title, [main, *tables[1:-1], *montages, tables[-1]])
 
 
 def lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:

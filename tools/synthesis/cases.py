@@ -94,7 +94,7 @@ def find_cases(
         ['a', 'b']
     """
     scan = Path(scan)
-    listed = scan.suffix == ".json" and scan.is_file()
+    listed = scan.suffix.lower() == ".json" and scan.is_file()
     _check_options(scan, listed, dataset_dir, series_uid, section)
     if listed:
         base = scan.parent if dataset_dir is None else Path(dataset_dir)
@@ -105,7 +105,7 @@ def find_cases(
         return [Case(safe_name(_stem(scan)), scan)]
     if series_uid is not None:
         return _named(list(_of_series(scan, series_uid)), scan)
-    cases = _in_folder(scan)
+    cases = _in_folder(scan) if scan.is_dir() else []
     if not cases:
         raise FileNotFoundError(
             "scan must be an image file, a DICOM series folder, a folder of scans or a datalist, "
@@ -152,7 +152,7 @@ def input_folders(scan: str | Path, cases: Sequence[Case]) -> list[Path]:
     scan = Path(scan)
     if scan.is_dir():
         return [scan]
-    if scan.suffix != ".json":
+    if scan.suffix.lower() != ".json":
         return []
     return [scan.parent, *(c.path if c.path.is_dir() else c.path.parent for c in cases)]
 

@@ -72,7 +72,7 @@ def verify_case(folder: Path, original: Scan | Path | None = None) -> list[str]:
         if scan is not None:
             findings += _source_findings(record, scan, image)
             scan = None if findings else scan
-        marked = _read_marked(image, label, scan)
+        marked = _read_marked(image, label, scan, _lesion_values(record))
         findings += _label_findings(record, image, marked)
         findings += _background_findings(record, image, marked)
     except (ValueError, OSError) as error:
@@ -81,7 +81,7 @@ def verify_case(folder: Path, original: Scan | Path | None = None) -> list[str]:
 
 
 class _Marked(NamedTuple):
-    """What is read of image and label: the labelled voxels, and others that are not the scan's."""
+    """What is read of image and label: labelled voxels, and changed ones outside of lesions."""
 
     voxels: np.ndarray
     labels: np.ndarray
@@ -89,7 +89,11 @@ class _Marked(NamedTuple):
     changed: np.ndarray
 
 
-def _read_marked(image: Scan, label: Scan, scan: Scan | None) -> _Marked:
+def _lesion_values(record: ScanRecord) -> list[int]:
+    return sorted({lesion.label for lesion in record.lesions})
+
+
+def _read_marked(image: Scan, label: Scan, scan: Scan | None, lesions: list[int]) -> _Marked:
     parts: list[tuple[np.ndarray, ...]] = []
     planes = (
         read_planes(each.nifti, each.path, name)
@@ -103,7 +107,8 @@ def _read_marked(image: Scan, label: Scan, scan: Scan | None) -> _Marked:
             other = before != values
             if before.dtype.kind == "f":
                 other &= ~(np.isnan(before) & np.isnan(values))
-            changed = np.nonzero(other & ~inside)
+            # a label map of the organ marks what must stay, too
+            changed = np.nonzero(other & ~np.isin(labels, lesions))
         here = np.nonzero(inside)
         places = (np.stack([*index, np.full(len(index[0]), k)], 1) for index in (here, changed))
         voxels, beyond = places
@@ -145,8 +150,7 @@ def _label_findings(record: ScanRecord, image: Scan, marked: _Marked) -> Iterato
     from tools.synthesis.dicom.segmentation import lesion_numbers  # slow to import
 
     parts = "labels" in (record.organ_mask or {})  # a label map with its own lesions, maybe
-    values = {lesion.label for lesion in record.lesions}
-    others = sorted(set(np.unique(marked.labels).tolist()) - values - {0})
+    others = sorted(set(np.unique(marked.labels).tolist()) - {0, *_lesion_values(record)})
     if others and not parts:
         yield f"label holds {others}, of which no record tells"
     voxels, labels = marked.voxels, marked.labels
@@ -185,12 +189,13 @@ def _source_findings(record: ScanRecord, scan: Scan, image: Scan) -> Iterator[st
 
 
 def _background_findings(record: ScanRecord, image: Scan, marked: _Marked) -> Iterator[str]:
-    """Nothing may differ from the original outside of the label or its margin."""
+    """Nothing may differ from the original outside of the lesions or their margin."""
     far = marked.changed
     margin = max((float(x.sampler.get("margin_mm", 0)) for x in record.lesions), default=0.0)
-    if len(far) and margin and len(marked.voxels):
+    lesions = marked.voxels[np.isin(marked.labels, _lesion_values(record))]
+    if len(far) and margin and len(lesions):
         spacing = image.spacing_mm
-        near, _ = cKDTree(marked.voxels * spacing).query(far * spacing)
+        near, _ = cKDTree(lesions * spacing).query(far * spacing)
         far = far[near >= margin]
     if len(far):
         yield f"{len(far)} voxels outside of label and margin differ from the scan, as at {far[0]}"
