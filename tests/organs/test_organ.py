@@ -40,12 +40,14 @@ def test_the_tables_fit_together(name: str) -> None:
     assert 0 < low < high
     assert table.placements
     assert 1 <= table.usual_count <= (table.most_lesions or np.inf)
-    assert bool(table.structures) == bool(table.first_values) == bool(table.region_option)
+    assert bool(table.first_values) == bool(table.region_option)
+    assert table.structures or not table.region_option
     if table.chart == "wall":
         assert set(values) <= set(table.wall)
         assert not set(table.wall) & set(table.cavity)
-    source = make_organ_source(table, table.found_by[-1] if table.found_by else "auto")
-    assert source.record["source"] == (table.found_by[-1] if table.found_by else "file")
+    name = "recipe" if table.recipe else "auto"
+    source = make_organ_source(table, name)
+    assert source.record["source"] == ("recipe" if table.recipe else "file")
 
 
 def test_an_organ_of_ones_own_is_a_file(tmp_path: Path) -> None:

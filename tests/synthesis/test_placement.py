@@ -208,7 +208,10 @@ def test_given_points_are_used_and_the_rest_keeps_away() -> None:
         ({"site_mm": [(40, 40, 40)] * 2}, "site_mm must not hold more points than lesions"),
         ({"radii_mm": []}, "radii_mm must be numbers > 0"),
         ({"radii_mm": [-1.0]}, "radii_mm must be numbers > 0"),
-        ({"mode": "shell"}, "mode must be one of mixed, interior, subpleural, got 'shell'"),
+        (
+            {"mode": "shell"},
+            "mode must be one of mixed, interior, subpleural, anywhere, got 'shell'",
+        ),
         ({"organ_mask": None}, "organ_mask must be given"),
         ({"organ_mask": np.zeros((80, 80, 80), bool)}, "got an empty mask"),
         ({"lesion_mask": np.zeros((8, 8, 8), bool)}, "lesion_mask must have the shape"),
@@ -250,5 +253,6 @@ def test_anywhere_is_in_the_middle_slices_half_in_the_organ_and_where_interior_h
         heights.append(site.index[2])
     assert min(heights) >= 5 + 0.28 * 50
     assert max(heights) <= 5 + 0.72 * 50
+    organ[:, 30:] = False  # 8 mm: less than half of a sphere of 30
     with pytest.raises(ValueError, match="organ_mask must have room for all lesions, but 0 of 1"):
-        choose_sites(scan, organ, AFFINE, [18.0], rng, mode="anywhere")
+        choose_sites(scan, organ, AFFINE, [15.0], rng, mode="anywhere")

@@ -71,7 +71,7 @@ def liver_mask(image_hu: np.ndarray, affine: np.ndarray) -> PackedMask:
     if liver.sum() * block_mm.prod() < MIN_VOLUME_MM3:
         raise _none()
     back = nib.apply_orientation(liver, _inverse(turn)).astype(bool)
-    return expand_mask(back, factors, image_hu.shape)  # type: ignore[arg-type]
+    return expand_mask(back, factors, image_hu.shape)
 
 
 def _core(smooth: np.ndarray, block_mm: np.ndarray) -> np.ndarray:
