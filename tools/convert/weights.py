@@ -51,7 +51,9 @@ def read_checkpoint(
         raise FileNotFoundError(f"checkpoint must be an existing file, got {path}")
     try:
         others = torch.serialization.get_unsafe_globals_in_checkpoint(path) if placeheld else []
-        inert = [(_Placeholder, name) for name in others if name.split(".")[0] in placeheld]
+        inert: list[Any] = [
+            (_Placeholder, name) for name in others if name.split(".")[0] in placeheld
+        ]
         with torch.serialization.safe_globals(inert):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
