@@ -34,6 +34,7 @@ COMMANDS: Commands = {
     "subtypes": presets.subtypes,
     "fetch": models.fetch,
     "convert": {
+        "difftumor": models.convert_difftumor,
         "lefusion": models.convert_lefusion,
         "maisi": models.convert_maisi,
         "monai_generative": models.convert_monai_generative,

@@ -24,8 +24,8 @@ def test_loaded_network_has_the_shipped_weights(name: str) -> None:
         assert torch.equal(loaded[key], value.to(loaded[key].dtype)), key
 
 
-# round a lesion in latents lies a margin in which the decoder blends
-@pytest.mark.parametrize(("name", "margin"), [("lefusion_lidc", 0), ("hr_ldm", 3)])
+# round a lesion lies a rim that is drawn, or in which the decoder blends
+@pytest.mark.parametrize(("name", "margin"), [("lefusion_lidc", 2), ("hr_ldm", 3)])
 def test_example_of_the_readme_changes_the_lesion_only(name: str, margin: int) -> None:
     names = run_example(name, **QUICK.get(name, STEPS))
     scan, lesion_mask, synthetic = (names[key] for key in ("scan", "lesion_mask", "synthetic"))

@@ -11,12 +11,40 @@ from tools.commands.result import Result
 
 __all__ = [
     "compare",
+    "convert_difftumor",
     "convert_lefusion",
     "convert_maisi",
     "convert_monai_generative",
     "evaluate",
     "fetch",
 ]
+
+
+def convert_difftumor(src: str, dst: str, autoencoder: str | None = None) -> Result:
+    """Convert a published DiffTumor autoencoder or diffusion model, every tensor checked.
+
+    Neither omegaconf nor Lightning is needed, and no code of the file is run. Of a diffusion model
+    the averaged weights are taken; what it learnt to sample with (4 steps for early tumours, 200
+    for larger ones) is printed.
+
+    Example: python -m tools convert difftumor AutoencoderModel.ckpt autoencoder.pt
+
+    Example: python -m tools convert difftumor liver_early.pt model.pt --autoencoder autoencoder.pt
+
+    Args:
+        src: AutoencoderModel.ckpt, or {liver,pancreas,kidney}_{early,noearly}.pt.
+        dst: file to write.
+        autoencoder: AutoencoderModel.ckpt or what it became: refuses a diffusion model that was
+            trained with another one.
+    """
+    from tools.convert.difftumor import convert
+    from tools.files import require_new
+
+    require_new(dst, "dst")
+    definition, steps = convert(src, dst, autoencoder)
+    kind = "the autoencoder" if steps is None else f"a denoiser of {steps} steps"
+    facts = {"written": dst, "network_def": definition, "num_train_timesteps": steps}
+    return Result(f"wrote {dst}, {kind}", facts)
 
 
 def convert_lefusion(

@@ -23,7 +23,14 @@ from tools.networks.factorised_unet import FactorisedUNet
 from tools.networks.sphere_encoded_unet import SphereEncodedUNet
 from tools.schedules import cosine_scheduler
 
-__all__ = ["choose_sphere_outside", "convert", "load_network", "sphere_encoding_losses"]
+__all__ = [
+    "choose_sphere_outside",
+    "convert",
+    "definition_of",
+    "load_network",
+    "network_state",
+    "sphere_encoding_losses",
+]
 
 PREFIXES = ("denoise_fn.module.", "denoise_fn.")
 ROTARY = ".rotary_emb.freqs"
@@ -95,8 +102,8 @@ def _load(
         if not isinstance(state, dict):
             raise ValueError(f"checkpoint must hold a state dict under 'model', got {path}")
     else:
-        state = _network_state(content, weights, path)
-        definition = _definition(state)
+        state = network_state(content, weights, path)
+        definition = definition_of(state)
         if (betas := content[weights].get("betas")) is not None:
             num_train_timesteps = len(betas)
     _encode(definition, sphere_outside)
@@ -125,7 +132,7 @@ def _encode(definition: dict[str, Any], sphere_outside: float | str | None) -> N
     definition["sphere_outside"] = float(sphere_outside)
 
 
-def _network_state(content: dict[str, Any], weights: str, path: str) -> dict[str, Tensor]:
+def network_state(content: dict[str, Any], weights: str, path: str) -> dict[str, Tensor]:
     """Return the network's tensors under our names, rotary copies checked and dropped."""
     whole = content.get(weights)
     if not isinstance(whole, dict):
@@ -145,7 +152,7 @@ def _network_state(content: dict[str, Any], weights: str, path: str) -> dict[str
     return state
 
 
-def _definition(state: dict[str, Tensor]) -> dict[str, Any]:
+def definition_of(state: dict[str, Tensor]) -> dict[str, Any]:
     """Return the arguments of the network that the shapes of the tensors imply."""
     try:
         base, in_channels = state["init_conv.weight"].shape[:2]

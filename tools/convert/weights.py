@@ -26,13 +26,37 @@ PARALLEL = "module."  # prefix of a training on several GPUs
 SHOWN = 3
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the dictionary in a file; nothing but plain tensors and containers is unpickled."""
+class _Placeholder:
+    """Stands for an object of a class that is not wanted: takes anything, does nothing."""
+
+    def __new__(cls, *_: Any) -> _Placeholder:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def read_checkpoint(
+    path: str | os.PathLike[str], placeheld: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return the dictionary in a file; nothing but plain tensors and containers is unpickled.
+
+    Objects of the packages ``placeheld``, such as a training's configuration, become empty
+    placeholders: their code is neither needed nor run.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint must be an existing file, got {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, UnicodeDecodeError, KeyError) as error:
+        others = torch.serialization.get_unsafe_globals_in_checkpoint(path) if placeheld else []
+        inert: list[Any] = [
+            (_Placeholder, name) for name in others if name.split(".")[0] in placeheld
+        ]
+        with torch.serialization.safe_globals(inert):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ValueError(
             f"checkpoint must be a PyTorch file of plain tensors, got {path}"
         ) from error

@@ -106,7 +106,6 @@ class LesionInpaintInferer(Inferer):
         progress: bool = False,
         margin_mm: float = 0.0,
         spacing_mm: float | Sequence[float] = 1.0,
-        clip: float = 1.0,
     ) -> None:
         super().__init__()
         for name, value, choices in (
@@ -119,10 +118,8 @@ class LesionInpaintInferer(Inferer):
                 raise ValueError(f"{name} must be one of {choices}, got {value!r}")
         if not 0 <= histogram_strength <= 1:
             raise ValueError(f"histogram_strength must be in [0, 1], got {histogram_strength}")
-        for limit, smallest in (("margin_mm", margin_mm), ("clip", clip - 1)):
-            if smallest < 0:
-                least = 1 if limit == "clip" else 0
-                raise ValueError(f"{limit} must be at least {least}, got {smallest + least}")
+        if margin_mm < 0:
+            raise ValueError(f"margin_mm must be at least 0, got {margin_mm}")
         self.scheduler = scheduler
         self.transitions = repaint_timesteps(
             scheduler.num_train_timesteps,
@@ -137,7 +134,7 @@ class LesionInpaintInferer(Inferer):
         self.guidance_scale, self.histogram_strength = guidance_scale, histogram_strength
         self.seed, self.advance_seed = seed, advance_seed
         self.one_by_one, self.progress = one_by_one, progress
-        self.margin_mm, self.spacing_mm, self.clip = margin_mm, spacing_mm, clip
+        self.margin_mm, self.spacing_mm = margin_mm, spacing_mm
         self.amp_dtype = None if amp_dtype is None else getattr(torch, amp_dtype)
         # one extra entry: index -1 is the clean image
         self.alpha_bar = [*scheduler.alphas_cumprod.double().tolist(), 1.0]
@@ -254,8 +251,7 @@ class LesionInpaintInferer(Inferer):
             predicted = free + self.guidance_scale * (predicted - free)
         kind = str(self.scheduler.prediction_type)
         x_0 = clean_image(x_t, predicted, self.alpha_bar[step], kind)
-        if getattr(self.scheduler, "clip_sample", True):
-            x_0 = x_0.clamp_(-self.clip, self.clip)
+        x_0 = x_0.clamp_(-1, 1) if getattr(self.scheduler, "clip_sample", True) else x_0
         if self.histogram_strength and condition is not None:
             self._match(x_0, mask, condition)
         return x_0

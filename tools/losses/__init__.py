@@ -8,14 +8,22 @@ from .autoencoder import (
     perceptual_loss,
 )
 from .lesion import HistogramRegularizedLoss, LatentTarget, LesionNoiseLoss, NoiseTarget
+from .vq_autoencoder import (
+    HingeDiscriminatorLoss,
+    HingeGeneratorLoss,
+    QuantisedReconstructionLoss,
+)
 
 __all__ = [
     "DiscriminatorLoss",
     "GeneratorLoss",
+    "HingeDiscriminatorLoss",
+    "HingeGeneratorLoss",
     "HistogramRegularizedLoss",
     "LatentTarget",
     "LesionNoiseLoss",
     "NoiseTarget",
+    "QuantisedReconstructionLoss",
     "ReconstructionLoss",
     "adversarial_losses",
     "perceptual_loss",

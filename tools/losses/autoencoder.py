@@ -16,6 +16,7 @@ __all__ = [
     "GeneratorLoss",
     "ReconstructionLoss",
     "adversarial_losses",
+    "list_losses",
     "perceptual_loss",
 ]
 
@@ -112,16 +113,10 @@ class GeneratorLoss(nn.Module):
     def attach(self, engine: Engine) -> None:
         """Follow the epochs of a trainer, and list what it lost."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._follow)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._list_losses)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, list_losses)
 
     def _follow(self, engine: Engine) -> None:
         self.epoch = engine.state.epoch
-
-    def _list_losses(self, engine: Engine) -> None:
-        output: Any = engine.state.output  # ignite's type knows numbers only
-        losses = {name: output[name].detach() for name in LOSSES}
-        losses["loss"] = losses["reconstruction_loss"] + losses["generator_loss"]
-        engine.state.output = [losses]  # type: ignore[assignment]
 
     def forward(self, fake: Tensor | Sequence[Tensor]) -> Tensor:
         """Return the scalar loss of the discriminator's logits for reconstructions."""
@@ -143,6 +138,14 @@ class DiscriminatorLoss(nn.Module):
         seen = self.loss(_last(real), target_is_real=True, for_discriminator=True)
         forged = self.loss(_last(fake), target_is_real=False, for_discriminator=True)
         return (seen + forged) / 2
+
+
+def list_losses(engine: Engine) -> None:
+    """Give the output of ``AdversarialTrainer`` the form that handlers of MONAI read."""
+    output: Any = engine.state.output  # ignite's type knows numbers only
+    losses = {name: output[name].detach() for name in LOSSES}
+    losses["loss"] = losses["reconstruction_loss"] + losses["generator_loss"]
+    engine.state.output = [losses]  # type: ignore[assignment]
 
 
 def adversarial_losses(output: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
