@@ -237,6 +237,7 @@ def test_a_real_chest_through_the_command(shared_dir: Path, tmp_path: Path) -> N
     label = Scan(case / "label.nii.gz").stored
     assert label.any()
     np.testing.assert_array_equal(after.stored, Scan(case / "image.nii.gz").stored)
-    np.testing.assert_array_equal(after.stored[label == 0], before.stored[label == 0])
+    far = ndimage.distance_transform_edt(label == 0, sampling=before.spacing_mm) >= 2
+    np.testing.assert_array_equal(after.stored[far], before.stored[far])
     np.testing.assert_array_equal(segmented(case), label)
     assert len(find_cases(case / "dicom")) == 1
