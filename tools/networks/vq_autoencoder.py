@@ -36,6 +36,7 @@ class VqAutoencoder(nn.Module):
         Ge et al., Long video generation with time-agnostic VQGAN, ECCV 2022.
 
     Example:
+        >>> import torch
         >>> network = VqAutoencoder(num_embeddings=16).eval()
         >>> reconstruction, loss = network(torch.zeros(1, 1, 8, 12, 4))
         >>> network.encode(reconstruction).shape
