@@ -457,4 +457,5 @@ def test_a_core_lies_in_its_halo_and_the_record_knows_outline_and_request(tmp_pa
     assert abs(deep[grey].mean() - deep[~grey].mean()) < 0.45
     (record,) = cored.records
     assert record.sampler["outline"] == "readers' consensus"
+    assert 0.3 < record.sampler["solid_share"] < 0.7  # what was drawn
     assert record.histogram_jsd < 0.5 * plain.records[0].histogram_jsd

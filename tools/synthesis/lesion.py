@@ -227,6 +227,8 @@ class Lesion:
             "intensity_range": [round(float(scale.low), 3), round(float(scale.high), 3)],
             "margin_mm": self.view.margin_mm,
         }
+        if self.texture.solid_share is not None:
+            sampler["solid_share"] = round(self.texture.solid_share, 3)
         return [
             self._record(n, k, {**sampler, "lesion": self.number})
             for n, k in enumerate(self.present)
