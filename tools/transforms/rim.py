@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from tools.transforms import EachKey
-from tools.transforms.healing import heal
+from tools.transforms.healing import heal, heal_wall
 
 __all__ = ["RIM", "HealedSurroundingsd", "RandLesionRimd", "with_rim"]
 
@@ -51,14 +51,17 @@ def with_rim(
 class HealedSurroundingsd(EachKey):
     """Add the image with the lesion, and the rim round it, replaced by what lies around.
 
-    See :func:`tools.transforms.healing.heal`; the noise is the same whenever a case is loaded.
+    See :mod:`tools.transforms.healing`; the noise is the same whenever a case is loaded.
 
     Args:
         keys: of an image ``(1, H, W, D)``.
-        mask_key: of its masks.
+        mask_key: of its masks, or its label map, which has an affine if it is of a wall.
         healed_key: of the result.
         margin_mm: of the rim that is healed.
-        spacing_mm: of a voxel.
+        spacing_mm: of a voxel; an affine says it where ``wall`` is given.
+        classes: labels that are lesion; None: all above 0.
+        wall: labels of the wall that lesions lie in, theirs included; None: they lie anywhere.
+        cavity: labels of what the wall encloses.
     """
 
     def __init__(
@@ -68,17 +71,37 @@ class HealedSurroundingsd(EachKey):
         healed_key: str = "healed",
         margin_mm: float = 3.0,
         spacing_mm: float = 1.0,
+        classes: Sequence[int] | None = None,
+        wall: Sequence[int] | None = None,
+        cavity: Sequence[int] = (),
     ) -> None:
         super().__init__(keys)
         self.mask_key, self.healed_key = mask_key, healed_key
         self.margin_mm, self.spacing_mm = margin_mm, (spacing_mm,) * 3
+        self.classes, self.wall, self.cavity = classes, wall, cavity
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
-        image = convert_to_tensor(sample[key])
-        inside = (convert_to_tensor(sample[self.mask_key]) > 0).any(0).cpu().numpy()
+        image, label = convert_to_tensor(sample[key]), sample[self.mask_key]
+        labels = convert_to_tensor(label).cpu().numpy()
+        lesion = labels > 0 if self.classes is None else np.isin(labels, self.classes)
+        inside = lesion.any(0)
         rng = np.random.default_rng(int(inside.sum()))
-        parts = [heal(x.cpu().numpy(), inside, self.spacing_mm, rng, self.margin_mm) for x in image]
+        parts = [self._healed(x.cpu().numpy(), inside, labels, label, rng) for x in image]
         sample[self.healed_key] = torch.from_numpy(np.stack(parts))
+
+    def _healed(
+        self,
+        image: np.ndarray,
+        inside: np.ndarray,
+        labels: np.ndarray,
+        placed: Any,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        if self.wall is None:
+            return heal(image, inside, self.spacing_mm, rng, self.margin_mm)
+        wall, cavity = (np.isin(labels, part).any(0) for part in (self.wall, self.cavity))
+        affine = np.asarray(placed.affine, float)
+        return heal_wall(image, inside, wall, cavity, affine, rng, self.margin_mm)
 
 
 class RandLesionRimd(RandomizableTransform, EachKey):
@@ -106,7 +129,7 @@ class RandLesionRimd(RandomizableTransform, EachKey):
         known_key: str = "known",
         margins_mm: Sequence[float] = (0.0, 1.0, 2.0, 3.0),
         prob: float = 0.5,
-        spacing_mm: float = 1.0,
+        spacing_mm: float | Sequence[float] = 1.0,
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
