@@ -13,7 +13,7 @@ from scipy.sparse.linalg import cg
 from tools.metrics.border import noise_level
 from tools.transforms.wall import WallCoordinates, wall_coordinates
 
-__all__ = ["heal", "heal_wall", "remote_wall"]
+__all__ = ["REACH_MM", "heal", "heal_wall", "remote_wall"]
 
 REACH_MM = 6.0
 DEPTHS = 5  # parts of a wall from its inner to its outer surface
@@ -92,7 +92,8 @@ def heal_wall(
 ) -> np.ndarray:
     """Return the image with a lesion of a wall replaced by the wall as it is elsewhere.
 
-    See :func:`heal`, within the wall, and :func:`remote_wall`. An empty mask changes nothing.
+    See :func:`heal`, within the wall, and :func:`remote_wall`. If lesion and rim leave nothing of
+    the wall, what lies around it is continued. An empty mask changes nothing.
 
     Args:
         image: ``(H, W, D)``, in the scan's units, slices along the last axis.
@@ -102,14 +103,13 @@ def heal_wall(
         affine: of the image.
         rng: source of the noise.
         margin_mm: of the rim.
-
-    Raises:
-        ValueError: if lesion and rim leave nothing of the wall.
     """
     if not mask.any():
         return np.asarray(image, np.float32).copy()
     spacing = voxel_sizes(affine)
     far = ndimage.distance_transform_edt(~mask, sampling=spacing) > margin_mm
+    if not (wall & far).any():
+        return heal(image, mask, spacing, rng, margin_mm)
     expected = remote_wall(image, wall & far, wall_coordinates(wall, affine, cavity))
     return heal(image, mask, spacing, rng, margin_mm, wall, expected)
 

@@ -12,10 +12,9 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 from nibabel.affines import apply_affine
-from torch import Tensor
 
 from tools.intensity import HuWindow, Percentiles
-from tools.transforms import EachKey
+from tools.transforms import EachKey, as_dtype
 from tools.windows import BlendZone, Window, WindowGrid, compose_rim, cut_window, paste_window
 
 __all__ = [
@@ -186,7 +185,7 @@ class PasteLesiond(EachKey):
             values = scale.unscaled(drawn[torch.from_numpy(inside)])
         where = torch.from_numpy(inside).to(scan.device)
         composite = scan.clone()
-        composite[where] = _as_dtype(torch.as_tensor(values), scan.dtype).to(scan.device)
+        composite[where] = as_dtype(torch.as_tensor(values), scan.dtype).to(scan.device)
         sample[key] = composite
 
     def _of_window(
@@ -210,14 +209,6 @@ class PasteLesiond(EachKey):
         return zone.inside, compose_rim(image, affine, shown, drawn, grid, zone, limits)
 
 
-def _as_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return intensities in the scan's type; integers must not wrap round at its ends."""
-    if not dtype.is_floating_point:
-        limits = torch.iinfo(dtype)
-        values = values.double().round().clamp(limits.min, limits.max)
-    return values.to(dtype)
-
-
 class PasteChanged(EachKey):
     """Add to the scan what a synthetic image changed, and leave every other voxel as it was.
 
@@ -238,5 +229,5 @@ class PasteChanged(EachKey):
         change = (values - image[: len(values)]) * self.scale
         moved = change != 0
         composite = scan.clone()
-        composite[moved] = _as_dtype((convert_to_tensor(scan) + change)[moved], scan.dtype)
+        composite[moved] = as_dtype((convert_to_tensor(scan) + change)[moved], scan.dtype)
         sample[key] = composite
