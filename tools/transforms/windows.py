@@ -106,7 +106,8 @@ class SliceWindowd(MapTransform):
 class PercentileScaled(EachKey):
     """Scale an image so that two of its percentiles become -1 and 1, left as ``intensity_range``.
 
-    For the arguments see :class:`tools.intensity.Percentiles`.
+    ``also`` are keys of further images that are put on that scale. For the other arguments see
+    :class:`tools.intensity.Percentiles`.
     """
 
     def __init__(
@@ -114,17 +115,18 @@ class PercentileScaled(EachKey):
         keys: KeysCollection,
         percentiles: Sequence[float] = (0.5, 99.5),
         empty_value: float | None = None,
+        also: Sequence[str] = (),
     ) -> None:
         super().__init__(keys)
-        self.scale = Percentiles(tuple(percentiles), empty_value)
+        self.scale, self.also = Percentiles(tuple(percentiles), empty_value), tuple(also)
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
-        image = sample[key]
-        values = convert_to_tensor(image).float()
-        scale = self.scale.of(values.numpy())
-        result = image.clone() if image.is_floating_point() else image.float()
-        result[:] = scale.scaled(values)
-        sample[key] = result
+        scale = self.scale.of(convert_to_tensor(sample[key]).float().numpy())
+        for name in (key, *self.also):
+            image = sample[name]
+            result = image.clone() if image.is_floating_point() else image.float()
+            result[:] = scale.scaled(convert_to_tensor(image).float())
+            sample[name] = result
         sample["intensity_range"] = torch.tensor(scale, dtype=torch.float64)
 
 
