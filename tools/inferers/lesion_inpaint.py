@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tools.histograms import match_histogram
+from tools.networks.half_precision import autocast
 from tools.schedules import repaint_timesteps
 from tools.transforms.rim import RIM, with_rim
 
@@ -279,7 +280,7 @@ class LesionInpaintInferer(Inferer):
         size = 1 if self.one_by_one and not torch.is_grad_enabled() else len(x)
         conditions = [None] * len(x) if condition is None else condition.split(size)
         parts = zip(x.split(size), timesteps.split(size), conditions, strict=False)
-        with torch.autocast(x.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+        with autocast(x.device.type, self.amp_dtype):
             return torch.cat([network(*part).float() for part in parts])
 
 

@@ -25,8 +25,7 @@ from tools.synthesis.cases import Case
 from tools.synthesis.synthesizer import Synthesizer
 from tools.synthesis.textures import Textures
 from tools.synthesis.view import View
-from tools.transforms.healing import heal, remote_wall
-from tools.transforms.wall import wall_coordinates
+from tools.transforms.healing import heal, heal_wall
 from tools.windows import Box
 
 __all__ = ["PERCENT", "Real", "Redraw"]
@@ -119,14 +118,11 @@ class Redraw:
         image = np.asarray(scan.image, np.float32)
         labels = scan.load_labels(real.label, "label")
         mask = np.isin(labels, self.organ.values)
-        within = expected = None
-        if self.organ.wall:
-            within = np.isin(labels, self.organ.wall)
-            place = wall_coordinates(within, scan.affine, np.isin(labels, self.organ.cavity))
-            rim = ndimage.distance_transform_edt(~mask, sampling=scan.spacing_mm) > self.margin_mm
-            expected = remote_wall(image, within & rim, place)
         rng = self._chance(real)
-        return heal(image, mask, scan.spacing_mm, rng, self.margin_mm, within, expected)
+        if not self.organ.wall:
+            return heal(image, mask, scan.spacing_mm, rng, self.margin_mm)
+        parts = (np.isin(labels, values) for values in (self.organ.wall, self.organ.cavity))
+        return heal_wall(image, mask, *parts, scan.affine, rng, self.margin_mm)
 
     def put_back(self, real: Real) -> Crop:
         """Return the real lesion in healed surroundings."""

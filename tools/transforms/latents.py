@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +20,7 @@ from tools.transforms.conditions import SUBTYPES, lesion_subtype
 
 __all__ = [
     "EncodeLatentsd",
+    "RandHealedLatentsd",
     "VariantCropd",
     "latent_mask",
     "latent_mask_channels",
@@ -189,3 +190,36 @@ class EncodeLatentsd(EachKey):
         image = convert_to_tensor(sample.pop(key))[None].to(device, torch.float32)
         latents = encode_latents(self.autoencoder, image, self.scale_factor)
         sample[self.latents_key] = latents[0].cpu()
+
+
+class RandHealedLatentsd(RandomizableTransform, EachKey):
+    """At random, let the latents round a lesion be those of the image without it.
+
+    An encoder sees beyond a latent's own voxels, and a halo reaches beyond the mask: from latents
+    beside a real lesion a denoiser reads what it shall draw. In healthy scans it then finds
+    nothing. Latents of which a voxel is lesion (:func:`latent_mask`) stay.
+
+    Args:
+        keys: of the latents ``(C, h, w, d)``.
+        healed_key: of those of the image without the lesion.
+        mask_key: of the lesion masks of the image, ``(K, H, W, D)``.
+        prob: that the surroundings are the healed ones.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        healed_key: str = "healed",
+        mask_key: str = "label",
+        prob: float = 0.5,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.healed_key, self.mask_key = healed_key, mask_key
+
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
+        self.randomize(None)
+        if self._do_transform:
+            mask = convert_to_tensor(sample[self.mask_key])[None].float()
+            inside = latent_mask(mask).amax(1) > 0
+            sample[key] = torch.where(inside, sample[key], sample[self.healed_key])
