@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from monai.transforms import RandFlipd
 
-from tools.handlers import LossBar, say_where_files_are
+from tools.handlers import EpochChance, LossBar, say_where_files_are
+from tools.synthesis.on_the_fly import LesionCollate
 
 
 def outputs(names: list[str]) -> Engine:
@@ -43,3 +46,23 @@ def test_files_are_named_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert without.startswith("training done; no weights, since nothing was validated; curves: ")
     assert f"weights: {weights}; last checkpoint: {tmp_path}/checkpoint_epoch=10.pt; " in said
     assert said.endswith(f"curves: tensorboard --logdir {logs}")
+
+
+def test_chance_of_an_epoch_reaches_what_makes_batches() -> None:
+    """Transforms of the collate function are as repeatable as those of the dataset."""
+    collate = LesionCollate(None, RandFlipd("x", prob=0.5, spatial_axis=0))
+    loader = DataLoader([{"x": torch.arange(3.0).reshape(1, 3)}] * 16, 4, collate_fn=collate)
+
+    def epochs(first: int) -> list[list[float]]:
+        engine, seen = Engine(lambda _, batch: seen[-1].extend(batch["x"].flatten().tolist())), []
+        engine.state.epoch = first
+        engine.data_loader = loader
+        chance = EpochChance(seed=3)
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: seen.append([]))
+        chance.attach(engine)
+        engine.run(loader, max_epochs=2, epoch_length=4)
+        return seen
+
+    one, two = epochs(0)
+    assert one != two
+    assert epochs(0) == [one, two]

@@ -53,6 +53,9 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("prepare lidc --dicom {folder}", "dicom must hold CT series, found none"),
         ("prepare emidec --source {none}", "source must be an existing folder"),
         ("prepare emidec --source {folder}", "source must hold cases"),
+        ("prepare msd --source {folder}", "source must be an unpacked task with dataset.json"),
+        ("prepare kits --source {none}", "source must be an existing folder"),
+        ("prepare kits --source {folder}", "source must hold cases (case_00000/imaging.nii.gz"),
         ("prepare phantom --kind brain", "kind must be one of"),
     ],
 )

@@ -180,7 +180,7 @@ def prepare_msd(
     source: str,
     out: str,
     bundle: str = "lesion_segmentation",
-    stage: str = "liver",
+    stage: str = "",
     workers: int = 1,
     validation_fraction: float = 0.2,
     seed: Seed = 0,
@@ -189,7 +189,7 @@ def prepare_msd(
 
     Example: python -m tools prepare msd --source Task03_Liver --out work/liver --workers 4
 
-    Example: python -m tools prepare msd --source Task07_Pancreas --bundle diffmask --stage "" --out
+    Example: python -m tools prepare msd --source Task07_Pancreas --bundle diffmask --out
         work/masks
 
     OUT/scans.json lists all cases with label map (1 organ, 2 tumour) and organ mask, those without
@@ -217,7 +217,7 @@ def prepare_kits(
     source: str,
     out: str,
     bundle: str = "lesion_segmentation",
-    stage: str = "liver",
+    stage: str = "",
     workers: int = 1,
     validation_fraction: float = 0.2,
     seed: Seed = 0,

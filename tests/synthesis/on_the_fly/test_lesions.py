@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor
+from monai.transforms import RandFlipd
 from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
@@ -232,3 +233,37 @@ def test_examples_of_the_docs_run(
     lines = capsys.readouterr().out.splitlines()
     assert "torch.Size([2, 1, 192, 160, 144])" in lines[-1]
     assert sum("voxels of lesion" in line for line in lines) == 1
+
+
+def test_samples_with_a_lesion_can_be_left_alone() -> None:
+    label = torch.zeros(1, *SIZE, dtype=torch.uint8)
+    label[:, 20:23, 20:23, 20:23] = 1
+    one = transform(only_healthy=True)
+    sick, healthy = sample(label=label), sample(label=torch.zeros_like(label))
+    made = one.many([sick, healthy])
+    assert torch.equal(made[0]["image"], sick["image"])
+    assert torch.equal(torch.as_tensor(made[0]["label"]), label)
+    assert made[1]["label"].any()
+
+
+def test_a_method_stands_in_place_of_the_network() -> None:
+    made = transform(method="hand_crafted", steps=None)(sample())
+    inside = made["label"] > 0
+    assert bool((made["image"] != sample()["image"])[inside].any())
+    with pytest.raises(ValueError, match=r"method must be one of .*hand_crafted.*, got 'clay'"):
+        transform(method="clay")
+
+
+def test_collate_without_lesions_and_with_workers_of_their_own_chance() -> None:
+    after = RandFlipd(["image"], prob=0.5, spatial_axis=0)
+    data = [{"image": torch.arange(4.0).reshape(1, 4)} for _ in range(32)]
+    collate = LesionCollate(None, after)
+    batches = [
+        torch.cat(
+            [batch["image"] for batch in DataLoader(data, 4, num_workers=n, collate_fn=collate)]
+        )
+        for n in (0, 2)
+    ]
+    assert {len(batch) for batch in batches} == {32}
+    rows = batches[1].reshape(8, -1)  # batches of the two workers take turns
+    assert not torch.equal(rows[::2], rows[1::2])
