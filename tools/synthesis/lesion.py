@@ -116,9 +116,14 @@ class Lesion:
     def __post_init__(self) -> None:
         self.present = [k for k, mask in enumerate(self.masks) if mask.any()]
         self.zone: BlendZone | None = None
+        self.blend_sigma_mm: float | None = None
+        softening = getattr(self.view, "blend_sigma_mm", None)
+        if softening is not None:
+            self.blend_sigma_mm = float(np.random.default_rng(self.seed).uniform(*softening))
         if self.view.margin_mm:
             place = (self.box, self.canvas.affine, self.canvas.shape, self.view.margin_mm)
-            self.zone = BlendZone.around(np.asarray(self.masks.any(0)), *place, self.view.fades)
+            how = (self.view.fades, self.blend_sigma_mm)
+            self.zone = BlendZone.around(np.asarray(self.masks.any(0)), *place, *how)
 
     @property
     def job(self) -> WindowJob:
@@ -227,6 +232,8 @@ class Lesion:
             "intensity_range": [round(float(scale.low), 3), round(float(scale.high), 3)],
             "margin_mm": self.view.margin_mm,
         }
+        if self.blend_sigma_mm is not None:
+            sampler["blend_sigma_mm"] = round(self.blend_sigma_mm, 3)
         if self.texture.solid_share is not None:
             sampler["solid_share"] = round(self.texture.solid_share, 3)
         return [
