@@ -52,6 +52,7 @@ COMMANDS: Commands = {
     "compare": models.compare,
     "evaluate": models.evaluate,
     "turing": {"": readers.turing, "score": readers.turing_score},
+    "adapt": study.adapt,
     "study": {"segmentation": study.study_segmentation},
     "export": {
         "auto3dseg": export.export_auto3dseg,

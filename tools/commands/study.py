@@ -4,10 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tools.commands.arguments import Number
+from tools.commands.arguments import Number, Seed
 from tools.commands.result import Result
 
-__all__ = ["study_segmentation"]
+__all__ = ["adapt", "study_segmentation"]
+
+
+def adapt(
+    datalist: str,
+    out: str,
+    bundle: str = "lefusion_lidc",
+    folds: Number = 3,
+    epochs: Number = 20,
+    learning_rate: float = 0.0002,
+    steps: Number | None = None,
+    weights: str | None = None,
+    classes: Sequence[int] = (),
+    dataset_dir: str | None = None,
+    device: str = "auto",
+    seed: Seed = 0,
+) -> Result:
+    """Fine-tune a bundle on 10 to 50 lesions of your own, and say whether it got better.
+
+    The lesions are divided into folds by patient. In each, the bundle learns from the others, and
+    the fold's lesions are drawn anew at their masks before and after, and judged against the real
+    ones. OUT/adapted is the bundle trained on all of them: a folder that synthesize takes.
+
+    Example: python -m tools adapt --bundle lefusion_lidc --datalist mine/datalist.json --out
+        out/adapted
+
+    Example: python -m tools synthesize --bundle out/adapted/adapted --scan scan.nii.gz --out out
+
+    An interrupted run goes on where it stopped when the same command is given again.
+
+    Args:
+        datalist: as prepare scans takes it: scans with lesion masks, the patient of each.
+        out: folder to write: adapted (the bundle), adapt.md and adapt.json (before and after),
+            fold_1, ... and all (datalists, trainings, comparisons), data (windows).
+        bundle: name or folder; one whose train.json has start_weights.
+        folds: of patients, 2 or more; each must hold 4 lesions.
+        epochs: of each training.
+        learning_rate: of each training; lower than that of a new network.
+        steps: of the sampler in the comparison; default: as compare.
+        weights: to start from; default: the bundle's.
+        classes: label values that are lesions; default: as the bundle says.
+        dataset_dir: folder that the paths of the datalist may lead to as well.
+        device: of the comparison: auto, cpu, cuda or cuda:N; the training takes a GPU if there is
+            one.
+        seed: of folds, training and comparison.
+    """
+    from tools.files import claimed
+    from tools.studies.adapt import FILES, Adaptation, table
+    from tools.studies.adapt import adapt as run
+
+    given = dict(locals())
+    wanted = Adaptation(**{name: given[name] for name in Adaptation._fields})
+    with claimed(out, FILES) as folder:
+        results = run(datalist, folder.resolve(), wanted)
+    text = "\n".join([*table(results), "", f"the bundle: {results['adapted']}"])
+    return Result(text, {"out": out, **results})
 
 
 def study_segmentation(

@@ -18,7 +18,9 @@ What differs between studies stands in presets, ``TASK_NAME.json`` beside this f
   :mod:`tools.studies.downstream.segmentation`;
 * ``learnt_from``: by bundle, lists of the patients that its weights, shapes and textures know,
   ``DATALIST#section``, from the folder of the real datalist; ``[]``: it knows nobody;
-* ``shown``: window of intensities of pictures; ``published``: figures of a paper.
+* ``published``: figures of a paper.
+
+A preset with a ``base``, the name of another, has what that one has, but for what it says itself.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from tools.files import read_entries, read_object
 __all__ = ["Design", "Run", "presets", "read_design", "require_strangers", "subset"]
 
 KEYS = {"title", "task", "sections", "prepare", "classes", "fractions", "seeds", "protocol"}
-KEYS |= {"pools", "normal", "arms", "training", "learnt_from", "shown", "published"}
+KEYS |= {"pools", "normal", "arms", "training", "learnt_from", "published"}
 PROTOCOLS = ("user", "paper")
 BASELINE = "P"  # the arm without anything synthetic, to which all are compared
 
@@ -104,12 +106,7 @@ def read_design(
     Raises:
         ValueError: if there is none, a key is unknown or missing, or a value breaks its rule.
     """
-    known = presets(task)
-    path = known.get(name, Path(name))
-    if path.suffix != ".json":
-        raise ValueError(f"preset must be one of {', '.join(known)} or a JSON file, got {name!r}")
-    found = read_object(path, "preset")
-    preset = {key: value for key, value in found.items() if not key.startswith("_")}
+    preset, path = _read(task, name)
     if wrong := sorted(set(preset) ^ KEYS):
         raise ValueError(f"preset must have the keys {sorted(KEYS)}, got {wrong[0]!r} in {path}")
     if preset["task"] != task:
@@ -123,6 +120,28 @@ def read_design(
     )
     _check(chosen)
     return chosen
+
+
+def _read(task: str, name: str) -> tuple[dict[str, Any], Path]:
+    """Return a preset on top of its base, and its file."""
+    known = presets(task)
+    path = known.get(name, Path(name))
+    if path.suffix != ".json":
+        raise ValueError(f"preset must be one of {', '.join(known)} or a JSON file, got {name!r}")
+    found = read_object(path, "preset")
+    preset = {key: value for key, value in found.items() if not key.startswith("_")}
+    base = preset.pop("base", None)
+    return (preset if base is None else _merged(_read(task, base)[0], preset)), path
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping on top of another; what has a ``_target_`` is replaced whole."""
+    result = dict(base)
+    for key, value in own.items():
+        before = result.get(key)
+        both = isinstance(before, dict) and isinstance(value, dict) and "_target_" not in value
+        result[key] = _merged(before, value) if both else value  # type: ignore[arg-type]
+    return result
 
 
 def _check(design: Design) -> None:

@@ -208,16 +208,25 @@ def _point(
     return tuple(close[chance.integers(len(close))].tolist())
 
 
-def write_subset(folder: Path, prepared: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
+def write_subset(
+    folder: Path,
+    prepared: Path,
+    entries: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]] | None = None,
+) -> Path:
     """Write a datalist of some real cases, which alone a generator may learn from; return it.
 
-    The section ``validation`` repeats them: trainings of bundles validate, and nothing else is
-    known to this run.
+    Args:
+        folder: to write; files are linked to.
+        prepared: folder of the datalist that the entries are of.
+        entries: to train on.
+        validation: None repeats those: trainings of bundles validate, and nothing else is known.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for top in sorted({Path(entry["image"]).parts[0] for entry in entries}):
+    other = entries if validation is None else validation
+    for top in sorted({Path(entry["image"]).parts[0] for entry in (*entries, *other)}):
         link = folder / top
         if not link.is_symlink():
             link.symlink_to((prepared / top).resolve())
-    write_json(folder / "datalist.json", {"training": entries, "validation": entries})
+    write_json(folder / "datalist.json", {"training": entries, "validation": other})
     return folder

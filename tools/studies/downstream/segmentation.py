@@ -5,6 +5,8 @@
 * ``steps`` and ``batch_size``: as many for each arm; the weights after the last step are measured,
   so no case chooses them;
 * ``size``: voxels of a sample; images are padded or cut to it at random places;
+* ``crop``: voxels of the first axes that are kept round all that is labelled, for scans of which
+  the place of the organ is known; left out: all;
 * ``window``: intensities that become 0 and 1, or ``percentiles`` of each image;
 * ``network``, ``loss``, ``optimizer``, ``lr_scheduler``, ``transforms``: ``_target_`` entries of
   MONAI; ``tolerance_mm`` of the surface Dice.
@@ -36,6 +38,22 @@ from tools.studies.downstream.cases import Case
 __all__ = ["measure", "scaled", "train"]
 
 OVERLAP = 0.25  # of sliding windows
+
+
+def cropped(case: Case, settings: Mapping[str, Any]) -> Case:
+    """Return the part of a case round what is labelled, of the size ``crop`` along its axes."""
+    if "crop" not in settings:
+        return case
+    box = []
+    for axis, size in enumerate(settings["crop"]):
+        other = tuple(k for k in range(case.label.ndim) if k != axis)
+        ends = np.flatnonzero((case.label > 0).any(other))
+        middle = (ends[0] + ends[-1] + 1) // 2 if len(ends) else case.label.shape[axis] // 2
+        start = int(np.clip(middle - size // 2, 0, max(0, case.label.shape[axis] - size)))
+        box.append(slice(start, start + size))
+    part = tuple(box)
+    arrays = {key: getattr(case, key)[part] for key in ("image", "label", "known")}
+    return case._replace(**arrays)
 
 
 def scaled(case: Case, settings: Mapping[str, Any]) -> Tensor:
@@ -74,7 +92,8 @@ def train(
     """
     set_determinism(seed)
     samples = [
-        {"image": scaled(case, settings), "label": numbered(case.label, classes)} for case in cases
+        {"image": scaled(case, settings), "label": numbered(case.label, classes)}
+        for case in (cropped(each, settings) for each in cases)
     ]
     both = ["image", "label"]
     parser = ConfigParser({k: settings[k] for k in ("network", "loss", "transforms")})
@@ -133,7 +152,7 @@ def measure(
     is the number of parts that hit none. A class that is neither there nor predicted has no Dice.
     """
     inferer = SlidingWindowInferer(settings["size"], sw_batch_size=4, overlap=OVERLAP)
-    for case in cases:
+    for case in (cropped(each, settings) for each in cases):
         start = time.perf_counter()
         with torch.inference_mode():
             logits = inferer(scaled(case, settings)[None].to(device), network)
