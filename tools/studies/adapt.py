@@ -1,4 +1,4 @@
-"""A bundle fine-tuned on some lesions of the user's, and whether that made it better (``adapt``)."""
+"""A bundle fine-tuned on lesions of the user's own, and whether it got better (``adapt``)."""
 
 from __future__ import annotations
 
