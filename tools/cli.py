@@ -38,6 +38,8 @@ COMMANDS: Commands = {
         "scans": prepare.prepare_scans,
         "lidc": prepare.prepare_lidc,
         "emidec": prepare.prepare_emidec,
+        "msd": prepare.prepare_msd,
+        "kits": prepare.prepare_kits,
         "phantom": prepare.prepare_phantom,
     },
     "cluster": presets.cluster,

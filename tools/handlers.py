@@ -43,6 +43,7 @@ class EpochChance:
         seed = int(np.random.SeedSequence(parts).generate_state(1)[0])
         set_determinism(seed)
         set_rnd(engine.data_loader.dataset, seed)
+        set_rnd(getattr(engine.data_loader, "collate_fn", None), seed)
         engine.set_data(engine.data_loader)
 
 

@@ -13,7 +13,10 @@ import torch
 from monai.bundle import run
 from torch import nn
 
-NAMES = ["lefusion_lidc", "diffmask", "lefusion_emidec", "hr_ldm"]
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/metadata.json"))
+# those that draw, and those that answer another question about a scan
+SYNTHESIZING = [name for name in NAMES if (BUNDLES / name / "configs/synthesize.json").is_file()]
 TINY = [8, 16, 16]
 TINY_MAISI: dict[str, Any] = {
     "network_def#network#num_channels": TINY,
@@ -26,18 +29,28 @@ CROPS: dict[str, Any] = {"window_size": [48, 48, 48], "variants": 1}
 FEW_STEPS = {"validate#inferer#num_inference_steps": 2}
 FEW_LATENT_STEPS = {"validate#inferer#sampler#num_inference_steps": 2}
 FEW_LATENT_STEPS |= {"validate#inferer#fewest_steps": 2}
-SHORT = {"train#trainer#epoch_length": 2, "max_epochs": 1, "batch_size": 2, "val_interval": 1}
+SHORT: dict[str, Any] = {"train#trainer#epoch_length": 2, "max_epochs": 1}
+SHORT |= {"batch_size": 2, "val_interval": 1}
 
 UNET = {"network_def#channels": TINY} | FEW_STEPS
 LATENT = TINY_LATENT | CROPS | FEW_LATENT_STEPS
 AUTOENCODER = {"window_size": [16, 16, 16], "autoencoder_def#num_channels": [8, 8, 16]}
+SEGMENTATION: dict[str, Any] = {"network_def#channels": [4, 8, 8], "network_def#strides": [2, 2]}
 TRAININGS = {
     "lefusion_lidc/configs/train.json": UNET,
     "lefusion_emidec/configs/train.json": UNET,
     "diffmask/configs/train.json": UNET,
     "hr_ldm/configs/train.json": LATENT,
     "hr_ldm/configs/train_autoencoder.json": AUTOENCODER,
+    "lesion_segmentation/configs/train.json": SEGMENTATION,
 }
+# of inference: two steps, where there is a sampler
+STEPS: dict[str, Any] = {"displayable_configs#num_inference_steps": 2}
+QUICK = {name: STEPS if name in SYNTHESIZING else {} for name in NAMES}
+QUICK["hr_ldm"] = STEPS | {"inferer#inferer#fewest_steps": 2}
+POSTFIX = dict.fromkeys(NAMES, "synthetic") | dict.fromkeys(
+    ("diffmask", "lesion_segmentation"), "lesion"
+)
 
 
 def run_module(repository: Path, *words: str) -> str:

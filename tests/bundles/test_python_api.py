@@ -7,10 +7,7 @@ import torch
 from monai.bundle import ConfigWorkflow, load
 from torch.nn import functional
 
-from tests.bundles.runs import NAMES, run_example
-
-STEPS = {"displayable_configs#num_inference_steps": 2}
-QUICK = {"hr_ldm": STEPS | {"inferer#inferer#fewest_steps": 2}}
+from tests.bundles.runs import NAMES, POSTFIX, QUICK, run_example
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -27,7 +24,7 @@ def test_loaded_network_has_the_shipped_weights(name: str) -> None:
 # round a lesion lies a rim that is drawn, or in which the decoder blends
 @pytest.mark.parametrize(("name", "margin"), [("lefusion_lidc", 2), ("hr_ldm", 3)])
 def test_example_of_the_readme_changes_the_lesion_only(name: str, margin: int) -> None:
-    names = run_example(name, **QUICK.get(name, STEPS))
+    names = run_example(name, **QUICK[name])
     scan, lesion_mask, synthetic = (names[key] for key in ("scan", "lesion_mask", "synthetic"))
     near = functional.max_pool3d(lesion_mask.float(), 2 * margin + 1, 1, margin)
     assert torch.equal(synthetic[near == 0], scan[near == 0])
@@ -41,12 +38,11 @@ def test_workflow_runs_as_the_command_does(name: str, tmp_path: Path) -> None:
         workflow_type="inference",
         logging_file=False,
         output_dir=str(tmp_path),
-        **QUICK.get(name, STEPS),
+        **QUICK[name],
         **{"dataset#data": "$@files[:1]"},
     )
     workflow.initialize()
     assert not workflow.check_properties()
     workflow.run()
     workflow.finalize()
-    postfix = "lesion" if name == "diffmask" else "synthetic"
-    assert len(list(tmp_path.glob(f"*_{postfix}.nii.gz"))) == 1
+    assert len(list(tmp_path.glob(f"*_{POSTFIX[name]}.nii.gz"))) == 1

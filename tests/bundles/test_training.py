@@ -156,6 +156,7 @@ def test_training_is_tracked(config: str, metric: str, repository: Path, tmp_pat
         ("diffmask/configs/train.json", "multi_gpu_train.json", "shape_distance"),
         ("lefusion_emidec/configs/train.json", "multi_gpu_train.json", "histogram_jsd"),
         ("hr_ldm/configs/train.json", "multi_gpu_train.json", "histogram_jsd"),
+        ("lesion_segmentation/configs/train.json", "multi_gpu_train.json", "dice"),
         (AUTOENCODER, None, "psnr"),
         (AUTOENCODER, "multi_gpu_autoencoder.json", "psnr"),
     ],

@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 from monai.bundle import ConfigWorkflow, verify_net_in_out
 from scipy import ndimage
 
-from tests.bundles.runs import NAMES, raw_values, run_configs, written
+from tests.bundles.runs import NAMES, POSTFIX, QUICK, raw_values, run_configs, written
 from tools.phantoms.datasets import lesion_datalist
 from tools.phantoms.heart_datasets import heart_datalist
 
@@ -45,12 +44,14 @@ def test_no_property_is_missing(kind: str, configs: list[str], bundle: str, tmp_
 
 @each_bundle
 def test_network_takes_and_gives_what_the_metadata_says(bundle: str) -> None:
+    path = Path(f"bundles/{bundle}/configs/metadata.json")
+    inputs = json.loads(path.read_text(encoding="utf-8"))["network_data_format"]["inputs"]
     verify_net_in_out(
         net_id="network_def",
         meta_file=f"bundles/{bundle}/configs/metadata.json",
         config_file=f"bundles/{bundle}/configs/inference.json",
         device="cpu",
-        extra_forward_args={"timesteps": torch.tensor([1])},
+        extra_forward_args={"timesteps": torch.tensor([1])} if "timesteps" in inputs else {},
     )
 
 
@@ -72,13 +73,9 @@ def test_two_cases_of_one_file_name_give_two_results(
             entries[-1][key] = f"{patient}/{key}.nii.gz"
             shutil.copy(entry[key], tmp_path / patient / f"{key}.nii.gz")
     (tmp_path / "datalist.json").write_text(json.dumps({section: entries}))
-    steps: dict[str, Any] = {"displayable_configs#num_inference_steps": 2}
-    steps["dataset_dir"] = str(tmp_path)
-    if bundle == "hr_ldm":
-        steps["inferer#inferer#fewest_steps"] = 2
+    steps = QUICK[bundle] | {"dataset_dir": str(tmp_path)}
     run_configs(bundle, "inference", configs, tmp_path / "out", **steps)
-    kind = "_label_lesion" if "cardiac" in configs else "_lesion"
-    kind = kind if bundle == "diffmask" else "_synthetic"
+    kind = f"_label_{POSTFIX[bundle]}" if "cardiac" in configs else f"_{POSTFIX[bundle]}"
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == [f"P 1{kind}.nii.gz", f"P.2{kind}.nii.gz"]
 

@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 from monai.bundle import download
 
-from tests.bundles.runs import FEW_LATENT_STEPS, NAMES, SHORT, TINY_MAISI, UNET
+from tests.bundles.runs import (
+    FEW_LATENT_STEPS,
+    NAMES,
+    POSTFIX,
+    QUICK,
+    SEGMENTATION,
+    SHORT,
+    STEPS,
+    TINY_MAISI,
+    UNET,
+)
 from tools.release.check import find_schema
 from tools.release.pack import pack_bundle
 
@@ -27,11 +37,11 @@ from monai.bundle import run
 for job in json.loads(sys.argv[1]):
     run(logging_file=False, **job)
 """
-FEW: dict[str, Any] = {"displayable_configs#num_inference_steps": 2, "dataset#data": "$@files[:1]"}
+ONE: dict[str, Any] = {"dataset#data": "$@files[:1]"}
+FEW = STEPS | ONE
 # with the autoencoder and the crops of the bundle
 TRAINING = {"hr_ldm": TINY_MAISI | FEW_LATENT_STEPS | {"variants": 1}}
-INFERENCE = {"hr_ldm": FEW | {"inferer#inferer#fewest_steps": 2}}
-POSTFIX = {"diffmask": "lesion"}
+TRAINING["lesion_segmentation"] = SEGMENTATION
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -64,9 +74,7 @@ def job(bundle: Path, run_id: str, config: str, options: dict[str, Any]) -> dict
 
 def written(bundle: Path) -> list[Path]:
     """Results of inference with the shipped weights, none of which may be empty."""
-    found = sorted(
-        (bundle / "output" / "inference").glob(f"*_{POSTFIX.get(bundle.name, 'synthetic')}*")
-    )
+    found = sorted((bundle / "output" / "inference").glob(f"*_{POSTFIX[bundle.name]}*"))
     assert all(np.ptp(np.asarray(nib.load(path).dataobj)) > 0 for path in found)
     return found
 
@@ -81,7 +89,7 @@ def test_zip_is_verified_trains_and_infers(
     small = TRAINING.get(name, UNET) | SHORT | {"val_every_nth_case": 8}
     jobs = [
         job(bundle, "training", "train.json", small),
-        job(bundle, "inference", "inference.json", INFERENCE.get(name, FEW)),
+        job(bundle, "inference", "inference.json", QUICK[name] | ONE),
     ]
     arguments = [str(bundle), json.dumps(jobs), *([] if schema is None else [str(schema)])]
     done = python(VERIFICATION, *arguments)

@@ -13,6 +13,7 @@ from tools.metrics.segmentation import (
     Dice,
     FrocScore,
     LesionScore,
+    OfClasses,
     SurfaceDice,
     average_precision,
     match_lesions,
@@ -179,3 +180,24 @@ def test_without_lesions_there_is_no_number() -> None:
 def test_what_cannot_be_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def one_hot(*classes: torch.Tensor) -> torch.Tensor:
+    masks = torch.cat(classes, 1)
+    return torch.cat([1 - masks.amax(1, keepdim=True), masks], 1)
+
+
+def test_classes_are_measured_one_by_one_or_together() -> None:
+    outer, inner = boxes((5, 10)), boxes((20, 10))
+    moved = boxes((6, 10))
+    pred, label = one_hot(moved, inner), one_hot(outer, inner)
+    each = OfClasses(Dice(), [1, 2])
+    each(pred, label)
+    each(one_hot(NOTHING, NOTHING), one_hot(NOTHING, inner))  # no first class: it does not count
+    assert each.per_class().tolist() == pytest.approx([0.729, 0.5])
+    assert each.aggregate().item() == pytest.approx((0.729 + 0.5) / 2)
+    together = OfClasses(LesionScore("sensitivity"), [1, 2], together=True)
+    together([pred[0], pred[0]], [label[0], one_hot(boxes((32, 6)), inner)[0]])
+    assert together.aggregate().item() == 0.75  # two lesions, and one of two
+    with pytest.raises(ValueError, match="one-hot, of equal shape, with classes \\[3\\]"):
+        OfClasses(Dice(), [3])(pred, label)

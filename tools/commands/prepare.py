@@ -9,7 +9,14 @@ from typing import Any
 from tools.commands.arguments import Seed
 from tools.commands.result import Result
 
-__all__ = ["prepare_emidec", "prepare_lidc", "prepare_phantom", "prepare_scans"]
+__all__ = [
+    "prepare_emidec",
+    "prepare_kits",
+    "prepare_lidc",
+    "prepare_msd",
+    "prepare_phantom",
+    "prepare_scans",
+]
 
 
 def prepare_scans(
@@ -167,6 +174,89 @@ def prepare_lidc(
     return _made(
         run(dicom, out, rule, min_readers, agreement, workers, validation_fraction), out, "scans"
     )
+
+
+def prepare_msd(
+    source: str,
+    out: str,
+    bundle: str = "lesion_segmentation",
+    stage: str = "liver",
+    workers: int = 1,
+    validation_fraction: float = 0.2,
+    seed: Seed = 0,
+) -> Result:
+    """Make masks of an MSD task of an organ with tumours, and of them what a bundle trains on.
+
+    Example: python -m tools prepare msd --source Task03_Liver --out work/liver --workers 4
+
+    Example: python -m tools prepare msd --source Task07_Pancreas --bundle diffmask --stage "" --out
+        work/masks
+
+    OUT/scans.json lists all cases with label map (1 organ, 2 tumour) and organ mask, those without
+    a tumour in the section normal: prepare scans, with --dataset_dir of the task, makes of it what
+    other bundles train on. An interrupted run goes on where it stopped when the same command is
+    given again. Cases that cannot be prepared are named at the end, and the command fails; all
+    others are done by then.
+
+    Args:
+        source: the unpacked task, with dataset.json: Task03_Liver, Task07_Pancreas.
+        out: folder to write: OUT/scans, OUT/scans.json, OUT/cases and OUT/datalist.json, split by
+            patient.
+        bundle: name or folder of the model that is to be trained.
+        stage: a further training of the bundle, as of prepare scans.
+        workers: cases prepared at once; each takes about 2 GB.
+        validation_fraction: about this share of the patients is for validation.
+        seed: of the split.
+    """
+    from tools.prepare.msd import read_msd
+
+    return _tumours(read_msd(source), out, bundle, stage, workers, validation_fraction, seed)
+
+
+def prepare_kits(
+    source: str,
+    out: str,
+    bundle: str = "lesion_segmentation",
+    stage: str = "liver",
+    workers: int = 1,
+    validation_fraction: float = 0.2,
+    seed: Seed = 0,
+) -> Result:
+    """Make masks of KiTS, kidneys with tumours, and of them what a bundle trains on.
+
+    Example: python -m tools prepare kits --source kits19/data --out work/kidney --workers 4
+
+    As prepare msd. Cysts, which later releases tell from tumours, count as kidney.
+
+    Args:
+        source: the download: case_X/imaging.nii.gz and case_X/segmentation.nii.gz.
+        out: folder to write: OUT/scans, OUT/scans.json, OUT/cases and OUT/datalist.json, split by
+            patient.
+        bundle: name or folder of the model that is to be trained.
+        stage: a further training of the bundle, as of prepare scans.
+        workers: cases prepared at once; each takes about 2 GB.
+        validation_fraction: about this share of the patients is for validation.
+        seed: of the split.
+    """
+    from tools.prepare.kits import read_kits
+
+    return _tumours(read_kits(source), out, bundle, stage, workers, validation_fraction, seed)
+
+
+def _tumours(
+    release: Any,
+    out: str,
+    bundle: str,
+    stage: str,
+    workers: int,
+    validation_fraction: float,
+    seed: int,
+) -> Result:
+    from tools.prepare.scans import bundle_rule
+    from tools.prepare.tumours import TUMOUR, prepare_tumours
+
+    rule = bundle_rule(bundle, stage, classes=[TUMOUR], seed=seed)
+    return _made(prepare_tumours(release, out, rule, workers, validation_fraction), out, "cases")
 
 
 def prepare_phantom(out: str, seed: Seed = 0, kind: str = "chest") -> Result:

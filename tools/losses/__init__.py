@@ -1,4 +1,4 @@
-"""Training objectives: of denoisers that look at lesions only, and of autoencoders."""
+"""Training objectives: of denoisers that look at lesions only, of autoencoders, of outlines."""
 
 from .autoencoder import (
     DiscriminatorLoss,
@@ -8,6 +8,7 @@ from .autoencoder import (
     perceptual_loss,
 )
 from .lesion import HistogramRegularizedLoss, LatentTarget, LesionNoiseLoss, NoiseTarget
+from .segmentation import StackedSupervisionLoss
 from .vq_autoencoder import (
     HingeDiscriminatorLoss,
     HingeGeneratorLoss,
@@ -25,6 +26,7 @@ __all__ = [
     "NoiseTarget",
     "QuantisedReconstructionLoss",
     "ReconstructionLoss",
+    "StackedSupervisionLoss",
     "adversarial_losses",
     "perceptual_loss",
 ]

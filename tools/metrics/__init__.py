@@ -1,7 +1,7 @@
 """Measures of what was synthesised: pure functions, with MONAI adapters beside them."""
 
 from .lesion_edit import HistogramDivergence, LesionMean, RisingMeans
-from .segmentation import AveragePrecision, Dice, FrocScore, LesionScore, SurfaceDice
+from .segmentation import AveragePrecision, Dice, FrocScore, LesionScore, OfClasses, SurfaceDice
 from .shape import ShapeDistance, ShapeFeatures, shape_features
 from .sphere import InsideShare, SphereError
 
@@ -13,6 +13,7 @@ __all__ = [
     "InsideShare",
     "LesionMean",
     "LesionScore",
+    "OfClasses",
     "RisingMeans",
     "ShapeDistance",
     "ShapeFeatures",

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from monai.metrics import compute_dice, compute_surface_dice
+from monai.metrics import CumulativeIterationMetric, compute_dice, compute_surface_dice
 from monai.metrics.froc import compute_froc_curve_data, compute_froc_score
 from nibabel.affines import voxel_sizes
 from scipy import ndimage
@@ -33,6 +33,7 @@ __all__ = [
     "Dice",
     "FrocScore",
     "LesionScore",
+    "OfClasses",
     "SurfaceDice",
     "average_precision",
     "match_lesions",
@@ -277,6 +278,61 @@ class SurfaceDice(_OfSize):
             options = {"include_background": True, "spacing": spacing_mm, "use_subvoxels": True}
             found.append(compute_surface_dice(*both, **options))  # type: ignore[arg-type]
         return torch.cat(found)
+
+
+class OfClasses(CumulativeIterationMetric):
+    """A metric of masks for label maps of several classes, ``(B, C, H, W, D)``, one-hot.
+
+    Cases are rows, classes columns; ``aggregate`` is the mean over classes of their own figure, a
+    class without one (NaN) left out.
+
+    Args:
+        metric: of masks, such as :class:`Dice`.
+        classes: channels to measure.
+        together: the classes are one: the mask of all.
+
+    Example:
+        >>> y = torch.eye(3)[torch.tensor([0, 1, 2, 2])].T.reshape(1, 3, 4, 1, 1)
+        >>> metric = OfClasses(Dice(), [1, 2])
+        >>> metric(y.roll(1, 2), y).tolist(), metric.aggregate().item()
+        ([[0.0, 0.5]], 0.25)
+    """
+
+    def __init__(self, metric: CaseMetric, classes: Sequence[int], together: bool = False) -> None:
+        super().__init__()
+        self.metric, self.classes, self.together = metric, list(classes), together
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **_: object) -> Tensor:
+        if y is None or y_pred.shape != y.shape or y.shape[1] <= max(self.classes):
+            shapes = tuple(y_pred.shape), None if y is None else tuple(y.shape)
+            raise ValueError(
+                f"y_pred and y must be one-hot, of equal shape, with classes {self.classes}, got "
+                f"{shapes[0]} and {shapes[1]}"
+            )
+        if self.together:
+            pair = (x[:, self.classes].amax(1, keepdim=True) for x in (y_pred, y))
+            return self.metric._compute_tensor(*pair)
+        rows = [
+            self.metric._compute_tensor(*(x[:, [k]] for x in (y_pred, y))) for k in self.classes
+        ]
+        return torch.cat(rows, 1)
+
+    def per_class(self) -> Tensor:
+        """Return the figure of each class over all cases since ``reset``."""
+        values = self.get_buffer()
+        if not isinstance(values, Tensor):
+            raise ValueError("aggregate needs at least one sample, got none")
+        parts = [values] if self.together else values.split(1, 1)
+        return torch.stack([self._of(part) for part in parts])
+
+    def _of(self, values: Tensor) -> Tensor:
+        self.metric.reset()
+        self.metric.extend(values)
+        return self.metric.aggregate()
+
+    def aggregate(self) -> Tensor:
+        """Return one number over all cases since ``reset``."""
+        return self.per_class().nanmean()
 
 
 class _OfLesions(_OfSize):

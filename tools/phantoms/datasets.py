@@ -25,16 +25,19 @@ from tools.phantoms.heart_datasets import write_heart_phantom
 
 __all__ = [
     "PHANTOM_VERSION",
+    "healthy_datalist",
     "lesion_datalist",
     "phantom_scan",
     "tumour_datalist",
     "write_abdomen_phantom",
     "write_chest_phantom",
+    "write_healthy_rois",
     "write_lesion_rois",
     "write_tumour_dataset",
 ]
 
 ROI_SIZE = 32
+HEALTHY_ROI_SIZE = 72  # room for a lesion and its surroundings
 CUBES_OF_A_BODY = 4
 # Abdomens per section; those of the section normal have no tumour.
 ABDOMENS = {"training": 8, "validation": 3, "test": 2, "normal": 3}
@@ -156,6 +159,36 @@ def _write_cube(folder: Path, name: str, body: int, nodule: Nodule) -> dict[str,
         diameter_mm=nodule.diameter_mm,
         shape_source="ellipsoid",
         patient=f"phantom_{body}",
+    )
+
+
+def write_healthy_rois(out_dir: str | Path, count: int = 6, seed: int = 0) -> dict[str, Any]:
+    """Write cubes of 72 mm of healthy phantom lungs with lung masks, each of a body of its own.
+
+    The bodies are not those of :func:`write_lesion_rois` of the same seed. They are the section
+    "normal" of ``datalist.json``, whose content is returned.
+    """
+    folder, entries = Path(out_dir), []
+    for number in range(count):
+        body = 1000 * seed + 500 + number
+        (inside,) = draw_nodules(body, 1)
+        window = chest_ct((HEALTHY_ROI_SIZE,) * 3, 1.0, body, inside.site_mm)
+        volumes = {"image": window.image, "organ_mask": window.lung_mask}
+        name = f"rois/phantom_normal_{number:03d}"
+        facts = {"patient": f"phantom_{body}"}
+        entries.append(write_case(folder, name, volumes, window.affine, **facts))
+    return write_datalist(folder, "healthy phantom lungs", {"normal": entries})
+
+
+def healthy_datalist(
+    dataset_dir: str | Path | None, section: str = "normal"
+) -> list[dict[str, Any]]:
+    """Return a section of scans without lesions of a dataset, of phantom lungs if none is named.
+
+    See :func:`lesion_datalist`. Entries may have the mask of an organ, as ``organ_mask``.
+    """
+    return read_section(
+        dataset_dir, section, f"phantom-healthy-{PHANTOM_VERSION}", write_healthy_rois
     )
 
 

@@ -17,6 +17,7 @@ from tools.windows import WindowGrid, bounds_mm, cut_window, window_size
 __all__ = [
     "Lesion",
     "Rule",
+    "as_stored",
     "find_lesions",
     "healthy_windows",
     "isotropic_mask",
@@ -345,3 +346,10 @@ def _mask_grid(mask: np.ndarray, affine: np.ndarray, spacing_mm: float) -> Windo
     grid = np.diag([-spacing_mm, -spacing_mm, spacing_mm, 1.0])
     grid[:3, 3] = (low + high) / 2 - grid[:3, :3] @ ((size - 1) / 2)
     return WindowGrid(grid, (int(size[0]), int(size[1]), int(size[2])))
+
+
+def as_stored(values: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Return values cut from an image in the type of files: int16 where the image is whole."""
+    if image.dtype.kind == "f" or np.abs(values).max(initial=0) >= 2**15:
+        return values.astype(np.float32)
+    return np.rint(values).astype(np.int16)

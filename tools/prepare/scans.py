@@ -36,6 +36,7 @@ from tools.files import (
 from tools.prepare.lesions import (
     Lesion,
     Rule,
+    as_stored,
     find_lesions,
     healthy_windows,
     isotropic_mask,
@@ -549,15 +550,19 @@ class _OneScan(NamedTuple):
             self.record.add(name, files, {**self.said, "normal": True})
 
     def stacks(self) -> None:
-        """Write scan and label map as they are, slices along the last axis."""
+        """Write scan, label map and organ mask as they are, slices along the last axis."""
         spacing = np.round(self.scan.spacing_mm, 3)
         axis = 2 - int(np.argmax(spacing[::-1]))
         order = (*(n for n in range(3) if n != axis), axis)
         affine = self.scan.affine[:, [*order, 3]]
-        image = _stored(np.transpose(_numbers(self.scan), order), _numbers(self.scan))
-        label = np.transpose(self.label, order).astype(np.uint8)
-        healthy = self.rule.classes is not None and not np.isin(label, self.rule.classes).any()
-        files = {"image": volume(image, affine), "label": volume(label, affine)}
+        image = as_stored(np.transpose(_numbers(self.scan), order), _numbers(self.scan))
+        healthy = self.rule.classes is not None and not np.isin(self.label, self.rule.classes).any()
+        files, maps = {"image": volume(image, affine)}, {"label": self.label}
+        if "organ_mask" in self.paths:
+            organ = self.scan.load_mask(self.paths["organ_mask"], "organ_mask", empty=True)
+            maps["organ_mask"] = np.asarray(organ)
+        for key, values in maps.items():
+            files[key] = volume(np.transpose(values, order).astype(np.uint8), affine)
         self.record.add(self.record.name, files, self.said | ({"normal": True} if healthy else {}))
 
     def patches(self) -> None:
@@ -580,7 +585,7 @@ class _OneScan(NamedTuple):
 def _pair(
     window: np.ndarray, key: str, mask: np.ndarray, affine: np.ndarray, image: np.ndarray
 ) -> dict[str, nib.Nifti1Image]:
-    files = {"image": volume(_stored(window, image), affine)}
+    files = {"image": volume(as_stored(window, image), affine)}
     return files | {key: volume(mask.astype(np.uint8), affine)}
 
 
@@ -591,10 +596,3 @@ def _numbers(scan: Scan) -> np.ndarray:
         return image
     whole = np.array_equal(image, np.rint(image)) and np.abs(image).max() < 2**15
     return image.astype(np.int16) if whole else image
-
-
-def _stored(values: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return values cut from an image in the type of files: int16 where the image is whole."""
-    if image.dtype.kind == "f" or np.abs(values).max(initial=0) >= 2**15:
-        return values.astype(np.float32)
-    return np.rint(values).astype(np.int16)

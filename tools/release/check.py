@@ -45,6 +45,8 @@ WORKFLOWS = (
     ("train", ("train.json", "cardiac.json")),
     ("inference", ("inference.json", "cardiac_inference.json")),
     ("train", ("train.json", "cardiac.json", "cardiac_evaluate.json")),
+    *(("train", ("train.json", f"{name}.json")) for name in ("heart", "liver")),
+    *(("inference", ("inference.json", f"{name}_inference.json")) for name in ("heart", "liver")),
 )
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -54,6 +54,7 @@ SAME_IN_ALL = re.compile(
     r"network_def|scheduler|num_train_timesteps|background|mask_input|scale_factor"
     r"|prediction_type|autoencoder_def|intensity_range|histogram_range|mask_detail|mask_channels"
     r"|(\w+_)?window(_\w+)?|(\w+_)?spacing_mm"
+    r"|class_names|lesion_classes|organ_values|in_hu|intensity|patch_size"
 )
 # train_X.json trains a network that train.json takes as it is, under X_def, with crops of its own
 SAME_IN_STAGES = re.compile(r"\w+_def|intensity_range")

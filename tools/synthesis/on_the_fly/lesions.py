@@ -73,6 +73,9 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
             first of them; raise ends the training. If none of the first ten can take a lesion, it
             is an error either way.
         allow_missing_keys: leave samples without the image as they are.
+        only_healthy: leave samples whose label holds a lesion already as they are.
+        method: what stands in place of the bundle's network, as of ``python -m tools synthesize``.
+        library: data set of real lesions, for methods that copy them.
 
     Raises:
         FileNotFoundError: if the bundle does not exist.
@@ -122,6 +125,9 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         record_key: str | None = None,
         if_impossible: str = "skip",
         allow_missing_keys: bool = False,
+        only_healthy: bool = False,
+        method: str | None = None,
+        library: str | None = None,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
@@ -141,6 +147,7 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         self.count = whole_range("count", count)
         self.sizes: SizeMix | None = size_mix(diameter_mm, size_weights)
         self.if_impossible, self.device, self.one_by_one = if_impossible, device, one_by_one
+        self.only_healthy, self.method = only_healthy, method
         self.options = {
             "texture": texture,
             "diameter_mm": None if self.sizes is None else self.sizes[0][1:],
@@ -149,6 +156,7 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
             "organ_source": organ_source,
             "attempts": attempts,
             "steps": steps,
+            "library": library,
         }
         self.made = self.skipped = 0
         self._job: Synthesizer | None = None
@@ -181,7 +189,7 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
             complete_masks(output, self.keys[0], self.label_key, self.organ_key)
             if self.record_key is not None:
                 output[self.record_key] = "[]"
-            if self._do_transform:
+            if self._do_transform and not (self.only_healthy and self._has_lesion(job, output)):
                 in_hu = job.organ.modality == "CT"
                 scan = as_scan(output[self.keys[0]], str(self.keys[0]), in_hu)
                 plan = self._plan(job, scan, output, rng)
@@ -212,7 +220,7 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
 
     def _load(self, device: str) -> Synthesizer:
         """Load the models; all arguments are checked on the way."""
-        opened = open_synthesizer(self.bundle, device, options=self.options)
+        opened = open_synthesizer(self.bundle, device, options=self.options, method=self.method)
         job: Synthesizer = opened.get("synthesizer")
         on_cpu = job.texturer.device.type == "cpu"
         if not (on_cpu if self.one_by_one is None else self.one_by_one):
@@ -220,6 +228,12 @@ class SynthesizeLesiond(RandomizableTransform, MapTransform):
         if job.one_scan_only:
             raise ValueError(f"shape must fit any sample, got {self.options['shape']!r}")
         return replace(job, sizes=self.sizes, count=self.count[1])
+
+    def _has_lesion(self, job: Synthesizer, output: dict[Hashable, Any]) -> bool:
+        values = [self.lesion_value]
+        if job.organ.parts:
+            values = [each.value for each in job.organ.classes]
+        return bool(np.isin(np.asarray(output[self.label_key]), values).any())
 
     def _plan(
         self, job: Synthesizer, scan: Scan, output: dict[Hashable, Any], rng: np.random.Generator
