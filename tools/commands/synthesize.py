@@ -13,7 +13,7 @@ __all__ = ["demo", "synthesize", "verify"]
 
 # arguments of synthesize that are no keys of a bundle's synthesize.json
 FILES_AND_MACHINE = {"scan", "out", "bundle", "organ_mask", "lesion_mask", "dataset_dir", "section"}
-FILES_AND_MACHINE |= {"method", "series_uid", "weights", "device", "output_format"}
+FILES_AND_MACHINE |= {"method", "series_uid", "weights", "device", "output_format", "instances"}
 
 
 def synthesize(
@@ -56,6 +56,7 @@ def synthesize(
     device: str = "auto",
     output_format: str = "nifti",
     deidentify: bool = False,
+    instances: bool = False,
 ) -> Result:
     """Put synthetic lesions into real scans and write images, labels, records and a report.
 
@@ -164,6 +165,9 @@ def synthesize(
             gets them, nothing is sampled again. Both carry the patient's tags.
         deidentify: with output_format dicom: name, numbers, dates, places and UIDs of both are
             replaced as the basic profile of DICOM PS3.15 says, and cases named by pseudonyms.
+        instances: also write OUT/<case>/instances.nii.gz: the number of the lesion that a voxel
+            belongs to, whatever its class, as "lesion" of its sampler in lesions.json; for
+            ``export detection``.
     """
     given = dict(locals())
 
@@ -182,7 +186,7 @@ def synthesize(
     opened = open_synthesizer(bundle, rank.device(device), weights, options, method=method)
     job = opened.get("synthesizer")
     report = PageReport(getattr(job.texturer.view, "scale", None))
-    made = synthesize_scans(cases, out, job, rank, output_format, report, deidentify)
+    made = synthesize_scans(cases, out, job, rank, output_format, report, deidentify, instances)
     return _summary(made, Path(out))
 
 

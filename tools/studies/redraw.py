@@ -82,11 +82,12 @@ class Redraw:
             chosen = np.linspace(0, len(listed) - 1, limit).round().astype(int)
             listed = [listed[k] for k in chosen]
         for name, patient, image, label in tqdm(listed, desc="reading"):
-            found = self._real(name, patient, image, label)
+            found = self.real(name, patient, image, label)
             if found is not None:
                 yield found
 
-    def _real(self, name: str, patient: str, image: Path, label: Path) -> Real | None:
+    def real(self, name: str, patient: str, image: Path, label: Path) -> Real | None:
+        """Return the lesion of a scan; None if it holds none or, but for such organs, several."""
         scan = self._scan(image)
         labels = scan.load_labels(label, "label")
         masks = np.stack([labels == value for value in self.organ.values])

@@ -21,7 +21,7 @@ from tools.windows import BlendZone, Box, compose_rim, extended, grown, paste_wi
 
 Limits = HuWindow | UnitWindow
 
-__all__ = ["Lesion", "SynthesisResult", "WindowJob", "composite"]
+__all__ = ["Lesion", "SynthesisResult", "WindowJob", "composite", "instance_map"]
 
 
 class WindowJob(NamedTuple):
@@ -313,6 +313,17 @@ def composite(
         lesion.measure(changed)
     records = [record for lesion in lesions for record in lesion.records(settings)]
     return SynthesisResult(changed, canvas.back(label), records)
+
+
+def instance_map(canvas: Canvas, lesions: Sequence[Lesion]) -> np.ndarray:
+    """Return which lesion a voxel belongs to: its number, whatever the class; 0 for none.
+
+    Where lesions meet, the last one counts, as in the label. uint16, on the scan's grid.
+    """
+    found = np.zeros(canvas.shape, np.uint16, order="F")
+    for lesion in lesions:
+        found[lesion.box][np.asarray(lesion.masks.any(0))] = lesion.number
+    return canvas.back(found)
 
 
 def _pasted(lesion: Lesion) -> tuple[np.ndarray, np.ndarray]:
