@@ -111,8 +111,8 @@ def audit(
         out: folder for audit.html, audit.json and audit.md; default: the folder itself.
         seed: of draws of real lesions to compare with.
     """
-    from tools.report.audit import write_audit
     from tools.studies.audit import audit_dataset
+    from tools.studies.audit_page import write_audit
 
     found = audit_dataset(dir, scan, dataset_dir, training, section, seed)
     place = out or dir
