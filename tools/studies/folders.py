@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tools.files import require_apart
+from tools.files import claimed, require_apart
 from tools.metrics.fidelity import kernel_distance, plain_frechet_distance
 from tools.metrics.radimagenet import radimagenet_features, radimagenet_network
 from tools.metrics.radiomics import centred_cube
@@ -26,7 +26,7 @@ from tools.studies.judge import (
 )
 from tools.studies.memory import memory, seed_spread
 from tools.studies.two_sample import network_auc
-from tools.studies.verdict import write_verdict
+from tools.studies.verdict import FILES, write_verdict
 
 __all__ = ["Folders", "judge_folders"]
 
@@ -62,6 +62,11 @@ def judge_folders(options: Folders) -> tuple[dict[str, Any], list[tuple[str, str
             raise ValueError(f"{name} must be a folder or datalist of lesions, got none")
     sources = [options.real, options.synthetic, *options.other_seeds]
     require_apart(options.out, [p if p.is_dir() else p.parent for p in map(Path, sources)])
+    with claimed(options.out, FILES):  # before the work
+        return _judged(options)
+
+
+def _judged(options: Folders) -> tuple[dict[str, Any], list[tuple[str, str, str, str]]]:
     values, limit, seed = options.values, options.limit, options.seed
     crops = read_crops(options.synthetic, values, None, limit)
     real = measure(read_crops(options.real, values, options.section, limit), options.window)
