@@ -29,6 +29,8 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from monai.utils import ensure_tuple
 from tqdm import tqdm
 
+from tools.files import error_line
+
 __all__ = ["as_command", "require_known_options", "sentence"]
 
 COMMAND = "monai.bundle.__main__"
@@ -87,10 +89,8 @@ def sentence(error: BaseException) -> str:
     while (cause := _cause(chain[-1])) is not None:
         chain.append(cause)
     for each in chain:
-        if isinstance(each, OSError) and each.filename is not None:  # of the system, not ours
-            return f"files must be readable or writable, got {each.filename} ({each.strerror})"
         if isinstance(each, ValueError | OSError):
-            return " ".join(str(each).split())
+            return error_line(each)
         if found := RAISED.search(str(each)):
             return found[1]
     return " ".join(traceback.format_exception_only(chain[-1])[-1].split())

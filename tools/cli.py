@@ -25,6 +25,7 @@ from tools.commands.arguments import Commands, UsageError, find, understood
 from tools.commands.completion import completion
 from tools.commands.manual import PROGRAM, manual
 from tools.commands.result import Result
+from tools.files import error_line
 
 __all__ = ["main"]
 
@@ -83,9 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             result = _run([word for word in words if word != "--json"])
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        said = error_line(error)
+        print(f"error: {said}", file=sys.stderr)
         if as_json:
-            print(json.dumps({"ok": False, "error": str(error)}))
+            print(json.dumps({"ok": False, "error": said}))
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -29,6 +29,7 @@ __all__ = [
     "claimed",
     "clear_leftovers",
     "different_names",
+    "error_line",
     "listed_path",
     "mark_folder",
     "new_file",
@@ -402,13 +403,28 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 
 def require_new(path: str | Path, argument: str = "out") -> None:
-    """Refuse a file that is there already.
+    """Refuse a file that is there already, or whose folder cannot be written: work comes first.
 
     Raises:
-        ValueError: if there is one.
+        ValueError: if it is such.
     """
     if Path(path).exists():
         raise ValueError(f"{argument} must be a new file, got {path}, which is there already")
+    place = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(f"{argument} must lie in a folder that can be written, got {path}")
+
+
+def error_line(error: BaseException) -> str:
+    """Return what an error says in one line; what the system says of a file as a sentence of ours.
+
+    Example:
+        >>> error_line(FileNotFoundError(2, "No such file or directory", "a"))
+        'files must be readable or writable, got a (No such file or directory)'
+    """
+    if isinstance(error, OSError) and error.filename is not None:  # of the system, not ours
+        return f"files must be readable or writable, got {error.filename} ({error.strerror})"
+    return " ".join(str(error).split())
 
 
 def read_json(path: str | Path, argument: str) -> Any:

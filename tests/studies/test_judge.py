@@ -64,8 +64,8 @@ def verdicts(
         words = ["--real", sets["real"], "--synthetic", sets[kind], "--out", str(out / kind)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("tools.metrics.radimagenet.SIDE", 32)
-            patch.setattr("tools.studies.deep.SIDE", 8)
-            patch.setattr("tools.studies.deep.network_auc", partial(network_auc, epochs=1))
+            patch.setattr("tools.studies.folders.SIDE", 8)
+            patch.setattr("tools.studies.folders.network_auc", partial(network_auc, epochs=1))
             assert main(["evaluate", *words, *(more if kind == "alike" else [])]) == 0
         return out / kind
 

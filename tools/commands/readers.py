@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from tools.commands.arguments import Number, Seed
@@ -111,12 +112,14 @@ def audit(
         out: folder for audit.html, audit.json and audit.md; default: the folder itself.
         seed: of draws of real lesions to compare with.
     """
-    from tools.report.audit import write_audit
+    from tools.files import claimed
     from tools.studies.audit import audit_dataset
+    from tools.studies.audit_page import FILES, write_audit
 
-    found = audit_dataset(dir, scan, dataset_dir, training, section, seed)
     place = out or dir
-    parts = write_audit(place, found)
+    with claimed(out, FILES) if out else contextlib.nullcontext():  # before the work
+        found = audit_dataset(dir, scan, dataset_dir, training, section, seed)
+        parts = write_audit(place, found)
     verdict = found.facts["background"]["verdict"]
     lines = [f"{part.title}: {' '.join(part.sentences)}" for part in parts]
     text = "\n".join([*lines, f"open {place}/audit.html"])

@@ -5,6 +5,7 @@ then costs seconds instead of minutes.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,7 @@ from tools.scans.changed import PackedMask
 
 BLOCK_MM = 2.0
 SLAB = 8  # planes that are interpolated at once
+ROWS = 32  # that are looked at at once for what lies near
 
 
 def voxel_spacing(affine: np.ndarray) -> np.ndarray:
@@ -64,14 +66,16 @@ def _fine_planes(
         low = max(0, start - 1)  # beside the slab too, which the interpolation looks at
         fine = _interpolated(mask[..., low : start + step + 1], factors)[: shape[0], : shape[1]]
         for k in range(start * factor, min((start + step) * factor, shape[2])):
-            yield fine[..., k - low * factor] > 0.5
+            yield fine[..., k - low * factor]
 
 
 def _interpolated(mask: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+    """Return a mask on finer voxels, True where the trilinear surface is above one half."""
     size = [s * f for s, f in zip(mask.shape, factors, strict=True)]
     # Pixel-area alignment (align_corners=False) is exactly the geometry of block means.
     coarse = torch.from_numpy(mask.astype(np.float32))[None, None]
-    return torch.nn.functional.interpolate(coarse, size=size, mode="trilinear")[0, 0].numpy()
+    fine = torch.nn.functional.interpolate(coarse, size=size, mode="trilinear")[0, 0]
+    return (fine > 0.5).numpy()
 
 
 def distance_mm(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
@@ -100,6 +104,25 @@ def _distances(mask: np.ndarray, spacing_mm: np.ndarray) -> Iterator[np.ndarray]
         yield np.sqrt(total, out=total)
 
 
+def _near_background(
+    mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Yield along the first axis where the background is no farther than a radius.
+
+    Row by row what :func:`distance_mm` says; some rows at once need a fraction of its memory.
+    """
+    margin = int(np.ceil(radius_mm / spacing_mm[0]))
+    for start in range(0, len(mask), ROWS):
+        low, rows = max(0, start - margin), len(mask[start : start + ROWS])
+        part = mask[low : start + rows + margin]
+        if part.all():  # no background to be near to
+            yield from np.zeros((rows, *mask.shape[1:]), bool)
+            continue
+        distances = _distances(part, spacing_mm)
+        wanted = islice(distances, start - low, start - low + rows)
+        yield from (distance <= radius_mm for distance in wanted)
+
+
 def _box_round(mask: np.ndarray, margin: Sequence[int] | np.ndarray) -> tuple[slice, ...]:
     """Return the box round a mask that is not empty, wider by a margin where there is room."""
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
@@ -112,8 +135,9 @@ def dilate(mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np.nda
         return mask.copy()
     box = _box_round(mask, np.ceil(radius_mm / spacing_mm).astype(int))
     grown = np.zeros_like(mask)
-    for row, distance in zip(grown[box], _distances(~mask[box], spacing_mm), strict=True):
-        row[:] = distance <= radius_mm
+    near = _near_background(~mask[box], radius_mm, spacing_mm)
+    for row, within in zip(grown[box], near, strict=True):
+        row[:] = within
     return grown
 
 
@@ -127,8 +151,9 @@ def erode(mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np.ndar
     # one voxel of background on the sides that have it
     box = _box_round(mask, (1, 1, 1))
     kept = np.zeros_like(mask)
-    for row, distance in zip(kept[box], _distances(mask[box], spacing_mm), strict=True):
-        row[:] = distance > radius_mm
+    near = _near_background(mask[box], radius_mm, spacing_mm)
+    for row, within in zip(kept[box], near, strict=True):
+        row[:] = ~within
     return kept
 
 

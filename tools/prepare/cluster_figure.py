@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from tools.files import new_file
 from tools.prepare.clustering import Clustering, Measured
+from tools.report.montage import INK, Picture, draw_picture
 
 __all__ = ["write_cluster_figure"]
 
 COLORS = ("#4c78a8", "#e0873a", "#54a24b", "#b279a2", "#d1495b", "#8c6d46")
-INK, MUTED = "#222222", "#8a8a8a"
-OUTLINES = ("#ffb000", "#00b4d8")
+MUTED = "#8a8a8a"
 TISSUE = ("myocardium", "blood")
 SIDE_MM, ROUND_MM = 32.0, 12.0  # of an example: at least, and beyond its lesion
 
@@ -113,19 +113,14 @@ def _draw_lesion(axes: Axes, measured: Measured, member: int) -> None:
     half = np.maximum(np.ptp(where, axis=0) / 2 + ROUND_MM / spacing, SIDE_MM / 2 / spacing)
     low = np.maximum(middle - half.max(), 0).astype(int)
     box = tuple(slice(a, int(c + half.max()) + 1) for a, c in zip(low, middle, strict=True))
-    axes.imshow(sight.image[..., k][box].T, cmap="gray", vmin=-1, vmax=1,
-                aspect=spacing[1] / spacing[0], interpolation="nearest")  # fmt: skip
-    for mask, color in zip(sight.masks, OUTLINES, strict=False):
-        if mask[..., k].any():
-            axes.contour(mask[..., k][box].T, levels=[0.5], colors=color, linewidths=0.8)
+    outlines = [mask[..., k][box].T for mask in sight.masks]
+    aspect = spacing[1] / spacing[0]
+    draw_picture(axes, Picture(sight.image[..., k][box].T, (-1, 1), outlines, aspect))
     said = f"{textures.means[member]:.0f} HU"
     if textures.tissue is not None:
         said = f"contrast {textures.contrast[member]:.2f}"
     axes.set_title(said, fontsize=8, color=INK)
     axes.set_xlabel(f"{textures.voxels[member][0]} voxels", fontsize=7, color=MUTED)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
 
 
 def _draw_means(

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from tools.histograms import jensen_shannon_divergence
 from tools.metrics.lesion_edit import wasserstein_distance_hu
 from tools.scans.scan import Scan
-from tools.studies.judge import Listed, Measured, feature_sets, listed, quartiles
-from tools.studies.two_sample import bootstrap_interval
+from tools.studies.judge import Listed, Measured, feature_sets, listed
+from tools.studies.statistics import bootstrap_interval, quartiles
 from tools.synthesis.dicom.segmentation import lesion_numbers
 from tools.synthesis.records import LesionRecord
 from tools.transforms.conditions import SUBTYPES
@@ -53,8 +53,7 @@ def asked_and_got(source: str | Path, seed: int = 0) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = {"lesions": len(rows)}
     for name in ERRORS:
-        values = np.array([np.nan if row[name] is None else row[name] for row in rows], float)
-        found[name] = quartiles(values, [row["case"] for row in rows], seed)
+        found[name] = quartiles([row[name] for row in rows], [row["case"] for row in rows], seed)
     return {**found, "rows": rows}
 
 

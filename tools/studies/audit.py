@@ -23,7 +23,7 @@ from tools.scans.crops import Crop
 from tools.scans.scan import Scan
 from tools.studies.judge import Measured, each_crop, measure, read_crops
 from tools.studies.memory import memory, pictures_apart
-from tools.studies.statistics import summarize
+from tools.studies.statistics import quartiles
 from tools.synthesis.cases import Case, find_cases
 from tools.synthesis.datalist import DATALIST_FILE
 from tools.synthesis.records import IMAGE_FILE, RECORD_FILE, ScanRecord, read_record
@@ -194,10 +194,10 @@ def _control(records: Mapping[str, ScanRecord]) -> dict[str, Any]:
     ]
     return {
         "lesions": rows,
-        "diameter_error_mm": summarize(errors),
+        "diameter_error_mm": quartiles(errors),
         "largest_error_mm": max((abs(e) for e in errors if e is not None), default=None),
-        "jsd": summarize([row["jsd"] for row in rows]),
-        "site_error_mm": summarize([row["site_mm"] for row in rows]),
+        "jsd": quartiles([row["jsd"] for row in rows]),
+        "site_error_mm": quartiles([row["site_mm"] for row in rows]),
     }
 
 
@@ -255,7 +255,7 @@ def _diversity(made: Measured, known: Measured | None, seed: int) -> dict[str, A
     same = np.argwhere(np.triu(np.maximum(apart, apart.T) <= SAME, 1))
     found: dict[str, Any] = {
         "distances": distances.tolist(),
-        "distance": _spread(distances),
+        "distance": quartiles(distances),
         "duplicates": [[made.crops[i].name, made.crops[k].name] for i, k in same],
         "band": None,
     }
@@ -270,10 +270,6 @@ def _diversity(made: Measured, known: Measured | None, seed: int) -> dict[str, A
         ends = np.percentile(middles, [5, 50, 95]).tolist()
         found["band"] = dict(zip(("low", "value", "high"), ends, strict=True))
     return found
-
-
-def _spread(values: np.ndarray) -> dict[str, float | int] | None:
-    return summarize(values[np.isfinite(values)].tolist())
 
 
 def _maps(

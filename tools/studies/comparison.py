@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tools.files import new_file, write_json
 from tools.report.findings import Section, data_uri, findings_page, png
+from tools.report.montage import COLOURS, INK, Picture, montage
 from tools.scans.crops import Crop
-from tools.studies.figure import COLOURS, INK
 from tools.studies.judge import without_nan
 from tools.studies.redraw import Real
 from tools.studies.tables import ABSENT, grid
@@ -29,7 +28,6 @@ __all__ = ["FILES", "Controls", "evenly", "page", "write_comparison"]
 
 FIGURES = ("compare.png", "compare_controls.png", "compare_measures.png")
 FILES = ("compare.json", "compare.md", "compare.csv", "compare.html", *FIGURES)
-SIDE = 1.7  # inches of a picture
 FRAME_MM = 12.0  # shown round a lesion
 BARS = (  # measures that are drawn: title, key, whether of real halves too
     ("Jensen-Shannon divergence", ("jsd",)),
@@ -245,41 +243,29 @@ def _level(real: Real) -> int:
     return int(present[-1].sum((0, 1)).argmax())
 
 
-def _draw(
-    axes: Axes, real: Real, image: np.ndarray, shown: Mapping[str, Any], outline: bool
-) -> None:
-    """Draw the slice of a lesion with 12 mm round it; ``mirror``: the patient's right is left."""
+def _picture(real: Real, image: np.ndarray, shown: Mapping[str, Any], outline: bool) -> Picture:
+    """Return the slice of a lesion with 12 mm round it; ``mirror``: the patient's right is left."""
     k, margin = _level(real), np.ceil(FRAME_MM / np.array(real.crop.spacing_mm)).astype(int)
     ends = [np.flatnonzero(real.crop.mask.any(tuple({0, 1, 2} - {axis}))) for axis in (0, 1)]
     pair = zip(ends, margin[:2], strict=True)
     across, down = (slice(max(0, end[0] - m), end[-1] + 1 + m) for end, m in pair)
     step = -1 if shown["mirror"] else 1
-    low, high = shown["window"]
+    parts = [mask[across, down, k][::step].T for mask in (real.classes if outline else ())]
     aspect = real.crop.spacing_mm[1] / real.crop.spacing_mm[0]
-    options = {"origin": shown["origin"], "aspect": aspect, "interpolation": "bicubic"}
-    axes.imshow(image[across, down, k][::step].T, "gray", vmin=low, vmax=high, **options)
-    for mask, colour in zip(real.classes if outline else (), COLOURS, strict=False):
-        part = mask[across, down, k][::step].T
-        if part.any() and not part.all():
-            axes.contour(part, levels=[0.5], colors=colour, linewidths=0.9)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
+    values = image[across, down, k][::step].T
+    return Picture(values, tuple(shown["window"]), parts, aspect, shown["origin"])
 
 
 def _table_of_pictures(
     reals: Sequence[Real], columns: Mapping[str, Sequence[np.ndarray]], shown: Mapping[str, Any]
 ) -> bytes:
     """Return a PNG: a row per lesion, a column per title; outlines on the first column."""
-    size = (SIDE * len(columns) + 0.3, SIDE * len(reals) + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(len(reals), len(columns), squeeze=False)
-    for axes, (title, images) in zip(grid.T, columns.items(), strict=True):
-        for row, real, image in zip(axes, reals, images, strict=True):
-            _draw(row, real, image, shown, title == next(iter(columns)))
-        axes[0].set_title(title.replace("_", " "), fontsize=8, color=INK)
-    for row, real in zip(grid[:, 0], reals, strict=True):
-        row.set_ylabel(f"{real.crop.diameter_mm:.0f} mm", fontsize=8, color=INK)
-    return png(figure, 120)
+    rows = [
+        [_picture(real, images[n], shown, k == 0) for k, images in enumerate(columns.values())]
+        for n, real in enumerate(reals)
+    ]
+    titles = [title.replace("_", " ") for title in columns]
+    return montage(rows, titles, [f"{each.crop.diameter_mm:.0f} mm" for each in reals])
 
 
 def _cases(

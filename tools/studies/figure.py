@@ -15,6 +15,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from tools.files import new_file
 from tools.metrics.shape import surface_mesh
+from tools.report.montage import COLOURS, INK, Picture, draw_picture
 from tools.studies.cases import Case, PlacedMask
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
 Named = Mapping[str, Any]
 
-INK, MUTED = "#1f2933", "#9aa5b1"
-COLOURS = ("#2b6cb0", "#dd6b20", "#2f855a", "#b7791f", "#9b2c2c")
+MUTED = "#9aa5b1"
 SIDE = 1.9  # inches of a picture
 ERROR_HU = 200.0
 # from above, left of and behind the viewer, who looks from the right front
@@ -90,12 +90,6 @@ def _caption(axes: Axes, case: Case) -> None:
         axes.set_ylabel(text, fontsize=8, color=INK)
 
 
-def _bare(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-
-
 def _level(case: Case) -> int:
     """Return the slice with most of the last class that is there; the middle one without any."""
     present = [mask for mask in case.masks if mask.any()]
@@ -114,11 +108,9 @@ def _draw_slice(axes: Axes, case: Case, made: Named, name: str, settings: Named)
     low, high = settings.get("window", case.scale)
     (bottom, top), (least, most) = case.value_range, case.scale
     values = least + (_plane(image, k, settings) - bottom) * ((most - least) / (top - bottom))
-    axes.imshow(values, cmap="gray", vmin=low, vmax=high, origin=settings.get("origin", "lower"))
-    for mask, colour in zip(case.masks, COLOURS, strict=False):
-        if name == "real" and mask[:, :, k].any():
-            axes.contour(_plane(mask, k, settings), levels=[0.5], colors=colour, linewidths=0.8)
-    _bare(axes)
+    outlines = [_plane(mask, k, settings) for mask in (case.masks if name == "real" else ())]
+    origin = settings.get("origin", "lower")
+    draw_picture(axes, Picture(values, (low, high), outlines, origin=origin))
 
 
 def _draw_error(axes: Axes, case: Case, made: Named, name: str, settings: Named) -> None:
@@ -128,8 +120,7 @@ def _draw_error(axes: Axes, case: Case, made: Named, name: str, settings: Named)
         return
     k, span = _level(case), case.scale[1] - case.scale[0]
     error = (next(iter(made.values()))[:, :, k] - case.image[:, :, k]) * span
-    axes.imshow(error.T, "RdBu_r", vmin=-ERROR_HU, vmax=ERROR_HU, origin="lower")
-    _bare(axes)
+    draw_picture(axes, Picture(error.T, (-ERROR_HU, ERROR_HU), origin="lower"), "RdBu_r")
 
 
 def _draw_surface(axes: Axes3D, case: Case, made: Named, name: str, _: Named) -> None:

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.files import require_apart
+import numpy as np
+from tqdm import tqdm
+
+from tools.files import claimed, require_apart
+from tools.metrics.fidelity import kernel_distance, plain_frechet_distance
+from tools.metrics.radimagenet import radimagenet_features, radimagenet_network
+from tools.metrics.radiomics import centred_cube
 from tools.studies.asked import asked_and_got, named_subtypes
-from tools.studies.deep import network_told_apart, picture_distances
-from tools.studies.judge import judge, measure, read_crops
+from tools.studies.judge import (
+    PLANES,
+    Measured,
+    judge,
+    measure,
+    read_crops,
+    set_distances,
+    told_apart,
+)
 from tools.studies.memory import memory, seed_spread
-from tools.studies.verdict import write_verdict
+from tools.studies.two_sample import network_auc
+from tools.studies.verdict import FILES, write_verdict
 
 __all__ = ["Folders", "judge_folders"]
+
+SIDE = 24  # voxels of 1 mm of the cubes that a network tells apart
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,11 @@ def judge_folders(options: Folders) -> tuple[dict[str, Any], list[tuple[str, str
             raise ValueError(f"{name} must be a folder or datalist of lesions, got none")
     sources = [options.real, options.synthetic, *options.other_seeds]
     require_apart(options.out, [p if p.is_dir() else p.parent for p in map(Path, sources)])
+    with claimed(options.out, FILES):  # before the work
+        return _judged(options)
+
+
+def _judged(options: Folders) -> tuple[dict[str, Any], list[tuple[str, str, str, str]]]:
     values, limit, seed = options.values, options.limit, options.seed
     crops = read_crops(options.synthetic, values, None, limit)
     real = measure(read_crops(options.real, values, options.section, limit), options.window)
@@ -75,3 +96,57 @@ def _training(given: str, values: Sequence[int]) -> tuple[str, Sequence[int], st
         return given, values, "training"
     source, section = given.rsplit(":", 1)
     return source, values, section
+
+
+def picture_distances(
+    real: Measured, synthetic: Measured, weights: str | Path, seed: int = 0
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield FID and KID of RadImageNet's features of the pictures, by plane, with the real band.
+
+    Args:
+        real: measured.
+        synthetic: likewise.
+        weights: see :func:`tools.metrics.radimagenet.radimagenet_network`.
+        seed: of the halves.
+    """
+    network = radimagenet_network(weights)
+    patients = [real.patients, synthetic.patients]
+    for plane in tqdm(PLANES, desc="pictures"):
+        one, other = (
+            radimagenet_features(network, each.pictures[plane]) for each in (real, synthetic)
+        )
+        yield (
+            f"fid_radimagenet_{plane}",
+            set_distances(one, other, patients, plain_frechet_distance, seed),
+        )
+        yield (
+            f"kid_radimagenet_{plane}",
+            set_distances(one, other, patients, kernel_distance, seed),
+        )
+
+
+def network_told_apart(
+    real: Measured, synthetic: Measured, window: Sequence[float], seed: int = 0
+) -> dict[str, Any]:
+    """Return whether a small network tells cubes of 24 mm apart, and real halves likewise.
+
+    Values are rounded to whole units first, as scans store them: rounding itself is no clue.
+
+    Args:
+        real: measured.
+        synthetic: likewise.
+        window: intensities that become -1 and 1.
+        seed: of the test.
+    """
+    low, high = window
+
+    def cubes(measured: Measured) -> np.ndarray:
+        found = [
+            centred_cube(crop.image.round(), crop.mask, crop.spacing_mm, SIDE)[0]
+            for crop in measured.crops
+        ]
+        return ((np.stack(found)[:, None] - low) / (high - low) * 2 - 1).clip(-1, 1)
+
+    return told_apart(
+        network_auc, cubes(real), cubes(synthetic), [real.patients, synthetic.patients], seed
+    )

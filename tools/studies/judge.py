@@ -31,7 +31,8 @@ from tools.metrics.spectrum import BANDS, spectrum_ratio
 from tools.scans.crops import MARGIN_MM, Crop, lesion_crops
 from tools.scans.reader import bare_name
 from tools.scans.scan import Scan
-from tools.studies.two_sample import Auc, bootstrap_interval, forest_auc
+from tools.studies.statistics import quartiles
+from tools.studies.two_sample import Auc, forest_auc
 from tools.synthesis.cases import ORGAN_KEYS, find_cases
 from tools.synthesis.records import RECORD_FILE, LesionRecord, ScanRecord, read_record
 from tools.transforms.conditions import SUBTYPES, lesion_subtype
@@ -45,7 +46,6 @@ __all__ = [
     "listed",
     "measure",
     "pairs",
-    "quartiles",
     "read_crops",
     "set_distances",
     "told_apart",
@@ -435,22 +435,3 @@ def without_nan(found: Any) -> Any:
 def _band(values: np.ndarray) -> dict[str, float]:
     low, middle, high = np.percentile(values, [5, 50, 95]).tolist()
     return {"value": middle, "low": low, "high": high}
-
-
-def quartiles(
-    values: np.ndarray, groups: Sequence[object], seed: int = 0
-) -> dict[str, float] | None:
-    """Return median, quartiles and number of what is known, and the median's 95 % interval.
-
-    The interval (``low``, ``high``) is from a bootstrap of groups; None where nothing is known.
-    """
-    known = np.isfinite(values)
-    if not known.any():
-        return None
-    rows = values[known]
-    q1, middle, q3 = np.percentile(rows, [25, 50, 75]).tolist()
-    low, high = bootstrap_interval(
-        np.array(groups, dtype=str)[known], lambda chosen: float(np.median(rows[chosen])), seed
-    )
-    found = {"median": middle, "q1": q1, "q3": q3, "n": len(rows)}
-    return {**found, "low": low, "high": high}

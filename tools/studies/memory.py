@@ -18,8 +18,8 @@ from tools.metrics.copies import (
     picture_distances,
 )
 from tools.scans.crops import Crop
-from tools.studies.judge import Measured, feature_sets, quartiles
-from tools.studies.two_sample import bootstrap_interval
+from tools.studies.judge import Measured, feature_sets
+from tools.studies.statistics import bootstrap_interval, quartiles
 
 __all__ = ["memory", "pictures_apart", "seed_spread"]
 
@@ -134,7 +134,7 @@ def seed_spread(sets: Sequence[Sequence[Crop]], seed: int = 0) -> dict[str, Any]
         for name, value in _of_group(group).items():
             rows[name].append(value)
     patients = [group[0].patient for group in groups]
-    found: Mapping[str, Any] = {k: quartiles(np.array(v), patients, seed) for k, v in rows.items()}
+    found: Mapping[str, Any] = {k: quartiles(v, patients, seed) for k, v in rows.items()}
     return {"lesions": len(groups), "seeds": len(sets), **found}
 
 

@@ -21,7 +21,7 @@ from tools.shapes.sources import EllipsoidShapes
 from tools.studies.cases import Case, PlacedMask
 from tools.studies.classify import forest_test, network_test
 from tools.studies.methods import Method
-from tools.studies.statistics import Found, mean_and_error, standard_error, summarize
+from tools.studies.statistics import Found, mean_and_error, quartiles, standard_error
 from tools.transforms.spheres import (
     Sphere,
     enclosing_sphere,
@@ -190,7 +190,7 @@ def sphere(study: Study, methods: Sequence[str]) -> Found:
 
 
 def _errors(values: np.ndarray) -> dict[str, Any]:
-    return {**(summarize(values.tolist()) or {}), "p95": float(np.percentile(values, 95))}
+    return {**(quartiles(values) or {}), "p95": float(np.percentile(values, 95))}
 
 
 def _shares_inside(
@@ -257,9 +257,9 @@ def features(study: Study, methods: Sequence[str]) -> Found:
         values = all_and_mean(np.arange(len(drawn)))
         errors = standard_error(len(drawn), all_and_mean, study.seed)
         pairs = zip((*ShapeFeatures._fields, "mean"), values.tolist(), errors.tolist(), strict=True)
-        quartiles = _quartiles(drawn)
+        summary = _quartiles(drawn)
         found["methods"][name] = {
-            feature: {**quartiles.get(feature, {}), "distance": value, "error": error}
+            feature: {**summary.get(feature, {}), "distance": value, "error": error}
             for feature, value, error in pairs
         }
     return found
@@ -268,8 +268,7 @@ def features(study: Study, methods: Sequence[str]) -> Found:
 def _quartiles(rows: np.ndarray) -> dict[str, Any]:
     known = rows[~np.isnan(rows).any(1)]
     return {
-        name: summarize(column.tolist())
-        for name, column in zip(ShapeFeatures._fields, known.T, strict=True)
+        name: quartiles(column) for name, column in zip(ShapeFeatures._fields, known.T, strict=True)
     }
 
 

@@ -27,7 +27,7 @@ from tools.studies.methods import (
     parse_variants,
     requests,
 )
-from tools.studies.statistics import Found, summarize
+from tools.studies.statistics import Found, quartiles
 from tools.studies.tables import page
 
 SEED_STEP = 1009  # from sample to sample: more than there are cases
@@ -266,7 +266,7 @@ class Study:
             "methods": {
                 name: {
                     **({"facts": method.facts} if method.facts else {}),
-                    "seconds": summarize(self.runs[name].seconds),
+                    "seconds": quartiles(self.runs[name].seconds),
                 }
                 for name, method in self.methods.items()
             },

@@ -16,7 +16,7 @@ from tools.metrics.lesion_edit import wasserstein_distance_hu
 from tools.studies.cases import Case, class_histograms
 from tools.studies.classify import SubtypeClassifier, forest_test, network_test, pooled
 from tools.studies.methods import Method
-from tools.studies.statistics import Found, summarize
+from tools.studies.statistics import Found, quartiles
 from tools.transforms.conditions import SUBTYPES
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _values(
         known = (got.sum(1) > 0) & (asked.sum(1) > 0)
         values = compare(got, asked, case).tolist()
         samples.append([v if there else None for v, there in zip(values, known, strict=True)])
-    found = {name: summarize(column) for name, *column in zip(classes, *samples, strict=True)}
+    found = {name: quartiles(column) for name, *column in zip(classes, *samples, strict=True)}
     return {name: None if row is None else row["mean"] for name, row in found.items()}
 
 
@@ -101,7 +101,7 @@ def _by_group(
         mine = [row for row, other in zip(rows, groups, strict=True) if other == group]
         chosen[group] = (study.classes[0], mine)
     return {
-        label: {key: summarize([row[key][name] for row in mine]) for key in rows[0]}
+        label: {key: quartiles([row[key][name] for row in mine]) for key in rows[0]}
         for label, (name, mine) in chosen.items()
     }
 
@@ -121,7 +121,7 @@ def chance(study: Study, methods: Sequence[str]) -> Found:
             counts = rng.multinomial(int(case.masks[0].sum()), weights / weights.sum())
             drawn = jensen_shannon_divergence(torch.from_numpy(counts), asked[0])
             found[name].append(float(drawn))
-    return {"methods": {name: summarize(values) for name, values in found.items()}, "cases": found}
+    return {"methods": {name: quartiles(values) for name, values in found.items()}, "cases": found}
 
 
 class LogLinear(NamedTuple):
@@ -195,8 +195,8 @@ def log_linear(study: Study, methods: Sequence[str]) -> Found:
             key: jensen_shannon_divergence(torch.from_numpy(x), torch.from_numpy(output)).tolist()
             for key, x in (("divergence", said), ("control", control))
         }
-        quartiles = {key: summarize(values) for key, values in apart.items()}
-        found["methods"][name] = {**fit._asdict(), "offset": fit.p + fit.q, **quartiles}
+        spread = {key: quartiles(values) for key, values in apart.items()}
+        found["methods"][name] = {**fit._asdict(), "offset": fit.p + fit.q, **spread}
     return found
 
 
@@ -216,7 +216,7 @@ def order(study: Study, methods: Sequence[str]) -> Found:
         asked = study.methods[name].targets[name][0]
         assert asked is not None
         wanted = float(_mean_of(asked.double(), study.cases[0])[0])
-        found["methods"][name] = {"asked": wanted, "drawn": summarize(means)}
+        found["methods"][name] = {"asked": wanted, "drawn": quartiles(means)}
         found["cases"][name] = means
     rising = np.diff(list(found["cases"].values()), axis=0) > 0
     found["together"] = {
@@ -319,8 +319,8 @@ def compare_values(
     if not values:
         return None
     return {
-        "real": summarize(values),
-        "synthetic": summarize(drawn),
+        "real": quartiles(values),
+        "synthetic": quartiles(drawn),
         "wasserstein": float(wasserstein_distance(values, drawn, v_weights=weights)),
         "error": float(np.median(errors)),
         "n": len(values),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +13,11 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from tqdm import tqdm
 
 from tools.studies.classify import EPOCHS, discriminator_logits, train_discriminator
+from tools.studies.statistics import bootstrap_interval
 
-__all__ = ["Auc", "auc_interval", "bootstrap_interval", "forest_auc", "network_auc"]
+__all__ = ["Auc", "auc_interval", "forest_auc", "network_auc"]
 
-TREES, FOLDS, RESAMPLES = 300, 5, 500
+TREES, FOLDS = 300, 5
 
 
 class Auc(NamedTuple):
@@ -126,35 +127,6 @@ def _folds(
     if count < 2:
         return groups, target, None
     return groups, target, StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-
-
-def bootstrap_interval(
-    groups: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int = 0
-) -> tuple[float, float]:
-    """Return the 95 % interval of a statistic, from a bootstrap of groups.
-
-    Args:
-        groups: ``(N,)``, what is drawn with replacement, as a whole.
-        statistic: of row numbers; NaN where it cannot be told of the rows drawn.
-        seed: of the draws.
-
-    Example:
-        >>> values = np.arange(100.0)
-        >>> low, high = bootstrap_interval(np.arange(100), lambda rows: values[rows].mean())
-        >>> 42 < low < 46, 53 < high < 57
-        (True, True)
-    """
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(groups == name) for name in np.unique(groups)]
-    found = [
-        statistic(
-            np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
-        )
-        for _ in range(RESAMPLES)
-    ]
-    known = np.array(found)[np.isfinite(found)]
-    low, high = np.percentile(known, [2.5, 97.5]).tolist() if len(known) else (np.nan, np.nan)
-    return low, high
 
 
 def auc_interval(scores: np.ndarray, target: np.ndarray, groups: np.ndarray, seed: int = 0) -> Auc:

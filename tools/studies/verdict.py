@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tools.files import claimed, new_file, write_json
 from tools.metrics.border import EDGES_MM
 from tools.report.findings import Section, data_uri, findings_page, png
-from tools.scans.crops import Crop
+from tools.report.montage import Picture, montage
 from tools.studies.judge import PLANES, Measured, without_nan
 from tools.studies.tables import grid
 
@@ -235,16 +235,9 @@ def _montage(measured: Measured) -> bytes:
     """Return a PNG with lesions from small to large, in three planes each."""
     order = np.argsort([crop.diameter_mm for crop in measured.crops])
     chosen = order[np.linspace(0, len(order) - 1, min(SHOWN, len(order))).astype(int)]
-    figure = Figure(figsize=(1.5 * len(chosen), 4.8), layout="constrained")
-    axes = figure.subplots(len(PLANES), len(chosen), squeeze=False)
-    for column, index in enumerate(chosen):
-        crop: Crop = measured.crops[index]
-        axes[0, column].set_title(f"{crop.diameter_mm:.0f} mm", fontsize=9)
-        for axis, plane in zip(axes[:, column], PLANES, strict=True):
-            picture = np.rot90(measured.pictures[plane][index])
-            axis.imshow(picture, cmap="gray", vmin=-1, vmax=1, interpolation="bicubic")
-            axis.set_axis_off()
-    return png(figure)
+    rows = [[Picture(np.rot90(measured.pictures[plane][k])) for k in chosen] for plane in PLANES]
+    titles = [f"{measured.crops[k].diameter_mm:.0f} mm" for k in chosen]
+    return montage(rows, titles, PLANES)
 
 
 def _page(

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tools.files import claimed, new_file, write_json
 from tools.report.findings import Section, data_uri, findings_page, png
+from tools.report.montage import Picture, montage
 from tools.studies.audit import Audit
 from tools.studies.judge import without_nan
 
@@ -236,18 +237,13 @@ def _pairs_plot(found: Mapping[str, Any], audit: Audit) -> str:
     if audit.training_pictures is None:
         return ""
     nearest = np.argsort(found["distances"])[:SHOWN]  # those that are not known last
-    known = audit.training_pictures
-
-    def plot(axes: Sequence[Axes]) -> None:
-        for k, axis in enumerate(axes):
-            lesion = nearest[k % len(nearest)]
-            above = k < len(nearest)
-            pictures = audit.pictures[lesion] if above else known[found["nearest"][lesion]]
-            axis.imshow(np.rot90(pictures), cmap="gray", vmin=-1, vmax=1)
-            axis.set_title(f"{found['distances'][lesion]:.2f}" if above else "training", fontsize=8)
-            axis.set(xticks=[], yticks=[])
-
-    return " " + _plot(len(nearest), plot, rows=2, side=1.3)
+    known = [found["nearest"][k] for k in nearest]
+    rows = [
+        [Picture(np.rot90(pictures[k])) for k in chosen]
+        for pictures, chosen in ((audit.pictures, nearest), (audit.training_pictures, known))
+    ]
+    titles = [f"{found['distances'][k]:.2f}" for k in nearest]
+    return " " + data_uri(montage(rows, titles, ("synthetic", "training"), 1.3))
 
 
 def _diversity(found: Mapping[str, Any] | None) -> Section:
@@ -327,13 +323,11 @@ def _spread(found: Mapping[str, float], unit: str = "") -> str:
     return f"{middle}{' ' * bool(unit)}{unit} (quartiles {low} to {high})"
 
 
-def _plot(
-    columns: int, draw: Callable[[Sequence[Axes]], None], rows: int = 1, side: float = 3.2
-) -> str:
+def _plot(columns: int, draw: Callable[[Sequence[Axes]], None]) -> str:
     """Return a PNG as a data URI."""
-    wide = 1.5 if columns < 3 else 1.0
-    figure = Figure(figsize=(wide * side * columns, side * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    wide = 4.8 if columns < 3 else 3.2
+    figure = Figure(figsize=(wide * columns, 3.2), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0].tolist()
     draw(axes)
     for axis in axes:
         if axis.get_ylabel() == "lesions":
