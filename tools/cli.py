@@ -48,6 +48,7 @@ COMMANDS: Commands = {
     "benchmark": {
         "network": benchmark.benchmark_network,
         "synthesis": benchmark.benchmark_synthesis,
+        "training": benchmark.benchmark_training,
     },
     "pack": release.pack,
     "check": release.check,
