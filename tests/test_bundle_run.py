@@ -142,18 +142,27 @@ def test_last_line_of_the_command_is_one_sentence(
     run_command(monkeypatch, *words, "--seeed", 1)
     assert capfd.readouterr().err.endswith("got --seeed; did you mean --seed?\n")
     run_command(monkeypatch, *words, "--seed", "x")
-    assert capfd.readouterr().err.endswith("\nerror: seed must be a number, got 'x'\n")
+    assert capfd.readouterr().err.endswith("\nerror: seed must be a whole number, got 'x'\n")
 
 
 @pytest.mark.parametrize(
-    "option", ["--max_epochs x", "--validate::inferer::num_inference_steps two"]
+    "option",
+    [
+        "--max_epochs x",
+        "--max_epochs {'a':1}",
+        "--train#trainer#max_epochs x",  # a reference to a number
+        "--validate::inferer::num_inference_steps two",
+        "--seed x",
+        "--seed 1.5",
+        "--seed [1]",
+        "--seed True",
+    ],
 )
-def test_text_is_no_number(option: str) -> None:
+def test_what_is_no_number_is_refused(option: str) -> None:
     words = ["run", "--config_file", str(TRAIN), *option.split(" ")]
-    with pytest.raises(
-        ValueError, match=r"(max_epochs|num_inference_steps) must be a number, got '"
-    ):
+    with pytest.raises(ValueError, match=r"^\S+ must be a (whole )?number, got ") as caught:
         require_known_options(words)
+    assert str(caught.value).startswith(option[2:].split(" ")[0])
     require_known_options([*words[:-1], "'$2 * 3'"])
     require_known_options([*words[:-1], "None"])
 

@@ -69,8 +69,8 @@ def require_known_options(words: Sequence[str]) -> None:
         key = ReferenceResolver.normalize_id(option)
         if key.startswith(parser.meta_key):
             continue
-        if _is_number(parser.get(key)) and _is_text(given[option]):
-            raise ValueError(f"{option} must be a number, got {given[option]!r}")
+        if problem := _no_number(parser, key, given[option]):
+            raise ValueError(f"{option} must be {problem}, got {given[option]!r}")
         if not _has_key(parser, key):
             near = difflib.get_close_matches(option, [*_keys(parser.config), *known], 1)
             hint = f"did you mean --{near[0]}?" if near else "see the config for its keys"
@@ -108,13 +108,21 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
         print(f"error: {sentence(error)}", file=sys.stderr, flush=True)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _no_number(parser: ConfigParser, key: str, value: Any) -> str:
+    """Return what a value must be where the config has a number; empty if it is, or there is none.
 
-
-def _is_text(value: Any) -> bool:
-    """Tell whether a value is text that MONAI reads as such: no expression, reference or macro."""
-    return isinstance(value, str) and not value.startswith(("$", "@", "%"))
+    What MONAI evaluates (``$``, ``@``, ``%``) is not looked at.
+    """
+    before = parser.get(key)
+    while isinstance(before, str) and before.startswith("@"):
+        before = parser.get(before[1:])
+    evaluated = isinstance(value, str) and value.startswith(("$", "@", "%"))
+    if evaluated or isinstance(before, bool) or not isinstance(before, int | float):
+        return ""
+    if key == "seed":  # ``initialize`` has taken 0 for what is none
+        return "" if type(value) is int else "a whole number"
+    values = value if isinstance(value, list | tuple) else [value]  # one for each axis
+    return "a number" if any(isinstance(each, str | list | tuple | dict) for each in values) else ""
 
 
 def _has_key(parser: ConfigParser, key: str) -> bool:

@@ -10,7 +10,17 @@ import sys
 import warnings
 from collections.abc import Mapping
 
-from tools.commands import benchmark, export, models, prepare, presets, readers, release, synthesize
+from tools.commands import (
+    benchmark,
+    export,
+    models,
+    prepare,
+    presets,
+    readers,
+    release,
+    study,
+    synthesize,
+)
 from tools.commands.arguments import Commands, UsageError, find, understood
 from tools.commands.completion import completion
 from tools.commands.manual import PROGRAM, manual
@@ -44,7 +54,13 @@ COMMANDS: Commands = {
     "compare": models.compare,
     "evaluate": models.evaluate,
     "turing": {"": readers.turing, "score": readers.turing_score},
-    "export": {"auto3dseg": export.export_auto3dseg, "nnunet": export.export_nnunet},
+    "adapt": study.adapt,
+    "study": {"segmentation": study.study_segmentation},
+    "export": {
+        "auto3dseg": export.export_auto3dseg,
+        "detection": export.export_detection,
+        "nnunet": export.export_nnunet,
+    },
     "benchmark": {
         "network": benchmark.benchmark_network,
         "synthesis": benchmark.benchmark_synthesis,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler, ProgressBar
 from ignite.handlers.state_param_scheduler import LambdaStateScheduler
@@ -50,13 +51,23 @@ class EpochChance:
 class Average(EMAHandler):
     """Ignite's averaged weights; when a training goes on, so does the warm-up of its momentum.
 
-    Options are those of :class:`ignite.handlers.EMAHandler`.
+    What no gradient reaches is taken as it is: a codebook follows its vectors by itself, and the
+    mean of a code and of what took its place is neither. Options are those of
+    :class:`ignite.handlers.EMAHandler`.
     """
 
     def attach(self, engine: Engine, *options: Any, **more: Any) -> None:
         """Attach to a trainer."""
         super().attach(engine, *options, **more)
         engine.add_event_handler(Events.EPOCH_STARTED, self._go_on)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._copy_frozen)
+
+    @torch.no_grad()
+    def _copy_frozen(self) -> None:
+        pairs = zip(self.ema_model.parameters(), self.model.parameters(), strict=True)
+        for averaged, now in pairs:
+            if not now.requires_grad:
+                averaged.copy_(now)
 
     def _go_on(self, engine: Engine) -> None:
         if isinstance(self.momentum_scheduler, LambdaStateScheduler):

@@ -43,14 +43,18 @@ def cosine_float64_beta(
 
 
 def cosine_scheduler(
-    num_train_timesteps: int = 300, prediction_type: str = "epsilon", shift: float = 1.0
+    num_train_timesteps: int = 300,
+    prediction_type: str = "epsilon",
+    shift: float = 1.0,
+    clip_sample: bool = True,
 ) -> DDPMScheduler:
     """Return MONAI's DDPM scheduler with the published cosine schedule (in float64), T = 300.
 
     ``prediction_type`` is what the network predicts: ``"epsilon"`` (the noise, as published),
     ``"sample"`` (the clean image) or ``"v_prediction"``. For ``shift`` above 0 see
     :func:`cosine_float64_beta`: smooth images, such as shapes, are decided at noise levels that the
-    published schedule (1) passes in its first few steps.
+    published schedule (1) passes in its first few steps. ``clip_sample``: samplers keep their
+    estimates of the clean image in [-1, 1].
 
     Example:
         >>> plain, shifted = cosine_scheduler(300), cosine_scheduler(300, shift=0.5)
@@ -64,6 +68,7 @@ def cosine_scheduler(
         schedule="cosine_float64",
         shift=shift,
         prediction_type=prediction_type,
+        clip_sample=clip_sample,
     )
 
 

@@ -258,12 +258,15 @@ def blend_weight(
     margin_mm: float = 3.0,
     spacing_mm: Sequence[float] | np.ndarray = (1.0, 1.0, 1.0),
     fades: bool = True,
+    sigma_mm: float | None = None,
 ) -> np.ndarray:
     """Return how much of a new lesion each voxel takes: 1 inside, 0 from the margin on.
 
     A raised cosine of the distance to the mask, from middle to middle of voxels, float64; with a
     margin of 0 the mask itself, and 0 everywhere round an empty one. Where the model has drawn the
-    rim itself nothing needs to fade: all voxels nearer than the margin take all of it.
+    rim itself nothing needs to fade: all voxels nearer than the margin take all of it. With
+    ``sigma_mm`` it is the mask softened by a Gaussian instead, as DiffTumor blends: less than 1 in
+    the lesion's rim too, and still 0 from the margin on.
 
     Example:
         >>> mask = np.arange(5).reshape(1, 1, 5) == 0
@@ -274,7 +277,10 @@ def blend_weight(
         return lesion_mask.astype(float)
     distance = ndimage.distance_transform_edt(~lesion_mask, sampling=spacing_mm)
     weight = np.ones(distance.shape)
-    if fades:
+    if sigma_mm is not None:
+        width = sigma_mm / np.asarray(spacing_mm, float)
+        weight = ndimage.gaussian_filter(lesion_mask.astype(float), width, mode="constant")
+    elif fades:
         weight = 0.5 * (1 + np.cos(np.pi * np.minimum(distance / margin_mm, 1)))
     weight[distance >= margin_mm] = 0  # the cosine leaves 1e-17
     return weight
@@ -304,6 +310,7 @@ class BlendZone(NamedTuple):
         shape: Sequence[int],
         margin_mm: float,
         fades: bool = True,
+        sigma_mm: float | None = None,
     ) -> BlendZone:
         """Return the zone round a lesion, True in ``label`` within ``box``: :func:`blend_weight`.
 
@@ -315,7 +322,7 @@ class BlendZone(NamedTuple):
             (1.0, 27, (5, 5, 5))
         """
         wide, outer = grown(np.asarray(label, bool), box, shape, affine, margin_mm)
-        weight = blend_weight(wide, margin_mm, voxel_sizes(affine), fades)
+        weight = blend_weight(wide, margin_mm, voxel_sizes(affine), fades, sigma_mm)
         inside = weight > 0
         return cls(outer, inside, weight[inside], wide[inside])
 

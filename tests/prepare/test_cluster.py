@@ -12,8 +12,8 @@ from tests.prepare.pairs import KINDS, content, write_kinds, write_list, write_p
 from tools.cli import main
 from tools.histograms import load_presets
 from tools.organs import load_organ
-from tools.prepare import cluster
-from tools.prepare.cluster import cluster_histograms, cluster_lesions, compare_cluster_numbers
+from tools.prepare.cluster import cluster_lesions
+from tools.prepare.clustering import Clustering, cluster_histograms, compare_cluster_numbers
 from tools.prepare.textures import HuWindows, measure_textures, read_look
 from tools.synthesis.textures import Textures
 
@@ -112,7 +112,7 @@ def test_a_histogram_counts_the_lesion_only_and_clips_to_the_window(tmp_path: Pa
         measure_textures([files], HuWindows(WINDOW))
 
 
-def grouped(histograms: list[list[float]], clusters: int, space: str) -> cluster.Clustering:
+def grouped(histograms: list[list[float]], clusters: int, space: str) -> Clustering:
     rows = np.array(histograms)
     return cluster_histograms(rows, rows @ np.arange(rows.shape[1]), clusters, space=space)
 

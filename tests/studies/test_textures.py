@@ -1,13 +1,16 @@
 """What a lesion looks like is measured rightly: on images whose values are known beforehand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from tests.studies.conftest import made_case, study_of
 from tools.studies import textures
-from tools.studies.cases import Case, other_cases
+from tools.studies.cases import Case, other_cases, taken_out
 from tools.studies.methods import MeanFill, Request, TextureMethod, parse_variants, rebin
 from tools.studies.textures import (
     border_jump,
@@ -217,3 +220,18 @@ def test_variants_come_as_text_or_list_and_differ() -> None:
             parse_variants(text)
     with pytest.raises(ValueError, match="variants must have different names"):
         parse_variants("S:a.json:a.pt,S:b.json:b.pt")
+
+
+def test_a_case_is_drawn_on_surroundings_that_know_nothing_of_its_lesion() -> None:
+    case, shown = made_case(1, 24), []
+    near = ndimage.distance_transform_edt(~case.lesion) <= 2
+    for marker in (0.9, -0.9):
+        marked = replace(case, image=np.where(near, marker, case.image))
+        shown.append(taken_out(marked).shown)
+        drawn = next(MeanFill("m").generate([taken_out(marked)], 0))
+        assert drawn[case.lesion] == pytest.approx(marker)  # what is asked for is the real one's
+        assert np.array_equal(drawn[~case.lesion], shown[-1][~case.lesion])
+        assert changes(drawn, taken_out(marked))["outside"] == 0
+    assert np.array_equal(*shown)
+    assert np.array_equal(shown[0][12:], case.image[12:])
+    assert case.shown is case.image

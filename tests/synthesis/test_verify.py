@@ -144,3 +144,26 @@ def test_the_muscle_round_an_infarct_must_be_that_of_the_scan(tmp_path: Path) ->
     nib.save(type(image)(values, image.affine, image.header), folder / "image.nii.gz")
     (finding,) = verify_case(folder, case.path)
     assert finding.startswith("1 voxels outside of label and margin differ from the scan")
+
+
+def test_instances_tell_the_lesions_apart(tmp_path: Path) -> None:
+    cases, out = find_cases(write_scans(tmp_path / "scans", ("a",))), tmp_path / "out"
+    made = synthesize_scans(cases, out, lung_job(), Rank(), instances=True)
+    path = out / "a" / "instances.nii.gz"
+    image = nib.load(path)
+    numbers, label = (
+        np.asarray(nib.load(each).dataobj) for each in (path, path.with_name("label.nii.gz"))
+    )
+    assert ((numbers > 0) == (label > 0)).all()
+    assert len(np.unique(numbers)) - 1 == made[0]["lesions"]
+    (entry,) = json.loads((out / "datalist.json").read_text())["training"]
+    assert entry["instances"] == "a/instances.nii.gz"
+    assert verify_dataset(out, {"a": cases[0].path}) == []
+    with pytest.raises(ValueError, match="instances=True where None is asked for"):
+        synthesize_scans(cases, out, lung_job(), Rank())
+    spoilt = numbers.copy()
+    spoilt[numbers == 1] = 0
+    nib.save(type(image)(spoilt, image.affine, image.header), path)
+    findings = verify_case(out / "a")
+    assert any("do not mark the same voxels" in text for text in findings)
+    assert any("instances hold the lesions" in text for text in findings)

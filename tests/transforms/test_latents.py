@@ -10,7 +10,13 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from tools.networks.frozen_autoencoder import frozen_autoencoder
-from tools.transforms.latents import EncodeLatentsd, VariantCropd, latent_mask, repeat_cases
+from tools.transforms.latents import (
+    EncodeLatentsd,
+    RandHealedLatentsd,
+    VariantCropd,
+    latent_mask,
+    repeat_cases,
+)
 
 
 class Averages(nn.Module):
@@ -124,3 +130,12 @@ def test_weights_of_the_autoencoder(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert not caplog.records
     frozen_autoencoder(nn.Conv3d(1, 1, 1), None)
     assert "random weights" in caplog.text
+
+
+def test_latents_beside_a_lesion_are_those_of_the_healed_image(case: dict) -> None:
+    latents, healed = torch.ones(4, 5, 6, 7), torch.zeros(4, 5, 6, 7)
+    sample = {"latents": latents, "healed": healed, "label": case["label"]}
+    found = RandHealedLatentsd("latents", prob=1.0)(sample)["latents"]
+    assert torch.equal(found[:1], latent_mask(case["label"][None])[0])
+    assert torch.equal(found, found[:1].expand_as(found))
+    assert torch.equal(RandHealedLatentsd("latents", prob=0.0)(sample)["latents"], latents)

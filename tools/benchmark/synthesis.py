@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import logging
-import os
 import resource
 import shutil
 import tempfile
@@ -23,6 +21,7 @@ from monai.bundle import ConfigParser
 from tools.bundle import find_bundle
 from tools.organs.lung_recipe import lung_mask
 from tools.phantoms.chest_ct import chest_ct
+from tools.scans.changed import give_back_memory
 from tools.scans.scan import Scan
 from tools.synthesis.arrays import open_synthesizer
 from tools.synthesis.cases import Case
@@ -165,7 +164,7 @@ class PeakMemory:
 
     def __enter__(self) -> PeakMemory:
         gc.collect()
-        _give_back()
+        give_back_memory()
         self._before: float | None = None
         try:
             CLEAR_REFS.write_text(RESET_PEAK)
@@ -177,14 +176,6 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
             self.mb = max(0.0, _status_mb("VmHWM") - self._before)
-
-
-def _give_back() -> None:
-    """Return freed memory to the system, where the C library can."""
-    if os.name == "posix":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def _status_mb(name: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tools.commands.arguments import Seed
 from tools.commands.result import Result
 
-__all__ = ["export_auto3dseg", "export_nnunet"]
+__all__ = ["export_auto3dseg", "export_detection", "export_nnunet"]
 
 
 def export_auto3dseg(
@@ -139,6 +139,70 @@ def export_nnunet(
         )
     lines.append(f"next: nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity")
     return Result("\n".join(lines), facts)
+
+
+def export_detection(
+    synthetic: str,
+    out: str,
+    form: str = "monai",
+    real: str | None = None,
+    box_mode: str = "cccwhd",
+    coordinates: str = "RAS",
+    folds: int = 5,
+    keep_derived: bool = False,
+    copy: bool = False,
+    overwrite: bool = False,
+    dataset_dir: str | None = None,
+    rename: str | None = None,
+    classes: str = "",
+    modality: str | None = None,
+    seed: Seed = 0,
+    allow_synthetic_validation: bool = False,
+) -> Result:
+    """Write a dataset for MONAI's detection module or nnDetection: images and lesions one by one.
+
+    Example: python -m tools export detection out --real data/datalist.json --out exports/boxes
+
+    Example: python -m tools export detection out --form nndetection --real data/datalist.json --out
+        det_data/Task021_Nodules/raw_splitted
+
+    A lesion of a synthetic case is what ``synthesize --instances`` wrote in instances.nii.gz; where
+    that is not there, and in real cases, it is what hangs together in the label. Synthetic cases
+    are trained on only, and never where their scan is validated or tested.
+
+    Args:
+        synthetic: folder written by synthesize.
+        out: folder to write: images, export.json, and of monai OUT/dataset_fold0.json, ... with
+            the keys image, box (mm) and label (class from 0); of nndetection labelsTr with numbers
+            of lesions and their classes (JSON), dataset.json and splits_final.pkl, which goes to
+            the folder preprocessed of the task.
+        form: monai or nndetection.
+        real: datalist in the form of the Decathlon, or a folder that holds one or has
+            X_image.nii.gz with X_label.nii.gz. Folds in it are kept, so is a validation list.
+        box_mode: cccwhd (middle and sides) or xyzxyz (two corners), of monai.
+        coordinates: RAS, or LPS (affine_lps_to_ras of MONAI's transforms), of monai.
+        folds: how many, where the datalist has neither folds nor a validation list.
+        keep_derived: take scans that synthetic cases were made from out of validation, and train
+            on all synthetic cases in every fold.
+        copy: copy files; default: link to them where the file system can.
+        overwrite: replace an earlier export.
+        dataset_dir: folder that the paths of the real datalist start from; default: its own.
+        rename: OLD:NEW, what a class of the synthetic labels is called in the real ones; several
+            with commas; the same name twice makes it a class of its own.
+        classes: those to write, with commas; the others become background; default: all.
+        modality: CT or MRI; default: as the datalists say.
+        seed: of the folds.
+        allow_synthetic_validation: validate on synthetic cases if there are no real ones.
+    """
+    from tools.export.dataset import ExportChoice, describe
+    from tools.export.detection import export_detection as run
+
+    choice = ExportChoice(
+        *(dataset_dir, rename, _names(classes), modality, folds, seed),
+        *(keep_derived, allow_synthetic_validation),
+    )
+    facts = run(synthetic, real, out, form, box_mode, coordinates, choice, copy, overwrite)
+    return Result(f"{describe(facts)}\n{facts['lesions']} lesions, one by one", facts)
 
 
 def _names(text: str) -> tuple[str, ...]:

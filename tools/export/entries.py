@@ -43,6 +43,7 @@ class SyntheticEntry:
     label: Path
     sha256: str
     record: ScanRecord
+    instances: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ def read_synthetic(folder: str | Path) -> tuple[dict[str, Any], list[SyntheticEn
         record = image.parent / RECORD_FILE
         if not record.is_file():
             raise FileNotFoundError(f"synthetic must have a record per case, got none at {record}")
-        entries.append(
-            SyntheticEntry(image.parent.name, image, label, scan_hash(image), read_record(record))
-        )
+        numbers = _entry_path(item, "instances", folder, path) if "instances" in item else None
+        known = (scan_hash(image), read_record(record), numbers)
+        entries.append(SyntheticEntry(image.parent.name, image, label, *known))
     if not entries:
         raise ValueError(f"synthetic must hold at least one case, got none in {path}")
     return content, entries

@@ -16,7 +16,7 @@ from tools.export.dataset import ExportCase, ExportSet
 from tools.scans.reader import open_image, require_finite
 from tools.scans.scan import Scan
 
-__all__ = ["ENDING", "RECORD_NAME", "place_cases", "place_image", "place_label"]
+__all__ = ["ENDING", "RECORD_NAME", "class_map", "place_cases", "place_image", "place_label"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,16 +99,23 @@ def place_label(case: ExportCase, scan: Scan, target: Path, copy: bool = False) 
         ValueError: if a label is none, lies outside of the image, or a value has no name.
     """
     assert case.label is not None
-    given = scan.load_labels(case.label, "label")
-    stored = _mapped(given, case.values, case.label)
-    if case.source_label is not None:
-        own = scan.load_labels(case.source_label, "label")
-        stored = np.where(stored > 0, stored, _mapped(own, case.source_values, case.source_label))
+    stored = class_map(case, scan)
     if _holds(case.label, stored) and _same_place(case.label, scan):
         _place_file(case.label, target, copy)
     else:
         scan.write_label(target, stored, synthetic=False)
     return {int(value) for value in np.unique(stored)}
+
+
+def class_map(case: ExportCase, scan: Scan) -> np.ndarray:
+    """Return the label of a case with the values of the dataset, see :func:`place_label`."""
+    assert case.label is not None
+    given = scan.load_labels(case.label, "label")
+    stored = _mapped(given, case.values, case.label)
+    if case.source_label is not None:
+        own = scan.load_labels(case.source_label, "label")
+        stored = np.where(stored > 0, stored, _mapped(own, case.source_values, case.source_label))
+    return stored
 
 
 def _place_file(source: Path, target: Path, copy: bool) -> None:

@@ -30,9 +30,9 @@ class LatentInpaintInferer(Inferer):
 
     Deviation from the paper: it takes :math:`D(z)` for the whole volume, which changes every voxel.
 
-    A sampler with ``background="input"`` (Cond-Diffusion in latent space, as DiffTumor has it) is
-    shown the latents of the crop with 0, the lowest intensity, in the lesion: those of the crop
-    itself know the lesion beyond its mask.
+    A sampler with ``background="input"`` (DiffTumor, and Cond-Diffusion in latent space) is shown
+    the latents of the crop with ``blank`` in the lesion (0 is the lowest intensity; DiffTumor takes
+    the middle, 0.5): those of the crop itself know the lesion beyond its mask.
 
     Fewer steps narrow the spread of the samples. Exact Gaussian data (standard deviation 1, T =
     1000, scaled-linear) come out with 0.99 of it after 250 DDPM steps, 0.95 after 100, 0.93 after
@@ -64,6 +64,7 @@ class LatentInpaintInferer(Inferer):
         margin_mm: float = 3.0,
         spacing_mm: float | Sequence[float] = 1.0,
         fewest_steps: int | None = None,
+        blank: float = 0.0,
     ) -> None:
         super().__init__()
         wanted = latent_mask_channels(mask_detail, mask_channels)
@@ -87,7 +88,7 @@ class LatentInpaintInferer(Inferer):
             )
         self.autoencoder, self.sampler = autoencoder, sampler
         self.shows_blanked = sampler.background == "input"
-        self.scale_factor, self.margin_mm = scale_factor, margin_mm
+        self.scale_factor, self.margin_mm, self.blank = scale_factor, margin_mm, blank
         self.mask_detail, self.mask_channels = mask_detail, mask_channels
         self.spacing_mm = tuple(np.broadcast_to(np.asarray(spacing_mm, float), 3).tolist())
 
@@ -125,7 +126,7 @@ class LatentInpaintInferer(Inferer):
         known = self._each(encode_latents, image.float())
         shown = None
         if self.shows_blanked:
-            blanked = image.float().masked_fill((mask > 0).any(1, keepdim=True), 0.0)
+            blanked = image.float().masked_fill((mask > 0).any(1, keepdim=True), self.blank)
             shown = self._each(encode_latents, blanked)
         channels = torch.cat([known, coarse], 1)
         new = self.sampler(channels, network, condition, seeds=seeds, shown=shown)

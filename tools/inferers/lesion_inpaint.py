@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tools.histograms import match_histogram
+from tools.networks.half_precision import autocast
 from tools.schedules import repaint_timesteps
 from tools.transforms.rim import RIM, with_rim
 
@@ -44,7 +45,8 @@ class LesionInpaintInferer(Inferer):
     way. The paste at the end stays, which the baseline as published does without.
 
     Own additions, off as published: ``background="clean"`` shows the network the known region
-    without noise; ``mask_input`` gives it the mask as further channels; ``margin_mm`` draws the
+    without noise; ``mask_input`` gives it the mask as further channels, 1 in the lesion and
+    ``mask_outside`` beyond; ``margin_mm`` draws the
     rim that a scanner blurs round a lesion too (:func:`tools.transforms.rim.with_rim`; voxels are
     ``spacing_mm`` wide), so that the output equals the input farther off only;
     ``histogram_strength`` moves each :math:`x_0` estimate toward the requested histogram by rank
@@ -94,6 +96,7 @@ class LesionInpaintInferer(Inferer):
         timetable: str = "paper",
         background: str = "noised",
         mask_input: bool = False,
+        mask_outside: float = 0.0,
         mask_channels: int = 1,
         combine: str | None = None,
         condition: Sequence[float] | Tensor | None = None,
@@ -129,7 +132,8 @@ class LesionInpaintInferer(Inferer):
             num_inference_steps,
         )
         self.sampler, self.background = sampler, background
-        self.mask_input, self.mask_channels, self.combine = mask_input, mask_channels, combine
+        self.mask_input, self.mask_outside = mask_input, mask_outside
+        self.mask_channels, self.combine = mask_channels, combine
         self.condition = None if condition is None else torch.as_tensor(condition).float()
         self.guidance_scale, self.histogram_strength = guidance_scale, histogram_strength
         self.seed, self.advance_seed = seed, advance_seed
@@ -180,7 +184,7 @@ class LesionInpaintInferer(Inferer):
                 parts = [with_rim(each, self.margin_mm, self.spacing_mm) for each in mask]
                 mask = torch.stack(parts)
         inside = mask.amax(1, keepdim=True) > 0
-        guides = [mask] if self.mask_input else []
+        guides = [mask + self.mask_outside * (1 - mask)] if self.mask_input else []
         if self.background == "input":
             guides = [image.masked_fill(inside, 0.0) if shown is None else shown, *guides]
         if timesteps is None:
@@ -279,7 +283,7 @@ class LesionInpaintInferer(Inferer):
         size = 1 if self.one_by_one and not torch.is_grad_enabled() else len(x)
         conditions = [None] * len(x) if condition is None else condition.split(size)
         parts = zip(x.split(size), timesteps.split(size), conditions, strict=False)
-        with torch.autocast(x.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+        with autocast(x.device.type, self.amp_dtype):
             return torch.cat([network(*part).float() for part in parts])
 
 

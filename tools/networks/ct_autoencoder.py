@@ -12,6 +12,8 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tools.networks.half_precision import autocast
+
 __all__ = ["CtAutoencoder"]
 
 # CT in [0, 1] has a mean of about 0.25 and a deviation of about 0.2
@@ -96,7 +98,7 @@ class CtAutoencoder(AutoencoderKlMaisi):
         return x
 
     def _autocast(self, x: Tensor) -> torch.autocast:
-        return torch.autocast(x.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
+        return autocast(x.device.type, self.amp_dtype)
 
 
 def _parameter(block: nn.Module, kind: str) -> Tensor:

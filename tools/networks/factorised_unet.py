@@ -23,6 +23,7 @@ from tools.networks.factorised_blocks import (
     SliceConvolution,
     convolve_slices,
 )
+from tools.networks.traced_denoiser import TracedDenoiser
 
 __all__ = ["FactorisedUNet"]
 
@@ -141,14 +142,19 @@ class FactorisedUNet(nn.Module):
         self.mid_temporal_attn = DepthAttention(middle, *self.attention)
         self.mid_block2 = FactorisedResidualBlock(middle, middle, embedding_size)
 
-    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, timesteps: Tensor | None = None, condition: Tensor | None = None
+    ) -> Tensor:
         """Return the predicted noise, ``(B, out_channels, H, W, D)``, in the dtype of ``x``.
 
         ``x`` is the noised image (and mask), ``(B, in_channels, H, W, D)``, H and W divisible by 8
-        for four levels, any D. A condition ``(B, condition_size)`` of None, or a row of negative
+        for four levels, any D. Timesteps of None, for programs that give a network one tensor, are
+        step 0. A condition ``(B, condition_size)`` of None, or a row of negative
         numbers throughout, selects the learned null vector. Other shapes are a ``ValueError``.
         """
         self._check(x, condition)
+        if timesteps is None:
+            timesteps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         dtype = self.init_conv.weight.dtype
         embedding = self._embed(timesteps, condition, dtype)
         rotation = rotary_table(x.shape[-1], self.attention[1], x.device)
@@ -158,6 +164,9 @@ class FactorisedUNet(nn.Module):
         hidden = self._levels(hidden, embedding, encoding)
         output = self.final_conv[1](self.final_conv[0]((hidden, tokens)))
         return output.permute(0, 4, 2, 3, 1).to(x.dtype).contiguous()
+
+    def __prepare_scriptable__(self) -> nn.Module:  # lists of layers of several kinds do not script
+        return TracedDenoiser(self, self.in_channels, self.condition_size, 3 * self.factor)
 
     def _levels(self, hidden: Tensor, embedding: Tensor, encoding: DepthEncoding) -> Tensor:
         skips = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -37,17 +38,21 @@ def frozen_autoencoder(
 
 
 def encode_latents(autoencoder: nn.Module, image: Tensor, scale_factor: float = 1.0) -> Tensor:
-    """Return the mean of the latent distribution of an image in [0, 1], times ``scale_factor``.
+    """Return the latents of an image in [0, 1] that a second stage sees, times ``scale_factor``.
 
-    ``encode_stage_2_inputs`` of MONAI draws a sample, which would change the background from call
-    to call.
+    That is what ``encode_stage_2_inputs`` gives, but for MONAI's ``AutoencoderKL``, which draws a
+    sample there: the background would change from call to call, so the mean is taken.
     """
-    return autoencoder.encode(image)[0].float() * scale_factor  # type: ignore[operator]
+    if isinstance(autoencoder, AutoencoderKL):
+        latents = autoencoder.encode(image)[0]
+    else:
+        latents = autoencoder.encode_stage_2_inputs(image)  # type: ignore[operator]
+    return latents.float() * scale_factor
 
 
 def decode_latents(autoencoder: nn.Module, latents: Tensor, scale_factor: float = 1.0) -> Tensor:
     """Return the image of scaled latents, shape ``(B, 1, H, W, D)``."""
-    return autoencoder.decode(latents / scale_factor).float()  # type: ignore[operator]
+    return autoencoder.decode_stage_2_outputs(latents / scale_factor).float()  # type: ignore[operator]
 
 
 def latent_scale(

@@ -13,6 +13,8 @@ __all__ = ["TracedDenoiser"]
 class TracedDenoiser(nn.Module):
     """A trace of ``network(x, timesteps, condition)`` that scripts, the last two still optional.
 
+    ``condition_size`` of None is that of a network without one; what is given is then ignored.
+
     MONAI's ``ckpt_export`` and the model zoo's checks script a network; tracing is an option of
     theirs that calls it with one tensor. A network that returns this from PyTorch's hook
     ``__prepare_scriptable__`` is traced with all its inputs instead, in evaluation mode and with
@@ -30,15 +32,16 @@ class TracedDenoiser(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, in_channels: int, condition_size: int, size: int
+        self, network: nn.Module, in_channels: int, condition_size: int | None, size: int
     ) -> None:
         super().__init__()
-        self.condition_size = condition_size
+        network = _Unconditioned(network) if condition_size is None else network
+        self.condition_size = condition_size or 1
         device = next(network.parameters()).device
         example = (
             torch.zeros(1, in_channels, size, size, size, device=device),
             torch.zeros(1, dtype=torch.int64, device=device),
-            torch.zeros(1, condition_size, device=device),
+            torch.zeros(1, self.condition_size, device=device),
         )
         with warnings.catch_warnings(), torch.no_grad():
             # checks of shapes are Python, and are left out of the trace as they should be
@@ -54,3 +57,14 @@ class TracedDenoiser(nn.Module):
         if condition is None:
             condition = torch.full((x.shape[0], self.condition_size), -1.0, device=x.device)
         return self.network(x, timesteps, condition)
+
+
+class _Unconditioned(nn.Module):
+    """A network that is not given the condition."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        return self.network(x, timesteps)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tools.networks.half_precision import autocast
+
 __all__ = ["TruncatedDecoder"]
 
 
@@ -51,8 +53,7 @@ class TruncatedDecoder(nn.Module):
 
         H' is a multiple of H: 1, 2 or 4 times, by the upsamplings before the cut.
         """
-        enabled = self.amp_dtype is not None
-        with torch.autocast(latents.device.type, self.amp_dtype, enabled=enabled):
+        with autocast(latents.device.type, self.amp_dtype):
             return self.blocks(latents / self.scale_factor).float()
 
 

@@ -13,23 +13,25 @@ from tools.networks.codebook import Codebook
 __all__ = ["VqAutoencoder"]
 
 FACTOR = 4
-GROUPS, EPS = 32, 1e-6
+EPS = 1e-6
 
 
 class VqAutoencoder(nn.Module):
     r"""CT in [-1, 1] to latents of a quarter of the size, to the nearest codes, and back.
 
-    Methods are those of MONAI's ``VQVAE``, whose layers are others: here normalised by groups of
-    32 (at ``base_channels`` of 16 each channel of the first level is a group of its own), with
+    Methods are those of MONAI's ``VQVAE``, whose layers are others: here normalised in 32 groups
+    (at ``base_channels`` of 16 each channel of the first level is a group of its own), with
     convolutions whose border voxels are repeated outwards. Tensors are ``(B, C, H, W, D)``; the
     network itself works depth first, ``(B, C, D, H, W)``, as the published weights need it.
     Parameters have the published names and shapes, all but those of the codebook.
 
     The second stage works in latents before quantisation, scaled by the smallest and largest number
     of the codebook, :math:`z' = 2 (z - c_{min}) / (c_{max} - c_{min}) - 1`, and may leave [-1, 1];
-    what it draws is quantised before decoding.
+    what it draws is quantised before decoding. Its images are in [0, 1], as those of all latent
+    models here.
 
-    ``base_channels`` is divisible by 16. ``codebook`` are options of :class:`Codebook`.
+    ``base_channels`` is divisible by half of ``num_groups``. ``codebook`` are options of
+    :class:`Codebook`.
 
     References:
         Chen et al., DiffTumor, CVPR 2024. https://arxiv.org/abs/2402.19470
@@ -49,15 +51,19 @@ class VqAutoencoder(nn.Module):
         base_channels: int = 16,
         num_embeddings: int = 16384,
         embedding_dim: int = 8,
+        num_groups: int = 32,
         **codebook: Any,
     ) -> None:
         super().__init__()
-        if base_channels < 16 or base_channels % 16:
-            raise ValueError(f"base_channels must be divisible by 16, got {base_channels}")
+        if num_groups < 2 or num_groups % 2:
+            raise ValueError(f"num_groups must be even and at least 2, got {num_groups}")
+        if base_channels < 1 or 2 * base_channels % num_groups:
+            rule = f"divisible by {num_groups // 2}"
+            raise ValueError(f"base_channels must be {rule}, got {base_channels}")
         self.in_channels = in_channels
         width = FACTOR * base_channels
-        self.encoder = _encoder(in_channels, base_channels)
-        self.decoder = _decoder(base_channels, in_channels)
+        self.encoder = _encoder(in_channels, base_channels, num_groups)
+        self.decoder = _decoder(base_channels, in_channels, num_groups)
         self.pre_vq_conv = ReplicateConvolution(width, embedding_dim, 1)
         self.post_vq_conv = ReplicateConvolution(embedding_dim, width, 1)
         self.codebook = Codebook(num_embeddings, embedding_dim, **codebook)
@@ -89,14 +95,14 @@ class VqAutoencoder(nn.Module):
         return _depth_last(self.decoder(self.post_vq_conv(_depth_first(latents))))
 
     def encode_stage_2_inputs(self, image: Tensor) -> Tensor:
-        """Return latents as the second stage sees them: not quantised, scaled by the codebook."""
+        """Return scaled latents, not quantised, of an image in [0, 1]."""
         low, high = self.codebook.embedding.weight.aminmax()
-        return 2 * (self.encode(image).float() - low) / (high - low) - 1
+        return 2 * (self.encode(2 * image - 1).float() - low) / (high - low) - 1
 
     def decode_stage_2_outputs(self, latents: Tensor) -> Tensor:
-        """Return the image of latents that the second stage drew."""
+        """Return the image, about [0, 1], of scaled latents, which are quantised."""
         low, high = self.codebook.embedding.weight.aminmax()
-        return self.decode(self.codebook.snap((latents + 1) / 2 * (high - low) + low))
+        return (self.decode(self.codebook.snap((latents + 1) / 2 * (high - low) + low)) + 1) / 2
 
 
 class ReplicateConvolution(nn.Module):
@@ -132,11 +138,11 @@ class ReplicateUpsampling(nn.Module):
 class ResidualBlock(nn.Module):
     """Twice normalisation, SiLU and convolution, added to the input."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(GROUPS, channels, EPS)
+        self.norm1 = nn.GroupNorm(groups, channels, EPS)
         self.conv1 = ReplicateConvolution(channels, channels, 3)
-        self.norm2 = nn.GroupNorm(GROUPS, channels, EPS)
+        self.norm2 = nn.GroupNorm(groups, channels, EPS)
         self.conv2 = ReplicateConvolution(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,36 +150,39 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(functional.silu(self.norm2(hidden)))
 
 
-def _encoder(inputs: int, base: int) -> nn.Sequential:
+def _encoder(inputs: int, base: int, groups: int) -> nn.Sequential:
     levels = [
-        _named(down=ReplicateConvolution(width, 2 * width, 4, 2), res=ResidualBlock(2 * width))
+        _named(
+            down=ReplicateConvolution(width, 2 * width, 4, 2),
+            res=ResidualBlock(2 * width, groups),
+        )
         for width in (base, 2 * base)
     ]
     return _named(
         conv_first=ReplicateConvolution(inputs, base, 3),
         conv_blocks=nn.Sequential(*levels),
-        final_block=_activation(4 * base),
+        final_block=_activation(4 * base, groups),
     )
 
 
-def _decoder(base: int, outputs: int) -> nn.Sequential:
+def _decoder(base: int, outputs: int, groups: int) -> nn.Sequential:
     levels = [
         _named(
             up=ReplicateUpsampling(4 * base, width),
-            res1=ResidualBlock(width),
-            res2=ResidualBlock(width),
+            res1=ResidualBlock(width, groups),
+            res2=ResidualBlock(width, groups),
         )
         for width in (4 * base, 2 * base)
     ]
     return _named(
-        final_block=_activation(4 * base),
+        final_block=_activation(4 * base, groups),
         conv_blocks=nn.Sequential(*levels),
         conv_last=ReplicateConvolution(2 * base, outputs, 3),
     )
 
 
-def _activation(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.GroupNorm(GROUPS, channels, EPS), nn.SiLU())
+def _activation(channels: int, groups: int) -> nn.Sequential:
+    return nn.Sequential(nn.GroupNorm(groups, channels, EPS), nn.SiLU())
 
 
 def _named(**layers: nn.Module) -> nn.Sequential:

@@ -14,7 +14,7 @@ from scipy import ndimage
 from tools.scans.changed import PackedMask
 
 BLOCK_MM = 2.0
-SLAB = 32  # planes that are interpolated at once
+SLAB = 8  # planes that are interpolated at once
 
 
 def voxel_spacing(affine: np.ndarray) -> np.ndarray:

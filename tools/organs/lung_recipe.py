@@ -16,7 +16,7 @@ from tools.organs.coarse_grid import (
     expand_mask,
     voxel_spacing,
 )
-from tools.scans.changed import PackedMask
+from tools.scans.changed import PackedMask, give_back_memory
 
 AIR_HU = -400.0  # half way between parenchyma and soft tissue
 PURE_AIR_HU = -950.0  # below: outside air, trachea, bowel gas
@@ -57,13 +57,18 @@ def lung_mask(image_hu: np.ndarray, affine: np.ndarray) -> PackedMask:
     block_mm = np.append(np.delete(block_mm, axial), block_mm[axial])
 
     outside, gas = _pure_air(coarse, block_mm)
+    give_back_memory()
     lungs = _parenchyma(coarse, outside, gas, block_mm)
+    del coarse
+    give_back_memory()
     airways = _without_bullae(gas, lungs, block_mm)
     closed = np.zeros_like(lungs)
     parts, count = ndimage.label(lungs)
     for part in range(1, count + 1):  # one by one: closing must not bridge the two lungs
         closed |= close_gaps(parts == part, CLOSING_MM, block_mm)
     closed = _fill_slices(closed, block_mm) & ~dilate(airways, 2.0, block_mm) & ~outside
+    del parts
+    give_back_memory()
     return expand_mask(np.moveaxis(closed, -1, axial), factors, image_hu.shape)
 
 

@@ -37,11 +37,12 @@ def abdomen_ct(
     spacing_mm: float | tuple[float, float, float] = 2.0,
     seed: int = 0,
     tumours: Sequence[Nodule] = (),
+    centre_mm: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> AbdomenPhantom:
     """Compute a CT of an adult's upper abdomen in the portal-venous phase.
 
     The anatomy (``abdomen.json``) is defined in mm, so grids of any spacing show the same body, as
-    :func:`tools.phantoms.chest_ct.chest_ct` has it. The default grid is 352 x 264 x 240 mm.
+    :func:`tools.phantoms.chest_ct.chest_ct` has it. The default grid is 352 x 264 x 240 mm, its middle at ``centre_mm``.
 
     Raises:
         ValueError: if ``shape`` has an axis below 8 voxels, or the spacing is not positive.
@@ -57,7 +58,7 @@ def abdomen_ct(
     if (spacing <= 0).any():
         raise ValueError(f"spacing_mm must be > 0, got {spacing_mm}")
     affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = -spacing * (np.array(shape) - 1) / 2
+    affine[:3, 3] = centre_mm - spacing * (np.array(shape) - 1) / 2
     axes = [affine[a, 3] + spacing[a] * np.arange(shape[a]) for a in range(3)]
     rng = np.random.default_rng([seed, 14])
     painter = Painter(TABLE, axes, _build(seed), rng)

@@ -29,11 +29,13 @@ __all__ = [
     "lesion_datalist",
     "phantom_scan",
     "tumour_datalist",
+    "tumour_roi_datalist",
     "write_abdomen_phantom",
     "write_chest_phantom",
     "write_healthy_rois",
     "write_lesion_rois",
     "write_tumour_dataset",
+    "write_tumour_rois",
 ]
 
 ROI_SIZE = 32
@@ -42,6 +44,8 @@ CUBES_OF_A_BODY = 4
 # Abdomens per section; those of the section normal have no tumour.
 ABDOMENS = {"training": 8, "validation": 3, "test": 2, "normal": 3}
 ABDOMEN_GRID = ((132, 100, 90), 2.6)
+TUMOUR_ROI_SIZE = 48
+TUMOUR_ROIS = {"training": 16, "validation": 8}
 
 
 def write_chest_phantom(
@@ -120,6 +124,26 @@ def write_tumour_dataset(
     labels = {"0": "background", "1": organ, "2": "tumour"}
     name = f"phantom tumours of the {organ}"
     return write_datalist(folder, name, written, modality={"0": "CT"}, labels=labels)
+
+
+def write_tumour_rois(out_dir: str | Path, seed: int = 0) -> dict[str, Any]:
+    """Write cubes of 48 mm round phantom tumours of liver, pancreas and kidney, with a datalist.
+
+    Organs take turns; each cube is of a body of its own. The content of ``datalist.json`` is
+    returned.
+    """
+    folder, written = Path(out_dir), {section: [] for section in TUMOUR_ROIS}  # type: ignore[var-annotated]
+    plan = [section for section, count in TUMOUR_ROIS.items() for _ in range(count)]
+    for index, section in enumerate(tqdm(plan, desc="phantom tumours", unit="tumour")):
+        body, organ = 1000 * seed + index, ("liver", "pancreas", "kidney")[index % 3]
+        (tumour,) = draw_tumours(body, organ, 1, (8, 20))
+        grid = ((TUMOUR_ROI_SIZE,) * 3, 1.0)
+        window = abdomen_ct(*grid, body, [tumour], tumour.site_mm)
+        volumes = {"image": window.image, "label": window.lesion_mask}
+        facts = {"organ": organ, "patient": f"phantom_{body}"}
+        entry = write_case(folder, f"rois/phantom_{index:03d}", volumes, window.affine, **facts)
+        written[section].append(entry)
+    return write_datalist(folder, "phantom abdominal tumours", written)
 
 
 def write_lesion_rois(out_dir: str | Path, count: int = 24, seed: int = 0) -> dict[str, Any]:
@@ -215,6 +239,17 @@ def tumour_datalist(
     """
     write = partial(write_tumour_dataset, organ=organ)
     return read_section(dataset_dir, section, f"phantom-{organ}-{PHANTOM_VERSION}", write)
+
+
+def tumour_roi_datalist(
+    dataset_dir: str | Path | None, section: str = "training"
+) -> list[dict[str, Any]]:
+    """Return one section of a dataset of windows round tumours, of the phantom if none is named.
+
+    See :func:`lesion_datalist`.
+    """
+    name = f"phantom-tumours-{PHANTOM_VERSION}"
+    return read_section(dataset_dir, section, name, write_tumour_rois)
 
 
 def phantom_scan(organ: str) -> Path:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tools.files import new_file
-
-if TYPE_CHECKING:
-    from tools.prepare.cluster import Clustering, Measured
+from tools.prepare.clustering import Clustering, Measured
 
 __all__ = ["write_cluster_figure"]
 

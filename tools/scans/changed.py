@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 from nibabel.orientations import apply_orientation
 
-__all__ = ["Changed", "Converted", "PackedMask", "packed"]
+__all__ = ["Changed", "Converted", "PackedMask", "give_back_memory", "packed"]
 
 
 class Converted:
@@ -173,6 +175,17 @@ def packed(mask: Any) -> Any:
     if not isinstance(mask, np.ndarray):
         return mask
     return PackedMask(mask.shape, (mask[..., k] > 0 for k in range(mask.shape[2])))
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system, where the C library keeps it and can.
+
+    It keeps what arrays of up to 32 MiB took, of which work on a coarse copy of a scan frees many.
+    """
+    if os.name == "posix":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _is_basic(key: Any) -> bool:

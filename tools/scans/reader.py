@@ -40,7 +40,7 @@ ITK_PREAMBLE = re.compile(r".*\bERROR: (\w+\(0x[0-9a-f]+\): )?")  # its source f
 FLATTEST = 1e-3  # volume of a voxel as a share of the product of its edges
 CHUNK = 1 << 22
 SMALLEST_RANGE_HU = 50  # of any piece of a patient; scaled images span 1 or 2
-LEAST_AIR_HU = -200  # of a CT whose highest values are those of bone, some voxel is below
+LEAST_FAT_HU = -25  # of a CT whose highest values are those of bone, some voxel is below, in crops too
 BONE_HU = 1200
 
 logger = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ def require_finite(values: np.ndarray, argument: str, path: object = None) -> No
 
 
 def require_hu(values: np.ndarray, argument: str, path: object = None) -> None:
-    """Refuse what cannot be a CT in HU: scaled values, or bone without any air or fat.
+    """Refuse what cannot be a CT in HU: scaled values, or bone without any fat.
 
     Raises:
         ValueError: if it is such.
@@ -211,7 +211,7 @@ def require_hu(values: np.ndarray, argument: str, path: object = None) -> None:
     low, high = float(values.min()), float(values.max())
     # a crop of nothing but air or padding may be as even, and has no room, which is no mistake
     scaled = 0 < high - low < SMALLEST_RANGE_HU and low > -SMALLEST_RANGE_HU
-    if scaled or (low > LEAST_AIR_HU and high > BONE_HU):
+    if scaled or (low > LEAST_FAT_HU and high > BONE_HU):
         where = f" in {path}" if path else ""
         raise ValueError(
             f"{argument} must be in HU, before intensities are scaled, got values from {low:g} to "

@@ -238,9 +238,11 @@ class Scan:
         header.set_slope_inter(*scaling(self.nifti))
         _write(path, header, stored)
 
-    def write_label(self, path: Path, label: np.ndarray, synthetic: bool = True) -> None:
-        """Write a uint8 label where this scan lies."""
-        header = self._header(np.uint8, synthetic)
+    def write_label(
+        self, path: Path, label: np.ndarray, synthetic: bool = True, dtype: Any = np.uint8
+    ) -> None:
+        """Write a label of whole numbers where this scan lies."""
+        header = self._header(dtype, synthetic)
         header.set_intent(LABEL_INTENT, name="lesion labels")
         header["cal_min"] = header["cal_max"] = 0  # the scan's range of display
         header.set_slope_inter(1, 0)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, voxel_sizes
 from torch import Tensor
 from tqdm import tqdm
 
 from tools.histograms import intensity_histogram
+from tools.intensity import HuWindow
+from tools.organs.organ import Organ
 from tools.scans.scan import Scan, read_labels
 from tools.synthesis.view import CropView, CubeView, SlicesView
 from tools.transforms.conditions import SUBTYPES, derangement, lesion_subtype
+from tools.transforms.healing import heal, heal_wall
 from tools.transforms.spheres import Sphere, enclosing_sphere
 from tools.transforms.windows import PasteLesiond
 from tools.windows import WindowGrid, cut_window, window_size
@@ -25,6 +29,7 @@ from tools.windows import WindowGrid, cut_window, window_size
 Range = tuple[float, float]
 Entry = Mapping[str, Any]  # of a datalist
 SCALED: Range = (-1.0, 1.0)
+HEALED_MM = 3.0
 
 
 class Native(NamedTuple):
@@ -47,7 +52,8 @@ class Case:
     of what a model sees, ``scale`` the scan's intensities that they stand for. Cases of one patient
     never lie on both sides of a split; ``group`` is what the datalist sorts the case into (a
     subtype, a section); ``facts`` go into the results. ``tissue`` is the label map of the window,
-    ``native`` the scan that it was resampled from, ``sphere`` the smallest about a mask.
+    ``native`` the scan that it was resampled from, ``sphere`` the smallest about a mask; ``healed``
+    is the image without the lesion, see :func:`taken_out`.
     """
 
     name: str
@@ -63,6 +69,12 @@ class Case:
     tissue: np.ndarray | None = None
     native: Native | None = None
     sphere: Sphere = field(default_factory=lambda: Sphere((0.0, 0.0, 0.0), 0.0))
+    healed: np.ndarray | None = None
+
+    @property
+    def shown(self) -> np.ndarray:
+        """What lesions are drawn on: the image, healed if it was."""
+        return self.image if self.healed is None else self.healed
 
     @property
     def lesion(self) -> np.ndarray:
@@ -120,6 +132,27 @@ def spread(entries: Sequence[Any], count: int | None, ends: bool = False) -> lis
     if ends:
         return [entries[int(i)] for i in np.linspace(0, total - 1, count).round()]
     return [entries[i * total // count] for i in range(count)]
+
+
+def taken_out(case: Case, organ: Organ | None = None) -> Case:
+    """Return a case whose lesion, and 3 mm round it, are healed: what users draw on.
+
+    See :func:`tools.transforms.healing.heal`; ``organ`` is that of a wall.
+    """
+    rng = np.random.default_rng(zlib.crc32(case.name.encode()))
+    if organ is None or not organ.wall or case.native is None:
+        spacing = voxel_sizes(case.affine)
+        healed = heal(case.image, case.lesion, spacing, rng, HEALED_MM)
+    else:
+        scan, label, affine, grid, lesions = case.native
+        parts = (np.isin(label, values) for values in (lesions, organ.wall, organ.cavity))
+        # on the scan's own grid: a window has interpolated the lesion into its surroundings
+        whole = heal_wall(np.asarray(scan), *parts, affine, rng, HEALED_MM)
+        healed = HuWindow(*case.scale).scaled(cut_window(whole, affine, grid))
+    # what is not healed stays, bit for bit; noise must not leave the range of a scaled image
+    low, high = case.value_range if case.value_range == SCALED else (-np.inf, np.inf)
+    changed = healed != case.image.astype(np.float32)
+    return replace(case, healed=np.where(changed, healed.clip(low, high), case.image))
 
 
 def class_histograms(image: np.ndarray, masks: np.ndarray, bins: int, value_range: Range) -> Tensor:

@@ -59,7 +59,7 @@ class MeanFill(Method):
     def generate(self, cases: Sequence[Case], seed: int) -> Iterator[np.ndarray]:
         """Yield the filled images."""
         for case in cases:
-            image = case.image.copy()
+            image = case.shown.copy()
             for inside in case.masks:
                 if inside.any():
                     image[inside] = case.image[inside].mean()
@@ -104,7 +104,7 @@ class TextureModel:
         box: tuple[slice, ...] = (slice(None),) * 3
         if isinstance(self.view, CubeView):
             box = lesion_box(case.lesion)
-        histogram, before = None, case.image[box]
+        histogram, before = None, case.shown[box]
         if request.histograms is not None and self.controlled:
             bins = self.values // len(request.histograms)
             rows = [row.tolist() for row in request.histograms]
@@ -113,7 +113,7 @@ class TextureModel:
         masks = case.masks[(slice(None), *box)]
         job = WindowJob(before, masks, histogram, seed, case.value_range, request.subtype)
         change = self.texturer.sample([job])[0] - self._seen(before, case)
-        image = case.image.copy()
+        image = case.shown.copy()
         image[box] = np.where(change != 0, before + change, before)
         return image
 

@@ -25,8 +25,7 @@ from tools.synthesis.cases import Case
 from tools.synthesis.synthesizer import Synthesizer
 from tools.synthesis.textures import Textures
 from tools.synthesis.view import View
-from tools.transforms.healing import heal, remote_wall
-from tools.transforms.wall import wall_coordinates
+from tools.transforms.healing import heal, heal_wall
 from tools.windows import Box
 
 __all__ = ["PERCENT", "Real", "Redraw"]
@@ -83,11 +82,12 @@ class Redraw:
             chosen = np.linspace(0, len(listed) - 1, limit).round().astype(int)
             listed = [listed[k] for k in chosen]
         for name, patient, image, label in tqdm(listed, desc="reading"):
-            found = self._real(name, patient, image, label)
+            found = self.real(name, patient, image, label)
             if found is not None:
                 yield found
 
-    def _real(self, name: str, patient: str, image: Path, label: Path) -> Real | None:
+    def real(self, name: str, patient: str, image: Path, label: Path) -> Real | None:
+        """Return the lesion of a scan; None if it holds none or, but for such organs, several."""
         scan = self._scan(image)
         labels = scan.load_labels(label, "label")
         masks = np.stack([labels == value for value in self.organ.values])
@@ -119,14 +119,11 @@ class Redraw:
         image = np.asarray(scan.image, np.float32)
         labels = scan.load_labels(real.label, "label")
         mask = np.isin(labels, self.organ.values)
-        within = expected = None
-        if self.organ.wall:
-            within = np.isin(labels, self.organ.wall)
-            place = wall_coordinates(within, scan.affine, np.isin(labels, self.organ.cavity))
-            rim = ndimage.distance_transform_edt(~mask, sampling=scan.spacing_mm) > self.margin_mm
-            expected = remote_wall(image, within & rim, place)
         rng = self._chance(real)
-        return heal(image, mask, scan.spacing_mm, rng, self.margin_mm, within, expected)
+        if not self.organ.wall:
+            return heal(image, mask, scan.spacing_mm, rng, self.margin_mm)
+        parts = (np.isin(labels, values) for values in (self.organ.wall, self.organ.cavity))
+        return heal_wall(image, mask, *parts, scan.affine, rng, self.margin_mm)
 
     def put_back(self, real: Real) -> Crop:
         """Return the real lesion in healed surroundings."""

@@ -32,6 +32,7 @@ from tools.studies.tables import page
 
 SEED_STEP = 1009  # from sample to sample: more than there are cases
 STUDY_FILE = "study.json"
+SURROUNDINGS = {"healed": "healed", "real": "at real masks"}  # and how results name them
 
 
 class Run(NamedTuple):
@@ -89,6 +90,7 @@ class Options:
     stage: str = ""
     overlay: str | None = None
     device: str = "auto"
+    surroundings: str = "healed"
 
 
 class Study:
@@ -97,6 +99,11 @@ class Study:
     def __init__(self, options: Options) -> None:
         if options.samples < 1:
             raise ValueError(f"samples must be at least 1, got {options.samples}")
+        if options.surroundings not in SURROUNDINGS:
+            raise ValueError(
+                f"surroundings must be one of {', '.join(SURROUNDINGS)}, "
+                f"got {options.surroundings!r}"
+            )
         if options.overlay and not options.stage:
             raise ValueError(f"overlay goes with stage autoencoder, got {options.overlay!r} alone")
         self.options, self.seed = options, options.seed
@@ -146,6 +153,9 @@ class Study:
             self.files(section), self.model.view, bins, limit
         )
         self.cases = self.read_cases("validation", options.limit)
+        if options.surroundings == "healed":
+            organ = getattr(self.model.view, "organ", None)
+            self.cases = [readers.taken_out(case, organ) for case in self.cases]
         for name, entry in self.config["methods"].items():
             self._add(name, entry)
         for variant in variants:
@@ -240,7 +250,7 @@ class Study:
         samples = self.config.get("samples", self.options.samples)
         for name, method in self.methods.items():
             self.runs[name] = self._run(method, samples)
-        settings = {
+        settings: dict[str, Any] = {
             "bundle": self.name,
             "dataset": self.options.dataset_dir or "embedded phantom",
             "cases": len(self.cases),
@@ -249,6 +259,8 @@ class Study:
             "threads": torch.get_num_threads(),
             "seed": self.seed,
         }
+        if self.config["kind"] == "textures":
+            settings["surroundings"] = SURROUNDINGS[self.options.surroundings]
         results: dict[str, Any] = {
             "settings": settings,
             "methods": {

@@ -362,7 +362,7 @@ def changes(image: np.ndarray, case: Case, margin_mm: float = 0.0) -> dict[str, 
     Outside begins ``margin_mm`` off the lesion (grid of 1 mm). A window that was resampled has
     ``scan_outside`` and ``scan_inside`` as well, on the scan's own grid after pasting back.
     """
-    free, change = ~case.lesion, np.abs(image - case.image)
+    free, change = ~case.lesion, np.abs(image - case.shown)
     if margin_mm:
         free = ndimage.distance_transform_edt(free) >= margin_mm
     found: dict[str, Any] = {

@@ -32,6 +32,7 @@ def synthesize(
     affine: Any = None,
     mask: Any = None,
     organ: Any = None,
+    organ_name: str | None = None,
     texture: str | None = None,
     diameter_mm: Any = None,
     bundle: str | Path = "lefusion_lidc",
@@ -50,6 +51,7 @@ def synthesize(
             drawn.
         organ: where lesions may lie (of a heart its label map), on the image's grid; None: it is
             found, if the organ of the bundle can be.
+        organ_name: of a bundle for several organs, ``organ`` of the command; None: the bundle's.
         texture: as of the command; None: the bundle's default.
         diameter_mm: likewise.
         bundle: name or folder.
@@ -77,7 +79,8 @@ def synthesize(
     """
     plain, affine = _plain(image, affine)
     method = options.pop("method", None)
-    wanted = {"texture": texture, "diameter_mm": diameter_mm, "seed": seed, **options}
+    wanted = {"organ": organ_name, "texture": texture, "diameter_mm": diameter_mm, "seed": seed}
+    wanted |= options
     opened = open_synthesizer(bundle, device, weights, wanted, shared=True, method=method)
     if mask is not None:
         opened.parser["shapes"] = _mask_source(opened, _on_grid("mask", mask, plain), affine)
@@ -129,6 +132,12 @@ def open_synthesizer(
                 f"{option} does not go with bundle {opened.folder.name}, got {value!r}"
             )
         opened.parser[key] = value
+    shape = opened.parser.get("shape", "")
+    if "diameter_mm" in given and str(shape).startswith("ellipsoid:"):
+        raise ValueError(
+            f"diameter_mm must be left out with shape {shape}, whose classes have sizes of their "
+            f"own (ellipsoid takes any), got {given['diameter_mm']}"
+        )
     opened.parser["displayable_configs#texture"] = "none"
     if shared and opened.parser.get("texturer", {}).get("network"):
         overrides = tuple((key.rpartition("#")[2], value) for key, value in changes.items())

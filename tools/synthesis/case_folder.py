@@ -19,6 +19,7 @@ from tools.files import clear_leftovers, new_folder, read_json, remove_ours
 from tools.synthesis.records import (
     DICOM_FOLDER,
     IMAGE_FILE,
+    INSTANCES_FILE,
     LABEL_FILE,
     RECORD_FILE,
     SEGMENTATION_FILE,
@@ -39,7 +40,14 @@ logger = logging.getLogger(__name__)
 
 FILES = (IMAGE_FILE, LABEL_FILE, RECORD_FILE)
 # .report.html: up to version 0.7.0
-OWNS = (*FILES, f"{DICOM_FOLDER}/*.dcm", SEGMENTATION_FILE, "report.html", ".report.html")
+OWNS = (
+    *FILES,
+    INSTANCES_FILE,
+    f"{DICOM_FOLDER}/*.dcm",
+    SEGMENTATION_FILE,
+    "report.html",
+    ".report.html",
+)
 
 
 def is_whole(folder: Path) -> bool:
@@ -57,8 +65,9 @@ def is_whole(folder: Path) -> bool:
         return False
     try:
         read_json(folder / RECORD_FILE, "record")
-        for name in (IMAGE_FILE, LABEL_FILE):
-            with gzip.open(folder / name) as stream:  # its end holds length and checksum
+        there = [folder / name for name in (IMAGE_FILE, LABEL_FILE, INSTANCES_FILE)]
+        for path in filter(Path.is_file, there):
+            with gzip.open(path) as stream:  # its end holds length and checksum
                 while stream.read(1 << 22):
                     pass
     except (OSError, EOFError, zlib.error, ValueError):

@@ -8,6 +8,7 @@ from typing import Any
 
 from tools.synthesis.records import (
     IMAGE_FILE,
+    INSTANCES_FILE,
     LABEL_FILE,
     RECORD_FILE,
     ScanRecord,
@@ -60,7 +61,10 @@ def write_datalist(
             known = labels.setdefault(value, class_name)
             if known != class_name:
                 raise ValueError(f"label {value} must have one class, got {known} and {class_name}")
-        training.append(_datalist_item(folder.relative_to(out_dir), record, case))
+        item = _datalist_item(folder.relative_to(out_dir), record, case)
+        if (folder / INSTANCES_FILE).is_file():
+            item["instances"] = (folder.relative_to(out_dir) / INSTANCES_FILE).as_posix()
+        training.append(item)
     if len(labels) == 1:
         labels["1"] = "lesion"
     content = {

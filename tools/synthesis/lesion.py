@@ -21,7 +21,7 @@ from tools.windows import BlendZone, Box, compose_rim, extended, grown, paste_wi
 
 Limits = HuWindow | UnitWindow
 
-__all__ = ["Lesion", "SynthesisResult", "WindowJob", "composite"]
+__all__ = ["Lesion", "SynthesisResult", "WindowJob", "composite", "instance_map"]
 
 
 class WindowJob(NamedTuple):
@@ -116,9 +116,14 @@ class Lesion:
     def __post_init__(self) -> None:
         self.present = [k for k, mask in enumerate(self.masks) if mask.any()]
         self.zone: BlendZone | None = None
+        self.blend_sigma_mm: float | None = None
+        softening = getattr(self.view, "blend_sigma_mm", None)
+        if softening is not None:
+            self.blend_sigma_mm = float(np.random.default_rng(self.seed).uniform(*softening))
         if self.view.margin_mm:
             place = (self.box, self.canvas.affine, self.canvas.shape, self.view.margin_mm)
-            self.zone = BlendZone.around(np.asarray(self.masks.any(0)), *place, self.view.fades)
+            how = (self.view.fades, self.blend_sigma_mm)
+            self.zone = BlendZone.around(np.asarray(self.masks.any(0)), *place, *how)
 
     @property
     def job(self) -> WindowJob:
@@ -227,6 +232,8 @@ class Lesion:
             "intensity_range": [round(float(scale.low), 3), round(float(scale.high), 3)],
             "margin_mm": self.view.margin_mm,
         }
+        if self.blend_sigma_mm is not None:
+            sampler["blend_sigma_mm"] = round(self.blend_sigma_mm, 3)
         if self.texture.solid_share is not None:
             sampler["solid_share"] = round(self.texture.solid_share, 3)
         return [
@@ -306,6 +313,17 @@ def composite(
         lesion.measure(changed)
     records = [record for lesion in lesions for record in lesion.records(settings)]
     return SynthesisResult(changed, canvas.back(label), records)
+
+
+def instance_map(canvas: Canvas, lesions: Sequence[Lesion]) -> np.ndarray:
+    """Return which lesion a voxel belongs to: its number, whatever the class; 0 for none.
+
+    Where lesions meet, the last one counts, as in the label. uint16, on the scan's grid.
+    """
+    found = np.zeros(canvas.shape, np.uint16, order="F")
+    for lesion in lesions:
+        found[lesion.box][np.asarray(lesion.masks.any(0))] = lesion.number
+    return canvas.back(found)
 
 
 def _pasted(lesion: Lesion) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ SCHEMA_VERSION = "1.1"
 RECORD_FILE = "lesions.json"
 IMAGE_FILE = "image.nii.gz"
 LABEL_FILE = "label.nii.gz"
+INSTANCES_FILE = "instances.nii.gz"
 DICOM_FOLDER = "dicom"
 SEGMENTATION_FILE = "segmentation.dcm"
 

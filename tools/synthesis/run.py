@@ -30,15 +30,17 @@ from tools.synthesis.cases import Case
 from tools.synthesis.datalist import DATALIST_FILE, write_datalist
 from tools.synthesis.dicom.deidentify import pseudonym
 from tools.synthesis.dicom.derived import add_dicom, is_dicom_whole, require_derivable, write_dicom
+from tools.synthesis.lesion import SynthesisResult, instance_map
 from tools.synthesis.ranks import Rank, SharedFolder
 from tools.synthesis.records import (
     IMAGE_FILE,
+    INSTANCES_FILE,
     LABEL_FILE,
     RECORD_FILE,
     read_record,
     write_record,
 )
-from tools.synthesis.synthesizer import Synthesizer
+from tools.synthesis.synthesizer import Plan, Synthesizer
 from tools.synthesis.verify import verify_case
 
 __all__ = ["OUTPUT_FORMATS", "Report", "synthesize_scans"]
@@ -78,6 +80,7 @@ def synthesize_scans(
     output_format: str = "nifti",
     report: Report | None = None,
     deidentify: bool = False,
+    instances: bool = False,
 ) -> list[dict[str, Any]]:
     """Synthesise lesions into every scan and write the dataset; one that is there grows.
 
@@ -100,6 +103,7 @@ def synthesize_scans(
             cases that are finished but for their DICOM files get them, nothing is sampled again.
         deidentify: replace what tells who the patient is in the DICOM files, and the names of cases
             (and with them their chance) by pseudonyms of the series.
+        instances: write which lesion each voxel belongs to, as well.
 
     Returns:
         One dictionary per case: ``name``, ``folder``, ``original`` (path of the scan), ``lesions``
@@ -120,7 +124,7 @@ def synthesize_scans(
         cases = _pseudonymous(cases)
     mine = rank.share(list(cases))
     with claimed(out, OUTPUTS) as folder:
-        task = _Task(folder, job, output_format, tuple(cases), report, deidentify)
+        task = _Task(folder, job, output_format, tuple(cases), report, deidentify, instances)
         _check_others(task)
         made, failures = _run(task, mine, rank)
     _require_all(mine, task, failures)
@@ -153,6 +157,7 @@ class _Task:
     cases: tuple[Case, ...]
     report: Report | None = None
     deidentify: bool = False
+    instances: bool = False
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -163,7 +168,7 @@ class _Task:
 
     def describe(self, case: Case) -> dict[str, Any]:
         """What is asked for; a case with the patient's tags is none without."""
-        more = {"deidentify": True} if self.deidentify else {}
+        more = {name: True for name in ("deidentify", "instances") if getattr(self, name)}
         return self.job.describe(case) | more
 
     def folder(self, case: Case) -> Path:
@@ -364,7 +369,7 @@ def _write_case(case: Case, task: _Task) -> None:
             logger.warning("scan %s: %s", case.name, note)
         (result,) = job.finish([plan])
         scan.write(partial / IMAGE_FILE, result.changed)
-        scan.write_label(partial / LABEL_FILE, result.label)
+        _write_labels(partial, scan, plan, result, task.instances)
         record = job.record(plan, result, description)
         # as it is, the folder is often named by the patient
         record = replace(record, name=case.name) if task.deidentify else record
@@ -377,6 +382,15 @@ def _write_case(case: Case, task: _Task) -> None:
         findings = verify_case(partial, scan)
         if findings:
             raise ValueError(f"what is written must be sound, got {'; '.join(findings)}")
+
+
+def _write_labels(
+    folder: Path, scan: Scan, plan: Plan, result: SynthesisResult, instances: bool
+) -> None:
+    scan.write_label(folder / LABEL_FILE, result.label)
+    if instances:
+        numbers = instance_map(plan.canvas, plan.lesions)
+        scan.write_label(folder / INSTANCES_FILE, numbers, dtype=np.uint16)
 
 
 class _SkippedError(Exception):

@@ -22,7 +22,7 @@ from tools.synthesis.catalogue import SubtypeLibrary
 from tools.synthesis.core import place_core
 from tools.synthesis.lesion import Lesion, WindowJob
 from tools.synthesis.records import BundleRecord
-from tools.synthesis.textures import Presets, read_presets
+from tools.synthesis.textures import NO_CONTROL, Presets, read_presets
 from tools.synthesis.view import CropView, UnitWindow, View
 
 __all__ = [
@@ -150,6 +150,8 @@ class DiffusionTexturer:
         return scale
 
     def _sample_batch(self, jobs: Sequence[WindowJob]) -> np.ndarray:
+        if self.presets is NO_CONTROL and any(job.histogram is not None for job in jobs):
+            raise ValueError("texture must be none for a network that takes no histogram, got one")
         rows = [
             [-1.0] * self.bins if job.histogram is None else list(job.histogram) for job in jobs
         ]
@@ -158,6 +160,8 @@ class DiffusionTexturer:
         channels = np.stack([self._channels(job) for job in jobs])
         inputs = torch.as_tensor(channels, dtype=torch.float32, device=self.device)
         condition = torch.tensor(rows, dtype=torch.float32, device=self.device)
+        if self.presets is NO_CONTROL:
+            condition = None
         with torch.inference_mode():
             output = self.inferer(inputs, self.network, condition, seeds=[job.seed for job in jobs])
         return output[:, 0].cpu().numpy()  # combined classes are in all channels
@@ -213,7 +217,7 @@ class NoTexture:
     def __init__(self, root: str | Path, weights: str | Path, view: View) -> None:
         self.view, self.device = view, torch.device("cpu")
         self.record = BundleRecord(**bundle_record(root, weights))
-        self.presets: Presets = {"none": {"histogram": [1 / 16] * 16, "weight": 1.0}}
+        self.presets = NO_CONTROL
         self.library, self.settings = None, dict[str, Any]()
 
     def sample(self, jobs: Sequence[WindowJob]) -> list[None]:

@@ -55,13 +55,17 @@ def read_presets(folder: str | Path) -> tuple[Presets, SubtypeLibrary | None]:
 
     Args:
         folder: ``configs`` of the bundle: ``subtypes.json`` (histograms of training lesions by
-            subtype), if there is one, else ``histograms.json``.
+            subtype), if there is one, else ``histograms.json``; neither: :data:`NO_CONTROL`.
     """
-    library = Path(folder) / "subtypes.json"
+    library, histograms = Path(folder) / "subtypes.json", Path(folder) / "histograms.json"
     if library.is_file():
         subtypes = read_subtypes(library)
         return subtypes.presets, subtypes
-    return load_presets(Path(folder) / "histograms.json"), None
+    return load_presets(histograms) if histograms.is_file() else NO_CONTROL, None
+
+
+NO_CONTROL: Presets = {"none": {"histogram": [1 / 16] * 16, "weight": 1.0}}
+"""Of bundles without a catalogue, whose networks take no histogram; the bins are of records."""
 
 
 class Textures:
@@ -205,10 +209,12 @@ class Textures:
 
     def _read(self, word: str) -> tuple[str, Presets]:
         """Return the name of a word of the command line and its histograms; none for "none"."""
+        if word == "none" or (word == "mixed" and self.presets is NO_CONTROL):
+            return "none", {}
         if word in self.presets:
             return word, self._blocks({word: self.presets[word]})
-        if word in ("mixed", "none"):
-            return word, self._blocks(self.presets) if word == "mixed" else {}
+        if word == "mixed":
+            return word, self._blocks(self.presets)
         if word.startswith("like:"):
             name, like = self._like(word)
             return name, {name: like}

@@ -19,6 +19,7 @@ from tools.scans.scan import Scan
 from tools.synthesis.datalist import DATALIST_FILE
 from tools.synthesis.records import (
     IMAGE_FILE,
+    INSTANCES_FILE,
     LABEL_FILE,
     RECORD_FILE,
     LesionRecord,
@@ -74,6 +75,8 @@ def verify_case(folder: Path, original: Scan | Path | None = None) -> list[str]:
             scan = None if findings else scan
         marked = _read_marked(image, label, scan, _lesion_values(record))
         findings += _label_findings(record, image, marked)
+        if (folder / INSTANCES_FILE).is_file():
+            findings += _instance_findings(record, Scan(folder / INSTANCES_FILE), label)
         findings += _background_findings(record, image, marked)
     except (ValueError, OSError) as error:
         return [str(error)]
@@ -125,9 +128,11 @@ def _datalist_findings(out: Path, names: list[str]) -> Iterator[str]:
         yield f"{DATALIST_FILE} is missing"
         return
     listed = read_entries(out / DATALIST_FILE, "dir")
-    for kind, file in (("image", IMAGE_FILE), ("label", LABEL_FILE)):
-        found = [entry.get(kind) for entry in listed]
-        wanted = [f"{name}/{file}" for name in names]
+    counted = [name for name in names if (out / name / INSTANCES_FILE).is_file()]
+    files = {"image": (IMAGE_FILE, names), "label": (LABEL_FILE, names)}
+    for kind, (file, those) in (files | {"instances": (INSTANCES_FILE, counted)}).items():
+        found = [entry[kind] for entry in listed if entry.get(kind) is not None]
+        wanted = [f"{name}/{file}" for name in those]
         if sorted(map(str, found)) != sorted(wanted):
             apart = sorted(set(map(str, found)) ^ set(wanted)) or ["an entry twice"]
             yield f"{DATALIST_FILE} does not list each {kind} once: {apart[0]}"
@@ -167,6 +172,22 @@ def _label_findings(record: ScanRecord, image: Scan, marked: _Marked) -> Iterato
                 yield f"lesion {number} has {volume:.1f} mm3, its record {lesion.volume_mm3:.1f}"
         elif (apart := _bins_apart(lesion, image.values_of(marked.values[inside]))) is not None:
             yield f"lesion {number}: {apart:.0%} of its voxels lie in other bins than recorded"
+
+
+def _instance_findings(record: ScanRecord, instances: Scan, label: Scan) -> Iterator[str]:
+    """Compare which lesion each voxel belongs to with label and records."""
+    if instances.shape != label.shape or not np.allclose(instances.affine, label.affine, atol=1e-4):
+        yield "instances and label lie at different places"
+        return
+    numbers, values = np.asarray(instances.stored), np.asarray(label.stored)
+    lesions = np.isin(values, _lesion_values(record))
+    parts = "labels" in (record.organ_mask or {})  # a label map with its own lesions, maybe
+    if ((numbers > 0) & ~lesions).any() or (not parts and (lesions & (numbers == 0)).any()):
+        yield "instances and label do not mark the same voxels"
+    wanted = {int(each.sampler.get("lesion", 0)) for each in record.lesions}
+    found = set(np.unique(numbers[numbers > 0]).tolist())
+    if found != wanted:
+        yield f"instances hold the lesions {sorted(found)}, the records {sorted(wanted)}"
 
 
 def _bins_apart(lesion: LesionRecord, values: np.ndarray) -> float | None:

@@ -219,6 +219,9 @@ class CropView:
         smallest: voxels along an axis, at least.
         spacing_mm: voxel size.
         margin_mm: width of the fading.
+        blend_sigma_mm: smallest and largest standard deviation of the Gaussian that softens the
+            mask to the weight of the lesion, drawn for each, see
+            :func:`tools.windows.blend_weight`; None: all of the lesion, and a raised cosine beyond.
 
     Raises:
         ValueError: if a value breaks its rule.
@@ -235,6 +238,7 @@ class CropView:
         smallest: int = 64,
         spacing_mm: float = 1.0,
         margin_mm: float = 3.0,
+        blend_sigma_mm: Sequence[float] | None = None,
     ) -> None:
         numbers = {"step": step, "smallest": smallest, "spacing_mm": spacing_mm}
         for name, value in numbers.items():
@@ -251,6 +255,12 @@ class CropView:
             raise ValueError(
                 f"intensity_range must be two HU, lowest first, got {list(intensity_range)}"
             )
+        low, high = (0.0, 0.0) if blend_sigma_mm is None else blend_sigma_mm
+        if not 0 <= low <= high:
+            raise ValueError(
+                f"blend_sigma_mm must be two numbers of at least 0, smallest first, got {low, high}"
+            )
+        self.blend_sigma_mm = None if blend_sigma_mm is None else (float(low), float(high))
         self.scale = HuWindow(float(window_hu[0]), float(window_hu[1]))
         self.range = UnitWindow(float(intensity_range[0]), float(intensity_range[1]))
         self.step, self.context, self.smallest = step, context, smallest

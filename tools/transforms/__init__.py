@@ -6,9 +6,11 @@ from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import torch
 from monai.transforms import MapTransform
+from torch import Tensor
 
-__all__ = ["EachKey"]
+__all__ = ["EachKey", "as_dtype"]
 
 
 class EachKey(MapTransform):
@@ -23,3 +25,11 @@ class EachKey(MapTransform):
 
     @abstractmethod
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None: ...
+
+
+def as_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return intensities in the scan's type; integers must not wrap round at its ends."""
+    if not dtype.is_floating_point:
+        limits = torch.iinfo(dtype)
+        values = values.double().round().clamp(limits.min, limits.max)
+    return values.to(dtype)

@@ -75,13 +75,21 @@ class RandHistogramTransferd(RandomizableTransform, EachKey):
     The transform remembers the histograms of the last 256 lesions it has seen since it was seeded
     (in a training: with each epoch, so that one that goes on remembers the same). Images lie in
     [-1, 1]; masks have one channel, or one per class for an image of one channel, and each class
-    remembers histograms of its own.
+    remembers histograms of its own. A rim stays as far above its surroundings, in proportion, as
+    the lesion now is: above ``healed_key``, the image without the lesion, or, of a sample that
+    lacks it, above the median of what is no lesion.
     """
 
-    def __init__(self, keys: KeysCollection, mask_key: str = "label", prob: float = 0.25) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        mask_key: str = "label",
+        prob: float = 0.25,
+        healed_key: str = "healed",
+    ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
-        self.mask_key = mask_key
+        self.mask_key, self.healed_key = mask_key, healed_key
         self.pools: dict[int, list[Tensor]] = {}
 
     def set_random_state(self, seed: int | None = None, state: Any = None) -> Any:
@@ -93,23 +101,28 @@ class RandHistogramTransferd(RandomizableTransform, EachKey):
         self.randomize(None)
         image = convert_to_tensor(sample[key])
         masks = convert_to_tensor(sample[self.mask_key])
+        if self.healed_key in sample:
+            around = convert_to_tensor(sample[self.healed_key])
+        else:
+            beyond = (masks == 0).all(0, True)
+            level = image[beyond].median() if beyond.any() else image.min()
+            around = torch.full_like(image, float(level))
         changed = image.clone()
         for number, mask in enumerate(masks.split(1)):
             inside, rim = mask > RIM, mask == RIM
             if inside.any():
                 changed[inside] = self._transfer(image, inside, number)
-                changed[rim] = self._blurred(image, changed, inside, rim, (masks == 0).all(0, True))
+                changed[rim] = self._blurred(image, changed, around, inside, rim)
         sample[key] = sample[key].clone().copy_(changed)
 
     @staticmethod
     def _blurred(
-        image: Tensor, changed: Tensor, inside: Tensor, rim: Tensor, beyond: Tensor
+        image: Tensor, changed: Tensor, around: Tensor, inside: Tensor, rim: Tensor
     ) -> Tensor:
         """Return the rim, as far above its surroundings as the lesion now is."""
-        around = image[beyond].median() if beyond.any() else image.min()
-        before = image[inside].mean() - around
-        share = (changed[inside].mean() - around) / before if before.abs() > 0.01 else 1.0
-        return (around + share * (image[rim] - around)).clamp(-1, 1)
+        before = (image - around)[inside].mean()
+        share = (changed - around)[inside].mean() / before if before.abs() > 0.01 else 1.0
+        return (around[rim] + share * (image - around)[rim]).clamp(-1, 1)
 
     def _transfer(self, image: Tensor, inside: Tensor, number: int) -> Tensor:
         """Return the values of a lesion, re-mapped or not, and remember its histogram."""

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import cg
 
 from tools.metrics.border import noise_level
-from tools.transforms.wall import WallCoordinates
+from tools.transforms.wall import WallCoordinates, wall_coordinates
 
-__all__ = ["heal", "remote_wall"]
+__all__ = ["REACH_MM", "heal", "heal_wall", "remote_wall"]
 
 REACH_MM = 6.0
 DEPTHS = 5  # parts of a wall from its inner to its outer surface
@@ -78,6 +79,39 @@ def heal(
         grain = ndimage.gaussian_filter(rng.normal(size=image.shape), width)
         result[hole] += (grain * strength / grain.std()).astype(np.float32)[hole]
     return result
+
+
+def heal_wall(
+    image: np.ndarray,
+    mask: np.ndarray,
+    wall: np.ndarray,
+    cavity: np.ndarray,
+    affine: np.ndarray,
+    rng: np.random.Generator,
+    margin_mm: float = 2.5,
+) -> np.ndarray:
+    """Return the image with a lesion of a wall replaced by the wall as it is elsewhere.
+
+    See :func:`heal`, within the wall, and :func:`remote_wall`. If lesion and rim leave nothing of
+    the wall, what lies around it is continued. An empty mask changes nothing.
+
+    Args:
+        image: ``(H, W, D)``, in the scan's units, slices along the last axis.
+        mask: True in the lesion.
+        wall: True in the wall, lesion included.
+        cavity: True in what the wall encloses.
+        affine: of the image.
+        rng: source of the noise.
+        margin_mm: of the rim.
+    """
+    if not mask.any():
+        return np.asarray(image, np.float32).copy()
+    spacing = voxel_sizes(affine)
+    far = ndimage.distance_transform_edt(~mask, sampling=spacing) > margin_mm
+    if not (wall & far).any():
+        return heal(image, mask, spacing, rng, margin_mm)
+    expected = remote_wall(image, wall & far, wall_coordinates(wall, affine, cavity))
+    return heal(image, mask, spacing, rng, margin_mm, wall, expected)
 
 
 def remote_wall(image: np.ndarray, healthy: np.ndarray, place: WallCoordinates) -> np.ndarray:

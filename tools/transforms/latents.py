@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,13 +20,15 @@ from tools.transforms.conditions import SUBTYPES, lesion_subtype
 
 __all__ = [
     "EncodeLatentsd",
+    "RandHealedLatentsd",
     "VariantCropd",
+    "VariantIntensityd",
     "latent_mask",
     "latent_mask_channels",
     "repeat_cases",
 ]
 
-DETAILS = ("max", "voxels")
+DETAILS = ("max", "nearest", "voxels")
 
 
 def latent_mask(lesion_mask: Tensor, detail: str = "max", factor: int = 4) -> Tensor:
@@ -36,6 +38,8 @@ def latent_mask(lesion_mask: Tensor, detail: str = "max", factor: int = 4) -> Te
     most of a nodule of 3 to 6 voxels, and half of the voxels all of it. That is all that ``"max"``
     says, which is coarse: a latent is 4 voxels wide. ``"voxels"`` keeps every voxel of the mask as
     a channel of its own, and so the outline; the largest of its channels is ``"max"``.
+    ``"nearest"`` is every fourth voxel, as DiffTumor's released weights know masks: a lesion that
+    it misses altogether, one in 60 of 3 voxels radius, is taken as ``"max"`` has it.
 
     Deviation from HR-LDM (section 3.2.1): the paper interpolates the mask, which is binary only
     after a threshold that it does not state, and names the lost outline a limitation.
@@ -59,8 +63,12 @@ def latent_mask(lesion_mask: Tensor, detail: str = "max", factor: int = 4) -> Te
             f"{tuple(lesion_mask.shape[2:])}"
         )
     mask = (lesion_mask > 0).float()
-    if detail == "max":
-        return functional.max_pool3d(mask, factor)
+    if detail in ("max", "nearest"):
+        largest = functional.max_pool3d(mask, factor)
+        if detail == "max":
+            return largest
+        every = mask[..., ::factor, ::factor, ::factor]
+        return torch.where(every.flatten(2).any(2)[..., None, None, None], every, largest)
     batch, classes, *sizes = mask.shape
     height, width, depth = (size // factor for size in sizes)
     blocks = mask.reshape(batch, classes, height, factor, width, factor, depth, factor)
@@ -72,7 +80,7 @@ def latent_mask_channels(detail: str = "max", classes: int = 1, factor: int = 4)
     """Return the number of channels of :func:`latent_mask`."""
     if detail not in DETAILS:
         raise ValueError(f"mask_detail must be one of {DETAILS}, got {detail!r}")
-    return classes * (1 if detail == "max" else factor**3)
+    return classes * (factor**3 if detail == "voxels" else 1)
 
 
 def repeat_cases(
@@ -130,9 +138,7 @@ class VariantCropd(MapTransform):
         """Return the sample with its cubes."""
         sample = dict(data)
         inside = (convert_to_tensor(sample["label"]) > 0).any(0).numpy()
-        name = str(sample["name"]).encode() if "name" in sample else inside.tobytes()
-        variant = int(sample.get("variant", 0))
-        rng = np.random.default_rng([zlib.crc32(name), variant])
+        variant, rng = _variant(sample)
         found = np.argwhere(inside)
         middle = (
             (found.min(0) + found.max(0) + 1) // 2 if len(found) else np.array(inside.shape) // 2
@@ -152,6 +158,40 @@ class VariantCropd(MapTransform):
             cube = np.swapaxes(cube, 1, 2) if turned else cube
             sample[key] = torch.from_numpy(np.ascontiguousarray(cube))
         return sample
+
+
+class VariantIntensityd(MapTransform):
+    """Scale and shift intensities in [-1, 1] by what follows from the variant's number.
+
+    So a few patients stand for more tissues and phases of contrast. Variant 0 stays as it is; see
+    :class:`VariantCropd`. The result, at most ``scale`` (relative) and ``shift`` away, is clipped.
+    """
+
+    def __init__(self, keys: KeysCollection, scale: float = 0.1, shift: float = 0.1) -> None:
+        super().__init__(keys)
+        for name, value in (("scale", scale), ("shift", shift)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, got {value}")
+        self.scale, self.shift = scale, shift
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with its images changed, all alike."""
+        sample = dict(data)
+        variant, rng = _variant(sample)
+        factor, offset = 1 + self.scale * rng.uniform(-1, 1), self.shift * rng.uniform(-1, 1)
+        for key in self.key_iterator(sample) if variant else ():
+            sample[key] = (factor * convert_to_tensor(sample[key]) + offset).clamp(-1, 1)
+        return sample
+
+
+def _variant(sample: Mapping[Hashable, Any]) -> tuple[int, np.random.Generator]:
+    """Return the number of a variant, and the chance that belongs to it."""
+    variant = int(sample.get("variant", 0))
+    if "name" in sample:
+        name = str(sample["name"]).encode()
+    else:
+        name = (convert_to_tensor(sample["label"]) > 0).any(0).numpy().tobytes()
+    return variant, np.random.default_rng([zlib.crc32(name), variant])
 
 
 def _cut(values: np.ndarray, start: np.ndarray, size: np.ndarray, mode: str) -> np.ndarray:
@@ -189,3 +229,36 @@ class EncodeLatentsd(EachKey):
         image = convert_to_tensor(sample.pop(key))[None].to(device, torch.float32)
         latents = encode_latents(self.autoencoder, image, self.scale_factor)
         sample[self.latents_key] = latents[0].cpu()
+
+
+class RandHealedLatentsd(RandomizableTransform, EachKey):
+    """At random, let the latents round a lesion be those of the image without it.
+
+    An encoder sees beyond a latent's own voxels, and a halo reaches beyond the mask: from latents
+    beside a real lesion a denoiser reads what it shall draw. In healthy scans it then finds
+    nothing. Latents of which a voxel is lesion (:func:`latent_mask`) stay.
+
+    Args:
+        keys: of the latents ``(C, h, w, d)``.
+        healed_key: of those of the image without the lesion.
+        mask_key: of the lesion masks of the image, ``(K, H, W, D)``.
+        prob: that the surroundings are the healed ones.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        healed_key: str = "healed",
+        mask_key: str = "label",
+        prob: float = 0.5,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.healed_key, self.mask_key = healed_key, mask_key
+
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
+        self.randomize(None)
+        if self._do_transform:
+            mask = convert_to_tensor(sample[self.mask_key])[None].float()
+            inside = latent_mask(mask).amax(1) > 0
+            sample[key] = torch.where(inside, sample[key], sample[self.healed_key])

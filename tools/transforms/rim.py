@@ -10,13 +10,14 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_tensor
+from nibabel.affines import voxel_sizes
 from scipy import ndimage
 from torch import Tensor
 
-from tools.transforms import EachKey
-from tools.transforms.healing import heal
+from tools.transforms import EachKey, as_dtype
+from tools.transforms.healing import REACH_MM, heal, heal_wall
 
-__all__ = ["RIM", "HealedSurroundingsd", "RandLesionRimd", "with_rim"]
+__all__ = ["RIM", "HealedSurroundingsd", "HealedTissued", "RandLesionRimd", "with_rim"]
 
 RIM = 0.5  # value of the rim in a mask channel: drawn, but not of the label
 
@@ -51,14 +52,17 @@ def with_rim(
 class HealedSurroundingsd(EachKey):
     """Add the image with the lesion, and the rim round it, replaced by what lies around.
 
-    See :func:`tools.transforms.healing.heal`; the noise is the same whenever a case is loaded.
+    See :mod:`tools.transforms.healing`; the noise is the same whenever a case is loaded.
 
     Args:
         keys: of an image ``(1, H, W, D)``.
-        mask_key: of its masks.
+        mask_key: of its masks, or its label map, which has an affine if it is of a wall.
         healed_key: of the result.
         margin_mm: of the rim that is healed.
-        spacing_mm: of a voxel.
+        spacing_mm: of a voxel; an affine says it where ``wall`` is given.
+        classes: labels that are lesion; None: all above 0.
+        wall: labels of the wall that lesions lie in, theirs included; None: they lie anywhere.
+        cavity: labels of what the wall encloses.
     """
 
     def __init__(
@@ -68,17 +72,105 @@ class HealedSurroundingsd(EachKey):
         healed_key: str = "healed",
         margin_mm: float = 3.0,
         spacing_mm: float = 1.0,
+        classes: Sequence[int] | None = None,
+        wall: Sequence[int] | None = None,
+        cavity: Sequence[int] = (),
     ) -> None:
         super().__init__(keys)
         self.mask_key, self.healed_key = mask_key, healed_key
         self.margin_mm, self.spacing_mm = margin_mm, (spacing_mm,) * 3
+        self.classes, self.wall, self.cavity = classes, wall, cavity
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
-        image = convert_to_tensor(sample[key])
-        inside = (convert_to_tensor(sample[self.mask_key]) > 0).any(0).cpu().numpy()
+        image, label = convert_to_tensor(sample[key]), sample[self.mask_key]
+        labels = convert_to_tensor(label).cpu().numpy()
+        lesion = labels > 0 if self.classes is None else np.isin(labels, self.classes)
+        inside = lesion.any(0)
         rng = np.random.default_rng(int(inside.sum()))
-        parts = [heal(x.cpu().numpy(), inside, self.spacing_mm, rng, self.margin_mm) for x in image]
+        parts = [self._healed(x.cpu().numpy(), inside, labels, label, rng) for x in image]
         sample[self.healed_key] = torch.from_numpy(np.stack(parts))
+
+    def _healed(
+        self,
+        image: np.ndarray,
+        inside: np.ndarray,
+        labels: np.ndarray,
+        placed: Any,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        if self.wall is None:
+            return heal(image, inside, self.spacing_mm, rng, self.margin_mm)
+        wall, cavity = (np.isin(labels, part).any(0) for part in (self.wall, self.cavity))
+        affine = np.asarray(placed.affine, float)
+        return heal_wall(image, inside, wall, cavity, affine, rng, self.margin_mm)
+
+
+class HealedTissued(HealedSurroundingsd):
+    """Take lesions, and the rim round them, out of an image: what is drawn there shall owe nothing.
+
+    The masks of a datalist are those of real lesions. Voxels at ``margin_mm`` and farther keep
+    their bits; integers are rounded. Each lesion is healed in a part of the image of its own, but
+    in a wall.
+
+    Args:
+        keys: of an image ``(1, H, W, D)``; voxels are as wide as its affine says, else 1 mm.
+        mask_key: see :class:`HealedSurroundingsd`.
+        margin_mm: of the rim; None leaves the image as it is, for masks in healthy tissue.
+        classes: see :class:`HealedSurroundingsd`.
+        wall: likewise.
+        cavity: likewise.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        mask_key: str = "label",
+        margin_mm: float | None = 0.0,
+        classes: Sequence[int] | None = None,
+        wall: Sequence[int] | None = None,
+        cavity: Sequence[int] = (),
+    ) -> None:
+        # what lies at the margin itself is not changed afterwards
+        width = 0.0 if not margin_mm else float(np.nextafter(margin_mm, 0))
+        super().__init__(keys, mask_key, "", width, 1.0, classes, wall, cavity)
+        self.heals = margin_mm is not None
+
+    def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
+        if not self.heals:
+            return
+        image, label = sample[key], sample[self.mask_key]
+        labels = convert_to_tensor(label).cpu().numpy()
+        lesion = labels > 0 if self.classes is None else np.isin(labels, self.classes)
+        before = convert_to_tensor(image).cpu().float().numpy()[0]
+        affine = getattr(image, "affine", None)
+        spacing = (1.0,) * 3 if affine is None else tuple(voxel_sizes(np.asarray(affine, float)))
+        if self.wall is None:
+            after = self._pieces(before, lesion.any(0), spacing)
+        else:
+            rng = np.random.default_rng(int(lesion.any(0).sum()))
+            after = self._healed(before, lesion.any(0), labels, label, rng)
+        changed = torch.from_numpy(after != before)[None].to(image.device)
+        values = torch.from_numpy(after)[None].to(image.device)[changed]
+        result = image.clone()
+        result[changed] = as_dtype(values, image.dtype)
+        sample[key] = result
+
+    def _pieces(
+        self, image: np.ndarray, inside: np.ndarray, spacing: tuple[float, ...]
+    ) -> np.ndarray:
+        """Return the image with each connected lesion healed in a box that holds its ring."""
+        pieces, _ = ndimage.label(inside, np.ones((3, 3, 3)))
+        result, reach = image.copy(), self.margin_mm + REACH_MM + max(spacing)
+        for number, found in enumerate(ndimage.find_objects(pieces), 1):
+            more = np.ceil(reach / np.array(spacing)).astype(int)
+            sides = zip(found, more, strict=True)
+            box = tuple(slice(max(0, part.start - n), part.stop + n) for part, n in sides)
+            own = pieces[box] == number
+            rng = np.random.default_rng(int(own.sum()))
+            healed = heal(image[box], inside[box], spacing, rng, self.margin_mm)
+            near = ndimage.distance_transform_edt(~own, sampling=spacing) <= self.margin_mm
+            result[box][near] = healed[near]
+        return result
 
 
 class RandLesionRimd(RandomizableTransform, EachKey):
@@ -106,7 +198,7 @@ class RandLesionRimd(RandomizableTransform, EachKey):
         known_key: str = "known",
         margins_mm: Sequence[float] = (0.0, 1.0, 2.0, 3.0),
         prob: float = 0.5,
-        spacing_mm: float = 1.0,
+        spacing_mm: float | Sequence[float] = 1.0,
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)

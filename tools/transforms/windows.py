@@ -12,10 +12,9 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 from nibabel.affines import apply_affine
-from torch import Tensor
 
 from tools.intensity import HuWindow, Percentiles
-from tools.transforms import EachKey
+from tools.transforms import EachKey, as_dtype
 from tools.windows import BlendZone, Window, WindowGrid, compose_rim, cut_window, paste_window
 
 __all__ = [
@@ -107,7 +106,8 @@ class SliceWindowd(MapTransform):
 class PercentileScaled(EachKey):
     """Scale an image so that two of its percentiles become -1 and 1, left as ``intensity_range``.
 
-    For the arguments see :class:`tools.intensity.Percentiles`.
+    ``also`` are keys of further images that are put on that scale. For the other arguments see
+    :class:`tools.intensity.Percentiles`.
     """
 
     def __init__(
@@ -115,17 +115,18 @@ class PercentileScaled(EachKey):
         keys: KeysCollection,
         percentiles: Sequence[float] = (0.5, 99.5),
         empty_value: float | None = None,
+        also: Sequence[str] = (),
     ) -> None:
         super().__init__(keys)
-        self.scale = Percentiles(tuple(percentiles), empty_value)
+        self.scale, self.also = Percentiles(tuple(percentiles), empty_value), tuple(also)
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
-        image = sample[key]
-        values = convert_to_tensor(image).float()
-        scale = self.scale.of(values.numpy())
-        result = image.clone() if image.is_floating_point() else image.float()
-        result[:] = scale.scaled(values)
-        sample[key] = result
+        scale = self.scale.of(convert_to_tensor(sample[key]).float().numpy())
+        for name in (key, *self.also):
+            image = sample[name]
+            result = image.clone() if image.is_floating_point() else image.float()
+            result[:] = scale.scaled(convert_to_tensor(image).float())
+            sample[name] = result
         sample["intensity_range"] = torch.tensor(scale, dtype=torch.float64)
 
 
@@ -186,7 +187,7 @@ class PasteLesiond(EachKey):
             values = scale.unscaled(drawn[torch.from_numpy(inside)])
         where = torch.from_numpy(inside).to(scan.device)
         composite = scan.clone()
-        composite[where] = _as_dtype(torch.as_tensor(values), scan.dtype).to(scan.device)
+        composite[where] = as_dtype(torch.as_tensor(values), scan.dtype).to(scan.device)
         sample[key] = composite
 
     def _of_window(
@@ -210,14 +211,6 @@ class PasteLesiond(EachKey):
         return zone.inside, compose_rim(image, affine, shown, drawn, grid, zone, limits)
 
 
-def _as_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return intensities in the scan's type; integers must not wrap round at its ends."""
-    if not dtype.is_floating_point:
-        limits = torch.iinfo(dtype)
-        values = values.double().round().clamp(limits.min, limits.max)
-    return values.to(dtype)
-
-
 class PasteChanged(EachKey):
     """Add to the scan what a synthetic image changed, and leave every other voxel as it was.
 
@@ -238,5 +231,5 @@ class PasteChanged(EachKey):
         change = (values - image[: len(values)]) * self.scale
         moved = change != 0
         composite = scan.clone()
-        composite[moved] = _as_dtype((convert_to_tensor(scan) + change)[moved], scan.dtype)
+        composite[moved] = as_dtype((convert_to_tensor(scan) + change)[moved], scan.dtype)
         sample[key] = composite

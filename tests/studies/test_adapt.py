@@ -1,0 +1,128 @@
+"""Adaptation: folds by patient, what is trained on what, what is told before and after."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tools.bundle import find_bundle, sha256_file
+from tools.cli import main
+from tools.files import read_entries
+from tools.studies import adapt as module
+from tools.studies.adapt import MEASURES
+from tools.studies.downstream import train_bundle as training
+from tools.studies.downstream.train_bundle import train_bundle
+
+BUNDLE = find_bundle("lefusion_lidc")
+
+
+def write_lesions(folder: Path, patients: int = 4) -> Path:
+    """Write two scans of each patient with a lesion each."""
+    entries, grid = [], np.indices((24,) * 3) - 12
+    for number in range(2 * patients):
+        ball = (grid**2).sum(0) < 16
+        values = np.where(ball, 0, -850) + np.random.default_rng(number).normal(0, 30, ball.shape)
+        entry = {"patient": f"p{number // 2}"}
+        for key, array in (("image", values.astype(np.int16)), ("label", ball.astype(np.uint8))):
+            entry[key] = f"s{number}_{key}.nii.gz"
+            folder.mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), folder / entry[key])
+        entries.append(entry)
+    (folder / "datalist.json").write_text(json.dumps({"training": entries}))
+    return folder / "datalist.json"
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[set[str], set[str], dict]]:
+    """Train and compare nothing; keep the patients of each training, those tested, the changes."""
+    seen: list = []
+
+    def fake_training(bundle: str, data: Path, out: Path, changes: dict) -> Path:
+        sections = [
+            {each["patient"] for each in read_entries(data / "datalist.json", "x", section)}
+            for section in ("training", "validation")
+        ]
+        for entry in read_entries(data / "datalist.json", "x"):
+            assert (data / entry["image"]).is_file()
+        seen.append((*sections, changes))
+        return BUNDLE / "models" / "model_repaint.pt"
+
+    def fake_compare(real: Path, out: Path, settings: module.Settings) -> dict:
+        def row(value: float) -> dict:
+            each = {"mean": value, "value": value}
+            parts = {"inside": each, "border": each}
+            distances = {"frechet_radiomics_inside": {"value": float("nan")}}
+            return {"jsd": each, "psnr": each, "ssim": each, "told_apart": parts} | {
+                "distances": distances
+            }
+
+        names = ["healed", *(Path(method).name for method in settings.methods)]
+        return {"methods": {name: row(0.5 + k / 10) for k, name in enumerate(names)}}
+
+    monkeypatch.setattr(module, "train_bundle", fake_training)
+    monkeypatch.setattr(module, "compare", fake_compare)
+    return seen
+
+
+def test_folds_are_of_patients_and_the_last_training_is_of_all(
+    tmp_path: Path, trained: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["--datalist", str(write_lesions(tmp_path / "in")), "--out", str(out), "--folds", "2"]
+    assert main(["adapt", *words, "--epochs", "3"]) == 0
+    everybody = {"p0", "p1", "p2", "p3"}
+    for patients, tested, changes in trained[:2]:
+        assert not patients & tested
+        assert patients | tested == everybody
+        assert changes["max_epochs"] == 3
+        assert Path(changes["start_weights"]).name == "model.pt"
+    assert trained[0][1] | trained[1][1] == everybody
+    assert trained[2][0] == everybody
+    # what is kept is a bundle of its own, with what was trained
+    weights = sha256_file(out / "adapted" / "models" / "model.pt")
+    assert weights == sha256_file(BUNDLE / "models" / "model_repaint.pt")
+    assert (out / "adapted" / "configs" / "synthesize.json").is_file()
+    found = json.loads((out / "adapt.json").read_text())
+    assert found["lesions"] == 8
+    assert [fold["before"]["JSD (nats)"] for fold in found["folds"]] == [0.6, 0.6]
+    assert [fold["after"]["JSD (nats)"] for fold in found["folds"]] == [0.7, 0.7]
+    assert set(found["folds"][0]["after"]) == set(MEASURES)
+    assert "0.700 (0.700, 0.700)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--folds", "5"], "folds must be from 2 to the number of patients (4), got 5"),
+        (["--folds", "4"], "folds must hold 4 lesions each, got 2 of 8"),
+        (["--bundle", "diffmask"], "bundle must have start_weights in its train.json"),
+        (["--weights", "none.pt"], "weights must be an existing file"),
+    ],
+)
+def test_what_cannot_be_adapted(
+    tmp_path: Path,
+    trained: list,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    sentence: str,
+) -> None:
+    given = ["--datalist", str(write_lesions(tmp_path / "in")), "--out", str(tmp_path / "out")]
+    assert main(["adapt", *given, "--folds", "2", *words]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_training_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], stdout: object, stderr: object, check: bool) -> object:
+        commands.append(command)
+        stdout.write("some words\nValueError: dataset_dir must exist\n")  # type: ignore[attr-defined]
+        return type("Done", (), {"returncode": 1})()
+
+    monkeypatch.setattr(training.subprocess, "run", run)
+    with pytest.raises(ValueError, match="got lefusion_lidc: ValueError: dataset_dir must exist"):
+        train_bundle("lefusion_lidc", tmp_path, tmp_path / "out", {"max_epochs": 2})
+    assert commands[0][-2:] == ["--max_epochs", "2"]
+    assert not (tmp_path / "out" / "model.pt").exists()

@@ -1,0 +1,214 @@
+"""Studies of use: designs that leak nothing, paired effects, runs that are made once."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from tools.cli import main
+from tools.studies.downstream import segmentation
+from tools.studies.downstream.cases import Case
+from tools.studies.downstream.design import presets, read_design, require_strangers, subset
+from tools.studies.downstream.effects import case_values, effect, sensitivity
+from tools.studies.downstream.runs import shard_of
+
+SIZE = 16
+PATIENTS = [f"p{k}" for k in range(6)]
+
+
+def write_nodules(folder: Path, seed: int = 0) -> Path:
+    """Write bright balls in dark noise: four patients to train on, two to test on."""
+    rng, parts = np.random.default_rng(seed), {"training": [], "validation": []}
+    grid = np.indices((SIZE,) * 3)
+    folder.mkdir(parents=True)
+    for number, patient in enumerate(PATIENTS):
+        middle, radius = rng.uniform(6, 10, 3), rng.uniform(2.5, 4)
+        ball = ((grid - middle[:, None, None, None]) ** 2).sum(0) < radius**2
+        values = np.where(ball, 0, -850) + rng.normal(0, 30, ball.shape)
+        entry = {"name": f"n{number}", "patient": patient}
+        for key, array in (("image", values.astype(np.int16)), ("label", ball.astype(np.uint8))):
+            entry[key] = f"n{number}_{key}.nii.gz"
+            nib.save(nib.Nifti1Image(array, np.eye(4)), folder / entry[key])
+        parts["training" if number < 4 else "validation"].append(entry)
+    (folder / "datalist.json").write_text(json.dumps(parts))
+    return folder
+
+
+def small_preset(path: Path, **changes: object) -> Path:
+    preset = json.loads(presets("segmentation")["lung_small"].read_text())
+    options = {"texture": "solid", "shape": "ellipsoid", "diameter_mm": [5, 6]}
+    pool = {"sites": "normal", "bundle": "lefusion_lidc", "method": "hand_crafted"}
+    preset |= {
+        "prepare": None,
+        "fractions": [0.5],
+        "seeds": 2,
+        "normal": {"healed": True},
+        "pools": {"hand": pool | {"count": 3, "near_mm": 3, "options": options}},
+        "arms": {"P": {}, "P_hand": {"pools": {"hand": 1.5}}},
+        "learnt_from": {"lefusion_lidc": ["#training"], "diffmask": []},
+    }
+    preset["training"] |= {"steps": 6, "batch_size": 2, "size": [SIZE] * 3}
+    preset["training"]["network"] |= {"channels": [4, 8], "strides": [2]}
+    path.write_text(json.dumps(preset | changes))
+    return path
+
+
+@pytest.mark.parametrize("name", list(presets("segmentation")))
+def test_presets_are_whole(name: str) -> None:
+    design = read_design("segmentation", name)
+    assert len({run.name for run in design.runs}) == len(design.runs)
+    # a seed's runs come together: what is there after a while can be compared
+    assert [run.seed for run in design.runs] == sorted(run.seed for run in design.runs)
+
+
+def test_a_study_goes_from_scans_to_effects_and_is_made_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, out = write_nodules(tmp_path / "real"), tmp_path / "out"
+    words = ["study", "segmentation", str(real), "--out", str(out), "--device", "cpu"]
+    words += ["--preset", str(small_preset(tmp_path / "preset.json"))]
+    assert main([*words, "--shard", "1/2"]) == 0  # the first and third of four runs: P of each seed
+    assert sorted(path.name for path in (out / "runs").iterdir()) == ["0500_0_P", "0500_1_P"]
+    assert main(words) == 0
+    found = json.loads((out / "results.json").read_text())
+    assert found["runs"] == {"made": 4, "wanted": 4}
+    groups = {group["arm"]: group for group in found["groups"]}
+    assert groups["P_hand"]["synthetic"] == 3
+    assert groups["P_hand"]["real"] == groups["P"]["real"] == 2
+    assert groups["P_hand"]["classes"]["nodule"]["dice"]["effect"]["seeds"] == 2
+    assert "<html" in (out / "results.html").read_text()
+    files = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
+    files |= {path: path.stat().st_mtime_ns for path in out.rglob("metrics.json")}
+    assert main(words) == 0
+    assert all(path.stat().st_mtime_ns == before for path, before in files.items())
+    known = json.loads((out / "study.json").read_text())["patients"]
+    assert known["tested"] == 2
+    # another preset must not be mixed in
+    small_preset(tmp_path / "preset.json", seeds=1)
+    content = json.loads((tmp_path / "preset.json").read_text())
+    content["training"]["steps"] = 7
+    (tmp_path / "preset.json").write_text(json.dumps(content))
+    assert main(words) == 1
+    assert "out must hold runs of one preset" in capsys.readouterr().err
+
+
+def test_equal_seeds_give_equal_networks(tmp_path: Path) -> None:
+    settings = json.loads(small_preset(tmp_path / "p.json").read_text())["training"]
+    rng = np.random.default_rng(0)
+    image, known = rng.normal(-850, 50, (SIZE,) * 3), np.ones((SIZE,) * 3, bool)
+    label = np.zeros_like(known, np.uint8)
+    label[4:9, 4:9, 4:9] = 1
+    cases = [Case("a", "p", image, label, np.eye(4), known)]
+    given = (cases, {"nodule": 1}, settings)
+    networks = [segmentation.train(*given, seed, torch.device("cpu"))[0] for seed in (0, 0, 1)]
+    first, same, other = (torch.cat([x.flatten() for x in n.parameters()]) for n in networks)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_only_what_was_scanned_counts(tmp_path: Path) -> None:
+    settings = json.loads(small_preset(tmp_path / "p.json").read_text())["training"]
+    label = np.zeros((SIZE,) * 3, np.uint8)
+    label[4:8, 4:8, 4:8] = 1
+    known = np.zeros(label.shape, bool)
+    known[:, :, 2:10] = True
+    image = np.where(label > 0, 400.0, -1000.0)
+    image[:, :, 12:] = 400  # would be taken for a lesion
+    case = Case("a", "p", image, label, np.eye(4), known)
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([0.5 - x, x - 0.5], 1)
+
+    (row,) = segmentation.measure(network, [case], {"nodule": 1}, settings, torch.device("cpu"))
+    found = row["classes"]["nodule"]
+    assert found["dice"] == 1
+    assert found["nsd"] == 1
+    assert found["lesions"] == [[4.96, True]]  # (6 / pi * 64) ** (1 / 3)
+    assert found["false"] == 0
+
+
+def test_subsets_are_nested_and_of_whole_patients() -> None:
+    patients = [f"p{k}" for k in range(20)]
+    parts = [subset(patients, part, 3) for part in (0.1, 0.25, 0.5, 1.0)]
+    assert [len(part) for part in parts] == [2, 5, 10, 20]
+    assert all(few < more for few, more in pairwise(parts))
+    assert subset(patients, 0.5, 4) != parts[2]
+
+
+def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
+    design = read_design("segmentation", str(small_preset(tmp_path / "p.json")))
+    listed = {"lefusion_lidc": ["known.json#training"]}
+    design = design._replace(preset={**design.preset, "learnt_from": listed})
+    (tmp_path / "known.json").write_text(json.dumps({"training": [{"patient": "p5"}]}))
+    known = require_strangers(design, {"p4"}, {"p0"}, tmp_path)
+    assert known == {"training": 1, "lefusion_lidc (known.json#training)": 1}
+    with pytest.raises(ValueError, match="got p5 in lefusion_lidc"):
+        require_strangers(design, {"p4", "p5"}, {"p0"}, tmp_path)
+    with pytest.raises(ValueError, match="got p4 in training, too"):
+        require_strangers(design, {"p4"}, {"p0", "p4"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"fractions": [0.0]}, "fractions must be above 0 and at most 1"),
+        ({"protocol": "mine"}, "protocol must be one of"),
+        ({"arms": {"P_hand": {"pools": {"hand": 1}}}}, "arms must hold P without pools"),
+        ({"arms": {"P": {}, "Q": {"pools": {"none": 1}}}}, "pools of arm Q must be pools"),
+        ({"learnt_from": {}}, "learnt_from must say which patients lefusion_lidc"),
+        ({"colour": 1}, "preset must have the keys"),
+        ({"task": "detection"}, "preset must be of task segmentation"),
+    ],
+)
+def test_designs_that_cannot_be(tmp_path: Path, changes: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        read_design("segmentation", str(small_preset(tmp_path / "p.json", **changes)))
+
+
+def test_an_effect_is_paired_and_knows_chance() -> None:
+    rng = np.random.default_rng(0)
+    patients = [f"p{k // 2}" for k in range(40)]
+    # patients differ by far more than the arms do: only pairs can tell
+    base = rng.normal(0.6, 0.2, 40)[None] + rng.normal(0, 0.01, (5, 40))
+    better = effect(base, base + 0.02 + rng.normal(0, 0.01, base.shape), patients)
+    assert better["verdict"] == "helps"
+    assert better["low"] < 0.02 < better["high"]
+    assert better["patients"] == 20
+    assert better["p_wilcoxon"] < 1e-4
+    same = effect(base, base + rng.normal(0, 0.01, base.shape), patients)
+    assert same["verdict"] == "no difference"
+    assert effect(base, base - 0.1, patients)["verdict"] == "harms"
+    # seeds that disagree widen the interval, though patients agree
+    split = base + np.array([0.1, -0.08, 0.1, -0.08, 0.1])[:, None]
+    assert effect(base, split, patients)["verdict"] == "no difference"
+    with pytest.raises(ValueError, match="arm must have the shape of base"):
+        effect(base, base[:4], patients)
+
+
+def test_effects_leave_out_what_is_unknown() -> None:
+    base = np.full((2, 3), 0.5)
+    base[:, 1] = np.nan
+    found = effect(base, base + 0.25, ["a", "b", "c"])
+    assert (found["effect"], found["patients"]) == (0.25, 2)
+
+
+def test_values_of_cases_by_hand() -> None:
+    def row(dice: float | None, *lesions: list) -> dict:
+        return {"classes": {"x": {"dice": dice, "lesions": list(lesions)}}}
+
+    rows = [row(0.5, [5.0, True], [8.0, False]), row(None), row(0.1, [7.0, True])]
+    assert case_values(rows, "x", "dice")[[0, 2]].tolist() == [0.5, 0.1]
+    assert np.isnan(case_values(rows, "x", "dice")[1])
+    assert case_values(rows, "x", "sensitivity")[[0, 2]].tolist() == [0.5, 1.0]
+    assert sensitivity([rows, rows], "x", (6, 10)) == (0.5, 2)
+    assert np.isnan(sensitivity([rows], "x", (20, 30))[0])
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "-1/2"])
+def test_shards_that_cannot_be(text: str) -> None:
+    with pytest.raises(ValueError, match="shard must be I/N"):
+        shard_of(text)

@@ -1,0 +1,144 @@
+"""Commands that find out whether synthetic lesions help (``study``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tools.commands.arguments import Number, Seed
+from tools.commands.result import Result
+
+__all__ = ["adapt", "study_segmentation"]
+
+
+def adapt(
+    datalist: str,
+    out: str,
+    bundle: str = "lefusion_lidc",
+    folds: Number = 3,
+    epochs: Number = 20,
+    learning_rate: float = 0.0002,
+    steps: Number | None = None,
+    weights: str | None = None,
+    classes: Sequence[int] = (),
+    dataset_dir: str | None = None,
+    device: str = "auto",
+    seed: Seed = 0,
+) -> Result:
+    """Fine-tune a bundle on 10 to 50 lesions of your own, and say whether it got better.
+
+    The lesions are divided into folds by patient. In each, the bundle learns from the others, and
+    the fold's lesions are drawn anew at their masks before and after, and judged against the real
+    ones. OUT/adapted is the bundle trained on all of them: a folder that synthesize takes.
+
+    Example: python -m tools adapt --bundle lefusion_lidc --datalist mine/datalist.json --out
+        out/adapted
+
+    Example: python -m tools synthesize --bundle out/adapted/adapted --scan scan.nii.gz --out out
+
+    An interrupted run goes on where it stopped when the same command is given again.
+
+    Args:
+        datalist: as prepare scans takes it: scans with lesion masks, the patient of each.
+        out: folder to write: adapted (the bundle), adapt.md and adapt.json (before and after),
+            fold_1, ... and all (datalists, trainings, comparisons), data (windows).
+        bundle: name or folder; one whose train.json has start_weights.
+        folds: of patients, 2 or more; each must hold 4 lesions.
+        epochs: of each training.
+        learning_rate: of each training; lower than that of a new network.
+        steps: of the sampler in the comparison; default: as compare.
+        weights: to start from; default: the bundle's.
+        classes: label values that are lesions; default: as the bundle says.
+        dataset_dir: folder that the paths of the datalist may lead to as well.
+        device: of the comparison: auto, cpu, cuda or cuda:N; the training takes a GPU if there is
+            one.
+        seed: of folds, training and comparison.
+    """
+    from tools.files import claimed
+    from tools.studies.adapt import FILES, Adaptation, table
+    from tools.studies.adapt import adapt as run
+
+    given = dict(locals())
+    wanted = Adaptation(**{name: given[name] for name in Adaptation._fields})
+    with claimed(out, FILES) as folder:
+        results = run(datalist, folder.resolve(), wanted)
+    text = "\n".join([*table(results), "", f"the bundle: {results['adapted']}"])
+    return Result(text, {"out": out, **results})
+
+
+def study_segmentation(
+    real: str,
+    out: str,
+    preset: str = "lung_small",
+    fractions: Sequence[float] | None = None,
+    arms: Sequence[str] | None = None,
+    seeds: Number | None = None,
+    protocol: str | None = None,
+    workers: Number = 1,
+    shard: str = "1/1",
+    only: str = "all",
+    device: str = "auto",
+) -> Result:
+    """Train a network to outline lesions with and without synthetic ones, and tell the difference.
+
+    Each arm is trained on the same real cases for as many steps, with equal seeds: P, real cases
+    alone; P+P', with the same lesions drawn anew; P+N' and P+N'', with lesions in sites that had
+    none. The test cases are those of the preset's test section: their patients are in no training,
+    no generator, no shape and no texture, which is checked before anything starts.
+
+    Example: python -m tools study segmentation --real data/lidc_nodules --out out/study
+
+    Example: python -m tools study segmentation --real work/emidec --preset heart_small --out
+        out/hearts --fractions 0.25,1 --seeds 5
+
+    Synthetic cases are made first and kept, then each run leaves its configuration and metrics in
+    a folder of its own; what is there is not made again, so the same command goes on after an
+    interruption. Tables are written of all runs that are there. On a cluster: --only pools once,
+    then one job per shard (Slurm: --shard $SLURM_ARRAY_TASK_ID/16 --only runs), then --only report.
+
+    Args:
+        real: datalist, or its folder, of real scans with label maps and the patient of each.
+        out: folder to write: results.html (all of it, opens offline), results.md, results.csv,
+            results.json, results.png; study.json (the preset, and which patients are known to
+            what); real, sites and pools (cases), runs (one folder each).
+        preset: lung_small, lung_full, heart_small, heart_full, or a JSON file of the same keys,
+            which tools/studies/downstream/design.py explains.
+        fractions: of the training patients; default: as the preset says, as are the next three.
+        arms: of the preset; P must be one.
+        seeds: how many.
+        protocol: user, generators as they are shipped; paper, generators trained on the very cases
+            of each run.
+        workers: runs made at once, each in a process; on several GPUs each takes the next.
+        shard: I/N, the I-th of N parts of the runs.
+        only: pools, runs or report; all of them otherwise.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from pathlib import Path
+
+    from tools.files import claimed, require_apart
+    from tools.studies.downstream.design import read_design
+    from tools.studies.downstream.page import FILES, gather, write_pages
+    from tools.studies.downstream.runs import (
+        make_pools,
+        make_runs,
+        metrics_of,
+        open_work,
+        shard_of,
+    )
+
+    stages = ("pools", "runs", "report", "all")
+    if only not in stages:
+        raise ValueError(f"only must be one of {', '.join(stages)}, got {only!r}")
+    part, count = shard_of(shard)
+    design = read_design("segmentation", preset, fractions, seeds, arms, protocol)
+    source = Path(real)
+    require_apart(out, [source if source.is_dir() else source.parent])
+    with claimed(out, (*FILES, "real", "sites", "pools", "groups", "weights", "runs")) as folder:
+        work = open_work(design, source, folder, device)
+        mine = design.runs[part::count]
+        if only in ("pools", "all"):
+            make_pools(work, mine)
+        if only in ("runs", "all"):
+            make_runs(work, mine, workers)
+        results = gather(design, metrics_of(work))
+        lines = write_pages(folder, design, results)
+    return Result("\n".join([*lines, "", f"open {out}/results.html"]), {"out": out, **results})

@@ -1,0 +1,207 @@
+"""A bundle fine-tuned on lesions of the user's own, and whether it got better (``adapt``)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.model_selection import GroupKFold
+
+from tools.bundle import Bundle, find_bundle
+from tools.files import new_file, new_folder, read_entries, read_object, write_json
+from tools.prepare.scans import bundle_rule, prepare_scans
+from tools.studies.compare import LEAST, Settings, compare, read_preset
+from tools.studies.downstream.pools import write_subset
+from tools.studies.downstream.train_bundle import train_bundle
+from tools.studies.tables import grid
+
+__all__ = ["FILES", "Adaptation", "adapt"]
+
+FILES = ("data", "fold_*", "all", "adapted", "adapt.json", "adapt.md")
+ADAPTED = "adapted"
+# what is told of both, where it lies in what compare returns, its form, and whether more is better
+MEASURES: dict[str, tuple[tuple[str, ...], str]] = {
+    "JSD (nats)": (("jsd", "mean"), ".3f"),
+    "PSNR (dB)": (("psnr", "mean"), ".1f"),
+    "SSIM (%)": (("ssim", "mean"), ".0f"),
+    "AUC inside": (("told_apart", "inside", "value"), ".2f"),
+    "AUC border": (("told_apart", "border", "value"), ".2f"),
+    "Frechet inside": (("distances", "frechet_radiomics_inside", "value"), ".3g"),
+}
+
+
+class Adaptation(NamedTuple):
+    """What is wanted; see the command."""
+
+    bundle: str
+    folds: int = 3
+    epochs: int = 20
+    learning_rate: float = 0.0002
+    steps: int | None = None
+    weights: str | None = None
+    device: str = "auto"
+    seed: int = 0
+    classes: Sequence[int] = ()
+    dataset_dir: str | None = None
+
+
+def adapt(datalist: str | Path, out: Path, wanted: Adaptation) -> dict[str, Any]:
+    """Fine-tune a bundle on the lesions of a datalist, measure it on folds, and keep one of all.
+
+    In each fold the bundle is trained on, from its own weights, with the lesions of the other
+    folds, and lesions of the fold are drawn anew by the bundle before and after, at their own
+    masks and asked for their own histograms (:func:`tools.studies.compare.compare`). What is kept,
+    ``OUT/adapted``, is trained on all lesions in the same way, so the folds tell what to expect of
+    it. All steps are kept and taken up again.
+
+    Args:
+        datalist: of scans with masks, as ``prepare scans`` takes it; its section training.
+        out: folder to write.
+        wanted: see above.
+
+    Returns:
+        ``folds``: by fold the measures before and after; ``lesions``, ``patients``.
+
+    Raises:
+        ValueError: if the bundle cannot be trained on, or there are too few lesions or patients.
+    """
+    _require_adaptable(wanted.bundle)
+    rule = bundle_rule(wanted.bundle, classes=list(wanted.classes) or None)
+    data = out / "data"
+    prepare_scans(datalist, data, rule, validation_fraction=0.0, dataset_dir=wanted.dataset_dir)
+    entries = read_entries(data / "datalist.json", "datalist")
+    preset = _preset(wanted.bundle)
+    folds = []
+    for number, (training, tested) in enumerate(_folds(entries, wanted), 1):
+        place = out / f"fold_{number}"
+        write_subset(place / "data", data, training, tested)
+        _trained(place, wanted)
+        folds.append({"lesions": len(tested)} | _measured(place, preset, wanted))
+    write_subset(out / "all" / "data", data, entries)
+    _trained(out / "all", wanted)
+    final = out / ADAPTED
+    if not final.is_dir():
+        shutil.copytree(out / "all" / ADAPTED, final)
+    patients = {str(each["patient"]) for each in entries}
+    results = {"lesions": len(entries), "patients": len(patients), "folds": folds}
+    results |= {"bundle": wanted.bundle, "adapted": str(final), "settings": wanted._asdict()}
+    write_json(out / "adapt.json", results)
+    with new_file(out / "adapt.md") as partial:
+        partial.write_text("\n".join(table(results)) + "\n", encoding="utf-8")
+    return results
+
+
+def _require_adaptable(bundle: str) -> None:
+    config = read_object(find_bundle(bundle) / "configs" / "train.json", "bundle")
+    if "start_weights" not in config:
+        raise ValueError(f"bundle must have start_weights in its train.json, got {bundle}")
+
+
+def _preset(bundle: str) -> str:
+    """Return the preset of ``compare`` that is of the bundle's organ.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    organs = {}
+    for path in sorted(Path(__file__).parent.glob("compare_*.json")):
+        name = path.stem.removeprefix("compare_")
+        root = find_bundle(read_preset(name)["bundle"])
+        organs[name] = _organ(root)
+    mine = _organ(find_bundle(bundle))
+    found = [name for name, organ in organs.items() if organ == mine]
+    if not found:
+        raise ValueError(f"bundle must be of an organ that compare knows, got {mine}")
+    return found[0]
+
+
+def _organ(folder: Path) -> Any:
+    config = read_object(folder / "configs" / "synthesize.json", "bundle")
+    return config["organ_table"]["name_or_path"]
+
+
+def _folds(
+    entries: Sequence[Mapping[str, Any]], wanted: Adaptation
+) -> list[tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]]:
+    """Return the lesions to train on and to test on, no patient on both sides."""
+    patients = [str(each["patient"]) for each in entries]
+    if not 2 <= wanted.folds <= len(set(patients)):
+        raise ValueError(
+            f"folds must be from 2 to the number of patients ({len(set(patients))}), got "
+            f"{wanted.folds}"
+        )
+    split = GroupKFold(wanted.folds, shuffle=True, random_state=wanted.seed)
+    found = []
+    for training, tested in split.split(np.zeros(len(entries)), groups=patients):
+        if len(tested) < LEAST:
+            raise ValueError(
+                f"folds must hold {LEAST} lesions each, got {len(tested)} of {len(entries)} in one "
+                f"of {wanted.folds} (take fewer folds)"
+            )
+        found.append(tuple([entries[k] for k in part] for part in (training, tested)))
+    return found  # type: ignore[return-value]
+
+
+def _trained(place: Path, wanted: Adaptation) -> Path:
+    """Return the bundle with weights trained on ``place/data``, as a folder."""
+    start = Bundle(wanted.bundle, "cpu", weights=wanted.weights).weights
+    changes = {
+        "start_weights": str(start),
+        "max_epochs": wanted.epochs,
+        "learning_rate": wanted.learning_rate,
+        "seed": wanted.seed,
+    }
+    weights = train_bundle(wanted.bundle, place / "data", place / "training", changes)
+    target = place / ADAPTED
+    if not target.is_dir():
+        with new_folder(target, ("*", "*/*", "*/*/*")) as partial:
+            shutil.copytree(find_bundle(wanted.bundle), partial, dirs_exist_ok=True)
+            shutil.copyfile(weights, partial / "models" / "model.pt")
+    return target
+
+
+def _measured(place: Path, preset: str, wanted: Adaptation) -> dict[str, Any]:
+    """Return the measures of a fold before and after."""
+    methods = [wanted.bundle, str(place / ADAPTED)]
+    settings = Settings(
+        preset=preset,
+        methods=methods,
+        limit=10_000,
+        seed=wanted.seed,
+        steps=wanted.steps,
+        device=wanted.device,
+    )
+    found = compare(place / "data", place / "compare", settings)["methods"]
+    before, after = (found[Path(method).name] for method in methods)
+    return {
+        side: {name: _at(each, path) for name, (path, _) in MEASURES.items()}
+        for side, each in (("before", before), ("after", after), ("put_back", found["healed"]))
+    }
+
+
+def _at(found: Any, path: Sequence[str]) -> float | None:
+    for key in path:
+        found = found[key]
+    return None if found is None or not np.isfinite(found) else float(found)
+
+
+def table(results: Mapping[str, Any]) -> list[str]:
+    """Return the measures before and after as Markdown: means over folds, and each fold."""
+    rows = []
+    for name, (_, form) in MEASURES.items():
+        row = [name]
+        for side in ("before", "after", "put_back"):
+            values = [fold[side][name] for fold in results["folds"]]
+            known = [value for value in values if value is not None]
+            each = ", ".join("-" if value is None else f"{value:{form}}" for value in values)
+            row.append(f"{np.mean(known):{form}} ({each})" if known else "-")
+        rows.append(row)
+    head = f"{results['lesions']} lesions of {results['patients']} patients"
+    return [
+        f"{head}, {len(results['folds'])} folds by patient; mean over folds (each fold)",
+        "",
+        *grid(["", "before", "after", "real, put back"], rows),
+    ]

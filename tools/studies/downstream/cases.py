@@ -1,0 +1,197 @@
+"""Real cases of a study of use, and sites without lesion.
+
+``normal`` of a preset says where healthy tissue comes from: ``healed``, the surroundings of the
+training lesions with the lesions taken out (:func:`tools.transforms.healing.heal`), and
+``scans``, whole scans with a mask of their lesions, ``windows`` from each; null: the section
+``normal`` of the datalist.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from tools.files import listed_path, new_file, read_entries
+from tools.organs.organ import Organ
+from tools.organs.sources import make_organ_source
+from tools.prepare.lesions import Rule, healthy_windows
+from tools.prepare.scans import bundle_rule, prepare_scans, volume
+from tools.scans.scan import Scan
+from tools.transforms.healing import heal
+
+__all__ = ["Case", "Site", "case_name", "healthy_sites", "prepared", "read_cases"]
+
+MARGIN_MM = 2.5  # of the rim that is healed with a lesion
+
+logger = logging.getLogger(__name__)
+
+
+class Case(NamedTuple):
+    """One real case in memory.
+
+    Attributes:
+        name: of the case; unique.
+        patient: whose it is.
+        image: in the scan's units.
+        label: label map of that shape.
+        affine: voxel to RAS mm.
+        known: True where the scan reaches; the rest of a window continues it.
+    """
+
+    name: str
+    patient: str
+    image: np.ndarray
+    label: np.ndarray
+    affine: np.ndarray
+    known: np.ndarray
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Voxel size."""
+        return tuple(float(x) for x in nib.affines.voxel_sizes(self.affine))
+
+
+Site = Callable[[], Case]  # without lesion
+
+
+def prepared(real: Path, out: Path, preset: Mapping[str, Any]) -> Path:
+    """Return the folder of a datalist whose images are as the network wants them.
+
+    Args:
+        real: datalist, or folder with one.
+        out: where windows are written, if the preset wants some.
+        preset: of the study.
+    """
+    listed = real / "datalist.json" if real.is_dir() else real
+    if preset["prepare"] is None:
+        return listed.parent
+    keys = dict(preset["prepare"])
+    rule = bundle_rule(keys.pop("bundle"), **keys)
+    if not (out / "datalist.json").is_file():
+        made = prepare_scans(listed, out, rule)
+        logger.info("prepared: %s", made)
+    return out
+
+
+def case_name(entry: Mapping[str, Any]) -> str:
+    """Return the name of an entry that has none: that of its image."""
+    return Path(entry["image"]).name.partition("_image")[0].partition(".")[0]
+
+
+def read_cases(folder: Path, section: str) -> list[Case]:
+    """Return the cases of a section of a datalist.
+
+    Raises:
+        ValueError: if there is none, or one has no patient.
+    """
+    path, cases = folder / "datalist.json", []
+    for entry in tqdm(read_entries(path, "real", section), f"reading {section}", leave=False):
+        image, label = (
+            nib.load(listed_path(entry.get(key), key, folder, path)) for key in ("image", "label")
+        )
+        if not entry.get("patient"):
+            raise ValueError(f"entries of real must name their patient, got {entry} in {path}")
+        known = np.ones(image.shape, bool)  # type: ignore[attr-defined]
+        if "known" in entry:
+            known[:] = False
+            known[tuple(slice(*ends) for ends in entry["known"])] = True
+        cases.append(
+            Case(
+                str(entry.get("name") or case_name(entry)),
+                str(entry["patient"]),
+                np.asarray(image.dataobj),  # type: ignore[attr-defined]
+                np.asarray(label.dataobj).astype(np.uint8),  # type: ignore[attr-defined]
+                np.asarray(image.affine, float),  # type: ignore[attr-defined]
+                known,
+            )
+        )
+    if not cases:
+        raise ValueError(f"real must list cases in section {section}, got none in {path}")
+    return cases
+
+
+def healthy_sites(
+    preset: Mapping[str, Any],
+    organ: Organ,
+    training: Sequence[Case],
+    folder: Path,
+    base: Path,
+    cache: Path,
+) -> list[Site]:
+    """Return sites without lesion, made when they are asked for; what takes time is kept.
+
+    Args:
+        preset: of the study.
+        organ: whose lesions they are.
+        training: cases with lesions.
+        folder: of the prepared datalist.
+        base: that paths of the preset start from.
+        cache: folder for what is made.
+    """
+    rule, sites = preset["normal"], list[Site]()
+    if rule is None:
+        cases = read_cases(folder, preset["sections"]["normal"])
+        return [partial(_given, case) for case in cases]
+    if rule.get("healed"):
+        sites += [partial(_healed, case, organ, cache) for case in training]
+    for scan in rule.get("scans", []):
+        windows = _windows(scan, rule["windows"], organ, training[0].image.shape, base, cache)
+        sites += [partial(_given, case) for case in windows]
+    return sites
+
+
+def _given(case: Case) -> Case:
+    return case
+
+
+def _read_site(path: Path, name: str, patient: str) -> Case:
+    image: Any = nib.load(path)
+    values = np.asarray(image.dataobj)
+    empty = np.zeros(values.shape, np.uint8)
+    return Case(name, patient, values, empty, np.asarray(image.affine, float), empty == 0)
+
+
+def _write_site(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
+    with new_file(path) as partly:
+        nib.save(volume(np.rint(values).astype(np.int16), affine), partly)
+
+
+def _healed(case: Case, organ: Organ, cache: Path) -> Case:
+    """Return a case without its lesion."""
+    path = cache / f"{case.name}.nii.gz"
+    if not path.is_file():
+        lesion = np.isin(case.label, organ.values)
+        chance = np.random.default_rng(crc32(case.name.encode()))
+        values = heal(case.image, lesion, case.spacing_mm, chance, MARGIN_MM)
+        _write_site(path, values, case.affine)
+    return _read_site(path, case.name, case.patient)
+
+
+def _windows(
+    scan: Mapping[str, str],
+    count: int,
+    organ: Organ,
+    size: Sequence[int],
+    base: Path,
+    cache: Path,
+) -> Iterator[Case]:
+    """Yield windows of a scan that touch no lesion of its mask."""
+    name = scan["name"]
+    if not any(cache.glob(f"{name}_window*.nii.gz")):
+        whole = Scan(base / scan["image"], in_hu=organ.modality == "CT")
+        marks = whole.load_mask(base / scan["lesions"], "lesions", empty=True)
+        inside = np.asarray(make_organ_source(organ, "recipe")(whole))
+        rule = Rule("windows", size=list(size), normal=count, lowest=-1024)
+        found = healthy_windows(whole.image, whole.affine, inside, marks, rule, [0])
+        for number, (values, _, grid) in enumerate(found):
+            _write_site(cache / f"{name}_window{number:03d}.nii.gz", values, grid.affine)
+    for path in sorted(cache.glob(f"{name}_window*.nii.gz")):
+        yield _read_site(path, path.name.removesuffix(".nii.gz"), scan["patient"])

@@ -1,0 +1,288 @@
+"""The runs of a study: made once each, in any number of processes and shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tools import __version__
+from tools.bundle import choose_device, find_bundle
+from tools.files import read_entries, read_object, write_json
+from tools.organs import load_organ
+from tools.organs.organ import Organ
+from tools.studies.downstream import segmentation
+from tools.studies.downstream.cases import (
+    Case,
+    Site,
+    case_name,
+    healthy_sites,
+    prepared,
+    read_cases,
+)
+from tools.studies.downstream.design import Design, Run, require_strangers, subset
+from tools.studies.downstream.pools import Pool, write_subset
+
+__all__ = ["METRICS", "Work", "make_pools", "make_runs", "metrics_of", "open_work", "shard_of"]
+
+METRICS = "metrics.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that the processes of a study share; plain data, sent to each.
+
+    Attributes:
+        design: what is wanted.
+        out: folder of the study.
+        folder: of the prepared datalist.
+        base: of the real datalist as it was given.
+        device: of networks.
+    """
+
+    design: Design
+    out: Path
+    folder: Path
+    base: Path
+    device: str
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """Entries of the training section, with a name each."""
+        section = self.design.preset["sections"]["train"]
+        found = read_entries(self.folder / "datalist.json", "real", section)
+        return [{"name": case_name(each), **each} for each in found]
+
+    def of_group(self, run: Run) -> list[dict[str, Any]]:
+        """Return the real cases of a run."""
+        entries = self.entries
+        chosen = subset([each["patient"] for each in entries], run.fraction, run.seed)
+        return [each for each in entries if each["patient"] in chosen]
+
+    def pool(self, name: str, run: Run, organ: Organ) -> Pool:
+        """Return a pool, of the group of a run if it depends on it."""
+        preset = self.design.preset
+        group = self.out / "groups" / run.group
+        rule, protocol = preset["pools"][name], preset["protocol"]
+        place = self.out / "pools"
+        return Pool(name, rule, protocol, organ, place, run.group, group, self.device)
+
+
+def open_work(design: Design, real: Path, out: Path, device: str = "auto") -> Work:
+    """Return the work of a study, its real cases prepared and its patients kept apart.
+
+    Raises:
+        ValueError: if a test patient is known to anything else.
+    """
+    choose_device(device)
+    base = real if real.is_dir() else real.parent
+    work = Work(design, out, prepared(real, out / "real", design.preset), base, device)
+    sections, listed = design.preset["sections"], work.folder / "datalist.json"
+    patients = {
+        name: {str(each.get("patient")) for each in read_entries(listed, "real", section)}
+        for name, section in sections.items()
+        if section
+    }
+    trained = patients["train"] | patients.get("normal", set())
+    trained |= {each["patient"] for each in (design.preset["normal"] or {}).get("scans", [])}
+    known = require_strangers(_named(design, real), patients["test"], trained, base)
+    facts = {"tested": len(patients["test"]), "known": known, "version": __version__}
+    write_json(out / "study.json", {"preset": dict(design.preset), "patients": facts})
+    return work
+
+
+def _named(design: Design, real: Path) -> Design:
+    """Let ``#section`` of ``learnt_from`` mean the real datalist itself."""
+    own = "datalist.json" if real.is_dir() else real.name
+    lists = {
+        bundle: [own + text if text.startswith("#") else text for text in texts]
+        for bundle, texts in design.preset["learnt_from"].items()
+    }
+    return design._replace(preset={**design.preset, "learnt_from": lists})
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Return which part of how many: ``2/8`` is the second of eight.
+
+    Example:
+        >>> shard_of("2/8")
+        (1, 8)
+    """
+    first, _, count = text.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise ValueError(f"shard must be I/N with I from 1 to N, such as 1/4, got {text!r}")
+    return int(first) - 1, int(count)
+
+
+def make_pools(work: Work, runs: Sequence[Run]) -> None:
+    """Make the synthetic cases that runs take."""
+    organ = _organ(work.design)
+    sites: list[Site] | None = None
+    needed: dict[Path, tuple[Pool, dict[str, dict[str, Any]]]] = {}
+    for run in runs:
+        for name in work.design.pools(run.arm):
+            pool, entries = work.pool(name, run, organ), work.of_group(run)
+            _, wanted = needed.setdefault(pool.place, (pool, {}))
+            wanted.update({each["name"]: _with_paths(each, work.folder) for each in entries})
+            if pool.own:
+                write_subset(pool.subset, work.folder, entries)
+    for pool, wanted in needed.values():
+        if sites is None and pool.rule["sites"] == "normal":
+            sites = _sites(work, organ)
+        pool.fill(list(wanted.values()), sites or [])
+
+
+def _organ(design: Design) -> Organ:
+    pools = design.preset["pools"].values()
+    bundle = next(iter(pools))["bundle"]
+    config = read_object(find_bundle(bundle) / "configs" / "synthesize.json", "bundle")
+    return load_organ(config["organ_table"]["name_or_path"])
+
+
+def _with_paths(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    paths = {key: folder / entry[key] for key in ("image", "label")}
+    return {**entry, **paths}
+
+
+def _sites(work: Work, organ: Organ) -> list[Site]:
+    preset = work.design.preset
+    training = read_cases(work.folder, preset["sections"]["train"])
+    sites = healthy_sites(preset, organ, training, work.folder, work.base, work.out / "sites")
+    order = np.random.default_rng(0).permutation(len(sites))
+    return [sites[k] for k in order]
+
+
+def make_runs(work: Work, runs: Sequence[Run], workers: int = 1) -> None:
+    """Train and measure the runs that are not done.
+
+    Args:
+        work: of the study.
+        runs: those of this process or shard.
+        workers: processes; on several GPUs each takes the next one.
+    """
+    pending = [run for run in runs if not _done(work, run)]
+    logger.info("%d of %d runs are to be made", len(pending), len(runs))
+    if workers == 1 or len(pending) < 2:
+        _make_several(work, pending, 0)
+        return
+    # spawn: a forked child would inherit the locks of torch's threads and could wait for ever
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        parts = [pending[k::workers] for k in range(workers)]
+        for job in [pool.submit(_make_several, work, part, k) for k, part in enumerate(parts)]:
+            job.result()
+
+
+def metrics_of(work: Work) -> dict[Run, Path]:
+    """Return where the metrics of each run are, or will be."""
+    return {run: _folder(work, run) / METRICS for run in work.design.runs}
+
+
+def _folder(work: Work, run: Run) -> Path:
+    return work.out / "runs" / run.name
+
+
+def _request(work: Work, run: Run) -> dict[str, Any]:
+    """Return all that decides what a run becomes."""
+    preset = work.design.preset
+    pools = {name: preset["pools"][name] for name in work.design.pools(run.arm)}
+    return {
+        "run": run._asdict(),
+        "pools": pools,
+        "ratios": work.design.pools(run.arm),
+        **{key: preset[key] for key in ("training", "classes", "sections", "protocol")},
+    }
+
+
+def _hash(request: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _done(work: Work, run: Run) -> bool:
+    """Return whether a run is there.
+
+    Raises:
+        ValueError: if it was made with another request.
+    """
+    path = _folder(work, run) / METRICS
+    if not path.is_file():
+        return False
+    made = read_object(path, "out").get("request")
+    if made != _hash(_request(work, run)):
+        raise ValueError(f"out must hold runs of one preset, got another in {path}")
+    return True
+
+
+def _make_several(work: Work, runs: Sequence[Run], number: int) -> None:
+    if not runs:
+        return
+    device = choose_device(work.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", number % torch.cuda.device_count())
+    sections = work.design.preset["sections"]
+    training = read_cases(work.folder, sections["train"])
+    tested = read_cases(work.folder, sections["test"])
+    organ = _organ(work.design)
+    for run in runs:
+        _make(work, run, training, tested, organ, device)
+
+
+def _make(
+    work: Work,
+    run: Run,
+    training: Sequence[Case],
+    tested: Sequence[Case],
+    organ: Organ,
+    device: torch.device,
+) -> None:
+    preset, start = work.design.preset, time.perf_counter()
+    names = {each["name"] for each in work.of_group(run)}
+    real = [case for case in training if case.name in names]
+    if {case.patient for case in real} & {case.patient for case in tested}:
+        raise ValueError(f"test patients must not be trained on, got some in {run.name}")
+    made = {
+        name: _taken(work.pool(name, run, organ), run, names, round(ratio * len(real)))
+        for name, ratio in work.design.pools(run.arm).items()
+    }
+    cases = [*real, *(case for part in made.values() for case in part)]
+    settings, classes = preset["training"], preset["classes"]
+    network, losses = segmentation.train(cases, classes, settings, run.seed, device)
+    rows = list(segmentation.measure(network, tested, classes, settings, device))
+    request = _request(work, run)
+    facts = {
+        "request": _hash(request),
+        "config": request,
+        "real": len(real),
+        "patients": len({case.patient for case in real}),
+        "synthetic": {name: len(part) for name, part in made.items()},
+        "seconds": round(time.perf_counter() - start, 1),
+        "device": str(device),
+        "losses": [round(loss, 4) for loss in losses],
+        "cases": rows,
+    }
+    folder = _folder(work, run)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / METRICS, facts, indent=None)
+    logger.info("%s: %.0f s", run.name, facts["seconds"])
+
+
+def _taken(pool: Pool, run: Run, names: set[str], count: int) -> list[Case]:
+    """Return so many cases of a pool, drawn by the seed of the run, or all that there are."""
+    own = names if pool.rule["sites"] == "lesions" else None
+    cases = list(pool.read(own))
+    if not cases:
+        raise ValueError(f"pool must hold cases, got none in {pool.place}")
+    order = np.random.default_rng([run.seed, 1]).permutation(len(cases))
+    return [cases[k] for k in order[:count]]
