@@ -65,6 +65,7 @@ COMMANDS: Commands = {
     "benchmark": {
         "network": benchmark.benchmark_network,
         "synthesis": benchmark.benchmark_synthesis,
+        "training": benchmark.benchmark_training,
     },
     "pack": release.pack,
     "check": release.check,
