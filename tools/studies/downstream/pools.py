@@ -7,6 +7,7 @@ A pool of a preset says how its cases are made:
 * ``bundle`` and ``method``: what draws textures; ``options``: of ``synthesize``, in which
   ``{subset}`` is the folder of the real cases of a run, and ``{training}`` that of all training
   cases, which under the protocol ``user`` shapes may come from, as those of a bundle do;
+* ``amp``: false computes textures in float32; many processors are slow in bfloat16;
 * ``count``: cases of a pool at normal sites; ``near_mm``: how far from the middle of a site a
   lesion lies at most, null: anywhere in the organ;
 * ``training``: changes of the bundle's ``train.json`` where the protocol is ``paper``.
@@ -102,6 +103,8 @@ class Pool:
             weights = train_bundle(self.rule["bundle"], self.subset, trained, changes)
         wanted = {"attempts": 1, **options}
         opened = open_synthesizer(self.rule["bundle"], self.device, weights, wanted, method=method)
+        if not self.rule.get("amp", True):
+            opened.parser["amp_dtype"] = None
         return opened.get("synthesizer")
 
     def fill(self, training: Sequence[Mapping[str, Any]], sites: Sequence[Site]) -> None:
