@@ -9,7 +9,7 @@ training lesions with the lesions taken out (:func:`tools.transforms.healing.hea
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,15 @@ from tools.prepare.scans import bundle_rule, prepare_scans, volume
 from tools.scans.scan import Scan
 from tools.transforms.healing import heal
 
-__all__ = ["Case", "Site", "case_name", "healthy_sites", "prepared", "read_cases"]
+__all__ = [
+    "Case",
+    "Site",
+    "case_loaders",
+    "case_name",
+    "healthy_sites",
+    "prepared",
+    "read_cases",
+]
 
 MARGIN_MM = 2.5  # of the rim that is healed with a lesion
 
@@ -82,46 +90,59 @@ def prepared(real: Path, out: Path, preset: Mapping[str, Any]) -> Path:
 
 
 def case_name(entry: Mapping[str, Any]) -> str:
-    """Return the name of an entry that has none: that of its image."""
-    return Path(entry["image"]).name.partition("_image")[0].partition(".")[0]
+    """Return the name of an entry, that of its image where it has none."""
+    image = Path(entry["image"]).name.partition("_image")[0].partition(".")[0]
+    return str(entry.get("name") or image)
 
 
-def read_cases(folder: Path, section: str) -> list[Case]:
-    """Return the cases of a section of a datalist.
+def read_cases(folder: Path, section: str, names: Container[str] | None = None) -> list[Case]:
+    """Return the cases of a section of a datalist, those of some names or all.
 
     Raises:
         ValueError: if there is none, or one has no patient.
     """
-    path, cases = folder / "datalist.json", []
-    for entry in tqdm(read_entries(path, "real", section), f"reading {section}", leave=False):
-        image, label = (
-            nib.load(listed_path(entry.get(key), key, folder, path)) for key in ("image", "label")
-        )
+    found = case_loaders(folder, section)
+    chosen = [load for name, load in found.items() if names is None or name in names]
+    return [load() for load in tqdm(chosen, f"reading {section}", leave=False)]
+
+
+def case_loaders(folder: Path, section: str) -> dict[str, Callable[[], Case]]:
+    """Return what reads each case of a section, by name.
+
+    Raises:
+        ValueError: if there is none, or one has no patient.
+    """
+    path = folder / "datalist.json"
+    entries = read_entries(path, "real", section)
+    if not entries:
+        raise ValueError(f"real must list cases in section {section}, got none in {path}")
+    for entry in entries:
         if not entry.get("patient"):
             raise ValueError(f"entries of real must name their patient, got {entry} in {path}")
-        known = np.ones(image.shape, bool)  # type: ignore[attr-defined]
-        if "known" in entry:
-            known[:] = False
-            known[tuple(slice(*ends) for ends in entry["known"])] = True
-        cases.append(
-            Case(
-                str(entry.get("name") or case_name(entry)),
-                str(entry["patient"]),
-                np.asarray(image.dataobj),  # type: ignore[attr-defined]
-                np.asarray(label.dataobj).astype(np.uint8),  # type: ignore[attr-defined]
-                np.asarray(image.affine, float),  # type: ignore[attr-defined]
-                known,
-            )
-        )
-    if not cases:
-        raise ValueError(f"real must list cases in section {section}, got none in {path}")
-    return cases
+    return {case_name(entry): partial(_read, folder, path, entry) for entry in entries}
+
+
+def _read(folder: Path, path: Path, entry: Mapping[str, Any]) -> Case:
+    files = (listed_path(entry.get(key), key, folder, path) for key in ("image", "label"))
+    image, label = (nib.load(file) for file in files)
+    known = np.ones(image.shape, bool)  # type: ignore[attr-defined]
+    if "known" in entry:
+        known[:] = False
+        known[tuple(slice(*ends) for ends in entry["known"])] = True
+    return Case(
+        case_name(entry),
+        str(entry["patient"]),
+        np.asarray(image.dataobj),  # type: ignore[attr-defined]
+        np.asarray(label.dataobj).astype(np.uint8),  # type: ignore[attr-defined]
+        np.asarray(image.affine, float),  # type: ignore[attr-defined]
+        known,
+    )
 
 
 def healthy_sites(
     preset: Mapping[str, Any],
     organ: Organ,
-    training: Sequence[Case],
+    training: Sequence[Callable[[], Case]],
     folder: Path,
     base: Path,
     cache: Path,
@@ -131,19 +152,19 @@ def healthy_sites(
     Args:
         preset: of the study.
         organ: whose lesions they are.
-        training: cases with lesions.
+        training: what reads the cases with lesions.
         folder: of the prepared datalist.
         base: that paths of the preset start from.
         cache: folder for what is made.
     """
     rule, sites = preset["normal"], list[Site]()
     if rule is None:
-        cases = read_cases(folder, preset["sections"]["normal"])
-        return [partial(_given, case) for case in cases]
+        return list(case_loaders(folder, preset["sections"]["normal"]).values())
     if rule.get("healed"):
-        sites += [partial(_healed, case, organ, cache) for case in training]
+        sites += [partial(_healed, load, organ, cache) for load in training]
     for scan in rule.get("scans", []):
-        windows = _windows(scan, rule["windows"], organ, training[0].image.shape, base, cache)
+        size = training[0]().image.shape
+        windows = _windows(scan, rule["windows"], organ, size, base, cache)
         sites += [partial(_given, case) for case in windows]
     return sites
 
@@ -164,8 +185,9 @@ def _write_site(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
         nib.save(volume(np.rint(values).astype(np.int16), affine), partly)
 
 
-def _healed(case: Case, organ: Organ, cache: Path) -> Case:
+def _healed(load: Callable[[], Case], organ: Organ, cache: Path) -> Case:
     """Return a case without its lesion."""
+    case = load()
     path = cache / f"{case.name}.nii.gz"
     if not path.is_file():
         lesion = np.isin(case.label, organ.values)

@@ -80,7 +80,7 @@ class Design(NamedTuple):
 
     def label(self, arm: str) -> str:
         """Return what an arm is called in tables."""
-        return str(self.preset["arms"][arm].get("label", arm))
+        return str(self.preset["arms"].get(arm, {}).get("label", arm))
 
     def pools(self, arm: str) -> dict[str, float]:
         """Return how many synthetic cases of each pool an arm takes per real case."""

@@ -5,7 +5,9 @@ A pool of a preset says how its cases are made:
 * ``sites``: ``lesions``, each real lesion is taken out and another one drawn at its mask (P');
   ``normal``, lesions are put into sites without any (N', N'');
 * ``bundle`` and ``method``: what draws textures; ``options``: of ``synthesize``, in which
-  ``{subset}`` is the datalist of the real cases of a run;
+  ``{subset}`` is the folder of the real cases of a run, and ``{training}`` that of all training
+  cases, which under the protocol ``user`` shapes may come from, as those of a bundle do;
+* ``amp``: false computes textures in float32; many processors are slow in bfloat16;
 * ``count``: cases of a pool at normal sites; ``near_mm``: how far from the middle of a site a
   lesion lies at most, null: anywhere in the organ;
 * ``training``: changes of the bundle's ``train.json`` where the protocol is ``paper``.
@@ -59,6 +61,7 @@ class Pool:
         folder: of all pools.
         group: of runs.
         subset: folder of the datalist with their real cases.
+        training: of that with all training cases.
         device: of networks.
     """
 
@@ -69,6 +72,7 @@ class Pool:
     folder: Path
     group: str
     subset: Path
+    training: Path
     device: str = "auto"
 
     @property
@@ -88,10 +92,10 @@ class Pool:
 
     def synthesizer(self) -> Synthesizer:
         """Return what draws the lesions, from weights of this group's cases if so wanted."""
-        options = {
-            key: value.replace("{subset}", str(self.subset)) if isinstance(value, str) else value
-            for key, value in self.rule.get("options", {}).items()
-        }
+        options = dict(self.rule.get("options", {}))
+        for word, folder in (("{subset}", self.subset), ("{training}", self.training)):
+            texts = {key: value for key, value in options.items() if isinstance(value, str)}
+            options |= {key: text.replace(word, str(folder)) for key, text in texts.items()}
         method, weights = self.rule.get("method"), None
         if self.protocol == "paper" and method is None:
             changes = dict(self.rule.get("training", {}))
@@ -99,6 +103,8 @@ class Pool:
             weights = train_bundle(self.rule["bundle"], self.subset, trained, changes)
         wanted = {"attempts": 1, **options}
         opened = open_synthesizer(self.rule["bundle"], self.device, weights, wanted, method=method)
+        if not self.rule.get("amp", True):
+            opened.parser["amp_dtype"] = None
         return opened.get("synthesizer")
 
     def fill(self, training: Sequence[Mapping[str, Any]], sites: Sequence[Site]) -> None:

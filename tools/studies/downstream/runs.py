@@ -25,6 +25,7 @@ from tools.studies.downstream import segmentation
 from tools.studies.downstream.cases import (
     Case,
     Site,
+    case_loaders,
     case_name,
     healthy_sites,
     prepared,
@@ -63,7 +64,7 @@ class Work:
         """Entries of the training section, with a name each."""
         section = self.design.preset["sections"]["train"]
         found = read_entries(self.folder / "datalist.json", "real", section)
-        return [{"name": case_name(each), **each} for each in found]
+        return [{**each, "name": case_name(each)} for each in found]
 
     def of_group(self, run: Run) -> list[dict[str, Any]]:
         """Return the real cases of a run."""
@@ -77,7 +78,8 @@ class Work:
         group = self.out / "groups" / run.group
         rule, protocol = preset["pools"][name], preset["protocol"]
         place = self.out / "pools"
-        return Pool(name, rule, protocol, organ, place, run.group, group, self.device)
+        folders = (group, self.folder)
+        return Pool(name, rule, protocol, organ, place, run.group, *folders, self.device)
 
 
 def open_work(design: Design, real: Path, out: Path, device: str = "auto") -> Work:
@@ -158,7 +160,7 @@ def _with_paths(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _sites(work: Work, organ: Organ) -> list[Site]:
     preset = work.design.preset
-    training = read_cases(work.folder, preset["sections"]["train"])
+    training = list(case_loaders(work.folder, preset["sections"]["train"]).values())
     sites = healthy_sites(preset, organ, training, work.folder, work.base, work.out / "sites")
     order = np.random.default_rng(0).permutation(len(sites))
     return [sites[k] for k in order]
@@ -232,7 +234,8 @@ def _make_several(work: Work, runs: Sequence[Run], number: int) -> None:
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", number % torch.cuda.device_count())
     sections = work.design.preset["sections"]
-    training = read_cases(work.folder, sections["train"])
+    names = {each["name"] for run in runs for each in work.of_group(run)}
+    training = read_cases(work.folder, sections["train"], names)
     tested = read_cases(work.folder, sections["test"])
     organ = _organ(work.design)
     for run in runs:

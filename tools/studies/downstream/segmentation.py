@@ -8,6 +8,8 @@
 * ``crop``: voxels of the first axes that are kept round all that is labelled, for scans of which
   the place of the organ is known; left out: all;
 * ``window``: intensities that become 0 and 1, or ``percentiles`` of each image;
+* ``bundle``, ``overlays``: network and loss are those of a bundle and its configs on top of
+  ``train.json``, such as lesion_segmentation with dynunet.json; left out: ``network`` and ``loss``;
 * ``network``, ``loss``, ``optimizer``, ``lr_scheduler``, ``transforms``: ``_target_`` entries of
   MONAI; ``tolerance_mm`` of the surface Dice.
 """
@@ -32,6 +34,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.utils.data import RandomSampler
 
+from tools.bundle import find_bundle, read_configs, resolved
 from tools.metrics.segmentation import Dice, SurfaceDice, match_lesions
 from tools.studies.downstream.cases import Case
 
@@ -96,12 +99,13 @@ def train(
         for case in (cropped(each, settings) for each in cases)
     ]
     both = ["image", "label"]
-    parser = ConfigParser({k: settings[k] for k in ("network", "loss", "transforms")})
-    network = parser.get_parsed_content("network").to(device)
+    network, loss = _parts(settings, classes)
+    network = network.to(device)
+    transforms = ConfigParser({"transforms": settings["transforms"]})
     chain = [
         SpatialPadd(both, settings["size"], mode="minimum"),
         RandSpatialCropd(both, settings["size"], random_size=False),
-        *parser.get_parsed_content("transforms"),
+        *transforms.get_parsed_content("transforms"),
     ]
     steps, batch = settings["steps"], settings["batch_size"]
     dataset = Dataset(samples, Compose(chain).set_random_state(seed))
@@ -117,8 +121,9 @@ def train(
         train_data_loader=loader,
         network=network,
         optimizer=optimizer,
-        loss_function=parser.get_parsed_content("loss"),
+        loss_function=loss,
         epoch_length=steps,
+        decollate=False,
         train_handlers=[LrScheduleHandler(scheduler, print_lr=False, epoch_level=False)],
         amp=device.type == "cuda",
     )
@@ -129,6 +134,17 @@ def train(
     trainer.run()
     set_determinism(None)
     return network.eval(), losses
+
+
+def _parts(settings: Mapping[str, Any], classes: Mapping[str, int]) -> tuple[nn.Module, Any]:
+    """Return network and loss, of a bundle or as the preset has them."""
+    if "bundle" not in settings:
+        parser = ConfigParser({key: settings[key] for key in ("network", "loss")})
+        return parser.get_parsed_content("network"), parser.get_parsed_content("loss")
+    configs = find_bundle(settings["bundle"]) / "configs"
+    parser = read_configs(configs, ["train.json", *settings.get("overlays", [])])
+    parser["class_names"], parser["patch_size"] = list(classes), settings["size"]
+    return resolved(parser, "network_def"), resolved(parser, "loss")
 
 
 def _built(entry: Mapping[str, Any], **given: Any) -> Any:
