@@ -19,6 +19,7 @@ from tools.files import (
     read_mark,
     remove_ours,
     require_apart,
+    require_new,
     safe_name,
     safe_names,
 )
@@ -112,6 +113,22 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (partial / "b").touch()
     assert sorted(path.name for path in target.iterdir()) == [MARK, "b"]
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+def test_folders_made_for_what_failed_go_with_it(tmp_path: Path) -> None:
+    for new in (new_file(tmp_path / "a" / "b.txt"), new_folder(tmp_path / "a" / "b", ["c.txt"])):
+        with pytest.raises(ZeroDivisionError), new as partial:
+            (partial / "x").write_text(str(1 / 0))
+        assert not any(tmp_path.iterdir())
+
+
+def test_a_new_file_needs_a_folder_to_lie_in(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("file")
+    require_new(tmp_path / "b" / "c.html")
+    with pytest.raises(ValueError, match=r"out must lie in a folder that can be written, got .*c$"):
+        require_new(tmp_path / "a" / "c")
+    with pytest.raises(ValueError, match="dst must be a new file"):
+        require_new(tmp_path / "a", "dst")
 
 
 @pytest.mark.parametrize("make", [new_file, lambda path: new_folder(path, ["a"])])

@@ -394,7 +394,6 @@ def new_file(path: str | Path) -> Iterator[Path]:
         ('whole', ['a.txt'])
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with _partial(path, [path.name]) as inner:
         yield inner
         _to_disk(inner)
@@ -539,6 +538,7 @@ def _partial(path: Path, owns: Sequence[str], request: str | None = None) -> Ite
     name = path.name
     token = f"{TOKEN}-{uuid.uuid4().hex[:8]}"
     folder = path.with_name(f".{name}.{HOST}.{os.getpid()}.{token}.partial")
+    missing = [parent for parent in folder.parents if not parent.exists()]
     folder.mkdir(parents=True)
     inside = [name, *(f"{name}/{own}" for own in (*owns, MARK))]
     try:
@@ -546,6 +546,9 @@ def _partial(path: Path, owns: Sequence[str], request: str | None = None) -> Ite
         yield folder / name
     finally:
         _clear(folder)
+        with contextlib.suppress(OSError):  # of what failed, no folder that was made for it stays
+            for parent in missing:
+                parent.rmdir()
 
 
 def _clear(partial: Path) -> None:

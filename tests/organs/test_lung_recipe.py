@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from tools.organs import lung_recipe
-from tools.organs.coarse_grid import block_factors, block_mean, dilate, erode, expand_mask
+from tools.organs.coarse_grid import (
+    block_factors,
+    block_mean,
+    dilate,
+    distance_mm,
+    erode,
+    expand_mask,
+)
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
@@ -129,3 +136,12 @@ def test_agrees_with_contours_on_a_real_scan(shared_dir: Path, case: str, least:
     image = nib.load(folder / f"{case}_image.nii.gz")
     lungs = np.asarray(nib.load(folder / f"{case}_lung.nii.gz").dataobj) > 0
     assert dice(lung_mask(np.asarray(image.dataobj), image.affine), lungs) > least
+
+
+@pytest.mark.parametrize("share", [0.999, 0.5, 0.001])
+def test_near_by_slabs_is_near_by_distance(share: float) -> None:
+    mask = np.random.default_rng(0).random((100, 9, 8)) < share
+    spacing = np.array([1.7, 2.0, 0.9])
+    for radius in (2.0, 10.0):
+        assert np.array_equal(erode(mask, radius, spacing), distance_mm(mask, spacing) > radius)
+        assert np.array_equal(dilate(mask, radius, spacing), distance_mm(~mask, spacing) <= radius)

@@ -171,6 +171,14 @@ def close_gaps(mask: np.ndarray, radius_mm: float, spacing_mm: np.ndarray) -> np
     return closed
 
 
+def part_sizes(labels: np.ndarray, count: int) -> np.ndarray:
+    """Return how many voxels have each label from 0 to ``count``; numpy copies what it counts."""
+    sizes = np.zeros(count + 1, np.int64)
+    for plane in labels:
+        sizes += np.bincount(plane.ravel(), minlength=count + 1)
+    return sizes
+
+
 def largest_part(mask: np.ndarray, near: np.ndarray | None = None) -> np.ndarray:
     """Return the largest part of a mask whose voxels share faces; of those that meet ``near``."""
     labels, count = ndimage.label(mask)

@@ -14,6 +14,7 @@ from tools.organs.coarse_grid import (
     dilate,
     erode,
     expand_mask,
+    part_sizes,
     voxel_spacing,
 )
 from tools.scans.changed import PackedMask, give_back_memory
@@ -94,10 +95,10 @@ def _parenchyma(
     core = erode(tissue, max(OPENING_MM, 1.5 * block_mm.max()), block_mm)
     # The opening is only the seed: thin recesses next to it come back.
     tissue &= dilate(core, 2 * OPENING_MM, block_mm)
+    covered, sides = _inside_body(coarse, outside, block_mm)
     labels, count = ndimage.label(tissue)
     index = np.arange(1, count + 1)
-    volume = np.bincount(labels.ravel())[1:] * block_mm.prod()
-    covered, sides = _inside_body(coarse, outside, block_mm)
+    volume = part_sizes(labels, count)[1:] * block_mm.prod()
     keep = []
     for part in index[volume >= max(MIN_VOLUME_MM3, MIN_SHARE * volume.max(initial=0))]:
         mask = labels == part
@@ -130,8 +131,8 @@ def _inside_body(
     """
     solid = coarse > -300
     opened = dilate(erode(solid, OPENING_MM, block_mm), OPENING_MM, block_mm)
-    labels, _ = ndimage.label(solid & opened)
-    sizes = np.bincount(labels.ravel())
+    labels, count = ndimage.label(solid & opened)
+    sizes = part_sizes(labels, count)
     sizes[0] = 0
     body = (sizes >= 0.2 * max(1, sizes.max()))[labels]  # small solid parts belong to the table
     covered, sides = np.ones(coarse.shape, bool), np.zeros(coarse.shape, np.uint8)

@@ -143,7 +143,10 @@ class PackedMask:
 
     def __init__(self, shape: tuple[int, ...], planes: Iterable[np.ndarray]) -> None:
         self.shape, self.size = shape, int(np.prod(shape))
-        self._planes = [np.packbits(plane.ravel(order="F")) for plane in planes]
+        # in one piece: small ones would lie between what else is freed, and keep it
+        self._planes = np.zeros((shape[2], -(-shape[0] * shape[1] // 8)), np.uint8)
+        for row, plane in zip(self._planes, planes, strict=True):
+            row[:] = np.packbits(plane.ravel(order="F"))
 
     def __getitem__(self, key: Any) -> np.ndarray:
         if not _is_basic(key):
@@ -158,7 +161,7 @@ class PackedMask:
 
     def any(self) -> bool:
         """Return whether a voxel is marked."""
-        return any(plane.any() for plane in self._planes)
+        return bool(self._planes.any())
 
     def sum(self) -> int:
         """Return how many voxels are marked."""

@@ -122,7 +122,7 @@ def each_crop(
         record = each.record()
         lesions = [] if record is None else record.lesions
         wanted = list(values) or sorted({x.label for x in lesions})
-        scan = Scan(each.image)
+        scan = Scan(each.image, argument="image")
         labels = scan.load_labels(each.label, "label")
         inside = np.isin(labels, wanted) if wanted else labels > 0
         for crop in lesion_crops(scan, inside, each.name, each.patient, margin_mm):
@@ -149,7 +149,7 @@ def listed(source: Path, section: str | None = None) -> Iterator[Listed]:
     """Yield the cases of a folder or datalist that have a label map."""
     file = source / "datalist.json" if source.is_dir() else source
     if file.suffix != ".json" or not file.is_file():
-        for case in find_cases(source):
+        for case in find_cases(source, argument="real or synthetic"):
             if case.lesion_mask is not None:
                 organ = None if case.organ_mask is None else Path(str(case.organ_mask))
                 label = Path(str(case.lesion_mask))

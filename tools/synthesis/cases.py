@@ -56,6 +56,7 @@ def find_cases(
     dataset_dir: str | Path | None = None,
     series_uid: str | None = None,
     section: str | None = None,
+    argument: str = "scan",
 ) -> list[Case]:
     """Return the scans behind a path, in an order that does not depend on the file system.
 
@@ -82,6 +83,7 @@ def find_cases(
         dataset_dir: folder that the paths of a datalist start from; None is the datalist's own.
         series_uid: the one DICOM series to take, in this folder or at any depth below it.
         section: the one list of a datalist to take, such as ``normal``; None takes all.
+        argument: name of ``scan`` in messages.
 
     Raises:
         FileNotFoundError: if there is no scan, or a file of the datalist does not exist.
@@ -108,8 +110,8 @@ def find_cases(
     cases = _in_folder(scan) if scan.is_dir() else []
     if not cases:
         raise FileNotFoundError(
-            "scan must be an image file, a DICOM series folder, a folder of scans or a datalist, "
-            f"got {scan}"
+            f"{argument} must be an image file, a DICOM series folder, a folder of scans or a "
+            f"datalist, got {scan}"
         )
     return _named(cases, scan)
 
