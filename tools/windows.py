@@ -335,12 +335,15 @@ def compose_rim(
     grid: WindowGrid,
     zone: BlendZone,
     limits: tuple[float, float],
+    grain: bool = True,
 ) -> np.ndarray:
     """Return the new values of a scan in the zone of a lesion whose rim a model has drawn.
 
     What the window's grid could not hold of the scan is its grain, and the edges of vessels. In the
     rim both stay. In the lesion the grain stays, or it would be smoother than the scan, but not the
-    edges of what is no longer there: what exceeds 2.5 standard deviations, taken robustly.
+    edges of what is no longer there: what exceeds 2.5 standard deviations, taken robustly. Without
+    ``grain`` nothing of that stays: where the window's voxels are as fine as the scan's, it would
+    be but the edge of a wall that a lesion has covered, as a bright line.
 
     Args:
         image: the scan ``(H, W, D)``, of any dtype, in the units of the window.
@@ -350,6 +353,7 @@ def compose_rim(
         grid: of the window.
         zone: of the lesion.
         limits: of what the model draws; a voxel that lay beyond may stay there.
+        grain: whether it stays.
 
     Returns:
         Float64, one for each True of ``zone.inside``, in C order.
@@ -360,7 +364,7 @@ def compose_rim(
         paste_window(image, affine, part, grid, zone.inside, zone.box, order=3)
         for part in (shown, drawn)
     )
-    fine = before - old
+    fine = before - old if grain else np.zeros_like(before)
     middle = np.median(fine)
     reach = 2.5 * 1.4826 * np.median(np.abs(fine - middle))
     after = new + np.where(zone.lesion, np.clip(fine, middle - reach, middle + reach), fine)

@@ -210,7 +210,8 @@ class Lesion:
             difference = zone.weight * change
         else:
             ends = (limits.low, limits.high)
-            drawn = compose_rim(image, canvas.affine, shown, result, grid, zone, ends)
+            grain = self.view.grain
+            drawn = compose_rim(image, canvas.affine, shown, result, grid, zone, ends, grain)
             difference = drawn - before
         after = _limited(before, difference, limits)
         masks, _ = grown(self.masks, self.box, canvas.shape, canvas.affine, self.view.margin_mm)

@@ -124,10 +124,12 @@ class View(Protocol):
     Attributes:
         margin_mm: how far round its label a lesion changes the scan.
         fades: whether that change is blended in; else the model draws the rim itself.
+        grain: whether what is finer than the window stays under what is drawn.
     """
 
     margin_mm: float
     fades: bool
+    grain: bool
 
     def open(self, scan: Scan, labels: np.ndarray | None = None) -> Canvas:
         """Make a scan ready; ``labels`` is the label map of its organ, in the scan's axes."""
@@ -160,7 +162,7 @@ class CubeView:
         margin_mm: width of the rim that the model draws round a lesion.
     """
 
-    fades = False
+    fades, grain = False, True
 
     def __init__(
         self,
@@ -227,7 +229,7 @@ class CropView:
         ValueError: if a value breaks its rule.
     """
 
-    fades = True
+    fades, grain = True, True
 
     def __init__(
         self,
@@ -322,7 +324,7 @@ class SlicesView:
         margin_mm: width of the rim that the model draws round a lesion.
     """
 
-    fades = False
+    fades, grain = False, False
 
     def __init__(
         self,

@@ -15,7 +15,15 @@ from nibabel.affines import apply_affine
 
 from tools.intensity import HuWindow, Percentiles
 from tools.transforms import EachKey, as_dtype
-from tools.windows import BlendZone, Window, WindowGrid, compose_rim, cut_window, paste_window
+from tools.windows import (
+    BlendZone,
+    Window,
+    WindowGrid,
+    compose_rim,
+    cut_window,
+    extended,
+    paste_window,
+)
 
 __all__ = [
     "PasteChanged",
@@ -141,7 +149,7 @@ class PasteLesiond(EachKey):
 
     With ``image_key``, what the sampler was shown, the rim that a model draws round a lesion comes
     too: every voxel that differs from what was shown; of a window the change, at voxels of the scan
-    that are nearer to the lesion than ``margin_mm``.
+    that are nearer to the lesion than ``margin_mm``; ``grain``: see :func:`compose_rim`.
 
     ``classes`` are the labels of the scan's label map that are lesion; None: all above 0.
     ``window`` are the intensities that -1 and 1 stand for, or the sample's entry with them. A label
@@ -158,9 +166,10 @@ class PasteLesiond(EachKey):
         window_key: str | None = None,
         image_key: str | None = None,
         margin_mm: float = 0.0,
+        grain: bool = True,
     ) -> None:
         super().__init__(keys)
-        self.margin_mm = margin_mm
+        self.margin_mm, self.grain = margin_mm, grain
         self.scan_key, self.mask_key, self.classes = scan_key, mask_key, classes
         self.window, self.window_key, self.image_key = window, window_key, image_key
 
@@ -204,11 +213,14 @@ class PasteLesiond(EachKey):
         x, y, z = inside.shape
         box = (slice(0, x), slice(0, y), slice(0, z))
         if self.image_key is None or not self.margin_mm:
-            values = paste_window(inside, affine, drawn, grid, inside, box)
+            there = cut_window(inside, affine, grid, order=0, beyond=0.0) > 0
+            own = extended(drawn, there)  # or the surroundings are mixed into the rim
+            values = paste_window(inside, affine, own, grid, inside, box)
             return inside, values.astype(np.float64)
         zone = BlendZone.around(inside, box, affine, inside.shape, self.margin_mm, fades=False)
         image = convert_to_tensor(scan[0]).cpu().numpy()
-        return zone.inside, compose_rim(image, affine, shown, drawn, grid, zone, limits)
+        values = compose_rim(image, affine, shown, drawn, grid, zone, limits, self.grain)
+        return zone.inside, values
 
 
 class PasteChanged(EachKey):
