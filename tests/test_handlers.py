@@ -8,7 +8,8 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from tools.handlers import LossBar, say_where_files_are
+from tools.handlers import Average, LossBar, say_where_files_are
+from tools.networks.codebook import Codebook
 
 
 def outputs(names: list[str]) -> Engine:
@@ -43,3 +44,26 @@ def test_files_are_named_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert without.startswith("training done; no weights, since nothing was validated; curves: ")
     assert f"weights: {weights}; last checkpoint: {tmp_path}/checkpoint_epoch=10.pt; " in said
     assert said.endswith(f"curves: tensorboard --logdir {logs}")
+
+
+def test_average_takes_a_codebook_as_it_is() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), Codebook(4, 2))
+    optimizer = torch.optim.SGD(network[0].parameters(), 1.0)
+
+    def step(_: Engine, batch: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        network(batch)[0].square().mean().backward()
+        optimizer.step()
+
+    trainer = Engine(step)
+    average = Average(network, momentum=0.5)
+    average.attach(trainer)
+    before = [parameter.clone() for parameter in network.parameters()]
+    trainer.run([torch.randn(1, 1, 4, 4, 4)], max_epochs=1)
+    weight, bias, codes = average.ema_model.parameters()
+    now = list(network.parameters())
+    assert torch.equal(codes, now[2])
+    assert not torch.equal(codes, before[2])
+    torch.testing.assert_close(weight, (before[0] + now[0]) / 2)
+    torch.testing.assert_close(bias, (before[1] + now[1]) / 2)

@@ -13,7 +13,7 @@ import torch
 from monai.bundle import run
 from torch import nn
 
-NAMES = ["lefusion_lidc", "diffmask", "lefusion_emidec", "hr_ldm"]
+NAMES = ["lefusion_lidc", "diffmask", "lefusion_emidec", "hr_ldm", "difftumor"]
 TINY = [8, 16, 16]
 TINY_MAISI: dict[str, Any] = {
     "network_def#network#num_channels": TINY,
@@ -31,12 +31,27 @@ SHORT = {"train#trainer#epoch_length": 2, "max_epochs": 1, "batch_size": 2, "val
 UNET = {"network_def#channels": TINY} | FEW_STEPS
 LATENT = TINY_LATENT | CROPS | FEW_LATENT_STEPS
 AUTOENCODER = {"window_size": [16, 16, 16], "autoencoder_def#num_channels": [8, 8, 16]}
+TINY_TUMOUR: dict[str, Any] = {
+    "network_def#base_channels": 8,
+    "network_def#channel_multipliers": [1, 2],
+    "autoencoder_path": "",
+    "autoencoder_def#num_embeddings": 16,
+    "variants": 1,
+}
+TUMOUR_AUTOENCODER = {
+    "window_size": [16, 16, 16],
+    "autoencoder_def#num_embeddings": 16,
+    "discriminator_def#channels": 4,
+    "adversarial_from_step": 2,
+}
 TRAININGS = {
     "lefusion_lidc/configs/train.json": UNET,
     "lefusion_emidec/configs/train.json": UNET,
     "diffmask/configs/train.json": UNET,
     "hr_ldm/configs/train.json": LATENT,
     "hr_ldm/configs/train_autoencoder.json": AUTOENCODER,
+    "difftumor/configs/train.json": TINY_TUMOUR,
+    "difftumor/configs/train_autoencoder.json": TUMOUR_AUTOENCODER,
 }
 
 

@@ -30,7 +30,9 @@ for job in json.loads(sys.argv[1]):
 FEW: dict[str, Any] = {"displayable_configs#num_inference_steps": 2, "dataset#data": "$@files[:1]"}
 # with the autoencoder and the crops of the bundle
 TRAINING = {"hr_ldm": TINY_MAISI | FEW_LATENT_STEPS | {"variants": 1}}
+TRAINING |= {"difftumor": {"variants": 1, "network_def#base_channels": 8}}
 INFERENCE = {"hr_ldm": FEW | {"inferer#inferer#fewest_steps": 2}}
+INFERENCE |= {"difftumor": FEW | {"displayable_configs#num_inference_steps": 4}}
 POSTFIX = {"diffmask": "lesion"}
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
