@@ -10,7 +10,8 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.transforms import RandFlipd
 
-from tools.handlers import EpochChance, LossBar, say_where_files_are
+from tools.handlers import Average, EpochChance, LossBar, say_where_files_are
+from tools.networks.codebook import Codebook
 from tools.synthesis.on_the_fly import LesionCollate
 
 
@@ -66,3 +67,26 @@ def test_chance_of_an_epoch_reaches_what_makes_batches() -> None:
     one, two = epochs(0)
     assert one != two
     assert epochs(0) == [one, two]
+
+
+def test_average_takes_a_codebook_as_it_is() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), Codebook(4, 2))
+    optimizer = torch.optim.SGD(network[0].parameters(), 1.0)
+
+    def step(_: Engine, batch: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        network(batch)[0].square().mean().backward()
+        optimizer.step()
+
+    trainer = Engine(step)
+    average = Average(network, momentum=0.5)
+    average.attach(trainer)
+    before = [parameter.clone() for parameter in network.parameters()]
+    trainer.run([torch.randn(1, 1, 4, 4, 4)], max_epochs=1)
+    weight, bias, codes = average.ema_model.parameters()
+    now = list(network.parameters())
+    assert torch.equal(codes, now[2])
+    assert not torch.equal(codes, before[2])
+    torch.testing.assert_close(weight, (before[0] + now[0]) / 2)
+    torch.testing.assert_close(bias, (before[1] + now[1]) / 2)

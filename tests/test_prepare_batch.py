@@ -79,8 +79,8 @@ def test_bad_drop_probability_is_named() -> None:
 class Pool(torch.nn.Module):
     """An encoder of one latent channel."""
 
-    def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.nn.functional.avg_pool3d(image, 4), torch.ones(1)
+    def encode_stage_2_inputs(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool3d(image, 4)
 
 
 LATENT_BATCH = {

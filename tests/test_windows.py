@@ -138,3 +138,18 @@ def test_a_lesion_fades_over_its_margin_in_millimetres(margin_mm: float) -> None
     assert np.array_equal(whole[zone.box][zone.inside], zone.lesion)
     assert (len(np.unique(weight)) > 5) == (margin_mm > 0)
     assert not blend_weight(np.zeros((4, 4, 4), bool), 3.0).any()
+
+
+def test_a_gaussian_softens_the_mask_and_ends_at_the_margin() -> None:
+    mask = np.zeros((41, 41, 41), bool)
+    mask[10:31, 10:31, 10:31] = True
+    soft = blend_weight(mask, 8.0, (1, 1, 1), sigma_mm=2.0)
+    # the edge lies between two voxels: Phi(1 / 4) inside, its complement outside
+    assert soft[20, 20, 20] == pytest.approx(1.0, abs=1e-4)
+    assert soft[20, 20, 30] == pytest.approx(0.5987, abs=2e-3)
+    assert soft[20, 20, 31] == pytest.approx(1 - 0.5987, abs=2e-3)
+    assert soft[20, 20, 37] > 0
+    assert not soft[20, 20, 38:].any()
+    assert np.array_equal(blend_weight(mask, 8.0, sigma_mm=0.0), mask)
+    stretched = blend_weight(mask, 8.0, (1, 1, 2), sigma_mm=2.0)
+    assert stretched[20, 20, 30] > soft[20, 20, 30]

@@ -70,8 +70,9 @@ class Average(EMAHandler):
                 averaged.copy_(now)
 
     def _go_on(self, engine: Engine) -> None:
-        if isinstance(self.momentum_scheduler, LambdaStateScheduler):
-            self.momentum_scheduler.event_index = engine.state.iteration
+        warm_up = getattr(self, "momentum_scheduler", None)  # there is none without a warm-up
+        if isinstance(warm_up, LambdaStateScheduler):
+            warm_up.event_index = engine.state.iteration
 
 
 class LossBar(ProgressBar):

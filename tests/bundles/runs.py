@@ -36,6 +36,19 @@ UNET = {"network_def#channels": TINY} | FEW_STEPS
 LATENT = TINY_LATENT | CROPS | FEW_LATENT_STEPS
 AUTOENCODER = {"window_size": [16, 16, 16], "autoencoder_def#num_channels": [8, 8, 16]}
 SEGMENTATION: dict[str, Any] = {"network_def#channels": [4, 8, 8], "network_def#strides": [2, 2]}
+TINY_TUMOUR: dict[str, Any] = {
+    "network_def#base_channels": 8,
+    "network_def#channel_multipliers": [1, 2],
+    "autoencoder_path": "",
+    "autoencoder_def#num_embeddings": 16,
+    "variants": 1,
+}
+TUMOUR_AUTOENCODER = {
+    "window_size": [16, 16, 16],
+    "autoencoder_def#num_embeddings": 16,
+    "discriminator_def#channels": 4,
+    "adversarial_from_step": 2,
+}
 TRAININGS = {
     "lefusion_lidc/configs/train.json": UNET,
     "lefusion_emidec/configs/train.json": UNET,
@@ -43,11 +56,14 @@ TRAININGS = {
     "hr_ldm/configs/train.json": LATENT,
     "hr_ldm/configs/train_autoencoder.json": AUTOENCODER,
     "lesion_segmentation/configs/train.json": SEGMENTATION,
+    "difftumor/configs/train.json": TINY_TUMOUR,
+    "difftumor/configs/train_autoencoder.json": TUMOUR_AUTOENCODER,
 }
 # of inference: two steps, where there is a sampler
 STEPS: dict[str, Any] = {"displayable_configs#num_inference_steps": 2}
 QUICK = {name: STEPS if name in SYNTHESIZING else {} for name in NAMES}
 QUICK["hr_ldm"] = STEPS | {"inferer#inferer#fewest_steps": 2}
+QUICK["difftumor"] = {"displayable_configs#num_inference_steps": 4}
 POSTFIX = dict.fromkeys(NAMES, "synthetic") | dict.fromkeys(
     ("diffmask", "lesion_segmentation"), "lesion"
 )

@@ -12,10 +12,12 @@ from tests.bundles.runs import SYNTHESIZING, words
 from tests.synthesis.jobs import heart_scan
 from tests.synthesis.test_run import write_scans
 from tools.cli import main
+from tools.phantoms.datasets import write_abdomen_phantom
 from tools.synthesis.records import read_record
 
 STEPS = "displayable_configs#num_inference_steps"
 KINDS = {"lefusion_emidec": "heart"}
+ABDOMEN = ("difftumor",)
 
 
 def scans(folder: Path, bundle: str) -> dict[str, str]:
@@ -23,6 +25,10 @@ def scans(folder: Path, bundle: str) -> dict[str, str]:
         scan, organ = heart_scan()
         nib.save(scan.nifti, folder / "a_image.nii.gz")
         nib.save(organ, folder / "a_lung.nii.gz")
+    elif bundle in ABDOMEN:
+        paths = write_abdomen_phantom(folder)
+        nib.save(nib.load(paths["image"]), folder / "a_image.nii.gz")
+        nib.save(nib.load(paths["organ_mask"]), folder / "a_lung.nii.gz")
     else:
         write_scans(folder, ("a",))
     return {"scan": str(folder / "a_image.nii.gz"), "organ_mask": str(folder / "a_lung.nii.gz")}
@@ -32,13 +38,13 @@ def scans(folder: Path, bundle: str) -> dict[str, str]:
 @pytest.mark.parametrize("bundle", SYNTHESIZING)
 def test_bundle_run_and_the_command_write_the_same(tmp_path: Path, bundle: str) -> None:
     given = scans(tmp_path, bundle)
-    steps = 50 if bundle == "hr_ldm" else 2
+    steps = {"hr_ldm": 50, "difftumor": 4}.get(bundle, 2)
     options: dict[str, Any] = {"seed": 3, "attempts": 1}
     if bundle not in KINDS:
         options |= {"count": 1, "diameter_mm": 7.0}
     if bundle != "diffmask":
         options |= {STEPS: steps}
-    if bundle in ("lefusion_lidc", "hr_ldm"):
+    if bundle in ("lefusion_lidc", "hr_ldm", "difftumor"):
         options["shape"] = "ellipsoid"
     configs = [f"bundles/{bundle}/configs/{name}.json" for name in ("inference", "synthesize")]
     workflow = ConfigWorkflow(

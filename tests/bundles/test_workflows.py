@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from monai.bundle import ConfigWorkflow, verify_net_in_out
 from scipy import ndimage
 
 from tests.bundles.runs import NAMES, POSTFIX, QUICK, raw_values, run_configs, written
-from tools.phantoms.datasets import lesion_datalist
+from tools.phantoms.datasets import lesion_datalist, tumour_roi_datalist
 from tools.phantoms.heart_datasets import heart_datalist
 
 each_bundle = pytest.mark.parametrize("bundle", NAMES)
@@ -29,7 +30,9 @@ each_bundle = pytest.mark.parametrize("bundle", NAMES)
 def test_no_property_is_missing(kind: str, configs: list[str], bundle: str, tmp_path: Path) -> None:
     folder = f"bundles/{bundle}/configs"
     # all latents are encoded before a training of them
-    few = {"variants": 1, "val_every_nth_case": 8} if (bundle, kind) == ("hr_ldm", "train") else {}
+    few: dict[str, Any] = {}
+    if kind == "train" and bundle in ("hr_ldm", "difftumor"):
+        few = {"variants": 1, "val_every_nth_case": 8}
     workflow = ConfigWorkflow(
         workflow_type=kind,
         config_file=[f"{folder}/{name}" for name in configs],
@@ -64,7 +67,8 @@ def test_two_cases_of_one_file_name_give_two_results(
 ) -> None:
     heart = bundle == "lefusion_emidec" or "cardiac" in configs
     section = "normal" if "cardiac" in configs else "validation"
-    (entry, *_) = (heart_datalist if heart else lesion_datalist)("", section)
+    datalist = heart_datalist if heart else lesion_datalist
+    (entry, *_) = (tumour_roi_datalist if bundle == "difftumor" else datalist)("", section)
     entries = []
     for patient in ("P 1", "P.2"):
         (tmp_path / patient).mkdir()

@@ -42,6 +42,7 @@ FEW = STEPS | ONE
 # with the autoencoder and the crops of the bundle
 TRAINING = {"hr_ldm": TINY_MAISI | FEW_LATENT_STEPS | {"variants": 1}}
 TRAINING["lesion_segmentation"] = SEGMENTATION
+TRAINING["difftumor"] = {"variants": 1, "network_def#base_channels": 8}
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 

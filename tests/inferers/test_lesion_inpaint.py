@@ -404,3 +404,15 @@ def test_classes_that_overlap_or_lack_a_channel_are_named(inputs: Tensor, combin
     joined[0, 3] = joined[0, 2]
     with pytest.raises(ValueError, match="classes must not overlap"):
         inferer(joined, AlikeNetwork())
+
+
+def test_the_mask_that_is_shown_may_be_minus_one_outside(inputs: Tensor) -> None:
+    seen: list[Tensor] = []
+
+    def network(x: Tensor, *_: object) -> Tensor:
+        seen.append(x[:, 1:])
+        return x[:, :1]
+
+    sampler = LesionInpaintInferer(DDPMScheduler(2), mask_input=True, mask_outside=-1.0)
+    sampler(inputs, network)
+    assert torch.equal(seen[0], 2 * inputs[:, 1:] - 1)

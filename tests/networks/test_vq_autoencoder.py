@@ -63,6 +63,10 @@ def test_other_images_are_refused(
 def test_other_widths_are_refused() -> None:
     with pytest.raises(ValueError, match="base_channels must be divisible by 16, got 24"):
         VqAutoencoder(base_channels=24)
+    with pytest.raises(ValueError, match="base_channels must be divisible by 8, got 4"):
+        VqAutoencoder(base_channels=4, num_groups=16)
+    with pytest.raises(ValueError, match="num_groups must be even and at least 2, got 3"):
+        VqAutoencoder(num_groups=3)
 
 
 @torch.no_grad()
@@ -96,12 +100,13 @@ def test_second_stage_sees_latents_scaled_by_the_codebook(image: Tensor) -> None
     codes.clamp_(-1.5, 2.5)
     codes[3, 2], codes[5, 0] = -2, 3
     latents = network.encode(image)
-    scaled = network.encode_stage_2_inputs(image)
+    scaled = network.encode_stage_2_inputs((image + 1) / 2)
     torch.testing.assert_close(scaled, 2 * (latents + 2) / 5 - 1)
     indices = torch.randint(16, (2, 2, 3, 1))
     exact = network.codebook.embed(indices)
     drawn = 2 * (exact + 0.01 * torch.randn_like(exact) + 2) / 5 - 1
-    torch.testing.assert_close(network.decode_stage_2_outputs(drawn), network.decode(exact))
+    expected = (network.decode(exact) + 1) / 2
+    torch.testing.assert_close(network.decode_stage_2_outputs(drawn), expected)
 
 
 def test_training_reaches_all_but_the_codes(image: Tensor) -> None:

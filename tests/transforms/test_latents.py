@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset
@@ -14,6 +15,7 @@ from tools.transforms.latents import (
     EncodeLatentsd,
     RandHealedLatentsd,
     VariantCropd,
+    VariantIntensityd,
     latent_mask,
     repeat_cases,
 )
@@ -27,10 +29,9 @@ class Averages(nn.Module):
         self.scale = nn.Parameter(torch.ones(1))
         self.calls = 0
 
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_stage_2_inputs(self, image: Tensor) -> Tensor:
         self.calls += 1
-        mean = nn.functional.avg_pool3d(image, 4) * self.scale
-        return mean, torch.full_like(mean, 9.0)
+        return nn.functional.avg_pool3d(image, 4) * self.scale
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_masks_of_latents_keep_small_lesions() -> None:
     assert torch.equal(fine.unflatten(1, (2, 64)).amax(2), coarse)
     assert fine.sum() == 9
     with pytest.raises(ValueError, match="mask_detail must be one of"):
-        latent_mask(mask, "nearest")
+        latent_mask(mask, "mean")
 
 
 def test_weights_of_the_autoencoder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -139,3 +140,30 @@ def test_latents_beside_a_lesion_are_those_of_the_healed_image(case: dict) -> No
     assert torch.equal(found[:1], latent_mask(case["label"][None])[0])
     assert torch.equal(found, found[:1].expand_as(found))
     assert torch.equal(RandHealedLatentsd("latents", prob=0.0)(sample)["latents"], latents)
+
+
+def test_every_fourth_voxel_misses_no_lesion_altogether() -> None:
+    mask = torch.zeros(2, 1, 8, 8, 8)
+    mask[0, 0, 4:7, 4:7, 1:4] = 1  # no voxel of the lattice (0, 4)
+    mask[1, 0, 2:6, 3:7, 3:7] = 1  # the voxel (4, 4, 4), and six more latents
+    found = latent_mask(mask, "nearest")
+    assert torch.equal(found[0], latent_mask(mask, "max")[0])
+    assert found[1].sum() == 1
+    assert found[1, 0, 1, 1, 1] == 1
+
+
+def test_intensities_of_a_variant_follow_from_its_number(case: dict) -> None:
+    image = 2 * case["image"] - 1
+    change = VariantIntensityd("image", scale=0.2, shift=0.1)
+    plain, first, again, other = (
+        change({**case, "image": image, "variant": n})["image"] for n in (0, 3, 3, 4)
+    )
+    assert torch.equal(plain, image)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    inner = first.abs() < 1
+    slope, offset = np.polyfit(image[inner].numpy(), first[inner].numpy(), 1)
+    assert 0.8 <= slope <= 1.2
+    assert -0.1 <= offset <= 0.1
+    with pytest.raises(ValueError, match=r"scale must be from 0 to below 1, got 1\.5"):
+        VariantIntensityd("image", scale=1.5)

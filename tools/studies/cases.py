@@ -248,7 +248,6 @@ def subtype_cases(
     ``files`` have ``texture`` as well, a rating from 1 to 5 or a name. ``limit`` is shared equally
     by the subtypes: a rare one keeps all it has.
     """
-    window = (view.scale.low, view.scale.high)
     chosen: list[tuple[Entry, str]] = []
     for number, name in enumerate(SUBTYPES):
         mine = [entry for entry in files if lesion_subtype(entry.get("texture")) == number]
@@ -256,6 +255,19 @@ def subtype_cases(
         chosen += [(entry, name) for entry in (spread(mine, share) if mine else ())]
     if not chosen:
         raise ValueError("dataset must have lesions whose datalist rates their texture")
+    return _crops(chosen, view, bins)
+
+
+def crop_cases(files: Sequence[Entry], view: CropView, bins: int, limit: int | None) -> list[Case]:
+    """Return lesions of any kind, in HU, in the windows of a latent model."""
+    cases = _crops([(entry, "") for entry in spread(files, limit)], view, bins)
+    if len(cases) < 2:
+        raise ValueError(f"limit must leave at least 2 lesions, got {len(cases)}")
+    return cases
+
+
+def _crops(chosen: Sequence[tuple[Entry, str]], view: CropView, bins: int) -> list[Case]:
+    window = (view.scale.low, view.scale.high)
     cases = []
     for entry, name in tqdm(chosen, desc="loading lesions"):
         scan, inside = _lesion_in_hu(entry)

@@ -27,6 +27,8 @@ LUNG_BELOW_HU = -400.0
 KERNEL, SIGMA = 11, 1.5  # of SSIM, as in monai.metrics.SSIMMetric
 LEAST_MSE = 1e-10  # 100 dB: a perfect reconstruction stays a number
 
+FACTOR = 4  # of all autoencoders here
+
 
 class Autoencoder:
     """The autoencoder of a bundle (``autoencoder_def``), with its weights or a training's."""
@@ -45,7 +47,6 @@ class Autoencoder:
         self.network = opened.network("autoencoder_def").to(self.device)
         low, high = opened.get("intensity_range")
         self.intensity_range = float(low), float(high)
-        self.factor = 2 ** (len(opened.get("autoencoder_def#num_channels")) - 1)
         self.facts = {
             "weights_sha256": sha256_file(opened.weights)[:16],
             "parameters": sum(p.numel() for p in self.network.parameters()),
@@ -58,7 +59,7 @@ class Autoencoder:
 
         Sizes that the latents do not divide go on as their mirror image.
         """
-        pad = DivisiblePad(k=self.factor, mode="symmetric", method="end")
+        pad = DivisiblePad(k=FACTOR, mode="symmetric", method="end")
         padded = torch.as_tensor(pad(image[0])).as_subclass(Tensor)[None].to(self.device)
         whole = decode_latents(self.network, encode_latents(self.network, padded))
         height, width, depth = image.shape[2:]

@@ -67,6 +67,7 @@ MEASURES: dict[str, Callable[..., Found]] = {
 
 
 READERS: dict[str, Callable[..., list[Case]]] = {
+    "crops": readers.crop_cases,
     "windows": readers.window_cases,
     "subtypes": readers.subtype_cases,
     "slices": readers.slice_cases,

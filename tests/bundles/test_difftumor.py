@@ -1,0 +1,91 @@
+"""difftumor: published weights fit, organs are tables, and beyond the margin nothing changes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from tests.convert.test_difftumor import (
+    CODES,
+    UNET,
+    lightning,
+    released_autoencoder,
+    released_denoiser,
+    save,
+)
+from tools import synthesize
+from tools.bundle import Bundle
+from tools.convert.difftumor import convert
+from tools.phantoms.abdomen_ct import ORGANS, AbdomenPhantom, abdomen_ct
+from tools.synthesis.arrays import open_synthesizer
+from tools.synthesis.lesion import WindowJob
+
+
+@pytest.fixture(scope="module")
+def phantom() -> AbdomenPhantom:
+    return abdomen_ct(seed=3)
+
+
+@pytest.mark.parametrize("organ", ["liver", "pancreas", "kidney"])
+def test_each_organ_gets_a_tumour_and_nothing_changes_beyond_the_margin(
+    organ: str, phantom: AbdomenPhantom
+) -> None:
+    inside = phantom.organs == ORGANS[organ]
+    image, label, record = synthesize(
+        phantom.image, phantom.affine, organ=inside.astype(np.uint8), organ_name=organ,
+        bundle="difftumor", device="cpu", count=1, seed=1,
+    )  # fmt: skip
+    tumour = label == 2
+    assert tumour.any()
+    assert inside[tumour].all()
+    far = ndimage.distance_transform_edt(~tumour, sampling=2.0) >= 8
+    assert np.array_equal(image[far], phantom.image[far])
+    assert not np.array_equal(image[tumour], phantom.image[tumour])
+    (lesion,) = record["lesions"]
+    assert lesion["class"] == "tumour"
+    assert 0 <= lesion["sampler"]["blend_sigma_mm"] <= 4
+    assert lesion["sampler"]["num_inference_steps"] == 4
+
+
+def test_sizes_of_classes_do_not_go_with_a_diameter() -> None:
+    wrong = "diameter_mm must be left out with shape ellipsoid:tiny,small"
+    with pytest.raises(ValueError, match=wrong):
+        open_synthesizer("difftumor", "cpu", options={"diameter_mm": 12.0})
+    open_synthesizer("difftumor", "cpu", options={"diameter_mm": 12.0, "shape": "ellipsoid"})
+
+
+def test_a_texture_is_refused_where_nothing_can_be_told_it() -> None:
+    job = open_synthesizer("difftumor", "cpu", options={"texture": "mixed"}).get("synthesizer")
+    assert job.textures.names == ["none"]
+    window = np.zeros((48, 48, 48), np.float32)
+    mask = np.zeros((1, 48, 48, 48))
+    mask[0, 20:26, 20:26, 20:26] = 1
+    with pytest.raises(ValueError, match="texture must be none for a network that takes no hist"):
+        job.texturer.sample([WindowJob(window, mask, [1 / 16] * 16, 0, None)])
+
+
+def test_published_weights_fit_and_draw(tmp_path: Path) -> None:
+    autoencoder = save(tmp_path / "a.ckpt", lightning(released_autoencoder()))
+    convert(autoencoder, tmp_path / "autoencoder.pt")
+    content, _ = released_denoiser(4)
+    convert(save(tmp_path / "liver_early.pt", content), tmp_path / "model.pt", autoencoder)
+    changes: dict[str, Any] = {f"network_def#{name}": value for name, value in UNET.items()}
+    changes |= {"autoencoder_def#num_embeddings": CODES}
+    changes |= {"autoencoder_path": str(tmp_path / "autoencoder.pt")}
+    opened = Bundle(
+        "difftumor", "cpu", ["published.json"], tmp_path / "model.pt", ("texturer",), changes
+    )
+    opened.parser["displayable_configs#texture"] = "none"
+    texturer = opened.get("texturer")
+    written = torch.load(tmp_path / "model.pt", weights_only=True)["model"]
+    loaded = texturer.network.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in written.items())
+    mask = np.zeros((1, 32, 32, 32))
+    mask[0, 12:19, 12:19, 12:19] = 1
+    window = np.full((32, 32, 32), 60.0, np.float32)
+    (drawn,) = texturer.sample([WindowJob(window, mask, None, 0, None)])
+    assert np.isfinite(drawn).all()
+    assert (drawn != window).any()
