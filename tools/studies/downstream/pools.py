@@ -233,7 +233,8 @@ def write_subset(
     """
     folder.mkdir(parents=True, exist_ok=True)
     other = entries if validation is None else validation
-    for top in sorted({Path(entry["image"]).parts[0] for entry in (*entries, *other)}):
+    files = [entry[key] for entry in (*entries, *other) for key in ("image", "label")]
+    for top in sorted({Path(file).parts[0] for file in files}):
         link = folder / top
         if not link.is_symlink():
             link.symlink_to((prepared / top).resolve())
