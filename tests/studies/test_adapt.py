@@ -116,7 +116,7 @@ def test_what_cannot_be_adapted(
 def test_a_training_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
 
-    def run(command: list[str], stdout: object, stderr: object, check: bool) -> object:
+    def run(command: list[str], stdout: object, **options: object) -> object:
         commands.append(command)
         stdout.write("some words\nValueError: dataset_dir must exist\n")  # type: ignore[attr-defined]
         return type("Done", (), {"returncode": 1})()

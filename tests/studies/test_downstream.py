@@ -20,9 +20,12 @@ SIZE = 16
 PATIENTS = [f"p{k}" for k in range(6)]
 
 
-def write_nodules(folder: Path, seed: int = 0) -> Path:
-    """Write bright balls in dark noise: four patients to train on, two to test on."""
-    rng, parts = np.random.default_rng(seed), {"training": [], "validation": []}
+def write_nodules(
+    folder: Path, sections: tuple[str, ...] = ("training",) * 4 + ("validation",) * 2
+) -> Path:
+    """Write bright balls in dark noise, a patient each, by section of the datalist."""
+    rng = np.random.default_rng(0)
+    parts: dict[str, list] = {name: [] for name in sections}
     grid = np.indices((SIZE,) * 3)
     folder.mkdir(parents=True)
     for number, patient in enumerate(PATIENTS):
@@ -33,7 +36,7 @@ def write_nodules(folder: Path, seed: int = 0) -> Path:
         for key, array in (("image", values.astype(np.int16)), ("label", ball.astype(np.uint8))):
             entry[key] = f"n{number}_{key}.nii.gz"
             nib.save(nib.Nifti1Image(array, np.eye(4)), folder / entry[key])
-        parts["training" if number < 4 else "validation"].append(entry)
+        parts[sections[number]].append(entry)
     (folder / "datalist.json").write_text(json.dumps(parts))
     return folder
 
@@ -94,6 +97,34 @@ def test_a_study_goes_from_scans_to_effects_and_is_made_once(
     (tmp_path / "preset.json").write_text(json.dumps(content))
     assert main(words) == 1
     assert "out must hold runs of one preset" in capsys.readouterr().err
+
+
+def test_a_loop_turns_misses_into_requests_and_says_what_they_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, out = write_nodules(tmp_path / "real", sections=("training",) * 6), tmp_path / "out"
+    preset = json.loads(small_preset(tmp_path / "preset.json").read_text())
+    preset["pools"]["normal"] = preset["pools"].pop("hand") | {"count": 4}
+    preset["arms"] = {"P": {}}
+    (tmp_path / "preset.json").write_text(json.dumps(preset))
+    words = ["study", "loop", str(real), "--out", str(out), "--device", "cpu", "--folds", "2"]
+    words += ["--preset", str(tmp_path / "preset.json"), "--seeds", "1"]
+    assert main([*words, "--ratios", "1"]) == 0
+    found = json.loads((out / "results.json").read_text())
+    assert [group["arm"] for group in found["groups"]] == ["P", "R100"]
+    effect = found["groups"][1]["classes"]["nodule"]["dice"]["effect"]
+    assert effect["patients"] == 6  # each is tested once
+    for number in (1, 2):
+        fold = out / f"fold_{number}"
+        lists = json.loads((fold / "data" / "datalist.json").read_text())
+        sides = [{each["patient"] for each in lists[k]} for k in ("training", "validation")]
+        assert not sides[0] & sides[1]
+        sizes = json.loads((fold / "misses.json").read_text())["sizes"]
+        assert sum(part["lesions"] for part in sizes) == 3  # of the training cases alone
+        rule = json.loads((fold / "pools" / "normal" / "pool.json").read_text())
+        assert rule["sizes"] == [[part["weight"], *part["size_mm"]] for part in sizes]
+    assert main([*words, "--ratios", "2,1"]) == 1
+    assert "ratios must rise from above 0" in capsys.readouterr().err
 
 
 def test_equal_seeds_give_equal_networks(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tools.commands.arguments import Number, Seed
 from tools.commands.result import Result
 
-__all__ = ["adapt", "study_segmentation"]
+__all__ = ["adapt", "study_loop", "study_segmentation"]
 
 
 def adapt(
@@ -141,4 +141,55 @@ def study_segmentation(
             make_runs(work, mine, workers)
         results = gather(design, metrics_of(work))
         lines = write_pages(folder, design, results)
+    return Result("\n".join([*lines, "", f"open {out}/results.html"]), {"out": out, **results})
+
+
+def study_loop(
+    datalist: str,
+    out: str,
+    preset: str = "lung_small",
+    folds: Number = 3,
+    ratios: Sequence[float] = (0.5, 1, 2),
+    seeds: Number = 3,
+    workers: Number = 1,
+    device: str = "auto",
+) -> Result:
+    """Find out whether synthetic lesions help on your own cases, and how many.
+
+    Your patients are divided into folds. In each, a network is trained on the other folds' cases,
+    the lesions that such networks miss there are turned into sizes that are asked for, lesions of
+    these sizes are put into healthy surroundings of the same cases, and the network is trained
+    again with more and more of them. The fold itself is only measured. For each ratio one verdict:
+    helps, no difference or harms, with its interval; after one that harms no higher one is tried.
+
+    Example: python -m tools study loop --datalist mine/datalist.json --out out/loop
+
+    Each step is kept, so the same command goes on after an interruption. The generators are used
+    as they are shipped: patients they were trained on must not be among yours.
+
+    Args:
+        datalist: scans with lesion masks and the patient of each, section training.
+        out: folder to write: results.html, results.md, results.csv, results.json, results.png;
+            fold_1, ... with misses.json and the runs; data (cases as the network sees them).
+        preset: what is trained and what draws lesions, as of study segmentation.
+        folds: of patients, 2 or more.
+        ratios: synthetic cases per real one, rising.
+        seeds: how many networks of each.
+        workers: runs made at once.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from pathlib import Path
+
+    from tools.files import claimed, require_apart
+    from tools.studies.downstream.design import read_design
+    from tools.studies.downstream.loop import Loop, run_loop
+    from tools.studies.downstream.page import FILES, write_pages
+
+    design = read_design("segmentation", preset, seeds=seeds)
+    source = Path(datalist)
+    require_apart(out, [source if source.is_dir() else source.parent])
+    loop = Loop(design, folds, tuple(float(ratio) for ratio in ratios), device, workers)
+    with claimed(out, (*FILES, "data", "fold_*")) as folder:
+        tried, results = run_loop(source, folder, loop)
+        lines = write_pages(folder, tried, results)
     return Result("\n".join([*lines, "", f"open {out}/results.html"]), {"out": out, **results})

@@ -92,7 +92,7 @@ def effect(
         "effect": float(np.nanmean(change)),
         "low": low,
         "high": high,
-        "p_wilcoxon": _p(lambda: wilcoxon(of_patients), np.any(of_patients != 0)),
+        "p_wilcoxon": _p(lambda: wilcoxon(of_patients), bool(np.any(of_patients))),
         "p_mann_whitney": _p(lambda: mannwhitneyu(*means), len(means[0]) > 1),
         "seeds": len(change),
         "patients": len(of_patients),

@@ -22,7 +22,7 @@ from tools.studies.downstream.effects import (
 )
 from tools.studies.tables import ABSENT, grid
 
-__all__ = ["FILES", "gather", "write_pages"]
+__all__ = ["FILES", "gather", "gather_folds", "write_pages"]
 
 FILES = ("study.json", "results.json", "results.csv", "results.md", "results.png", "results.html")
 MEASURES = {"dice": "Dice", "nsd": "NSD", "sensitivity": "found"}
@@ -38,7 +38,17 @@ def gather(design: Design, metrics: Mapping[Run, Path]) -> dict[str, Any]:
         metrics: file of each run; those that are not there yet are left out, and an arm is compared
             with the one without synthetic cases on the seeds that both have.
     """
-    made = {run: read_object(path, "out") for run, path in metrics.items() if path.is_file()}
+    return gather_folds(design, [metrics])
+
+
+def gather_folds(design: Design, folds: Sequence[Mapping[Run, Path]]) -> dict[str, Any]:
+    """Return the same of several folds: the cases of all of them are those of one run.
+
+    A run that a fold lacks is left out in all.
+    """
+    metrics = folds[0]
+    there = [run for run in metrics if all(fold[run].is_file() for fold in folds)]
+    made = {run: _joined([read_object(fold[run], "out") for fold in folds]) for run in there}
     results: dict[str, Any] = {
         "title": design.preset["title"],
         "protocol": design.preset["protocol"],
@@ -55,6 +65,20 @@ def gather(design: Design, metrics: Mapping[Run, Path]) -> dict[str, Any]:
                 found = _group(design, *pair, arm == BASELINE)
                 results["groups"].append({"fraction": fraction, "arm": arm, **found})
     return results
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the metrics of a run over all folds; numbers of cases are means."""
+    if len(parts) == 1:
+        return parts[0]
+    names = parts[0]["synthetic"]
+    return {
+        **{key: float(np.mean([part[key] for part in parts])) for key in ("real", "patients")},
+        "seconds": float(sum(part["seconds"] for part in parts)),
+        "synthetic": {k: float(np.mean([part["synthetic"][k] for part in parts])) for k in names},
+        "losses": np.mean([part["losses"] for part in parts], axis=0).tolist(),
+        "cases": [row for part in parts for row in part["cases"]],
+    }
 
 
 def _group(

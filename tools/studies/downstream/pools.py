@@ -7,6 +7,8 @@ A pool of a preset says how its cases are made:
 * ``bundle`` and ``method``: what draws textures; ``options``: of ``synthesize``, in which
   ``{subset}`` is the folder of the real cases of a run, and ``{training}`` that of all training
   cases, which under the protocol ``user`` shapes may come from, as those of a bundle do;
+* ``sizes``: weight, smallest and largest diameter of each part of a mix, in place of the option
+  ``diameter_mm``;
 * ``amp``: false computes textures in float32; many processors are slow in bfloat16;
 * ``count``: cases of a pool at normal sites; ``near_mm``: how far from the middle of a site a
   lesion lies at most, null: anywhere in the organ;
@@ -122,7 +124,8 @@ class Pool:
             return
         numbers = [k for k in range(self.rule["count"]) if not self._done(f"{k:05d}")]
         if numbers:
-            job = replace(self.synthesizer(), count=1)
+            sizes = tuple(tuple(map(float, part)) for part in self.rule.get("sizes", []))
+            job = replace(self.synthesizer(), count=1, sizes=sizes or None)
             for number in tqdm(numbers, self.place.name):
                 self._put(number, sites[number % len(sites)](), job)
 
@@ -230,7 +233,8 @@ def write_subset(
     """
     folder.mkdir(parents=True, exist_ok=True)
     other = entries if validation is None else validation
-    for top in sorted({Path(entry["image"]).parts[0] for entry in (*entries, *other)}):
+    files = [entry[key] for entry in (*entries, *other) for key in ("image", "label")]
+    for top in sorted({Path(file).parts[0] for file in files}):
         link = folder / top
         if not link.is_symlink():
             link.symlink_to((prepared / top).resolve())

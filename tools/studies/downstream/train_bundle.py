@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+import tools
 from tools.bundle import find_bundle, read_weights
 from tools.checkpoints import saved_checkpoints
 from tools.files import new_file
@@ -63,8 +65,11 @@ def train_bundle(
         command += [f"--{key}", text]
     logger.info("training %s on %s", folder.name, dataset_dir)
     log = out / "train.log"
+    # found there, too, where this package is not installed and the command runs elsewhere
+    paths = [str(Path(tools.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    known = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with log.open("a") as stream:
-        done = subprocess.run(command, stdout=stream, stderr=stream, check=False)
+        done = subprocess.run(command, stdout=stream, stderr=stream, check=False, env=known)
     if done.returncode:
         lines = log.read_text(errors="replace").strip().splitlines()
         raise ValueError(f"bundle must train, got {bundle}: {lines[-1] if lines else 'no word'}")
