@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from scipy import ndimage
 
 from tests.bundles.runs import (
     FEW_STEPS,
@@ -42,12 +43,14 @@ def tiny_weights(folder: Path) -> str:
 
 
 def check_lesions_only(entries: list[dict[str, Any]], folder: Path) -> None:
-    """Compare results with their scans: all is as it was, but infarct and no-reflow are new."""
+    """Compare results with their scans: 2 mm off infarct and no-reflow all is as it was."""
     for entry in entries:
         before, label, after = written(entry, folder)
         assert after.dtype == before.dtype == np.int16
         inside = np.isin(label, (3, 4))
-        assert np.array_equal(after[~inside], before[~inside])
+        spacing = nib.load(entry["image"]).header.get_zooms()[:3]
+        far = ndimage.distance_transform_edt(~inside, sampling=spacing) >= 2
+        assert np.array_equal(after[far], before[far])
         assert (after[inside] != before[inside]).mean() > 0.9
         assert after[inside].min() >= before.min()
         assert after[inside].max() <= before.max()
@@ -156,5 +159,7 @@ def test_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     names = run_example("lefusion_emidec", **{"displayable_configs#num_inference_steps": 2})
     heart, masks, synthetic = (names[key] for key in ("heart", "masks", "synthetic"))
     inside = masks.amax(1, keepdim=True).expand_as(synthetic) > 0
-    assert torch.equal(synthetic[~inside], heart.expand_as(synthetic)[~inside])
+    # a rim of 2 mm is one voxel of 1.5 mm within the slice
+    near = torch.nn.functional.max_pool3d(inside.float(), (3, 3, 1), 1, (1, 1, 0)) > 0
+    assert torch.equal(synthetic[~near], heart.expand_as(synthetic)[~near])
     assert bool((synthetic[inside] != heart.expand_as(synthetic)[inside]).all())
