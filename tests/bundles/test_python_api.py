@@ -11,6 +11,7 @@ from tests.bundles.runs import NAMES, run_example
 
 STEPS = {"displayable_configs#num_inference_steps": 2}
 QUICK = {"hr_ldm": STEPS | {"inferer#inferer#fewest_steps": 2}}
+MARGINS = [("lefusion_lidc", 2), ("hr_ldm", 3), ("difftumor", 3)]
 QUICK |= {"difftumor": {"displayable_configs#num_inference_steps": 4}}
 
 
@@ -26,9 +27,7 @@ def test_loaded_network_has_the_shipped_weights(name: str) -> None:
 
 
 # round a lesion lies a rim that is drawn, or in which the decoder blends
-@pytest.mark.parametrize(
-    ("name", "margin"), [("lefusion_lidc", 2), ("hr_ldm", 3), ("difftumor", 3)]
-)
+@pytest.mark.parametrize(("name", "margin"), MARGINS)
 def test_example_of_the_readme_changes_the_lesion_only(name: str, margin: int) -> None:
     names = run_example(name, **QUICK.get(name, STEPS))
     scan, lesion_mask, synthetic = (names[key] for key in ("scan", "lesion_mask", "synthetic"))

@@ -155,5 +155,5 @@ def test_intensities_of_a_variant_follow_from_its_number(case: dict) -> None:
     slope, offset = np.polyfit(image[inner].numpy(), first[inner].numpy(), 1)
     assert 0.8 <= slope <= 1.2
     assert -0.1 <= offset <= 0.1
-    with pytest.raises(ValueError, match="scale must be from 0 to below 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"scale must be from 0 to below 1, got 1\.5"):
         VariantIntensityd("image", scale=1.5)
