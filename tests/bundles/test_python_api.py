@@ -9,6 +9,8 @@ from torch.nn import functional
 
 from tests.bundles.runs import NAMES, POSTFIX, QUICK, run_example
 
+MARGINS = [("lefusion_lidc", 2), ("hr_ldm", 3), ("difftumor", 3)]
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loaded_network_has_the_shipped_weights(name: str) -> None:
@@ -22,9 +24,7 @@ def test_loaded_network_has_the_shipped_weights(name: str) -> None:
 
 
 # round a lesion lies a rim that is drawn, or in which the decoder blends
-@pytest.mark.parametrize(
-    ("name", "margin"), [("lefusion_lidc", 2), ("hr_ldm", 3), ("difftumor", 3)]
-)
+@pytest.mark.parametrize(("name", "margin"), MARGINS)
 def test_example_of_the_readme_changes_the_lesion_only(name: str, margin: int) -> None:
     names = run_example(name, **QUICK[name])
     scan, lesion_mask, synthetic = (names[key] for key in ("scan", "lesion_mask", "synthetic"))

@@ -42,8 +42,8 @@ def abdomen_ct(
     """Compute a CT of an adult's upper abdomen in the portal-venous phase.
 
     The anatomy (``abdomen.json``) is defined in mm, so grids of any spacing show the same body, as
-    :func:`tools.phantoms.chest_ct.chest_ct` has it. The default grid is 352 x 264 x 240
-    mm, its middle at ``centre_mm``.
+    :func:`tools.phantoms.chest_ct.chest_ct` has it. The default grid is 352 x 264 x 240 mm; its
+    middle lies at ``centre_mm``.
 
     Raises:
         ValueError: if ``shape`` has an axis below 8 voxels, or the spacing is not positive.

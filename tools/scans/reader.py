@@ -40,9 +40,7 @@ ITK_PREAMBLE = re.compile(r".*\bERROR: (\w+\(0x[0-9a-f]+\): )?")  # its source f
 FLATTEST = 1e-3  # volume of a voxel as a share of the product of its edges
 CHUNK = 1 << 22
 SMALLEST_RANGE_HU = 50  # of any piece of a patient; scaled images span 1 or 2
-LEAST_FAT_HU = (
-    -25
-)  # of a CT whose highest values are those of bone, some voxel is below, in crops too
+LEAST_FAT_HU = -25  # of a CT whose highest values are those of bone, some voxel is below
 BONE_HU = 1200
 
 logger = logging.getLogger(__name__)
