@@ -24,7 +24,7 @@ __all__ = ["BOX_MODES", "FORMS", "export_detection", "find_objects", "world_box"
 FORMS = ("monai", "nndetection")
 BOX_MODES = ("cccwhd", "xyzxyz")
 COORDINATES = ("RAS", "LPS")
-OWNS = ("dataset*.json", RECORD_NAME, "splits_final.pkl", f"images??/*{ENDING}")
+OWNS: tuple[str, ...] = ("dataset*.json", RECORD_NAME, "splits_final.pkl", f"images??/*{ENDING}")
 OWNS += (f"labels??/*{ENDING}", "labels??/*.json")
 
 

@@ -139,9 +139,9 @@ def write_tumour_rois(out_dir: str | Path, seed: int = 0) -> dict[str, Any]:
         (tumour,) = draw_tumours(body, organ, 1, (8, 20))
         grid = ((TUMOUR_ROI_SIZE,) * 3, 1.0)
         window = abdomen_ct(*grid, body, [tumour], tumour.site_mm)
-        volumes = {"image": window.image, "label": window.lesion_mask}
-        facts = {"organ": organ, "patient": f"phantom_{body}"}
-        entry = write_case(folder, f"rois/phantom_{index:03d}", volumes, window.affine, **facts)
+        volumes: dict[str, np.ndarray] = {"image": window.image, "label": window.lesion_mask}
+        name, patient = f"rois/phantom_{index:03d}", f"phantom_{body}"
+        entry = write_case(folder, name, volumes, window.affine, organ=organ, patient=patient)
         written[section].append(entry)
     return write_datalist(folder, "phantom abdominal tumours", written)
 
@@ -197,10 +197,9 @@ def write_healthy_rois(out_dir: str | Path, count: int = 6, seed: int = 0) -> di
         body = 1000 * seed + 500 + number
         (inside,) = draw_nodules(body, 1)
         window = chest_ct((HEALTHY_ROI_SIZE,) * 3, 1.0, body, inside.site_mm)
-        volumes = {"image": window.image, "organ_mask": window.lung_mask}
-        name = f"rois/phantom_normal_{number:03d}"
-        facts = {"patient": f"phantom_{body}"}
-        entries.append(write_case(folder, name, volumes, window.affine, **facts))
+        volumes: dict[str, np.ndarray] = {"image": window.image, "organ_mask": window.lung_mask}
+        name, patient = f"rois/phantom_normal_{number:03d}", f"phantom_{body}"
+        entries.append(write_case(folder, name, volumes, window.affine, patient=patient))
     return write_datalist(folder, "healthy phantom lungs", {"normal": entries})
 
 

@@ -145,9 +145,11 @@ def taken_out(case: Case, organ: Organ | None = None) -> Case:
         healed = heal(case.image, case.lesion, spacing, rng, HEALED_MM)
     else:
         scan, label, affine, grid, lesions = case.native
-        parts = (np.isin(label, values) for values in (lesions, organ.wall, organ.cavity))
+        lesion, wall, cavity = (
+            np.isin(label, values) for values in (lesions, organ.wall, organ.cavity)
+        )
         # on the scan's own grid: a window has interpolated the lesion into its surroundings
-        whole = heal_wall(np.asarray(scan), *parts, affine, rng, HEALED_MM)
+        whole = heal_wall(np.asarray(scan), lesion, wall, cavity, affine, rng, HEALED_MM)
         healed = HuWindow(*case.scale).scaled(cut_window(whole, affine, grid))
     # what is not healed stays, bit for bit; noise must not leave the range of a scaled image
     low, high = case.value_range if case.value_range == SCALED else (-np.inf, np.inf)

@@ -122,8 +122,8 @@ class Redraw:
         rng = self._chance(real)
         if not self.organ.wall:
             return heal(image, mask, scan.spacing_mm, rng, self.margin_mm)
-        parts = (np.isin(labels, values) for values in (self.organ.wall, self.organ.cavity))
-        return heal_wall(image, mask, *parts, scan.affine, rng, self.margin_mm)
+        wall, cavity = (np.isin(labels, part) for part in (self.organ.wall, self.organ.cavity))
+        return heal_wall(image, mask, wall, cavity, scan.affine, rng, self.margin_mm)
 
     def put_back(self, real: Real) -> Crop:
         """Return the real lesion in healed surroundings."""

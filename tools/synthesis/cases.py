@@ -137,7 +137,8 @@ def open_cases(
         logger.warning("no scan given: running on the phantom in %s", folder)
         found = [case for case in find_cases(folder) if case.path.name.endswith("_image.nii.gz")]
     else:
-        found = find_cases(scan, **{key: value or None for key, value in options.items()})
+        given: dict[str, Any] = {key: value or None for key, value in options.items()}
+        found = find_cases(scan, **given)
     return with_masks(found, organ_mask, lesion_mask)
 
 

@@ -9,7 +9,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Orientation, ResampleToMatch, Spacing
-from monai.utils import convert_to_tensor
+from monai.utils import convert_to_tensor, ensure_tuple
 from torch import Tensor
 
 from tools.transforms import EachKey
@@ -108,7 +108,7 @@ class OnVoxelsd(EachKey):
         pixdim = [-1.0 if size is None else float(size) for size in sizes]
         self.turn = Orientation(axcodes="RAS", labels=None)
         self.resample = None if max(pixdim) < 0 else Spacing(pixdim)
-        self.mask_keys = {mask_keys} if isinstance(mask_keys, str) else set(mask_keys)
+        self.mask_keys = set(ensure_tuple(mask_keys))
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         turned = self.turn(sample[key])

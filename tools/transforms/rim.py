@@ -85,7 +85,7 @@ class HealedSurroundingsd(EachKey):
         image, label = convert_to_tensor(sample[key]), sample[self.mask_key]
         labels = convert_to_tensor(label).cpu().numpy()
         lesion = labels > 0 if self.classes is None else np.isin(labels, self.classes)
-        inside = lesion.any(0)
+        inside = np.asarray(lesion.any(0))
         rng = np.random.default_rng(int(inside.sum()))
         parts = [self._healed(x.cpu().numpy(), inside, labels, label, rng) for x in image]
         sample[self.healed_key] = torch.from_numpy(np.stack(parts))
@@ -100,7 +100,9 @@ class HealedSurroundingsd(EachKey):
     ) -> np.ndarray:
         if self.wall is None:
             return heal(image, inside, self.spacing_mm, rng, self.margin_mm)
-        wall, cavity = (np.isin(labels, part).any(0) for part in (self.wall, self.cavity))
+        wall, cavity = (
+            np.asarray(np.isin(labels, part).any(0)) for part in (self.wall, self.cavity)
+        )
         affine = np.asarray(placed.affine, float)
         return heal_wall(image, inside, wall, cavity, affine, rng, self.margin_mm)
 
@@ -141,14 +143,15 @@ class HealedTissued(HealedSurroundingsd):
         image, label = sample[key], sample[self.mask_key]
         labels = convert_to_tensor(label).cpu().numpy()
         lesion = labels > 0 if self.classes is None else np.isin(labels, self.classes)
+        inside = np.asarray(lesion.any(0))
         before = convert_to_tensor(image).cpu().float().numpy()[0]
         affine = getattr(image, "affine", None)
         spacing = (1.0,) * 3 if affine is None else tuple(voxel_sizes(np.asarray(affine, float)))
         if self.wall is None:
-            after = self._pieces(before, lesion.any(0), spacing)
+            after = self._pieces(before, inside, spacing)
         else:
-            rng = np.random.default_rng(int(lesion.any(0).sum()))
-            after = self._healed(before, lesion.any(0), labels, label, rng)
+            rng = np.random.default_rng(int(inside.sum()))
+            after = self._healed(before, inside, labels, label, rng)
         changed = torch.from_numpy(after != before)[None].to(image.device)
         values = torch.from_numpy(after)[None].to(image.device)[changed]
         result = image.clone()

@@ -125,16 +125,16 @@ def case_loaders(folder: Path, section: str) -> dict[str, Callable[[], Case]]:
 def _read(folder: Path, path: Path, entry: Mapping[str, Any]) -> Case:
     files = (listed_path(entry.get(key), key, folder, path) for key in ("image", "label"))
     image, label = (nib.load(file) for file in files)
-    known = np.ones(image.shape, bool)  # type: ignore[attr-defined]
+    known = np.ones(image.shape, bool)
     if "known" in entry:
         known[:] = False
         known[tuple(slice(*ends) for ends in entry["known"])] = True
     return Case(
         case_name(entry),
         str(entry["patient"]),
-        np.asarray(image.dataobj),  # type: ignore[attr-defined]
-        np.asarray(label.dataobj).astype(np.uint8),  # type: ignore[attr-defined]
-        np.asarray(image.affine, float),  # type: ignore[attr-defined]
+        np.asarray(image.dataobj),
+        np.asarray(label.dataobj).astype(np.uint8),
+        np.asarray(image.affine, float),
         known,
     )
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,12 +124,12 @@ class Pool:
             return
         numbers = [k for k in range(self.rule["count"]) if not self._done(f"{k:05d}")]
         if numbers:
-            sizes = tuple(tuple(map(float, part)) for part in self.rule.get("sizes", []))
+            sizes = tuple((float(a), float(b), float(c)) for a, b, c in self.rule.get("sizes", []))
             job = replace(self.synthesizer(), count=1, sizes=sizes or None)
             for number in tqdm(numbers, self.place.name):
                 self._put(number, sites[number % len(sites)](), job)
 
-    def read(self, names: Sequence[str] | None = None) -> Iterator[Case]:
+    def read(self, names: Collection[str] | None = None) -> Iterator[Case]:
         """Yield the cases that are there, of some names or all."""
         paths = sorted(self.place.glob("*_image.nii.gz"))
         for path in paths:

@@ -172,12 +172,13 @@ def measure(
         start = time.perf_counter()
         with torch.inference_mode():
             logits = inferer(scaled(case, settings)[None].to(device), network)
-        predicted = logits.argmax(1)[0].cpu().numpy()
+        predicted = logits.argmax(1)[0].cpu().numpy()  # type: ignore[union-attr]
         label = numbered(case.label, classes)[0].numpy()
         row: dict[str, Any] = {"name": case.name, "patient": case.patient, "classes": {}}
         for number, name in enumerate(classes, 1):
-            pair = ((part == number) & case.known for part in (predicted, label))
-            row["classes"][name] = _compared(*pair, case.spacing_mm, settings["tolerance_mm"])
+            got, wanted = ((part == number) & case.known for part in (predicted, label))
+            tolerance = settings["tolerance_mm"]
+            row["classes"][name] = _compared(got, wanted, case.spacing_mm, tolerance)
         row["seconds"] = round(time.perf_counter() - start, 3)
         yield row
 
