@@ -84,7 +84,8 @@ def test_hearts_take_the_same_call() -> None:
         scan.stored, scan.affine, organ=np.asarray(organ.dataobj), bundle="lefusion_emidec", **FAST
     )
     assert (made != scan.stored)[label > 2].any()
-    assert not (made != scan.stored)[label <= 2].any()
+    away = ndimage.distance_transform_edt(label <= 2, sampling=voxel_sizes(scan.affine)) >= 2
+    assert not (made != scan.stored)[away].any()
     assert record["lesions"][0]["diameter_kind"] == "enclosing_sphere"
 
 

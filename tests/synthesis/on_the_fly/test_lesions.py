@@ -203,7 +203,9 @@ def test_hearts() -> None:
     changed = made["image"] != given["image"]
     lesion = made["label"] >= 3
     assert lesion.any()
-    assert not (changed & ~lesion).any()
+    spacing = voxel_sizes(heart.affine)
+    away = ndimage.distance_transform_edt(~lesion[0].numpy(), sampling=spacing) >= 2
+    assert not changed[0].numpy()[away].any()
     assert bool((given["label"][lesion] == 2).all())
     assert torch.equal(made["label"][~lesion], given["label"][~lesion])
 
