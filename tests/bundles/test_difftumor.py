@@ -22,6 +22,7 @@ from tools.convert.difftumor import convert
 from tools.phantoms.abdomen_ct import ORGANS, AbdomenPhantom, abdomen_ct
 from tools.synthesis.arrays import open_synthesizer
 from tools.synthesis.lesion import WindowJob
+from tools.synthesis.view import CropView
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_each_organ_gets_a_tumour_and_nothing_changes_beyond_the_margin(
     assert not np.array_equal(image[tumour], phantom.image[tumour])
     (lesion,) = record["lesions"]
     assert lesion["class"] == "tumour"
-    assert 0 <= lesion["sampler"]["blend_sigma_mm"] <= 4
+    assert 0 <= lesion["sampler"]["blend_sigma_mm"] <= 1
     assert lesion["sampler"]["num_inference_steps"] == 4
 
 
@@ -89,3 +90,9 @@ def test_published_weights_fit_and_draw(tmp_path: Path) -> None:
     (drawn,) = texturer.sample([WindowJob(window, mask, None, 0, None)])
     assert np.isfinite(drawn).all()
     assert (drawn != window).any()
+
+
+@pytest.mark.parametrize("sigma", [(2, 1), -1.0, (0, 1, 2)])
+def test_blending_is_one_number_or_two(sigma: object) -> None:
+    with pytest.raises(ValueError, match="blend_sigma_mm must be one number or two of at least 0"):
+        CropView((-175, 250), (-175, 250), blend_sigma_mm=sigma)  # type: ignore[arg-type]

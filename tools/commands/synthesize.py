@@ -48,6 +48,7 @@ def synthesize(
     jump_length: Number | None = None,
     jump_n_sample: Number | None = None,
     margin_mm: float | None = None,
+    blend_sigma_mm: float | tuple[float, float] | None = None,
     attempts: Number | None = None,
     if_impossible: str | None = None,
     fill_nan: str | None = None,
@@ -148,6 +149,8 @@ def synthesize(
         jump_n_sample: times each stretch is walked; 1 means no jumps back; default: the bundle's.
         margin_mm: width of the rim round the label that changes too, as a scanner blurs a lesion
             into its surroundings; 0: nothing outside the label; default: the bundle's.
+        blend_sigma_mm: smallest,largest standard deviation of the Gaussian that softens the mask of
+            a tumour to blend it in, drawn for each; DiffTumor's are 0,4; default: the bundle's.
         attempts: samples per lesion at most, where the result misses its histogram by a
             Jensen-Shannon divergence above 0.04 nats; the best is kept.
         if_impossible: what becomes of a scan in which not all lesions fit: error; fewer, those

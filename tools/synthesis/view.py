@@ -240,7 +240,7 @@ class CropView:
         smallest: int = 64,
         spacing_mm: float = 1.0,
         margin_mm: float = 3.0,
-        blend_sigma_mm: Sequence[float] | None = None,
+        blend_sigma_mm: float | Sequence[float] | None = None,
     ) -> None:
         numbers = {"step": step, "smallest": smallest, "spacing_mm": spacing_mm}
         for name, value in numbers.items():
@@ -257,12 +257,7 @@ class CropView:
             raise ValueError(
                 f"intensity_range must be two HU, lowest first, got {list(intensity_range)}"
             )
-        low, high = (0.0, 0.0) if blend_sigma_mm is None else blend_sigma_mm
-        if not 0 <= low <= high:
-            raise ValueError(
-                f"blend_sigma_mm must be two numbers of at least 0, smallest first, got {low, high}"
-            )
-        self.blend_sigma_mm = None if blend_sigma_mm is None else (float(low), float(high))
+        self.blend_sigma_mm = None if blend_sigma_mm is None else _sigmas(blend_sigma_mm)
         self.scale = HuWindow(float(window_hu[0]), float(window_hu[1]))
         self.range = UnitWindow(float(intensity_range[0]), float(intensity_range[1]))
         self.step, self.context, self.smallest = step, context, smallest
@@ -394,6 +389,15 @@ class SlicesView:
         assert canvas.scale is not None
         masks = draw(canvas.grid)
         return LesionWindow(canvas.grid, canvas.image, masks, canvas.scale, canvas.seen)
+
+
+def _sigmas(value: float | Sequence[float]) -> tuple[float, float]:
+    numbers = np.ravel(value).astype(float).tolist()
+    if len(numbers) not in (1, 2) or not 0 <= numbers[0] <= numbers[-1] < np.inf:
+        raise ValueError(
+            f"blend_sigma_mm must be one number or two of at least 0, smallest first, got {value}"
+        )
+    return numbers[0], numbers[-1]
 
 
 def _no_voxel(point_mm: object) -> ValueError:
