@@ -46,9 +46,13 @@ class PlainFactorisedUNet(FactorisedUNet):
         torch.Size([1, 1, 8, 8, 4])
     """
 
-    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, timesteps: Tensor | None = None, condition: Tensor | None = None
+    ) -> Tensor:
         """Return the predicted noise; see :meth:`FactorisedUNet.forward`."""
         self._check(x, condition)
+        if timesteps is None:
+            timesteps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         embedding = self._embed(timesteps, condition, x.dtype)
         bias = self.time_rel_pos_bias(x.shape[-1])
         hidden = self._convolve(self.init_conv, rearrange(x, "b c h w d -> b c d h w"))

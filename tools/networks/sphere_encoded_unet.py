@@ -63,7 +63,9 @@ class SphereEncodedUNet(FactorisedUNet):
         self.out_channels = out_channels
         self.sphere_inside, self.sphere_outside = float(sphere_inside), float(sphere_outside)
 
-    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, timesteps: Tensor | None = None, condition: Tensor | None = None
+    ) -> Tensor:
         """Return the predicted noise, ``(B, out_channels, H, W, D)``, in the dtype of ``x``.
 
         A region of zeros means no sphere; the condition is ignored: the published network has none.
