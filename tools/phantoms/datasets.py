@@ -136,8 +136,8 @@ def write_tumour_rois(out_dir: str | Path, seed: int = 0) -> dict[str, Any]:
         (tumour,) = draw_tumours(body, organ, 1, (8, 20))
         grid = ((TUMOUR_ROI_SIZE,) * 3, 1.0)
         window = abdomen_ct(*grid, body, [tumour], tumour.site_mm)
-        volumes = {"image": window.image, "label": window.lesion_mask}
-        facts = {"organ": organ, "patient": f"phantom_{body}"}
+        volumes: dict[str, Any] = {"image": window.image, "label": window.lesion_mask}
+        facts: dict[str, Any] = {"organ": organ, "patient": f"phantom_{body}"}
         entry = write_case(folder, f"rois/phantom_{index:03d}", volumes, window.affine, **facts)
         written[section].append(entry)
     return write_datalist(folder, "phantom abdominal tumours", written)

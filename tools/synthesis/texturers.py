@@ -159,9 +159,9 @@ class DiffusionTexturer:
             rows = [[*row, job.subtype] for row, job in zip(rows, jobs, strict=True)]
         channels = np.stack([self._channels(job) for job in jobs])
         inputs = torch.as_tensor(channels, dtype=torch.float32, device=self.device)
-        condition = torch.tensor(rows, dtype=torch.float32, device=self.device)
-        if self.presets is NO_CONTROL:
-            condition = None
+        condition = None
+        if self.presets is not NO_CONTROL:
+            condition = torch.tensor(rows, dtype=torch.float32, device=self.device)
         with torch.inference_mode():
             output = self.inferer(inputs, self.network, condition, seeds=[job.seed for job in jobs])
         return output[:, 0].cpu().numpy()  # combined classes are in all channels
