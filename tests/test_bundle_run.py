@@ -164,7 +164,8 @@ def test_what_is_no_number_is_refused(option: str) -> None:
         require_known_options(words)
     assert str(caught.value).startswith(option[2:].split(" ")[0])
     require_known_options([*words[:-1], "'$2 * 3'"])
-    require_known_options([*words[:-1], "None"])
+    if "--seed" not in option:  # 0 would be taken for it
+        require_known_options([*words[:-1], "None"])
 
 
 def test_other_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,6 @@ def small_forests() -> Iterator[None]:
     """Let forests, bootstraps and halvings be few: enough for sets that are far apart or alike."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tools.studies.two_sample.TREES", 10)
-        patch.setattr("tools.studies.two_sample.RESAMPLES", 30)
+        patch.setattr("tools.studies.statistics.INTERVAL_DRAWS", 30)
         patch.setattr("tools.studies.judge.SPLITS", 5)
         yield

@@ -34,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(textures, "network_test", partial(classify.network_test, epochs=1))
     monkeypatch.setattr(shapes, "MASK_EPOCHS", 1)
     monkeypatch.setattr(shapes, "SWEPT_MM", (6.0,))
-    monkeypatch.setattr(statistics, "RESAMPLES", 4)
+    monkeypatch.setattr(statistics, "ERROR_DRAWS", 4)
 
 
 def evaluated(out: Path, *words: object) -> dict[str, Any]:
