@@ -14,6 +14,7 @@ from tools.release.pack import RUNTIME as PACKED
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"files", "checkpoints", "losses", "schedules", "networks", "transforms", "metrics"}
 LEAVES |= {"handlers", "phantoms", "histograms", "intensity", "windows", "bundle", "kinds"}
+LEAVES |= {"sentences"}
 RUNTIME = LEAVES | {"packed_code", "bundle_run", "prepare_batch", "inferers"}
 RUNTIME |= {"organs", "scans", "shapes", "synthesis", "dicom"}
 # of the part scans, these know nothing but arrays and files

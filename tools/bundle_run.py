@@ -29,7 +29,7 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from monai.utils import ensure_tuple
 from tqdm import tqdm
 
-from tools.files import error_line
+from tools.sentences import error_line
 
 __all__ = ["as_command", "require_known_options", "sentence"]
 

@@ -25,7 +25,7 @@ from tools.commands.arguments import Commands, UsageError, find, understood
 from tools.commands.completion import completion
 from tools.commands.manual import PROGRAM, manual
 from tools.commands.result import Result
-from tools.files import error_line
+from tools.sentences import error_line
 
 __all__ = ["main"]
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import __version__
+from tools.sentences import short
 
 __all__ = [
     "DATASET_DIR",
@@ -29,7 +30,6 @@ __all__ = [
     "claimed",
     "clear_leftovers",
     "different_names",
-    "error_line",
     "listed_path",
     "mark_folder",
     "new_file",
@@ -45,7 +45,6 @@ __all__ = [
     "require_room",
     "safe_name",
     "safe_names",
-    "short",
     "write_json",
 ]
 
@@ -414,18 +413,6 @@ def require_new(path: str | Path, argument: str = "out") -> None:
         raise ValueError(f"{argument} must lie in a folder that can be written, got {path}")
 
 
-def error_line(error: BaseException) -> str:
-    """Return what an error says in one line; what the system says of a file as a sentence of ours.
-
-    Example:
-        >>> error_line(FileNotFoundError(2, "No such file or directory", "a"))
-        'files must be readable or writable, got a (No such file or directory)'
-    """
-    if isinstance(error, OSError) and error.filename is not None:  # of the system, not ours
-        return f"files must be readable or writable, got {error.filename} ({error.strerror})"
-    return " ".join(str(error).split())
-
-
 def read_json(path: str | Path, argument: str) -> Any:
     """Return the content of a JSON file that was brought along.
 
@@ -482,12 +469,6 @@ def read_entries(path: str | Path, argument: str, section: str = "training") -> 
             f"{argument} must have a list of objects as {section}, got {short(entries)} in {path}"
         )
     return entries
-
-
-def short(value: object) -> str:
-    """Return a value as text that fits into a sentence."""
-    text = repr(value) if isinstance(value, str | int | float | None) else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def write_json(

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tools.files import read_object, short
+from tools.files import read_object
+from tools.sentences import short
 
 __all__ = [
     "adapt_histogram",

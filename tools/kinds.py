@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
-from tools.files import short
+from tools.sentences import short
 
 __all__ = ["record_of"]
 

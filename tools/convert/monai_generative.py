@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from yaml import YAMLError
 
 from tools.convert.weights import named, plain_state_dict, read_checkpoint, require_finite
-from tools.files import new_file, read_object, short
+from tools.files import new_file, read_object
+from tools.sentences import short
 
 __all__ = ["convert", "load_old_weights"]
 

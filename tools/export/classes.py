@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tools.files import short
+from tools.sentences import short
 
 __all__ = ["ClassTable", "merge_classes", "parse_rename", "read_labels"]
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tools.files import DATASET_DIR, listed_path, read_object, short
+from tools.files import DATASET_DIR, listed_path, read_object
 from tools.scans.reader import bare_name, is_image_name
 from tools.scans.scan import scan_hash
+from tools.sentences import short
 from tools.synthesis.cases import find_cases
 from tools.synthesis.datalist import DATALIST_FILE
 from tools.synthesis.records import RECORD_FILE, ScanRecord, read_record

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tools.files import read_object, short
+from tools.files import read_object
 from tools.kinds import record_of
+from tools.sentences import short
 from tools.transforms.spheres import enclosing_sphere
 
 __all__ = ["LesionClass", "Organ", "OrganMap", "load_organ"]

@@ -30,7 +30,6 @@ from tools.files import (
     new_folder,
     read_object,
     safe_names,
-    short,
     write_json,
 )
 from tools.prepare.lesions import (
@@ -46,6 +45,7 @@ from tools.prepare.lesions import (
 )
 from tools.scans.reader import bare_name
 from tools.scans.scan import AIR_HU, Scan
+from tools.sentences import short
 
 __all__ = [
     "Cases",

@@ -24,6 +24,7 @@ RUNTIME += (
     "packed_code.py",
     "prepare_batch.py",
     "schedules.py",
+    "sentences.py",
     "windows.py",
     "dicom",
     "inferers",

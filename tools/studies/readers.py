@@ -10,7 +10,8 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from tools.files import read_object, short
+from tools.files import read_object
+from tools.sentences import short
 from tools.studies.judge import SIZES_MM
 from tools.studies.reader_test import FORMAT
 from tools.studies.tables import grid

@@ -11,8 +11,9 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
-from tools.files import read_json, read_object, short
+from tools.files import read_json, read_object
 from tools.histograms import finite, normalize_blocks
+from tools.sentences import short
 
 __all__ = [
     "SUBTYPES_FILE",

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tools.files import read_object, short, write_json
+from tools.files import read_object, write_json
 from tools.kinds import record_of
+from tools.sentences import short
 
 SCHEMA_VERSION = "1.1"
 RECORD_FILE = "lesions.json"

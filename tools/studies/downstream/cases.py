@@ -24,6 +24,7 @@ from tools.organs.organ import Organ
 from tools.organs.sources import make_organ_source
 from tools.prepare.lesions import Rule, healthy_windows
 from tools.prepare.scans import bundle_rule, prepare_scans, volume
+from tools.scans.reader import open_image
 from tools.scans.scan import Scan
 from tools.transforms.healing import heal
 
@@ -124,7 +125,7 @@ def case_loaders(folder: Path, section: str) -> dict[str, Callable[[], Case]]:
 
 def _read(folder: Path, path: Path, entry: Mapping[str, Any]) -> Case:
     files = (listed_path(entry.get(key), key, folder, path) for key in ("image", "label"))
-    image, label = (nib.load(file) for file in files)
+    image, label = (open_image(file) for file in files)
     known = np.ones(image.shape, bool)
     if "known" in entry:
         known[:] = False
@@ -174,7 +175,7 @@ def _given(case: Case) -> Case:
 
 
 def _read_site(path: Path, name: str, patient: str) -> Case:
-    image: Any = nib.load(path)
+    image = open_image(path)
     values = np.asarray(image.dataobj)
     empty = np.zeros(values.shape, np.uint8)
     return Case(name, patient, values, empty, np.asarray(image.affine, float), empty == 0)

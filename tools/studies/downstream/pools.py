@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from tools.files import new_file, read_object, write_json
 from tools.organs.organ import Organ
+from tools.scans.reader import open_image
 from tools.scans.scan import Scan
 from tools.studies.downstream.cases import MARGIN_MM, Case, Site
 from tools.studies.downstream.train_bundle import train_bundle
@@ -136,8 +137,8 @@ class Pool:
             name = path.name.removesuffix("_image.nii.gz")
             if names is not None and name not in names:
                 continue
-            image: Any = nib.load(path)
-            label: Any = nib.load(self._label(path))
+            image = open_image(path)
+            label = open_image(self._label(path))
             labels = np.asarray(label.dataobj).astype(np.uint8)
             affine, known = np.asarray(image.affine), np.ones(labels.shape, bool)
             yield Case(f"{self.name}:{name}", "", np.asarray(image.dataobj), labels, affine, known)
