@@ -95,6 +95,8 @@ def _parenchyma(
     core = erode(tissue, max(OPENING_MM, 1.5 * block_mm.max()), block_mm)
     # The opening is only the seed: thin recesses next to it come back.
     tissue &= dilate(core, 2 * OPENING_MM, block_mm)
+    del core
+    give_back_memory()
     covered, sides = _inside_body(coarse, outside, block_mm)
     labels, count = ndimage.label(tissue)
     index = np.arange(1, count + 1)

@@ -189,7 +189,10 @@ class Scan:
             ValueError: if the median is another.
         """
         low, high = levels_hu
-        parts = [self.image[..., k][inside[..., k]] for k in range(self.shape[2])]
+        planes = [k for k in range(self.shape[2]) if inside[..., k].any()]
+        # a hundred tell enough: all are as much again as the organ's part of the scan, twice
+        chosen = planes[:: max(1, len(planes) // 100)]
+        parts = [self.image[..., k][inside[..., k]] for k in chosen]
         median = float(np.median(np.concatenate(parts), overwrite_input=True))
         if not low <= median <= high:
             raise ValueError(

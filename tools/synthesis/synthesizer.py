@@ -13,7 +13,7 @@ import numpy as np
 from tools.bundle import sha256_file
 from tools.organs.organ import Organ, OrganMap
 from tools.organs.sources import OrganSource, find_organ
-from tools.scans.changed import packed
+from tools.scans.changed import give_back_memory, packed
 from tools.scans.scan import AIR_HU, Scan
 from tools.shapes import LabelShape, MaskFileShape, Place, Shape, ShapeSource, SizedShapes
 from tools.synthesis.case_folder import describe_source
@@ -244,6 +244,7 @@ class Synthesizer:
             canvas = replace(canvas, within=found.within)
         fewer = (self.if_impossible or if_impossible) == "fewer"
         spots, notes = self._spots(scan, case, found, rng, fewer)
+        give_back_memory()
         lesions: list[Lesion] = []
         for number, spot in enumerate(spots, 1):
             try:
