@@ -29,7 +29,7 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from monai.utils import ensure_tuple
 from tqdm import tqdm
 
-from tools.sentences import error_line
+from tools.sentences import error_text
 
 __all__ = ["as_command", "require_known_options", "sentence"]
 
@@ -90,7 +90,7 @@ def sentence(error: BaseException) -> str:
         chain.append(cause)
     for each in chain:
         if isinstance(each, ValueError | OSError):
-            return error_line(each)
+            return " ".join(error_text(each).split())
         if found := RAISED.search(str(each)):
             return found[1]
     return " ".join(traceback.format_exception_only(chain[-1])[-1].split())

@@ -25,7 +25,7 @@ from tools.commands.arguments import Commands, UsageError, find, understood
 from tools.commands.completion import completion
 from tools.commands.manual import PROGRAM, manual
 from tools.commands.result import Result
-from tools.sentences import error_line
+from tools.sentences import error_text
 
 __all__ = ["main"]
 
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             result = _run([word for word in words if word != "--json"])
     except (ValueError, OSError) as error:
-        said = error_line(error)
+        said = error_text(error)
         print(f"error: {said}", file=sys.stderr)
         if as_json:
             print(json.dumps({"ok": False, "error": said}))

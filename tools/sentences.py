@@ -1,20 +1,20 @@
-"""What is said of errors and values: one line, whatever they hold."""
+"""What is said of errors and of values."""
 
 from __future__ import annotations
 
-__all__ = ["error_line", "short"]
+__all__ = ["error_text", "short"]
 
 
-def error_line(error: BaseException) -> str:
-    """Return what an error says in one line; what the system says of a file as a sentence of ours.
+def error_text(error: BaseException) -> str:
+    """Return what an error says; what the system says of a file is a sentence of ours.
 
     Example:
-        >>> error_line(FileNotFoundError(2, "No such file or directory", "a"))
+        >>> error_text(FileNotFoundError(2, "No such file or directory", "a"))
         'files must be readable or writable, got a (No such file or directory)'
     """
     if isinstance(error, OSError) and error.filename is not None:  # of the system, not ours
         return f"files must be readable or writable, got {error.filename} ({error.strerror})"
-    return " ".join(str(error).split())
+    return str(error)
 
 
 def short(value: object) -> str:

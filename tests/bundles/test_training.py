@@ -28,7 +28,7 @@ def test_loss_is_shown_and_the_last_line_names_the_weights(
     options = TRAININGS[config] | few
     run("training", config_file=f"bundles/{config}", logging_file=False, **options)
     loss, name = "loss=", "model.pt"
-    if config == AUTOENCODER:
+    if config.endswith("train_autoencoder.json"):
         loss, name = "discriminator=", "autoencoder.pt"
     assert loss in capfd.readouterr().err
     assert f"weights: {tmp_path / 'models' / name}; " in caplog.messages[-1]
@@ -106,7 +106,7 @@ def test_a_training_that_goes_on_is_one_that_never_stopped(config: str, tmp_path
     losses, rest = (charts(folder)["train_loss"] for folder in (whole, killed))
     assert len(rest) == 4
     assert rest == losses[4:]
-    best = "autoencoder.pt" if config == AUTOENCODER else "model.pt"
+    best = "autoencoder.pt" if config.endswith("train_autoencoder.json") else "model.pt"
     for name in ("checkpoint_epoch=4.pt", best):
         before, after = (
             torch.load(folder / "models" / name, weights_only=True) for folder in (whole, killed)
