@@ -260,7 +260,7 @@ def test_collate_without_lesions_and_with_workers_of_their_own_chance() -> None:
     collate = LesionCollate(None, after)
     batches = [
         torch.cat(
-            [batch["image"] for batch in DataLoader(data, 4, num_workers=n, collate_fn=collate)]
+            [batch["image"] for batch in DataLoader(data, n, batch_size=4, collate_fn=collate)]
         )
         for n in (0, 2)
     ]
