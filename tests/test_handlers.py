@@ -52,7 +52,9 @@ def test_files_are_named_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_chance_of_an_epoch_reaches_what_makes_batches() -> None:
     """Transforms of the collate function are as repeatable as those of the dataset."""
     collate = LesionCollate(None, RandFlipd("x", prob=0.5, spatial_axis=0))
-    loader = DataLoader([{"x": torch.arange(3.0).reshape(1, 3)}] * 16, 4, collate_fn=collate)
+    loader = DataLoader(
+        [{"x": torch.arange(3.0).reshape(1, 3)}] * 16, batch_size=4, collate_fn=collate
+    )
 
     def epochs(first: int) -> list[list[float]]:
         engine, seen = Engine(lambda _, batch: seen[-1].extend(batch["x"].flatten().tolist())), []

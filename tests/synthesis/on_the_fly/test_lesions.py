@@ -260,12 +260,10 @@ def test_collate_without_lesions_and_with_workers_of_their_own_chance() -> None:
     after = RandFlipd(["image"], prob=0.5, spatial_axis=0)
     data = [{"image": torch.arange(4.0).reshape(1, 4)} for _ in range(32)]
     collate = LesionCollate(None, after)
-    batches = [
-        torch.cat(
-            [batch["image"] for batch in DataLoader(data, 4, num_workers=n, collate_fn=collate)]
-        )
-        for n in (0, 2)
-    ]
+    batches = []
+    for workers in (0, 2):
+        loader = DataLoader(data, workers, batch_size=4, collate_fn=collate)
+        batches.append(torch.cat([batch["image"].as_tensor() for batch in loader]))
     assert {len(batch) for batch in batches} == {32}
     rows = batches[1].reshape(8, -1)  # batches of the two workers take turns
     assert not torch.equal(rows[::2], rows[1::2])

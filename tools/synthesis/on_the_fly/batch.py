@@ -19,7 +19,7 @@ class LesionCollate:
     """A ``collate_fn`` that puts lesions into all samples of a batch at once.
 
     One call of the network then serves the batch. For loaders without worker processes, on the
-    device of the training: ``DataLoader(dataset, 4, collate_fn=LesionCollate(synthesize, after))``.
+    device of the training: ``DataLoader(dataset, batch_size=4, collate_fn=LesionCollate(...))``.
     In worker processes each has a chance of its own.
 
     Args:
