@@ -5,6 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, CopyItemsd
+from scipy import ndimage
 
 from tests.transforms.oblique import turned
 from tools.transforms.windows import PasteChanged, PasteLesiond, PercentileScaled, SliceWindowd
@@ -117,11 +118,20 @@ def test_background_is_the_scan_bit_for_bit(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("degrees", [0.0, 24.0, 57.0])
 def test_the_window_as_it_was_cut_gives_the_scan_back(degrees: float) -> None:
-    """Place, slice and units all come back: an error in one of them shows in a scan that rises."""
+    """Place, slice and units all come back: an error in one of them shows in a scan that rises.
+
+    At the label's edge what is inside goes on outwards, so it is no more than near.
+    """
     sample = heart(torch.float32, turned((1.2, 1.3, 9.0), degrees))
     cut = CUT(sample)
     result = paste([3, 4])({**cut, "pred": cut["window"].as_tensor()})["pred"]
-    assert torch.allclose(result.as_tensor(), sample["image"].as_tensor(), atol=0.01)
+    error = (result - sample["image"]).abs().numpy()[0]
+    inside = np.isin(cut["scan_label"][0], [3, 4])
+    within = ndimage.binary_erosion(inside, np.ones((3, 3, 1)))
+    assert not error[~inside].any()
+    assert error[within].size
+    assert error[within].max() < 0.01
+    assert error[inside].max() < 3
 
 
 @pytest.mark.parametrize(

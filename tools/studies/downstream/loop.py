@@ -162,7 +162,7 @@ def mix_of(lesions: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
     Example:
         >>> found = mix_of([[4.0, False], [5.0, False], [8.0, True]])
         >>> [(part["size_mm"], part["missed"], part["weight"]) for part in found]
-        [([4.0, 6.0], 2, 3.0), ([6.0, 10.0], 0, 1.0)]
+        [([4.0, 6.0], 2, 3.0), ([8.0, 10.0], 0, 1.0)]
     """
     sizes = []
     for low, high in SIZES_MM:
