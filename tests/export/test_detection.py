@@ -77,6 +77,7 @@ def test_nndetection_gets_numbers_and_classes(tiny: Tiny, tmp_path: Path) -> Non
     assert beside == {"instances": {"1": 0, "2": 0}}
     content = json.loads((out / "dataset.json").read_text())
     assert (content["dim"], content["labels"]) == (3, {"0": "lesion"})
+    # a pickle, as nnDetection wants it, that this test has just made
     splits = pickle.loads((out / "splits_final.pkl").read_bytes())
     assert all("synthetic_a" in split["train"] for split in splits)
     assert (out / "imagesTr" / "real_case_0_0000.nii.gz").exists()

@@ -40,18 +40,7 @@ def benchmark_training(
     where half of a batch is healthy and half of that gets a tumour. The first step, which loads and
     caches, does not count.
 
-    Args:
-        bundle: of the segmentation.
-        textures: bundles that draw, ``NAME`` or ``NAME:METHOD``.
-        overlays: configs of the bundle on top of train.json, such as its network.
-        synthetic: the one that makes lesions.
-        patch_size: voxels along each axis; None: the bundle's.
-        steps: training steps, at least 1.
-        sampler_steps: of textures with a network.
-        share: of samples that get a lesion, 0 to 1.
-        threads: processor threads.
-        device: cpu or cuda.
-        options: more keys of the configs.
+    Options are those of the command; ``options`` are more keys of the configs.
 
     Returns:
         A dictionary for each variant: ``texture``, median and quartiles of processor and wall
