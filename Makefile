@@ -4,6 +4,7 @@
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell $(name) --version >/dev/null 2>&1 && echo $(name))))
 TORCH_ARGS ?=
+WORKERS ?= 2
 PYTEST_ARGS ?=
 RUN := .venv/bin/python
 STAMP := .venv/installed.stamp
@@ -29,8 +30,8 @@ demo: $(STAMP)  ## three nodules in the embedded chest CT, with a report page
 	$(RUN) -m tools demo --out out/demo
 	@echo "Open out/demo/report.html in a browser."
 
-test: $(STAMP)  ## run the tests
-	$(RUN) -m pytest $(PYTEST_ARGS)
+test: $(STAMP)  ## run the tests, WORKERS (2) of them at once
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 check: $(STAMP)  ## lint, format, types, bundles
 	$(RUN) -m ruff check .

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: small phantoms, an exact denoiser, the folder of real scans."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -53,8 +54,12 @@ class OracleDenoiser(nn.Module):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Two threads at most: the tensors are small and test machines are shared."""
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    """Two threads at most, one in each of several workers: the tensors are small."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
+        torch.set_num_threads(1)
+    else:
+        torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

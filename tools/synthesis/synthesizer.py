@@ -253,6 +253,7 @@ class Synthesizer:
                 if not fewer:
                     raise
                 notes.append(f"lesion {number} could not be made: {error}")
+        give_back_memory()
         return Plan(canvas, lesions, found.record, (*notes, *scan.notes))
 
     def _spots(
