@@ -13,8 +13,9 @@ from tools.cli import main
 from tools.studies.downstream import segmentation
 from tools.studies.downstream.cases import Case
 from tools.studies.downstream.design import presets, read_design, require_strangers, subset
-from tools.studies.downstream.effects import case_values, effect, sensitivity
+from tools.studies.downstream.effects import Measure, effect
 from tools.studies.downstream.runs import shard_of
+from tools.studies.downstream.segmentation import case_values, of_size, share_found
 
 SIZE = 16
 PATIENTS = [f"p{k}" for k in range(6)]
@@ -235,8 +236,13 @@ def test_values_of_cases_by_hand() -> None:
     assert case_values(rows, "x", "dice")[[0, 2]].tolist() == [0.5, 0.1]
     assert np.isnan(case_values(rows, "x", "dice")[1])
     assert case_values(rows, "x", "sensitivity")[[0, 2]].tolist() == [0.5, 1.0]
-    assert sensitivity([rows, rows], "x", (6, 10)) == (0.5, 2)
-    assert np.isnan(sensitivity([rows], "x", (20, 30))[0])
+    few, count = of_size(rows, "x", (6, 10))
+    assert count == 2
+    weights = np.array([[1.0, 1, 1], [3, 0, 1], [0, 1, 0]])
+    assert share_found(few, "x", weights)[:2].tolist() == [0.5, 0.25]
+    assert np.isnan(share_found(few, "x", weights)[2])
+    assert Measure("found", whole=share_found).of_run(rows, "x") == pytest.approx(2 / 3)
+    assert of_size(rows, "x", (20, 30))[1] == 0
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "-1/2"])

@@ -2,20 +2,23 @@
 
 What differs between studies stands in presets, ``TASK_NAME.json`` beside this file:
 
-* ``title``; ``task``: segmentation;
+* ``title``; ``task``: one of :data:`tools.studies.downstream.tasks.TASKS`;
 * ``sections``: lists of the datalist to train on (``train``), to test on (``test``), and of scans
   without lesion (``normal``, null: there is none);
 * ``prepare``: keys of the rule of ``prepare scans``, with the ``bundle`` whose rule it is; null:
   images are as the network wants them already;
-* ``classes``: name and label value of each lesion class;
+* ``classes``: name and label value of each lesion class; of the task classification, name and
+  lowest and highest rating;
 * ``fractions`` of the training patients; ``seeds``: how many;
 * ``protocol``: ``user``, generators with the weights they are shipped with; ``paper``, generators
   trained on the very cases of each run;
 * ``pools``: synthetic cases, see :mod:`tools.studies.downstream.pools`;
 * ``normal``: sites without lesion, see :mod:`tools.studies.downstream.cases`;
-* ``arms``: by name, ``pools`` with the number of cases taken from each per real case;
+* ``arms``: by name, ``pools`` with the number of cases taken from each, per real case or as the
+  task says; ``training``, changes of what follows; ``base``, the arm that it is compared with, P
+  if left out;
 * ``training``: the network and how it is trained, see
-  :mod:`tools.studies.downstream.segmentation`;
+  :mod:`tools.studies.downstream.training` and the module of the task;
 * ``learnt_from``: by bundle, lists of the patients that its weights, shapes and textures know,
   ``DATALIST#section``, from the folder of the real datalist; ``[]``: it knows nobody;
 * ``published``: figures of a paper.
@@ -85,6 +88,14 @@ class Design(NamedTuple):
     def pools(self, arm: str) -> dict[str, float]:
         """Return how many synthetic cases of each pool an arm takes per real case."""
         return dict(self.preset["arms"][arm].get("pools", {}))
+
+    def training(self, arm: str) -> dict[str, Any]:
+        """Return how the network of an arm is trained."""
+        return _merged(self.preset["training"], self.preset["arms"][arm].get("training", {}))
+
+    def base(self, arm: str) -> str:
+        """Return the arm that another is compared with."""
+        return str(self.preset["arms"][arm].get("base", BASELINE))
 
 
 def presets(task: str) -> dict[str, Path]:
@@ -172,6 +183,9 @@ def _check_arms(design: Design) -> None:
                 raise ValueError(f"pools of arm {arm} must be pools with numbers, got {pool!r}")
     if BASELINE not in design.arms or design.pools(BASELINE):
         raise ValueError(f"arms must hold {BASELINE} without pools, got {', '.join(design.arms)}")
+    if lonely := [arm for arm in design.arms if design.base(arm) not in design.arms]:
+        base = design.base(lonely[0])
+        raise ValueError(f"base of arm {lonely[0]} must be an arm, too, got {base!r}")
 
 
 def _bundles(pool: Mapping[str, Any]) -> Iterator[str]:

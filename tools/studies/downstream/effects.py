@@ -3,49 +3,129 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from math import comb
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import mannwhitneyu, wilcoxon
 
-__all__ = ["SIZES_MM", "case_values", "effect", "sensitivity", "summary"]
+__all__ = ["SIZES_MM", "Measure", "Report", "Rows", "compared", "effect", "fewest_runs", "summary"]
 
 RESAMPLES = 2000
 SIZES_MM = ((0.0, 6.0), (6.0, 10.0), (10.0, 20.0), (20.0, 40.0))
 Rows = Sequence[Mapping[str, Any]]  # of the test cases of one run
 
 
-def case_values(rows: Rows, name: str, measure: str) -> np.ndarray:
-    """Return a measure of a class of each test case, NaN where there is none.
+class Measure(NamedTuple):
+    """A measure of a task.
 
-    ``sensitivity`` is the share of the case's lesions that were found.
+    Attributes:
+        label: what tables call it.
+        cases: value of each test case ``(cases,)`` for a class, NaN where there is none; the
+            measure of a run is their mean.
+        whole: of measures that are no mean over cases, such as an area under a curve: values
+            ``(draws,)`` for a class, of weights ``(draws, cases)``, how often each case is in a
+            draw; NaN where there is none.
+        scale: of what is shown: 100 for shares.
+        told: whether differences between arms are told; more is better then.
     """
-    found = []
-    for row in rows:
-        each = row["classes"][name]
-        if measure == "sensitivity":
-            hits = [hit for _, hit in each["lesions"]]
-            found.append(float(np.mean(hits)) if hits else np.nan)
-        else:
-            found.append(np.nan if each[measure] is None else float(each[measure]))
-    return np.array(found)
+
+    label: str
+    cases: Callable[[Rows, str], np.ndarray] | None = None
+    whole: Callable[[Rows, str, np.ndarray], np.ndarray] | None = None
+    scale: float = 100.0
+    told: bool = True
+
+    def of_run(self, rows: Rows, name: str) -> float:
+        """Return the measure of a class over all cases of a run."""
+        if self.cases is not None:
+            known = self.cases(rows, name)
+            return float(np.nanmean(known)) if np.isfinite(known).any() else float("nan")
+        assert self.whole is not None
+        return float(self.whole(rows, name, np.ones((1, len(rows))))[0])
 
 
-def sensitivity(runs: Sequence[Rows], name: str, size_mm: tuple[float, float]) -> tuple[float, int]:
-    """Return the share of lesions of a size that were found, over all runs, and their number."""
-    hits = [
-        hit
-        for rows in runs
-        for row in rows
-        for diameter, hit in row["classes"][name]["lesions"]
-        if size_mm[0] <= diameter < size_mm[1]
-    ]
-    return (float(np.mean(hits)) if hits else float("nan")), len(hits) // max(1, len(runs))
+class Curve(NamedTuple):
+    """A curve of a task: labels of its axes, places on the first, and values there by rows."""
+
+    labels: tuple[str, str]
+    places: tuple[float, ...]
+    values: Callable[[Rows, str], np.ndarray]
+    logarithmic: bool = False
 
 
-def summary(values: np.ndarray) -> dict[str, float]:
-    """Return mean over seeds and its standard deviation, of values ``(seeds, cases)``."""
-    means = _means(values)
+class Report(NamedTuple):
+    """How the results of a task are told.
+
+    Attributes:
+        measures: by key; differences in the first decide what the page draws.
+        by_size: the same by diameter, of the rows that ``sized`` leaves.
+        sized: rows of lesions of a class from a diameter up to another, mm, and their number.
+        names: what measures are told of, by the classes of the preset.
+        facts: a sentence that explains the measures.
+        curves: by title, axes and what gives the curve ``(x, y)`` of a class.
+    """
+
+    measures: Mapping[str, Measure]
+    by_size: Mapping[str, Measure]
+    sized: Callable[[Rows, str, tuple[float, float]], tuple[Rows, int]]
+    names: Callable[[Mapping[str, Any]], list[str]]
+    facts: str
+    curves: Mapping[str, Curve] = {}
+
+
+def compared(
+    measure: Measure, base: Sequence[Rows], arm: Sequence[Rows], name: str, seed: int = 0
+) -> dict[str, Any]:
+    """Return how the runs of an arm differ from those of another, paired by seed and case.
+
+    Measures that are means over cases: :func:`effect`. Others are measured anew of each draw of
+    patients, in both arms, and their differences averaged over a draw of seeds; there is no test
+    over patients then.
+
+    Args:
+        measure: of the task.
+        base: rows of each seed.
+        arm: likewise, of the same seeds and cases.
+        name: of the class.
+        seed: of the bootstrap.
+    """
+    patients = [row["patient"] for row in base[0]]
+    if measure.cases is not None:
+        values = (np.array([measure.cases(rows, name) for rows in runs]) for runs in (base, arm))
+        return effect(*values, patients, seed)
+    assert measure.whole is not None
+    rng = np.random.default_rng(seed)
+    names, owner = np.unique(patients, return_inverse=True)
+    drawn = rng.multinomial(len(names), [1 / len(names)] * len(names), RESAMPLES)[:, owner]
+    weights = np.concatenate([np.ones((1, len(patients))), drawn])
+    of = partial(measure.whole, name=name, weights=weights)
+    before, after = (np.array([of(rows) for rows in runs]) for runs in (base, arm))
+    change = after - before  # (seeds, 1 + draws)
+    seeds = rng.multinomial(len(change), [1 / len(change)] * len(change), RESAMPLES)
+    found = (seeds * change[:, 1:].T).sum(1) / len(change)
+    return _told(
+        (before[:, 0], after[:, 0]),
+        change[:, 0],
+        found[np.isfinite(found)],
+        float("nan"),
+        len(names),
+    )
+
+
+def fewest_runs(p: float, decimals: int = 3) -> int:
+    """Return of how many runs per arm, at least, the two-sided rank test can reach a rounded p.
+
+    Example:
+        >>> fewest_runs(0.05), fewest_runs(0.008), fewest_runs(0.002)
+        (4, 5, 6)
+    """
+    return next(n for n in range(1, 100) if round(2 / comb(2 * n, n), decimals) <= p)
+
+
+def summary(means: np.ndarray) -> dict[str, float]:
+    """Return the mean over seeds and its standard deviation, of values ``(seeds,)``."""
     spread = float(means.std(ddof=1)) if len(means) > 1 else float("nan")
     return {"mean": float(means.mean()), "sd": spread}
 
@@ -84,18 +164,30 @@ def effect(
     change = arm - base
     if not np.isfinite(change).any():
         raise ValueError("base and arm must share a case that is known, got none")
-    low, high = _interval(change, np.array(patients), seed)
+    found = _drawn(change, np.array(patients), seed)
     of_patients = _by_patient(change, patients)
-    means = _means(base), _means(arm)
+    p = _p(lambda: wilcoxon(of_patients), bool(np.any(of_patients)))
+    return _told((_means(base), _means(arm)), change, found, p, len(of_patients))
+
+
+def _told(
+    means: tuple[np.ndarray, np.ndarray],
+    change: np.ndarray,
+    drawn: np.ndarray,
+    p_wilcoxon: float,
+    patients: int,
+) -> dict[str, Any]:
+    """Return the differences as tables and JSON have them, with the interval of the draws."""
+    low, high = np.percentile(drawn, [2.5, 97.5]).tolist() if len(drawn) else [float("nan")] * 2
     verdict = "helps" if low > 0 else "harms" if high < 0 else "no difference"
     return {
-        "effect": float(np.nanmean(change)),
+        "effect": float(np.nanmean(change)) if np.isfinite(change).any() else float("nan"),
         "low": low,
         "high": high,
-        "p_wilcoxon": _p(lambda: wilcoxon(of_patients), bool(np.any(of_patients))),
+        "p_wilcoxon": p_wilcoxon,
         "p_mann_whitney": _p(lambda: mannwhitneyu(*means), len(means[0]) > 1),
         "seeds": len(change),
-        "patients": len(of_patients),
+        "patients": patients,
         "verdict": verdict,
     }
 
@@ -115,7 +207,8 @@ def _p(test: Callable[[], Any], possible: bool) -> float:
     return float(test().pvalue) if possible else float("nan")
 
 
-def _interval(change: np.ndarray, patients: np.ndarray, seed: int) -> tuple[float, float]:
+def _drawn(change: np.ndarray, patients: np.ndarray, seed: int) -> np.ndarray:
+    """Return the mean difference of each draw of seeds and patients."""
     rng = np.random.default_rng(seed)
     known, values = np.isfinite(change), np.nan_to_num(change)
     names = np.unique(patients)
@@ -125,6 +218,4 @@ def _interval(change: np.ndarray, patients: np.ndarray, seed: int) -> tuple[floa
     drawn = rng.multinomial(len(names), [1 / len(names)] * len(names), RESAMPLES)
     total = np.einsum("rs,sp,rp->r", seeds, sums, drawn)
     number = np.einsum("rs,sp,rp->r", seeds, counts, drawn)
-    found = total[number > 0] / number[number > 0]
-    low, high = np.percentile(found, [2.5, 97.5]).tolist()
-    return low, high
+    return total[number > 0] / number[number > 0]

@@ -15,18 +15,19 @@ from tools.report.findings import Section, data_uri, findings_page, png
 from tools.studies.downstream.design import BASELINE, Design, Run
 from tools.studies.downstream.effects import (
     SIZES_MM,
-    case_values,
-    effect,
-    sensitivity,
+    Measure,
+    Report,
+    Rows,
+    compared,
     summary,
 )
+from tools.studies.downstream.tasks import TASKS
 from tools.studies.tables import ABSENT, grid
 
 __all__ = ["FILES", "gather", "gather_folds", "write_pages"]
 
 FILES = ("study.json", "results.json", "results.csv", "results.md", "results.png", "results.html")
-MEASURES = {"dice": "Dice", "nsd": "NSD", "sensitivity": "found"}
-PERCENT = 100.0
+Runs = Sequence[Mapping[str, Any]]
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -56,13 +57,15 @@ def gather_folds(design: Design, folds: Sequence[Mapping[Run, Path]]) -> dict[st
         "groups": [],
     }
     for fraction in design.fractions:
-        base = {run.seed: made[run] for run in made if run[::2] == (fraction, BASELINE)}
         for arm in design.arms:
-            own = {run.seed: made[run] for run in made if run[::2] == (fraction, arm)}
+            base, own = (
+                {run.seed: made[run] for run in made if run[::2] == (fraction, name)}
+                for name in (design.base(arm), arm)
+            )
             seeds = sorted(own.keys() & base.keys())
             if seeds:
                 pair = [base[seed] for seed in seeds], [own[seed] for seed in seeds]
-                found = _group(design, *pair, arm == BASELINE)
+                found = _group(design, *pair, arm == design.base(arm))
                 results["groups"].append({"fraction": fraction, "arm": arm, **found})
     return results
 
@@ -81,15 +84,9 @@ def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _group(
-    design: Design,
-    base: Sequence[Mapping[str, Any]],
-    own: Sequence[Mapping[str, Any]],
-    alone: bool,
-) -> dict[str, Any]:
-    """Return what an arm reaches, and how it differs from the one without synthetic cases."""
-    patients = [row["patient"] for row in own[0]["cases"]]
-    rows = [run["cases"] for run in own]
+def _group(design: Design, base: Runs, own: Runs, alone: bool) -> dict[str, Any]:
+    """Return what an arm reaches, and how it differs from the one it is compared with."""
+    report = _report(design)
     found: dict[str, Any] = {
         "seeds": len(own),
         "real": float(np.mean([run["real"] for run in own])),
@@ -99,24 +96,42 @@ def _group(
         "losses": np.mean([_smooth(run["losses"]) for run in own], axis=0).tolist(),
         "classes": {},
     }
-    for name in design.preset["classes"]:
-        part: dict[str, Any] = {}
-        for measure in MEASURES:
-            values, before = (
-                np.array([case_values(run["cases"], name, measure) for run in runs])
-                for runs in (own, base)
+    rows, before = ([run["cases"] for run in runs] for runs in (own, base))
+    for name in report.names(design.preset["classes"]):
+        part: dict[str, Any] = _measured(report.measures, before, rows, name, alone)
+        part["by_size"] = []
+        for size in SIZES_MM:
+            (few, *_), (sized, *counts) = (
+                zip(*(report.sized(each, name, size) for each in runs), strict=True)
+                for runs in (before, rows)
             )
-            part[measure] = summary(values)
-            if not alone:
-                part[measure]["effect"] = effect(before, values, patients)
-        part["false_per_case"] = float(
-            np.mean([row["classes"][name]["false"] for each in rows for row in each])
-        )
-        part["by_size"] = [
-            {"size_mm": list(size), "sensitivity": share, "lesions": count}
-            for size, (share, count) in ((size, sensitivity(rows, name, size)) for size in SIZES_MM)
-        ]
+            values = _measured(report.by_size, few, sized, name, alone) if counts[0][0] else {}
+            part["by_size"].append({"size_mm": list(size), "lesions": counts[0][0], **values})
+        part["curves"] = {
+            title: np.mean([curve.values(each, name) for each in rows], axis=0).tolist()
+            for title, curve in report.curves.items()
+        }
         found["classes"][name] = part
+    return found
+
+
+def _report(design: Design) -> Report:
+    return TASKS[design.preset["task"]].REPORT
+
+
+def _measured(
+    measures: Mapping[str, Measure],
+    base: Sequence[Rows],
+    own: Sequence[Rows],
+    name: str,
+    alone: bool,
+) -> dict[str, Any]:
+    """Return by measure mean and spread over the runs of an arm, and differences from another."""
+    found: dict[str, Any] = {}
+    for key, measure in measures.items():
+        found[key] = summary(np.array([measure.of_run(rows, name) for rows in own]))
+        if measure.told and not alone:
+            found[key]["effect"] = compared(measure, base, own, name)
     return found
 
 
@@ -131,8 +146,8 @@ def write_pages(folder: Path, design: Design, results: dict[str, Any]) -> list[s
     with new_file(folder / "results.md") as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with new_file(folder / "results.csv") as partial, partial.open("w", newline="") as stream:
-        csv.writer(stream).writerows(_rows_of_csv(results))
-    plots = [_effects(design, results), _curves(design, results)]
+        csv.writer(stream).writerows(_rows_of_csv(design, results))
+    plots = [_effects(design, results), _losses(design, results), *_curves(design, results)]
     with new_file(folder / "results.png") as partial:
         partial.write_bytes(plots[0])
     with new_file(folder / "results.html") as partial:
@@ -149,27 +164,29 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _facts(results: Mapping[str, Any]) -> str:
+def _facts(design: Design, results: Mapping[str, Any]) -> str:
     runs = results["runs"]
     return (
         f"{runs['made']} of {runs['wanted']} runs made, protocol {results['protocol']}. Means over "
-        "seeds ± standard deviation; difference from P: mean of pairs of equal seed and test case, "
-        "95 % interval over seeds and patients; p of the signed-rank test over patients and of the "
-        "rank test over runs. found: share of the lesions that a part of the prediction meets."
+        "seeds ± standard deviation; differences from P, or from the arm that is named: mean of "
+        "pairs of equal seed and test case, 95 % interval over seeds and patients; p of the "
+        "signed-rank test over patients and of the rank test over runs. " + _report(design).facts
     )
 
 
 def _markdown(design: Design, results: Mapping[str, Any]) -> list[str]:
-    lines = [f"# {results['title']}", "", _facts(results)]
+    lines = [f"# {results['title']}", "", _facts(design, results)]
     for title, table in _tables(design, results):
         lines += ["", f"## {title}", "", *grid(*table)]
     return lines
 
 
 def _tables(design: Design, results: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
-    for name in design.preset["classes"]:
+    report = _report(design)
+    for name in report.names(design.preset["classes"]):
         yield f"{name}: what each arm reaches", _reached(design, results, name)
-        yield f"{name}: share found, by diameter", _by_size(design, results, name)
+        for key, measure in report.by_size.items():
+            yield f"{name}: {measure.label}, by diameter", _by_size(design, results, name, key)
     published = design.preset["published"]
     if published:
         yield (
@@ -179,41 +196,51 @@ def _tables(design: Design, results: Mapping[str, Any]) -> Iterator[tuple[str, T
 
 
 def _reached(design: Design, results: Mapping[str, Any], name: str) -> Table:
-    headers = ["real cases", "arm", "synthetic", "seeds"]
-    headers += [*MEASURES.values(), "false per case", "Dice, difference from P", "p patients"]
-    headers += ["p runs", "NSD, difference", ""]
+    measures = _report(design).measures
+    first, *others = [key for key, measure in measures.items() if measure.told]
+    second = others[0]
+    headers = ["real cases", "arm", "synthetic", "seeds", *(m.label for m in measures.values())]
+    headers += [f"{measures[first].label}, difference", "p patients", "p runs"]
+    headers += [f"{measures[second].label}, difference", ""]
     rows = []
     for group in results["groups"]:
         part = group["classes"][name]
-        values = [_spread(part[measure]) for measure in MEASURES]
-        change = part["dice"].get("effect")
+        change = part[first].get("effect")
         rows.append(
             [
                 f"{group['fraction']:.0%} ({group['real']:.0f})",
-                design.label(group["arm"]),
+                _label(design, group["arm"]),
                 f"{group['synthetic']:.0f}",
                 str(group["seeds"]),
-                *values,
-                f"{part['false_per_case']:.2f}",
-                _interval(change),
+                *(_spread(part[key], measure) for key, measure in measures.items()),
+                _interval(change, measures[first]),
                 *(_number(change, key) for key in ("p_wilcoxon", "p_mann_whitney")),
-                _interval(part["nsd"].get("effect")),
+                _interval(part[second].get("effect"), measures[second]),
                 change["verdict"] if change else ABSENT,
             ]
         )
     return headers, rows
 
 
-def _spread(found: Mapping[str, float]) -> str:
-    mean, sd = found["mean"] * PERCENT, found["sd"] * PERCENT
-    return f"{mean:.1f} ± {sd:.1f}" if np.isfinite(sd) else f"{mean:.1f}"
+def _label(design: Design, arm: str) -> str:
+    """Return what an arm is called, with the one that it is compared with where that is not P."""
+    base = design.base(arm)
+    return design.label(arm) + ("" if base in (BASELINE, arm) else f" (to {design.label(base)})")
 
 
-def _interval(found: Mapping[str, Any] | None) -> str:
-    if found is None:
+def _spread(found: Mapping[str, float], measure: Measure) -> str:
+    mean, sd = found["mean"] * measure.scale, found["sd"] * measure.scale
+    digits = 1 if measure.scale > 1 else 2
+    if not np.isfinite(mean):
+        return ABSENT
+    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if np.isfinite(sd) else "")
+
+
+def _interval(found: Mapping[str, Any] | None, measure: Measure) -> str:
+    if found is None or not np.isfinite(found["effect"]):
         return ABSENT
     return "{:+.1f} ({:+.1f} to {:+.1f})".format(
-        *(PERCENT * found[key] for key in ("effect", "low", "high"))
+        *(measure.scale * found[key] for key in ("effect", "low", "high"))
     )
 
 
@@ -221,16 +248,23 @@ def _number(found: Mapping[str, Any] | None, key: str) -> str:
     return ABSENT if found is None or not np.isfinite(found[key]) else f"{found[key]:.2g}"
 
 
-def _by_size(design: Design, results: Mapping[str, Any], name: str) -> Table:
-    sizes = [f"{low:g} to {high:g} mm" for low, high in SIZES_MM]
+def _by_size(design: Design, results: Mapping[str, Any], name: str, key: str) -> Table:
+    measure = _report(design).by_size[key]
+    headers = ["real cases", "arm"]
+    for low, high in SIZES_MM:
+        headers += [f"{low:g} to {high:g} mm", "difference, p runs"]
     rows = []
     for group in results["groups"]:
-        cells = [
-            f"{each['sensitivity']:.0%} of {each['lesions']}" if each["lesions"] else ABSENT
-            for each in group["classes"][name]["by_size"]
-        ]
-        rows.append([f"{group['fraction']:.0%}", design.label(group["arm"]), *cells])
-    return ["real cases", "arm", *sizes], rows
+        cells = []
+        for each in group["classes"][name]["by_size"]:
+            found = each.get(key)
+            change = None if found is None else found.get("effect")
+            told = f"{_interval(change, measure)}, {_number(change, 'p_mann_whitney')}"
+            share = ABSENT if found is None else _spread(found, measure)
+            cells += [ABSENT if share == ABSENT else f"{share} of {each['lesions']}"]
+            cells += [ABSENT if change is None else told]
+        rows.append([f"{group['fraction']:.0%}", _label(design, group["arm"]), *cells])
+    return headers, rows
 
 
 def _published(design: Design, published: Mapping[str, Any]) -> Table:
@@ -242,12 +276,12 @@ def _published(design: Design, published: Mapping[str, Any]) -> Table:
     return ["arm", *labels], rows
 
 
-def _rows_of_csv(results: Mapping[str, Any]) -> Iterator[list[Any]]:
+def _rows_of_csv(design: Design, results: Mapping[str, Any]) -> Iterator[list[Any]]:
     keys = ("effect", "low", "high", "p_wilcoxon", "p_mann_whitney", "verdict")
     yield ["fraction", "arm", "class", "measure", "mean", "sd", "seeds", *keys]
     for group in results["groups"]:
         for name, part in group["classes"].items():
-            for measure in MEASURES:
+            for measure in _report(design).measures:
                 found = part[measure]
                 change = found.get("effect", {})
                 row = [group["fraction"], group["arm"], name, measure, found["mean"], found["sd"]]
@@ -255,28 +289,30 @@ def _rows_of_csv(results: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def _effects(design: Design, results: Mapping[str, Any]) -> bytes:
-    """Return a PNG: the difference in Dice from P of each arm, with its interval."""
-    names = list(design.preset["classes"])
-    groups = [group for group in results["groups"] if group["arm"] != BASELINE]
+    """Return a PNG: the difference of each arm in the first measure, with its interval."""
+    report = _report(design)
+    names = report.names(design.preset["classes"])
+    key, measure = next(iter(report.measures.items()))
+    groups = [group for group in results["groups"] if group["arm"] != design.base(group["arm"])]
     height = 0.34 * max(1, len(groups)) + 1.0
     figure = Figure(figsize=(4.2 * len(names) + 2, height), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for place, group in enumerate(groups):
-            found = group["classes"][name]["dice"]["effect"]
-            low, value, high = (PERCENT * found[key] for key in ("low", "effect", "high"))
+            found = group["classes"][name][key]["effect"]
+            low, value, high = (measure.scale * found[part] for part in ("low", "effect", "high"))
             colour = {"helps": "#2a8f5b", "harms": "#c0392b"}.get(found["verdict"], "#666666")
             axes.plot([low, high], [place, place], color=colour, linewidth=2)
             axes.plot(value, place, "o", color=colour)
-        labels = [f"{group['fraction']:.0%}  {design.label(group['arm'])}" for group in groups]
+        labels = [f"{group['fraction']:.0%}  {_label(design, group['arm'])}" for group in groups]
         axes.set_yticks(range(len(groups)), labels, fontsize=8)
         axes.axvline(0, color="0.6", zorder=0)
         axes.invert_yaxis()
-        axes.set_title(f"{name}: Dice, difference from P (points)", fontsize=9)
+        axes.set_title(f"{name}: {measure.label}, difference (points)", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     return png(figure)
 
 
-def _curves(design: Design, results: Mapping[str, Any]) -> bytes:
+def _losses(design: Design, results: Mapping[str, Any]) -> bytes:
     """Return a PNG: how the loss falls in each arm."""
     fractions = list(dict.fromkeys(group["fraction"] for group in results["groups"])) or [0]
     figure = Figure(figsize=(3.6 * len(fractions) + 1, 2.8), layout="constrained")
@@ -295,9 +331,36 @@ def _curves(design: Design, results: Mapping[str, Any]) -> bytes:
     return png(figure)
 
 
+def _curves(design: Design, results: Mapping[str, Any]) -> Iterator[bytes]:
+    """Yield a PNG of each curve of the task: means over seeds, a panel per fraction and class."""
+    report = _report(design)
+    panels = [
+        (fraction, name)
+        for fraction in dict.fromkeys(group["fraction"] for group in results["groups"])
+        for name in report.names(design.preset["classes"])
+    ]
+    for title, curve in report.curves.items() if panels else ():
+        figure = Figure(figsize=(3.6 * len(panels) + 1, 3.2), layout="constrained")
+        for axes, (fraction, name) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            for group in results["groups"]:
+                if group["fraction"] == fraction:
+                    values = group["classes"][name]["curves"][title]
+                    label = design.label(group["arm"])
+                    axes.plot(curve.places, values, label=label, linewidth=1)
+            axes.set(xlabel=curve.labels[0], ylabel=curve.labels[1], ylim=(0, 1.02))
+            axes.set_title(f"{title}: {name}, {fraction:.0%} of the real cases", fontsize=9)
+            if curve.logarithmic:
+                axes.set_xscale("log", base=2)
+            axes.legend(fontsize=7, frameon=False)
+            axes.spines[["top", "right"]].set_visible(False)
+        yield png(figure)
+
+
 def _html(design: Design, results: Mapping[str, Any], plots: Sequence[bytes]) -> str:
     pictures = " ".join(data_uri(plot) for plot in plots)
-    parts = [Section("What it did", sentences=[_facts(results)], plot=pictures)]
+    parts = [Section("What it did", sentences=[_facts(design, results)], plot=pictures)]
     for title, (headers, rows) in _tables(design, results):
         parts.append(Section(title, headers=headers, rows=rows))
     return findings_page(str(results["title"]), parts)

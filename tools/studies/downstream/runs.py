@@ -21,7 +21,6 @@ from tools.bundle import choose_device, find_bundle
 from tools.files import read_entries, read_object, write_json
 from tools.organs import load_organ
 from tools.organs.organ import Organ
-from tools.studies.downstream import segmentation
 from tools.studies.downstream.cases import (
     Case,
     Site,
@@ -33,6 +32,7 @@ from tools.studies.downstream.cases import (
 )
 from tools.studies.downstream.design import Design, Run, require_strangers, subset
 from tools.studies.downstream.pools import Pool, write_subset
+from tools.studies.downstream.tasks import TASKS
 
 __all__ = ["METRICS", "Work", "make_pools", "make_runs", "metrics_of", "open_work", "shard_of"]
 
@@ -204,7 +204,8 @@ def _request(work: Work, run: Run) -> dict[str, Any]:
         "run": run._asdict(),
         "pools": pools,
         "ratios": work.design.pools(run.arm),
-        **{key: preset[key] for key in ("training", "classes", "sections", "protocol")},
+        "training": work.design.training(run.arm),
+        **{key: preset[key] for key in ("classes", "sections", "protocol")},
     }
 
 
@@ -251,18 +252,20 @@ def _make(
     device: torch.device,
 ) -> None:
     preset, start = work.design.preset, time.perf_counter()
+    task, classes = TASKS[preset["task"]], preset["classes"]
+    settings = work.design.training(run.arm)
     names = {each["name"] for each in work.of_group(run)}
     real = [case for case in training if case.name in names]
     if {case.patient for case in real} & {case.patient for case in tested}:
         raise ValueError(f"test patients must not be trained on, got some in {run.name}")
-    made = {
-        name: _taken(work.pool(name, run, organ), run, names, round(ratio * len(real)))
-        for name, ratio in work.design.pools(run.arm).items()
-    }
+    made: dict[str, list[Case]] = {}
+    for name, ratio in work.design.pools(run.arm).items():
+        pool = work.pool(name, run, organ)
+        count = task.synthetic_cases(pool.rule, ratio, real, classes, settings)
+        made[name] = _taken(pool, run, names, count)
     cases = [*real, *(case for part in made.values() for case in part)]
-    settings, classes = preset["training"], preset["classes"]
-    network, losses = segmentation.train(cases, classes, settings, run.seed, device)
-    rows = list(segmentation.measure(network, tested, classes, settings, device))
+    network, losses = task.train(cases, classes, settings, run.seed, device)
+    rows = list(task.measure(network, tested, classes, settings, device))
     request = _request(work, run)
     facts = {
         "request": _hash(request),

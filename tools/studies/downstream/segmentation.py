@@ -1,44 +1,33 @@
-"""One run of a study of segmentation: a network trained on some cases, and measured on others.
+"""The task segmentation: a network that outlines lesions, trained on some, measured on others.
 
-``training`` of a preset:
+``training`` of a preset has, beside what :mod:`tools.studies.downstream.training` says:
 
-* ``steps`` and ``batch_size``: as many for each arm; the weights after the last step are measured,
-  so no case chooses them;
 * ``size``: voxels of a sample; images are padded or cut to it at random places;
 * ``crop``: voxels of the first axes that are kept round all that is labelled, for scans of which
   the place of the organ is known; left out: all;
-* ``window``: intensities that become 0 and 1, or ``percentiles`` of each image;
-* ``bundle``, ``overlays``: network and loss are those of a bundle and its configs on top of
-  ``train.json``, such as lesion_segmentation with dynunet.json; left out: ``network`` and ``loss``;
-* ``network``, ``loss``, ``optimizer``, ``lr_scheduler``, ``transforms``: ``_target_`` entries of
-  MONAI; ``tolerance_mm`` of the surface Dice.
+* ``tolerance_mm`` of the surface Dice.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Events
-from monai.bundle import ConfigParser
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedTrainer
-from monai.handlers import LrScheduleHandler
 from monai.inferers import SlidingWindowInferer
-from monai.transforms import Compose, RandSpatialCropd, SpatialPadd
-from monai.utils import set_determinism
+from monai.transforms import RandSpatialCropd, SpatialPadd
 from scipy import ndimage
 from torch import Tensor, nn
-from torch.utils.data import RandomSampler
 
-from tools.bundle import find_bundle, read_configs, resolved
 from tools.metrics.segmentation import Dice, SurfaceDice, match_lesions
 from tools.studies.downstream.cases import Case
+from tools.studies.downstream.effects import Measure, Report, Rows
+from tools.studies.downstream.training import fit, scaled
 
-__all__ = ["measure", "scaled", "train"]
+__all__ = ["REPORT", "measure", "synthetic_cases", "train"]
 
 OVERLAP = 0.25  # of sliding windows
 
@@ -57,16 +46,6 @@ def cropped(case: Case, settings: Mapping[str, Any]) -> Case:
     part = tuple(box)
     arrays = {key: getattr(case, key)[part] for key in ("image", "label", "known")}
     return case._replace(**arrays)
-
-
-def scaled(case: Case, settings: Mapping[str, Any]) -> Tensor:
-    """Return an image as the network sees it, ``(1, H, W, D)``, from 0 to 1."""
-    image = np.asarray(case.image, np.float32)
-    if "percentiles" in settings:
-        low, high = np.percentile(image, settings["percentiles"])
-    else:
-        low, high = settings["window"]
-    return torch.from_numpy(np.clip((image - low) / max(high - low, 1e-6), 0, 1)[None])
 
 
 def numbered(label: np.ndarray, classes: Mapping[str, int]) -> Tensor:
@@ -93,64 +72,31 @@ def train(
         seed: of weights, batches and transforms.
         device: to train on.
     """
-    set_determinism(seed)
     samples = [
-        {"image": scaled(case, settings), "label": numbered(case.label, classes)}
+        {
+            "image": scaled(case.image, settings),
+            "label": numbered(case.label, classes),
+        }
         for case in (cropped(each, settings) for each in cases)
     ]
     both = ["image", "label"]
-    network, loss = _parts(settings, classes)
-    network = network.to(device)
-    transforms = ConfigParser({"transforms": settings["transforms"]})
-    chain = [
+    first = [
         SpatialPadd(both, settings["size"], mode="minimum"),
         RandSpatialCropd(both, settings["size"], random_size=False),
-        *transforms.get_parsed_content("transforms"),
     ]
-    steps, batch = settings["steps"], settings["batch_size"]
-    dataset = Dataset(samples, Compose(chain).set_random_state(seed))
-    order = torch.Generator().manual_seed(seed)
-    drawn = RandomSampler(samples, replacement=True, num_samples=steps * batch, generator=order)
-    loader = DataLoader(dataset, batch_size=batch, sampler=drawn, num_workers=0)
-    optimizer = _built(settings["optimizer"], params=network.parameters())
-    scheduler = _built(settings["lr_scheduler"], optimizer=optimizer)
-    losses: list[float] = []
-    trainer = SupervisedTrainer(
-        device,
-        max_epochs=1,
-        train_data_loader=loader,
-        network=network,
-        optimizer=optimizer,
-        loss_function=loss,
-        epoch_length=steps,
-        decollate=False,
-        train_handlers=[LrScheduleHandler(scheduler, print_lr=False, epoch_level=False)],
-        amp=device.type == "cuda",
-    )
-    trainer.logger.setLevel("WARNING")
-    trainer.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output["loss"]))
-    )
-    trainer.run()
-    set_determinism(None)
-    return network.eval(), losses
+    changes = {"class_names": list(classes), "patch_size": settings["size"]}
+    return fit(samples, first, settings, seed, device, changes)
 
 
-def _parts(settings: Mapping[str, Any], classes: Mapping[str, int]) -> tuple[nn.Module, Any]:
-    """Return network and loss, of a bundle or as the preset has them."""
-    if "bundle" not in settings:
-        parser = ConfigParser({key: settings[key] for key in ("network", "loss")})
-        return parser.get_parsed_content("network"), parser.get_parsed_content("loss")
-    configs = find_bundle(settings["bundle"]) / "configs"
-    parser = read_configs(configs, ["train.json", *settings.get("overlays", [])])
-    parser["class_names"], parser["patch_size"] = list(classes), settings["size"]
-    return resolved(parser, "network_def"), resolved(parser, "loss")
-
-
-def _built(entry: Mapping[str, Any], **given: Any) -> Any:
-    """Return the object of a ``_target_`` entry, with arguments that no JSON holds."""
-    parser = ConfigParser({"entry": dict(entry)})
-    return parser.get_parsed_content("entry", instantiate=False).instantiate(**given)
+def synthetic_cases(
+    rule: Mapping[str, Any],
+    ratio: float,
+    real: Sequence[Case],
+    classes: Mapping[str, int],
+    settings: Mapping[str, Any],
+) -> int:
+    """Return how many cases of a pool an arm takes: so many per real case."""
+    return round(ratio * len(real))
 
 
 def measure(
@@ -171,7 +117,7 @@ def measure(
     for case in (cropped(each, settings) for each in cases):
         start = time.perf_counter()
         with torch.inference_mode():
-            logits = inferer(scaled(case, settings)[None].to(device), network)
+            logits = inferer(scaled(case.image, settings)[None].to(device), network)
         predicted = logits.argmax(1)[0].cpu().numpy()  # type: ignore[union-attr]
         label = numbered(case.label, classes)[0].numpy()
         row: dict[str, Any] = {"name": case.name, "patient": case.patient, "classes": {}}
@@ -205,3 +151,56 @@ def _compared(
     ]
     found["false"] = len(matches.false)
     return found
+
+
+def case_values(rows: Rows, name: str, measure: str) -> np.ndarray:
+    """Return a measure of a class of each test case, NaN where there is none.
+
+    ``sensitivity`` is the share of the case's lesions that were found.
+    """
+    found = []
+    for row in rows:
+        each = row["classes"][name]
+        if measure == "sensitivity":
+            hits = [hit for _, hit in each["lesions"]]
+            found.append(float(np.mean(hits)) if hits else np.nan)
+        else:
+            found.append(np.nan if each[measure] is None else float(each[measure]))
+    return np.array(found)
+
+
+def share_found(rows: Rows, name: str, weights: np.ndarray) -> np.ndarray:
+    """Return the share of all lesions that were found, of weighted cases."""
+    lesions = [row["classes"][name]["lesions"] for row in rows]
+    hits = np.array([sum(hit for _, hit in each) for each in lesions], float)
+    counts = weights @ np.array([len(each) for each in lesions], float)
+    return np.where(counts > 0, weights @ hits / np.maximum(counts, 1), np.nan)
+
+
+def of_size(rows: Rows, name: str, size_mm: tuple[float, float]) -> tuple[Rows, int]:
+    """Return rows with the lesions of a size alone, and their number."""
+    low, high = size_mm
+    kept = [
+        [each for each in row["classes"][name]["lesions"] if low <= each[0] < high] for row in rows
+    ]
+    left = [
+        {**row, "classes": {name: {**row["classes"][name], "lesions": lesions}}}
+        for row, lesions in zip(rows, kept, strict=True)
+    ]
+    return left, sum(map(len, kept))
+
+
+REPORT = Report(
+    measures={
+        "dice": Measure("Dice", partial(case_values, measure="dice")),
+        "nsd": Measure("NSD", partial(case_values, measure="nsd")),
+        "sensitivity": Measure("found", partial(case_values, measure="sensitivity")),
+        "false": Measure(
+            "false per case", partial(case_values, measure="false"), scale=1, told=False
+        ),
+    },
+    by_size={"sensitivity": Measure("share found", whole=share_found)},
+    sized=of_size,
+    names=list,
+    facts="found: share of the lesions that a part of the prediction meets.",
+)

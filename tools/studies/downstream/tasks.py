@@ -1,0 +1,54 @@
+"""The tasks that a study can train for, by the name that presets have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from tools.studies.downstream import segmentation
+from tools.studies.downstream.cases import Case
+from tools.studies.downstream.effects import Report
+
+__all__ = ["TASKS", "Task"]
+
+
+class Task(Protocol):
+    """What a module of a task has."""
+
+    REPORT: Report
+
+    def train(
+        self,
+        cases: Sequence[Case],
+        classes: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        seed: int,
+        device: torch.device,
+    ) -> tuple[nn.Module, list[float]]:
+        """Return a network trained on real and synthetic cases together, and its losses."""
+
+    def measure(
+        self,
+        network: nn.Module,
+        cases: Sequence[Case],
+        classes: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        device: torch.device,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield a row of each test case: ``name``, ``patient``, and what the report is made of."""
+
+    def synthetic_cases(
+        self,
+        rule: Mapping[str, Any],
+        ratio: float,
+        real: Sequence[Case],
+        classes: Mapping[str, Any],
+        settings: Mapping[str, Any],
+    ) -> int:
+        """Return how many cases of a pool an arm takes, by its ratio and the real cases."""
+
+
+TASKS: Mapping[str, Task] = {"segmentation": segmentation}
