@@ -16,6 +16,7 @@ from tools.studies.downstream.design import presets, read_design, require_strang
 from tools.studies.downstream.effects import Measure, effect
 from tools.studies.downstream.runs import shard_of
 from tools.studies.downstream.segmentation import case_values, of_size, share_found
+from tools.studies.downstream.training import open_training
 
 SIZE = 16
 PATIENTS = [f"p{k}" for k in range(6)]
@@ -55,8 +56,9 @@ def small_preset(path: Path, **changes: object) -> Path:
         "arms": {"P": {}, "P_hand": {"pools": {"hand": 1.5}}},
         "learnt_from": {"lefusion_lidc": ["#training"], "diffmask": []},
     }
-    preset["training"] |= {"steps": 6, "batch_size": 2, "size": [SIZE] * 3}
-    preset["training"]["network"] |= {"channels": [4, 8], "strides": [2]}
+    network = {"network_def#channels": [4, 8], "network_def#strides": [2]}
+    preset["training"] |= {"steps": 6}
+    preset["training"]["changes"] |= {"batch_size": 2, "patch_size": [SIZE] * 3, **network}
     path.write_text(json.dumps(preset | changes))
     return path
 
@@ -249,3 +251,14 @@ def test_values_of_cases_by_hand() -> None:
 def test_shards_that_cannot_be(text: str) -> None:
     with pytest.raises(ValueError, match="shard must be I/N"):
         shard_of(text)
+
+
+@pytest.mark.parametrize("name", list(presets("segmentation")))
+def test_networks_of_presets_are_those_of_the_bundle(name: str) -> None:
+    preset = read_design("segmentation", name).preset
+    parser = open_training(preset["training"], torch.device("cpu"))
+    network = parser.get_parsed_content("network").eval()
+    size, values = parser["patch_size"], preset["classes"].values()
+    found = network(torch.zeros(1, 1, *size))
+    assert found.shape[1] > max(values)
+    assert found.shape[-3:] == tuple(size)

@@ -1,11 +1,8 @@
 """The task segmentation: a network that outlines lesions, trained on some, measured on others.
 
-``training`` of a preset has, beside what :mod:`tools.studies.downstream.training` says:
-
-* ``size``: voxels of a sample; images are padded or cut to it at random places;
-* ``crop``: voxels of the first axes that are kept round all that is labelled, for scans of which
-  the place of the organ is known; left out: all;
-* ``tolerance_mm`` of the surface Dice.
+``training`` of a preset has, beside what :mod:`tools.studies.downstream.training` says,
+``tolerance_mm`` of the surface Dice. Labels of cases are those of the bundle's ``class_names``;
+``classes`` of the preset says which of them are measured.
 """
 
 from __future__ import annotations
@@ -17,43 +14,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import SlidingWindowInferer
-from monai.transforms import RandSpatialCropd, SpatialPadd
+from monai.data import MetaTensor
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import nn
 
+from tools.bundle import resolved
 from tools.metrics.segmentation import Dice, SurfaceDice, match_lesions
 from tools.studies.downstream.cases import Case
 from tools.studies.downstream.effects import Measure, Report, Rows
-from tools.studies.downstream.training import fit, scaled
+from tools.studies.downstream.training import fit, open_training, prepares
 
 __all__ = ["REPORT", "measure", "synthetic_cases", "train"]
 
-OVERLAP = 0.25  # of sliding windows
 
-
-def cropped(case: Case, settings: Mapping[str, Any]) -> Case:
-    """Return the part of a case round what is labelled, of the size ``crop`` along its axes."""
-    if "crop" not in settings:
-        return case
-    box = []
-    for axis, size in enumerate(settings["crop"]):
-        other = tuple(k for k in range(case.label.ndim) if k != axis)
-        ends = np.flatnonzero((case.label > 0).any(other))
-        middle = (ends[0] + ends[-1] + 1) // 2 if len(ends) else case.label.shape[axis] // 2
-        start = int(np.clip(middle - size // 2, 0, max(0, case.label.shape[axis] - size)))
-        box.append(slice(start, start + size))
-    part = tuple(box)
-    arrays = {key: getattr(case, key)[part] for key in ("image", "label", "known")}
-    return case._replace(**arrays)
-
-
-def numbered(label: np.ndarray, classes: Mapping[str, int]) -> Tensor:
-    """Return a label map whose lesion classes are 1, 2, ..., ``(1, H, W, D)``."""
-    found = np.zeros(label.shape, np.uint8)
-    for number, value in enumerate(classes.values(), 1):
-        found[label == value] = number
-    return torch.from_numpy(found[None])
+def sample(case: Case) -> dict[str, MetaTensor]:
+    """Return a case as the transforms of the bundle take it."""
+    arrays = {"image": np.asarray(case.image, np.float32), "label": case.label}
+    return {
+        key: MetaTensor(torch.from_numpy(array[None]), affine=torch.from_numpy(case.affine))
+        for key, array in arrays.items()
+    }
 
 
 def train(
@@ -71,21 +51,15 @@ def train(
         settings: ``training`` of the preset.
         seed: of weights, batches and transforms.
         device: to train on.
+
+    Raises:
+        ValueError: if a class is none of the bundle's.
     """
-    samples = [
-        {
-            "image": scaled(case.image, settings),
-            "label": numbered(case.label, classes),
-        }
-        for case in (cropped(each, settings) for each in cases)
-    ]
-    both = ["image", "label"]
-    first = [
-        SpatialPadd(both, settings["size"], mode="minimum"),
-        RandSpatialCropd(both, settings["size"], random_size=False),
-    ]
-    changes = {"class_names": list(classes), "patch_size": settings["size"]}
-    return fit(samples, first, settings, seed, device, changes)
+    parser = open_training(settings, device, seed)
+    known = len(parser["class_names"])
+    if not all(1 <= value <= known for value in classes.values()):
+        raise ValueError(f"classes must be labels from 1 to {known}, got {dict(classes)}")
+    return fit(parser, [sample(case) for case in cases])
 
 
 def synthetic_cases(
@@ -113,16 +87,18 @@ def measure(
     union with it of a tenth or more (:func:`tools.metrics.segmentation.match_lesions`). ``false``
     is the number of parts that hit none. A class that is neither there nor predicted has no Dice.
     """
-    inferer = SlidingWindowInferer(settings["size"], sw_batch_size=4, overlap=OVERLAP)
-    for case in (cropped(each, settings) for each in cases):
+    parser = open_training(settings, device, overlays=("evaluate.json",))
+    before = prepares(parser, "validate")
+    inferer, after = (resolved(parser, f"validate#{key}") for key in ("inferer", "postprocessing"))
+    for case in cases:
         start = time.perf_counter()
+        data = before(sample(case))
         with torch.inference_mode():
-            logits = inferer(scaled(case.image, settings)[None].to(device), network)
-        predicted = logits.argmax(1)[0].cpu().numpy()  # type: ignore[union-attr]
-        label = numbered(case.label, classes)[0].numpy()
+            data["pred"] = inferer(data["image"][None].to(device), network)[0].cpu()
+        predicted = after(data)["pred"].argmax(0).numpy()
         row: dict[str, Any] = {"name": case.name, "patient": case.patient, "classes": {}}
-        for number, name in enumerate(classes, 1):
-            got, wanted = ((part == number) & case.known for part in (predicted, label))
+        for name, value in classes.items():
+            got, wanted = ((part == value) & case.known for part in (predicted, case.label))
             tolerance = settings["tolerance_mm"]
             row["classes"][name] = _compared(got, wanted, case.spacing_mm, tolerance)
         row["seconds"] = round(time.perf_counter() - start, 3)

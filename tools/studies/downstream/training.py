@@ -1,14 +1,15 @@
-"""The network of a run: built of a preset or a bundle, trained for a number of steps.
+"""The network of a run: trained, and read, as a bundle's own configs say.
 
 ``training`` of a preset, whatever the task:
 
-* ``steps`` and ``batch_size``: as many for each arm; the weights after the last step are measured,
-  so no case chooses them;
-* ``window``: intensities that become 0 and 1, or ``percentiles`` of each image;
-* ``bundle``, ``overlays``: network and loss are those of a bundle and its configs on top of
-  ``train.json``, such as lesion_segmentation with dynunet.json; left out: ``network`` and ``loss``;
-* ``network``, ``loss``, ``optimizer``, ``lr_scheduler``, ``transforms``: ``_target_`` entries of
-  MONAI.
+* ``bundle``, ``overlays``: a bundle with ``train.json`` and ``evaluate.json``, and configs of it on
+  top, such as lesion_segmentation with heart.json and dynunet.json;
+* ``changes``: keys of these configs; null: as they have it;
+* ``steps``: as many for each arm; the weights after the last step are measured, so no case chooses
+  them.
+
+Cases are in memory, so the transforms of the configs that read files are left out, as are the
+handlers that validate and write.
 """
 
 from __future__ import annotations
@@ -16,112 +17,82 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedTrainer
-from monai.handlers import LrScheduleHandler
+from monai.data import Dataset
 from monai.transforms import Compose
 from monai.utils import set_determinism
-from torch import Tensor, nn
-from torch.utils.data import RandomSampler, Sampler, WeightedRandomSampler
+from torch import nn
 
 from tools.bundle import find_bundle, read_configs, resolved
 
-__all__ = ["fit", "network_and_loss", "scaled"]
+__all__ = ["fit", "open_training", "prepares"]
 
-Sample = dict[str, Tensor]
-
-
-def scaled(image: np.ndarray, settings: Mapping[str, Any]) -> Tensor:
-    """Return an image as the network sees it, ``(1, H, W, D)``, from 0 to 1."""
-    image = np.asarray(image, np.float32)
-    if "percentiles" in settings:
-        low, high = np.percentile(image, settings["percentiles"])
-    else:
-        low, high = settings["window"]
-    return torch.from_numpy(np.clip((image - low) / max(high - low, 1e-6), 0, 1)[None])
+READING = ("LoadScansd", "EnsureChannelFirstd")  # transforms of what is in memory already
+KEPT = ("EpochChance", "LrScheduleHandler")  # handlers without which no weights would be the same
 
 
-def network_and_loss(
-    settings: Mapping[str, Any], changes: Mapping[str, Any]
-) -> tuple[nn.Module, Any]:
-    """Return network and loss, of a bundle with keys changed, or as the preset has them."""
-    if "bundle" not in settings:
-        parser = ConfigParser({key: settings[key] for key in ("network", "loss")})
-        return parser.get_parsed_content("network"), parser.get_parsed_content("loss")
-    configs = find_bundle(settings["bundle"]) / "configs"
-    parser = read_configs(configs, ["train.json", *settings.get("overlays", [])])
-    for key, value in changes.items():
-        parser[key] = value
-    return resolved(parser, "network_def"), resolved(parser, "loss")
+def open_training(
+    settings: Mapping[str, Any],
+    device: torch.device,
+    seed: int = 0,
+    overlays: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
+) -> ConfigParser:
+    """Return the configs of a bundle as a study wants them.
+
+    Args:
+        settings: ``training`` of the preset.
+        device: of the network.
+        seed: of weights, order and transforms.
+        overlays: further configs on top.
+        changes: further keys.
+    """
+    folder = find_bundle(settings["bundle"])
+    names = ["train.json", *settings.get("overlays", []), *overlays]
+    parser = read_configs(folder / "configs", names)
+    steps = int(settings["steps"])
+    parser["epoch_length"] = min(int(parser["epoch_length"]), steps)
+    fixed = {"bundle_root": str(folder), "device": device, "seed": seed, "max_steps": steps}
+    for key, value in {**settings.get("changes", {}), **(changes or {}), **fixed}.items():
+        if value is not None:
+            parser[key] = value
+    return parser
+
+
+def prepares(parser: ConfigParser, part: str) -> Compose:
+    """Return the preprocessing of ``train`` or ``validate`` for cases in memory."""
+    key = f"{part}#preprocessing#transforms"
+    parser[key] = [each for each in parser[key] if _name(each) not in READING]
+    return resolved(parser, f"{part}#preprocessing")
 
 
 def fit(
-    samples: Sequence[Sample],
-    first: Sequence[Any],
-    settings: Mapping[str, Any],
-    seed: int,
-    device: torch.device,
-    changes: Mapping[str, Any],
-    weights: Sequence[float] | None = None,
+    parser: ConfigParser, samples: Sequence[Mapping[str, Any]]
 ) -> tuple[nn.Module, list[float]]:
-    """Return a network trained on samples, and its losses.
+    """Return the averaged weights after the last step of a training, and the loss of each step.
 
     Args:
-        samples: ``image`` and ``label`` of each, in memory.
-        first: transforms before those of the settings.
-        settings: ``training`` of the preset.
-        seed: of weights, batches and transforms; equal seeds give equal networks on one device.
-        device: to train on.
-        changes: keys of the bundle, where the network is one's.
-        weights: how often each sample is drawn, relative to others; None: equally often.
+        parser: see :func:`open_training`; equal ones give equal weights on one device.
+        samples: cases with the keys of the bundle's dataset; its preprocessing is applied once.
     """
-    set_determinism(seed)
-    network, loss = network_and_loss(settings, changes)
-    network = network.to(device)
-    transforms = ConfigParser({"transforms": settings["transforms"]})
-    chain = [*first, *transforms.get_parsed_content("transforms")]
-    dataset = Dataset(samples, Compose(chain).set_random_state(seed))
-    steps, batch = settings["steps"], settings["batch_size"]
-    drawn = _sampler(samples, weights, steps * batch, seed)
-    loader = DataLoader(dataset, batch_size=batch, sampler=drawn, num_workers=0)
-    optimizer = _built(settings["optimizer"], params=network.parameters())
-    scheduler = _built(settings["lr_scheduler"], optimizer=optimizer)
+    chain = prepares(parser, "train")
+    parser["train#dataset"] = Dataset([chain(dict(each)) for each in samples])
+    parser["train#handlers"] = [h for h in parser["train#handlers"] if _name(h) in KEPT]
+    set_determinism(parser["seed"])
+    trainer, average = (resolved(parser, key) for key in ("train#trainer", "ema"))
+    average.attach(trainer)
     losses: list[float] = []
-    trainer = SupervisedTrainer(
-        device,
-        max_epochs=1,
-        train_data_loader=loader,
-        network=network,
-        optimizer=optimizer,
-        loss_function=loss,
-        epoch_length=steps,
-        decollate=False,
-        train_handlers=[LrScheduleHandler(scheduler, print_lr=False, epoch_level=False)],
-        amp=device.type == "cuda",
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda engine: losses.append(float(engine.state.output[0]["loss"])),
     )
     trainer.logger.setLevel("WARNING")
-    trainer.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output["loss"]))
-    )
     trainer.run()
     set_determinism(None)
-    return network.eval(), losses
+    return average.ema_model.eval(), losses
 
 
-def _sampler(
-    samples: Sequence[Sample], weights: Sequence[float] | None, count: int, seed: int
-) -> Sampler:
-    order = torch.Generator().manual_seed(seed)
-    if weights is None:
-        return RandomSampler(samples, replacement=True, num_samples=count, generator=order)
-    return WeightedRandomSampler(weights, count, generator=order)
-
-
-def _built(entry: Mapping[str, Any], **given: Any) -> Any:
-    """Return the object of a ``_target_`` entry, with arguments that no JSON holds."""
-    parser = ConfigParser({"entry": dict(entry)})
-    return parser.get_parsed_content("entry", instantiate=False).instantiate(**given)
+def _name(entry: Any) -> str:
+    return str(entry["_target_"]).rpartition(".")[2] if isinstance(entry, Mapping) else ""
