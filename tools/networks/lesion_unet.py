@@ -33,8 +33,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[:, :, None, None, None].chunk(2, dim=1)
         hidden = self.conv1(functional.silu(self.norm1(x)))
-        hidden = self.norm2(hidden) * (1 + scale) + shift
-        return self.skip(x) + self.conv2(functional.silu(hidden))
+        hidden = functional.silu(self.norm2(hidden) * (1 + scale) + shift)
+        return self.conv2(hidden) + self.skip(x)  # in this order less is held at once
 
 
 class VoxelAttention(nn.Module):
@@ -180,7 +180,7 @@ class LesionUNet(nn.Module):
         hidden = self.middle[0](hidden, embedding)
         hidden = self.middle[1](self.attention(hidden, tokens), embedding)
         for level in reversed(range(len(self.up))):
-            hidden = torch.cat([hidden, skips[level]], 1)
+            hidden = torch.cat([hidden, skips.pop()], 1)
             for block in self.up[level]:  # type: ignore[attr-defined]
                 hidden = block(hidden, embedding)
             if level:
