@@ -263,7 +263,8 @@ def _make(
         pool = work.pool(name, run, organ)
         count = task.synthetic_cases(pool.rule, ratio, real, classes, settings)
         made[name] = _taken(pool, run, names, count)
-    cases = [*real, *(case for part in made.values() for case in part)]
+    synthetic = [case for part in made.values() for case in part]
+    cases = [*real * times(len(real), len(synthetic), settings.get("real_share")), *synthetic]
     network, losses = task.train(cases, classes, settings, run.seed, device)
     rows = list(task.measure(network, tested, classes, settings, device))
     request = _request(work, run)
@@ -282,6 +283,20 @@ def _make(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / METRICS, facts, indent=None)
     logger.info("%s: %.0f s", run.name, facts["seconds"])
+
+
+def times(real: int, synthetic: int, share: float | None) -> int:
+    """Return how often each real case is taken, so that they are at least this share of all.
+
+    Example:
+        >>> times(10, 30, None), times(10, 30, 0.5), times(10, 5, 0.5)
+        (1, 3, 1)
+    """
+    if share is None:
+        return 1
+    if not 0 <= share < 1:
+        raise ValueError(f"real_share must be from 0 to below 1, got {share}")
+    return max(1, round(synthetic * share / (1 - share) / real))
 
 
 def _taken(pool: Pool, run: Run, names: set[str], count: int) -> list[Case]:

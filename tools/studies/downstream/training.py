@@ -6,7 +6,9 @@
   top, such as lesion_segmentation with heart.json and dynunet.json;
 * ``changes``: keys of these configs; null: as they have it;
 * ``steps``: as many for each arm; the weights after the last step are measured, so no case chooses
-  them.
+  them;
+* ``real_share``: real cases are repeated until about this share of what is drawn is real; left
+  out: each case, real or synthetic, is drawn equally often.
 
 Cases are in memory, so the transforms of the configs that read files are left out, as are the
 handlers that validate and write.
