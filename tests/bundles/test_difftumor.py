@@ -1,5 +1,6 @@
 """difftumor: published weights fit, organs are tables, and beyond the margin nothing changes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from tests.bundles.runs import FEW_LATENT_STEPS, SHORT, TRAININGS, run_configs
 from tests.convert.test_difftumor import (
     CODES,
     UNET,
@@ -20,6 +22,7 @@ from tools import synthesize
 from tools.bundle import Bundle
 from tools.convert.difftumor import convert
 from tools.phantoms.abdomen_ct import ORGANS, AbdomenPhantom, abdomen_ct
+from tools.phantoms.datasets import write_tumour_dataset
 from tools.synthesis.arrays import open_synthesizer
 from tools.synthesis.lesion import WindowJob
 from tools.synthesis.view import CropView
@@ -49,6 +52,54 @@ def test_each_organ_gets_a_tumour_and_nothing_changes_beyond_the_margin(
     assert lesion["class"] == "tumour"
     assert 0 <= lesion["sampler"]["blend_sigma_mm"] <= 1
     assert lesion["sampler"]["num_inference_steps"] == 4
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two livers with tumours and a healthy one, labelled as the Decathlon does."""
+    folder = tmp_path_factory.mktemp("livers")
+    content = write_tumour_dataset(folder, sections={"training": 2, "normal": 1})
+    content["training"] += content["normal"]
+    (folder / "datalist.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("method", ["hand_crafted", "copy_paste", "carvemix", "lesionmix"])
+def test_methods_without_a_network_change_the_tumour_alone(
+    method: str, phantom: AbdomenPhantom, library: Path
+) -> None:
+    organ = (phantom.organs == ORGANS["liver"]).astype(np.uint8)
+    options = {} if method == "hand_crafted" else {"library": str(library)}
+    image, label, record = synthesize(
+        phantom.image, phantom.affine, organ=organ, bundle="difftumor", method=method, device="cpu",
+        count=1, seed=1, **options,
+    )  # fmt: skip
+    changed = image != phantom.image
+    assert changed.any()
+    assert not changed[label != 2].any()
+    copied = record["lesions"][0]["sampler"].get("lesions", 3)
+    assert copied == 3  # tumours, not the livers round them
+
+
+@pytest.mark.parametrize("shape", ["library", "diffmask"])
+def test_other_shapes_go_with_it(shape: str, phantom: AbdomenPhantom, library: Path) -> None:
+    organ = (phantom.organs == ORGANS["liver"]).astype(np.uint8)
+    name = f"library:{library}" if shape == "library" else shape
+    _, label, record = synthesize(
+        phantom.image, phantom.affine, organ=organ, bundle="difftumor", device="cpu", count=1,
+        seed=2, shape=name, diameter_mm=[10, 12],
+    )  # fmt: skip
+    assert (label == 2).any()
+    assert 9 < record["lesions"][0]["diameter_mm"] < 13
+
+
+def test_large_tumours_train_one_step(tmp_path: Path) -> None:
+    few = TRAININGS["difftumor/configs/train.json"] | SHORT | {"train#trainer#epoch_length": 1}
+    few |= {"batch_size": 1, "window_size": [48, 48, 48], "save_interval": 1}
+    few |= FEW_LATENT_STEPS | {"val_every_nth_case": 8}
+    few |= {"train#dataset#data": "$@train#files[:2]"}
+    run_configs("difftumor", "training", "train large", tmp_path, **few)
+    assert torch.load(tmp_path / "models" / "model.pt", weights_only=True)
 
 
 def test_sizes_of_classes_do_not_go_with_a_diameter() -> None:

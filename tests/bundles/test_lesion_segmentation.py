@@ -42,6 +42,11 @@ def train(names: str, out: Path, **options: Any) -> dict[str, torch.Tensor]:
         pytest.param("train heart heart_synthetic", HEART, marks=pytest.mark.slow),
         pytest.param("train swin_unetr", SWIN, marks=pytest.mark.slow),
         pytest.param(
+            "train liver liver_synthetic",
+            SEGMENTATION | {"patch_size": [32] * 3, "spacing_mm": [3.0] * 3},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "train liver", SEGMENTATION | {"patch_size": [32] * 3}, marks=pytest.mark.slow
         ),
     ],
@@ -62,6 +67,19 @@ def test_synthetic_lesions_are_what_is_learnt_from(tmp_path: Path) -> None:
         # 0 to 1, and brightness and contrast of 10 %
         assert -0.1 <= batch["image"].min() < batch["image"].max() <= 1.2
         assert batch["label"].unique().tolist() == [0, 1]
+
+
+def test_livers_get_tumours_in_the_liver_while_training() -> None:
+    names = ("train", "liver", "liver_synthetic")
+    changes = {"spacing_mm": [3.0] * 3, "patch_size": [64] * 3, "batch_size": 1}
+    config = parser(*names, **changes, texture_method="hand_crafted", synthetic_prob=1.0)
+    config["train#files"], config["train#dataset#data"] = [], "$@normal_files[:1]"
+    (before,) = config.get_parsed_content("train#dataset")
+    (after,) = config.get_parsed_content("synthesize").set_random_state(0).many([before])
+    tumour = after["label"] == 2
+    assert tumour.any()
+    assert (before["label"][tumour] == 1).all()
+    assert not (after["image"] != before["image"])[~tumour].any()
 
 
 def test_real_lesions_stay_and_no_others_come_by_default() -> None:

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from tests.studies.test_judge import write_lesion
 from tools.cli import main
+from tools.phantoms.datasets import write_tumour_dataset
 from tools.phantoms.heart_datasets import write_heart_dataset
 from tools.studies import compare as compare_module
 from tools.transforms.healing import heal, remote_wall
@@ -137,6 +138,28 @@ def test_hearts_take_the_same_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_forests")
+def test_each_tumour_of_a_liver_is_drawn_anew_beside_the_others(tmp_path: Path) -> None:
+    livers, out = tmp_path / "livers", tmp_path / "out"
+    write_tumour_dataset(livers, sections={"validation": 3})
+    words = ["compare", "--preset", "liver", "--real", str(livers), "--out", str(out)]
+    assert main([*words, "--methods", "hand_crafted"]) == 0
+    settings = json.loads((out / "compare.json").read_text())["settings"]
+    assert (settings["lesions"], settings["halves"]) == (6, "lesion")  # of three patients
+    assert "halves by lesion, as patients are few" in (out / "compare.md").read_text()
+    for case, count in enumerate((1, 2, 3)):
+        files = (f"phantom_{case:03d}_{kind}.nii.gz" for kind in ("image", "label"))
+        image, label = (np.asarray(nib.load(livers / "cases" / name).dataobj) for name in files)
+        pieces, number = ndimage.label(label == 2, np.ones((3, 3, 3)))
+        assert number == count
+        for turn in range(1, count + 1):
+            made = out / "hand_crafted" / f"phantom_{case:03d}_{turn}_image.nii.gz"
+            changed = np.asarray(nib.load(made).dataobj) != image
+            shares = [changed[pieces == k].mean() for k in range(1, count + 1)]
+            assert shares.pop(turn - 1) > 0.9
+            assert not any(shares) or min(shares) < 0.1  # a neighbour's rim at most
+
+
+@pytest.mark.usefixtures("small_forests")
 def test_a_network_is_shown_under_control(nodules: Path, tmp_path: Path) -> None:
     preset = json.loads(Path(compare_module.__file__).with_name("compare_lung.json").read_text())
     own = tmp_path / "own.json"
@@ -158,7 +181,10 @@ def test_a_network_is_shown_under_control(nodules: Path, tmp_path: Path) -> None
             ["--methods", "nothing"],
             "methods must be of lefusion_lidc, hr_ldm, cond_diffusion_latent, hand_crafted, ",
         ),
-        (["--preset", "liver"], "preset must be one of heart, lung or a JSON file, got 'liver'"),
+        (
+            ["--preset", "skin"],
+            "preset must be one of heart, liver, lung or a JSON file, got 'skin'",
+        ),
         (["--preset", "own.json"], "preset must have the keys"),
         (["--surroundings", "none"], "surroundings must be one of healed, real, got 'none'"),
         (["--limit", "3"], "real must hold at least 4 lesions, got 3"),

@@ -159,6 +159,7 @@ def evaluate(
     other_seeds: Sequence[str] = (),
     radimagenet: str = "",
     network_test: bool = False,
+    liver_finder: str = "",
     surroundings: str = "healed",
 ) -> Result:
     """Measure on validation data whether a bundle obeys its controls and its lesions look real.
@@ -224,6 +225,8 @@ def evaluate(
             how far two seeds lie apart.
         radimagenet: RadImageNet-ResNet50_notop.pth, whose features give FID and KID of pictures.
         network_test: also train a small 3-D network to tell the two apart; minutes.
+        liver_finder: weights of a KiU-Net for liver and tumour (16, 32 and 64 channels): tells how
+            many real and synthetic tumours of each size it finds.
         surroundings: of lesions drawn by a bundle at the masks of real ones: healed, the real
             lesion and 3 mm round it are replaced by what lies around first; or real ("at real
             masks"), whose rim shows round the new lesion.
@@ -283,12 +286,12 @@ def compare(
     same depth, and nothing of the blood or of what lies beside the heart comes into it.
 
     Args:
-        real: scans with label maps: a datalist, or its folder; of nodules one in each. Default: the
-            embedded phantom.
+        real: scans with label maps: a datalist, or its folder; what hangs together is a lesion, of
+            a heart all of it. Default: the embedded phantom.
         out: folder to write: compare.html (all of it, opens offline), compare.md, compare.csv,
             compare.json, compare.png (cases and methods), compare_controls.png (textures),
             compare_measures.png, and per method the images.
-        preset: lung, heart, or a JSON file of the same keys.
+        preset: lung, heart, liver, or a JSON file of the same keys.
         methods: bundles of the organ, and what their overlays put in place of the network
             (hand_crafted, copy_paste, repaint, cond_diffusion, ...); default: all that are there,
             with weights where they need some.

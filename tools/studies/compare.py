@@ -6,6 +6,7 @@ What differs between organs stands in presets, ``compare_NAME.json`` beside this
   methods in place of its network;
 * ``methods``, ``limit``, ``steps``: what is taken where the command does not say; null: all;
 * ``quick``: the same keys for a run of minutes;
+* ``largest_mm``: lesions above are left out (diameter of the sphere of equal volume); null: none;
 * ``healed_mm``: width of the rim that is healed with the lesion;
 * ``controls``: how many lesions are drawn with each texture of the bundle;
 * ``shown``: how pictures are drawn, and how many lesions;
@@ -34,7 +35,7 @@ from tools.phantoms.datalists import PHANTOM_VERSION, cached_phantom
 from tools.scans.crops import Crop
 from tools.studies.comparison import FILES as PAGES
 from tools.studies.comparison import Controls, evenly, write_comparison
-from tools.studies.judge import Measured, judge, measure, pairs
+from tools.studies.judge import Measured, apart, judge, measure, pairs
 from tools.studies.redraw import PERCENT, Real, Redraw
 from tools.studies.statistics import mean_and_error
 from tools.synthesis.arrays import methods_of, open_synthesizer
@@ -45,7 +46,7 @@ __all__ = ["Settings", "compare", "known_methods", "read_preset"]
 
 IMAGES = ("request.json", "*_image.nii.gz", "*_label.nii.gz")
 KEYS = {"title", "bundle", "methods", "limit", "steps", "quick", "healed_mm", "shown", "phantom"}
-KEYS |= {"published", "controls"}
+KEYS |= {"published", "controls", "largest_mm"}
 SURROUNDINGS = ("healed", "real")
 LEAST = 4  # lesions
 PAIRED = ("jsd", "w1", "psnr", "ssim")
@@ -76,6 +77,7 @@ class Bench(NamedTuple):
         redraw: how they are drawn anew.
         window: intensities that pictures and histograms lie between.
         bins: of the histogram of a class.
+        halves: what the halves of the real ones are drawn of, patient or lesion.
     """
 
     preset: Mapping[str, Any]
@@ -84,6 +86,7 @@ class Bench(NamedTuple):
     redraw: Redraw
     window: HuWindow
     bins: int
+    halves: str
 
 
 def read_preset(name: str, quick: bool = False) -> dict[str, Any]:
@@ -158,7 +161,7 @@ def compare(real: str | Path | None, out: str | Path, settings: Settings) -> dic
     known = settings._asdict() | {"preset": str(settings.preset)}
     results: dict[str, Any] = {
         "settings": {"lesions": len(bench.lesions), **known, "phantom": real is None}
-        | {"window": list(bench.window), "unit": _unit(bench)},
+        | {"window": list(bench.window), "unit": _unit(bench), "halves": bench.halves},
         "methods": {},
     }
     made: dict[str, list[Crop]] = {}
@@ -223,14 +226,17 @@ def _bench(preset: Mapping[str, Any], settings: Settings, source: Path) -> Bench
     view, organ = opened.get("view"), opened.get("organ_table")
     margin = float(preset["healed_mm"]) if settings.surroundings == "healed" else 0.0
     redraw = Redraw(organ, view, margin, settings.seed)
-    lesions = list(redraw.read(source, settings.section, settings.limit))
+    largest = preset["largest_mm"]
+    lesions = list(redraw.read(source, settings.section, settings.limit, largest))
     if len(lesions) < LEAST:
         raise ValueError(f"real must hold at least {LEAST} lesions, got {len(lesions)} in {source}")
+    crops, halves = apart([each.crop for each in lesions])
+    lesions = [each._replace(crop=crop) for each, crop in zip(lesions, crops, strict=True)]
     in_units = lesions[0].scale is None
     window = HuWindow(*view.scale) if in_units else PERCENT
     bins = len(next(iter(read_presets(opened.folder / "configs")[0].values()))["histogram"])
-    measured = measure([each.crop for each in lesions], window, in_units)
-    return Bench(preset, lesions, measured, redraw, window, bins // len(organ.classes))
+    measured = measure(crops, window, in_units)
+    return Bench(preset, lesions, measured, redraw, window, bins // len(organ.classes), halves)
 
 
 def _phantom(writer: str) -> Path:

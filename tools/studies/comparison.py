@@ -118,10 +118,11 @@ def _facts(settings: Mapping[str, Any]) -> str:
 def _notes(settings: Mapping[str, Any]) -> str:
     low, high = settings["window"]
     unit = settings["unit"].replace("%", "% of the scan's own scale")
+    halves = {"lesion": "lesion, as patients are few"}.get(settings["halves"], "patient")
     return (
         "JSD (nats), W1 (in the scan's unit), PSNR (dB) and SSIM (%, within slices) against the "
         "real lesion, means ± standard error; PSNR and SSIM in the box of the lesion. Distances: "
-        "medians of halves by patient (5 to 95 %); smaller is better, within that of real halves "
+        f"medians of halves by {halves} (5 to 95 %); smaller is better, within that of real halves "
         "it cannot be told from real. AUC: a forest against real, 95 % interval. Step, width and "
         f"noise of the border: medians. Window {low:g} to {high:g} {unit}. Row healed: the real "
         "lesion put back, the trace of the healing itself."

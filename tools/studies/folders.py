@@ -18,12 +18,14 @@ from tools.studies.asked import asked_and_got, named_subtypes
 from tools.studies.judge import (
     PLANES,
     Measured,
+    apart,
     judge,
     measure,
     read_crops,
     set_distances,
     told_apart,
 )
+from tools.studies.liver_finder import LiverFinder, found_by_size
 from tools.studies.memory import memory, seed_spread
 from tools.studies.two_sample import network_auc
 from tools.studies.verdict import FILES, write_verdict
@@ -49,6 +51,7 @@ class Folders:
     other_seeds: Sequence[str] = ()
     radimagenet: str = ""
     network_test: bool = False
+    liver_finder: str = ""
 
 
 def judge_folders(options: Folders) -> tuple[dict[str, Any], list[tuple[str, str, str, str]]]:
@@ -68,10 +71,12 @@ def judge_folders(options: Folders) -> tuple[dict[str, Any], list[tuple[str, str
 
 def _judged(options: Folders) -> tuple[dict[str, Any], list[tuple[str, str, str, str]]]:
     values, limit, seed = options.values, options.limit, options.seed
-    crops = read_crops(options.synthetic, values, None, limit)
-    real = measure(read_crops(options.real, values, options.section, limit), options.window)
+    finder = LiverFinder(options.liver_finder) if options.liver_finder else None
+    crops, halves = apart(read_crops(options.real, values, options.section, limit))
+    real = measure(crops, options.window)
+    crops = apart(read_crops(options.synthetic, values, None, limit))[0]
     synthetic = measure(crops, options.window)
-    result = judge(real, synthetic, seed)
+    result = judge(real, synthetic, seed) | {"halves": halves}
     library = real
     if options.training:
         library = measure(read_crops(*_training(options.training, values)), options.window)
@@ -82,6 +87,12 @@ def _judged(options: Folders) -> tuple[dict[str, Any], list[tuple[str, str, str,
     if options.radimagenet:
         found = picture_distances(real, synthetic, options.radimagenet, seed)
         result["distances"] |= dict(found)
+    if finder is not None:
+        named = {"real": (options.real, options.section), "synthetic": (options.synthetic, None)}
+        result["found"] = {
+            side: found_by_size(finder, source, values, section)
+            for side, (source, section) in named.items()
+        }
     if options.network_test:
         result["told_apart"]["network"] = network_told_apart(real, synthetic, options.window, seed)
     result["subtypes"] = named_subtypes(library, synthetic, seed)

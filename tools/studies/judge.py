@@ -40,6 +40,7 @@ from tools.transforms.conditions import SUBTYPES, lesion_subtype
 __all__ = [
     "Listed",
     "Measured",
+    "apart",
     "each_crop",
     "feature_sets",
     "judge",
@@ -56,6 +57,7 @@ Distance = Callable[..., float]  # of two sets
 
 PICTURE = 32  # pixels of 1 mm of the pictures that are compared
 SPLITS = 20
+LEAST_PATIENTS = 4  # for halves by patient
 PLANES = ("sagittal", "coronal", "axial")  # normal to the axes of a scan in RAS
 SIZES_MM = (0, 6, 10, 20, 30, 1e3)
 
@@ -111,13 +113,28 @@ def read_crops(
     return found
 
 
+def apart(crops: Sequence[Crop]) -> tuple[list[Crop], str]:
+    """Return lesions by patient, or each as a patient of its own where there are fewer than four.
+
+    Halves of one patient's lesions share scanner, phase and organ: what differs between patients is
+    not in their band. The word returned beside says what halves are drawn of.
+    """
+    if len({crop.patient for crop in crops}) >= LEAST_PATIENTS:
+        return list(crops), "patient"
+    return [crop._replace(patient=f"{crop.patient} {crop.name}") for crop in crops], "lesion"
+
+
 def each_crop(
     source: str | Path,
     values: Sequence[int] = (),
     section: str | None = None,
     margin_mm: float = MARGIN_MM,
+    change: Callable[[Scan], Scan] | None = None,
 ) -> Iterator[Crop]:
-    """Yield lesions as :func:`read_crops` returns them, one after the other, with a margin."""
+    """Yield lesions as :func:`read_crops` returns them, one after the other, with a margin.
+
+    ``change``: what crops are of, made of each scan; None: the scan itself.
+    """
     for each in tqdm(list(listed(Path(source), section)), desc="reading"):
         record = each.record()
         lesions = [] if record is None else record.lesions
@@ -125,7 +142,8 @@ def each_crop(
         scan = Scan(each.image, argument="image")
         labels = scan.load_labels(each.label, "label")
         inside = np.isin(labels, wanted) if wanted else labels > 0
-        for crop in lesion_crops(scan, inside, each.name, each.patient, margin_mm):
+        seen = scan if change is None else change(scan)
+        for crop in lesion_crops(seen, inside, each.name, each.patient, margin_mm):
             yield crop._replace(subtype=each.subtype or _asked_subtype(crop, lesions))
 
 

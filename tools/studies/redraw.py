@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+import torch
 from scipy import ndimage
 from tqdm import tqdm
 
 from tools.files import new_file
+from tools.histograms import intensity_histogram
 from tools.intensity import HuWindow
 from tools.organs.organ import Organ
 from tools.scans.crops import Crop
@@ -23,7 +25,7 @@ from tools.shapes import MaskFileShape, MaskFileWallShape
 from tools.studies.judge import pairs
 from tools.synthesis.cases import Case
 from tools.synthesis.synthesizer import Synthesizer
-from tools.synthesis.textures import Textures
+from tools.synthesis.textures import NO_CONTROL, Textures
 from tools.synthesis.view import View
 from tools.transforms.healing import heal, heal_wall
 from tools.windows import Box
@@ -55,6 +57,12 @@ class Real(NamedTuple):
         low, high = self.scale
         return (values - low) * (100 / (high - low))
 
+    def mask_of(self, scan: Scan) -> np.ndarray:
+        """Return where this lesion is in its whole scan."""
+        mask = np.zeros(scan.shape, bool)
+        mask[self.box] = self.crop.mask
+        return mask
+
 
 @dataclass(frozen=True)
 class Redraw:
@@ -72,22 +80,30 @@ class Redraw:
     margin_mm: float
     seed: int
 
-    def read(self, source: Path, section: str | None, limit: int | None) -> Iterator[Real]:
-        """Yield the lesions of a datalist, a scan each, evenly over the list if there is a limit.
+    def read(
+        self,
+        source: Path,
+        section: str | None,
+        limit: int | None,
+        largest_mm: float | None = None,
+    ) -> Iterator[Real]:
+        """Yield the lesions of a datalist, evenly over the list if there is a limit.
 
-        Scans with several lesions are left out, unless the organ has but one, of several pieces.
+        Each connected part is a lesion, unless the organ has but one, of several pieces. Lesions of
+        more than ``largest_mm`` (sphere of equal volume) are left out.
         """
-        listed = list(pairs(source, section))
-        if limit is not None and limit < len(listed):
-            chosen = np.linspace(0, len(listed) - 1, limit).round().astype(int)
-            listed = [listed[k] for k in chosen]
-        for name, patient, image, label in tqdm(listed, desc="reading"):
-            found = self.real(name, patient, image, label)
-            if found is not None:
-                yield found
+        found = [
+            real
+            for name, patient, image, label in tqdm(
+                _evenly(list(pairs(source, section)), limit), desc="reading"
+            )
+            for real in self.reals(name, patient, image, label)
+            if largest_mm is None or real.crop.diameter_mm <= largest_mm
+        ]
+        yield from _evenly(found, limit)
 
-    def real(self, name: str, patient: str, image: Path, label: Path) -> Real | None:
-        """Return the lesion of a scan; None if it holds none or, but for such organs, several."""
+    def reals(self, name: str, patient: str, image: Path, label: Path) -> Iterator[Real]:
+        """Yield the lesions of a scan."""
         scan = self._scan(image)
         labels = scan.load_labels(label, "label")
         masks = np.stack([labels == value for value in self.organ.values])
@@ -95,33 +111,36 @@ class Redraw:
         pieces: np.ndarray
         pieces, number = ndimage.label(inside, np.ones((3, 3, 3)))
         least = SMALLEST_MM3 / float(np.prod(scan.spacing_mm))
-        large = [k for k in range(1, number + 1) if np.count_nonzero(pieces == k) >= least]
-        if not large or (self.organ.most_lesions != 1 and len(large) > 1):
-            logger.warning("%s is left out: it holds %d lesions", name, len(large))
-            return None
-        if self.organ.most_lesions != 1:
-            masks = masks & np.asarray(pieces == large[0])
-            inside = np.asarray(masks.any(0))
+        sizes = np.bincount(pieces.ravel(), minlength=number + 1)
+        large = [k for k in range(1, number + 1) if sizes[k] >= least]
+        if not large:
+            logger.warning("%s is left out: it holds no lesion", name)
+            return
+        if self.organ.most_lesions == 1:
+            pieces, large = inside.astype(int), [1]
+        scale, boxes = self.view.open(scan, labels).scale, ndimage.find_objects(pieces)
         margin = np.ceil(MARGIN_MM / np.array(scan.spacing_mm)).astype(int)
-        sides = zip(ndimage.find_objects(inside.astype(np.uint8))[0], margin, strict=True)
-        first, second, third = (slice(max(0, s.start - m), s.stop + m) for s, m in sides)
-        box = (first, second, third)
-        scale = self.view.open(scan, labels).scale
-        affine = scan.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
-        crop = Crop(f"{name}_1", patient, np.empty(0), inside[box], scan.spacing_mm, affine)
-        real = Real(crop, masks[(slice(None), *box)], box, scale, image, label)
-        return real._replace(crop=crop._replace(image=real.part(scan.image)))
+        for turn, k in enumerate(large, start=1):
+            sides = zip(boxes[k - 1], margin, strict=True)
+            first, second, third = (slice(max(0, s.start - m), s.stop + m) for s, m in sides)
+            box = (first, second, third)
+            own = masks[(slice(None), *box)] & np.asarray(pieces[box] == k)
+            affine = scan.affine.copy()
+            affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
+            called = f"{name}_{turn}"
+            crop = Crop(called, patient, np.empty(0), own.any(0), scan.spacing_mm, affine)
+            real = Real(crop, own, box, scale, image, label)
+            yield real._replace(crop=crop._replace(image=real.part(scan.image)))
 
     def healed(self, real: Real) -> np.ndarray:
-        """Return the whole scan without its lesion."""
+        """Return the whole scan without its lesion; others stay."""
         scan = self._scan(real.image)
         image = np.asarray(scan.image, np.float32)
-        labels = scan.load_labels(real.label, "label")
-        mask = np.isin(labels, self.organ.values)
         rng = self._chance(real)
+        mask = real.mask_of(scan)
         if not self.organ.wall:
             return heal(image, mask, scan.spacing_mm, rng, self.margin_mm)
+        labels = scan.load_labels(real.label, "label")
         wall, cavity = (np.isin(labels, part) for part in (self.organ.wall, self.organ.cavity))
         return heal_wall(image, mask, wall, cavity, scan.affine, rng, self.margin_mm)
 
@@ -147,7 +166,7 @@ class Redraw:
             healed = source.stored_values(self.healed(real))
             scan = self._scan(nib.Nifti1Image(healed, source.affine, dtype=healed.dtype))
             textures = _textures(real, job, texture)
-            own = replace(job, shapes=self._shape(real), textures=textures, count=1)
+            own = replace(job, shapes=self._shape(source, real), textures=textures, count=1)
             case = Case(real.crop.name, real.image, self._organ_mask(source, real))
             plan = own.plan(scan, case, self._chance(real, turn), "error")
             (result,) = own.finish([plan])
@@ -161,17 +180,17 @@ class Redraw:
     def _scan(self, source: Any) -> Scan:
         return Scan(source, in_hu=self.organ.modality == "CT")
 
-    def _shape(self, real: Real) -> MaskFileShape | MaskFileWallShape:
+    def _shape(self, scan: Scan, real: Real) -> MaskFileShape | MaskFileWallShape:
         if self.organ.chart == "wall":
             return MaskFileWallShape(real.label, self.organ)
-        return MaskFileShape(real.label)
+        return MaskFileShape(real.label, (real.mask_of(scan), scan.affine))
 
     def _organ_mask(self, scan: Scan, real: Real) -> nib.Nifti1Image | None:
-        """Return the label map of an organ with parts, healthy; None of one without."""
+        """Return the label map of an organ with parts, the lesion healed; None without parts."""
         if not self.organ.parts:
             return None
         labels = scan.load_labels(real.label, "label")
-        labels = np.where(np.isin(labels, self.organ.values), self.organ.room[0], labels)
+        labels = np.where(real.mask_of(scan), self.organ.room[0], labels)
         return nib.Nifti1Image(labels.astype(np.uint8), scan.affine)
 
     def _chance(self, real: Real, turn: int = 0) -> np.random.Generator:
@@ -179,13 +198,24 @@ class Redraw:
         return np.random.default_rng(key)
 
 
+def _evenly(listed: list[Any], limit: int | None) -> list[Any]:
+    """Return at most so many of a list, evenly over it."""
+    if limit is None or limit >= len(listed):
+        return listed
+    return [listed[k] for k in np.linspace(0, len(listed) - 1, limit).round().astype(int)]
+
+
 def _textures(real: Real, job: Synthesizer, texture: str | None) -> Textures:
+    """Return what a word of the bundle asks for; without one the histogram of the lesion itself."""
     before = job.textures
-    return Textures(
-        texture or f"like:{real.image}:{real.label}",
-        before.presets,
-        before.organ,
-        before.library,
-        before.window_hu,
-        before.view,
-    )
+    presets, library = before.presets, before.library
+    if presets is NO_CONTROL and hasattr(job.texturer, "network"):  # which can be told nothing
+        return before
+    if texture is None and real.scale is not None:  # its tissues count too
+        texture = f"like:{real.image}:{real.label}"
+    elif texture is None:
+        row = torch.from_numpy(real.crop.image[real.crop.mask].astype(np.float64))[None]
+        bins = intensity_histogram(row, torch.ones_like(row), before.bins, before.window_hu)[0]
+        texture, library = "own", None
+        presets = {"own": {"histogram": bins.double().tolist(), "weight": 1.0}}
+    return Textures(texture, presets, before.organ, library, before.window_hu, before.view)

@@ -118,6 +118,9 @@ def _tables(
                 middle = _interval(found, "median", "low", "high")
                 lines.append((words, middle, spread, str(found["n"])))
         yield "Asked against got", headers, lines
+    found = result.get("found")
+    if found is not None:
+        yield "Found by a segmenter trained elsewhere", ("size", *COLOURS), list(_found_rows(found))
     subtypes = result.get("subtypes")
     if subtypes is not None:
         names = [name.replace("_", "-") for name in subtypes["names"]]
@@ -135,6 +138,14 @@ def _tables(
         title = f"Subtypes that a classifier of real lesions names ({accuracy})"
         yield title, ("lesions", *(f"named {name}" for name in names)), lines
     yield "All else", HEADERS, [row for row in rows if row[0] not in MAIN]
+
+
+def _found_rows(found: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    """Yield size, and how many real and synthetic lesions of it are found."""
+    sizes = sorted({*found["real"], *found["synthetic"]}, key=lambda size: float(size.split()[0]))
+    for size in sizes:
+        sides = [found[side].get(size) for side in COLOURS]
+        yield size, *("-" if x is None else f"{x['found']} of {x['lesions']}" for x in sides)
 
 
 def write_verdict(
@@ -157,7 +168,7 @@ def write_verdict(
         parts = [f"# {title}", "", *_counts(result)]
         for name, headers, each in _tables(result, rows):
             parts += ["", *([f"## {name}", ""] if name else []), *grid(headers, each)]
-        text = "\n".join([*parts, "", NOTES])
+        text = "\n".join([*parts, "", _notes(result)])
         with new_file(folder / "judge.md") as partial:
             partial.write_text(text + "\n", encoding="utf-8")
         plot = _plot(result)
@@ -175,6 +186,11 @@ def _interval(found: Mapping[str, float], *keys: str) -> str:
 
 def _word(inside: bool) -> str:
     return "yes" if inside else "no"
+
+
+def _notes(result: Mapping[str, Any]) -> str:
+    few = "Halves and folds are by lesion here, not by patient: there are fewer than four. "
+    return (few if result.get("halves") == "lesion" else "") + NOTES
 
 
 def _counts(result: Mapping[str, Any]) -> list[str]:
@@ -253,7 +269,7 @@ def _page(
         for heading, headers, cells in _tables(result, rows)
     ]
     counts = [line.strip() for line in _counts(result)]
-    main = tables[0]._replace(sentences=[*counts, NOTES], plot=data_uri(plot))
+    main = tables[0]._replace(sentences=[*counts, _notes(result)], plot=data_uri(plot))
     montages = [
         Section(f"{name}, from small to large", plot=data_uri(_montage(each)))
         for name, each in (("Real", real), ("Synthetic", synthetic))

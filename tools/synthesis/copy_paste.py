@@ -58,7 +58,8 @@ class CopyPaste(PlainTexturer):
         library: folder with ``datalist.json``, or a datalist, of images with label maps; its
             training section where it has one.
         form: see above.
-        values: of the label maps that are lesions; none: all above 0.
+        values: of the label maps that are lesions; all above 0 if none are given, or no label map
+            of the library holds one of them (masks of lesions alone).
 
     Raises:
         ValueError: if the form is unknown, or the library holds no lesion.
@@ -78,8 +79,11 @@ class CopyPaste(PlainTexturer):
             raise ValueError(f"library must name real lesions to copy, got none for {form}")
         self.form = form
         self.sources: list[Source] = []
-        for image, label in tqdm(list(entries(Path(library))), "lesions to copy", leave=False):
-            self.sources += _sources(image, label, values)
+        for chosen in dict.fromkeys((tuple(values), ())):
+            for image, label in tqdm(list(entries(Path(library))), "lesions to copy", leave=False):
+                self.sources += _sources(image, label, chosen)
+            if self.sources:
+                break
         if not self.sources:
             raise ValueError(f"library must hold at least one lesion, got none in {library}")
         super().__init__(form, root, view, {"lesions": len(self.sources)})
