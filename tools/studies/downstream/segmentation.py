@@ -27,7 +27,7 @@ from tools.studies.downstream.cases import Case
 from tools.studies.downstream.effects import Measure, Report, Rows
 from tools.studies.downstream.training import fit, scaled
 
-__all__ = ["REPORT", "measure", "synthetic_cases", "train"]
+__all__ = ["REPORT", "kept", "measure", "synthetic_cases", "train"]
 
 OVERLAP = 0.25  # of sliding windows
 
@@ -88,15 +88,23 @@ def train(
     return fit(samples, first, settings, seed, device, changes)
 
 
+def kept(
+    cases: Sequence[Case], classes: Mapping[str, int], settings: Mapping[str, Any], seed: int
+) -> list[Case]:
+    """Return all real cases: each is trained on."""
+    return list(cases)
+
+
 def synthetic_cases(
     rule: Mapping[str, Any],
     ratio: float,
     real: Sequence[Case],
+    taken: Sequence[Case],
     classes: Mapping[str, int],
     settings: Mapping[str, Any],
 ) -> int:
     """Return how many cases of a pool an arm takes: so many per real case."""
-    return round(ratio * len(real))
+    return round(ratio * len(taken))
 
 
 def measure(
