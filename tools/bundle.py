@@ -128,10 +128,28 @@ def load_weights(
 
 
 def start_network(
-    network: nn.Module, weights: str | None, device: str | torch.device = "cpu"
+    network: nn.Module,
+    weights: str | None,
+    device: str | torch.device = "cpu",
+    anew: Sequence[str] = (),
 ) -> nn.Module:
-    """Return a network to be trained on the device: anew, or from the weights of a file."""
-    return (load_weights(network, weights) if weights else network).to(device).train()
+    """Return a network to be trained on the device: anew, or from the weights of a file.
+
+    Layers whose names begin with one of ``anew`` keep the weights that they have, such as the last
+    one where the classes are others.
+
+    Raises:
+        ValueError: if the network has no such layer, or the others are not in the file.
+    """
+    if weights:
+        own, state = network.state_dict(), read_weights(weights)
+        kept = {name: own[name] for name in own if name.startswith(tuple(anew))} if anew else {}
+        if anew and not kept:
+            raise ValueError(f"anew must name layers of the network, got {list(anew)}")
+        state |= kept
+        require_weights_of(network, state, weights)
+        network.load_state_dict(state)
+    return network.to(device).train()
 
 
 def require_weights_of(

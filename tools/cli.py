@@ -56,7 +56,11 @@ COMMANDS: Commands = {
     "evaluate": models.evaluate,
     "turing": {"": readers.turing, "score": readers.turing_score},
     "adapt": study.adapt,
-    "study": {"loop": study.study_loop, "segmentation": study.study_segmentation},
+    "study": {
+        "classification": study.study_classification,
+        "loop": study.study_loop,
+        "segmentation": study.study_segmentation,
+    },
     "export": {
         "auto3dseg": export.export_auto3dseg,
         "detection": export.export_detection,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tools.commands.arguments import Number, Seed
 from tools.commands.result import Result
 
-__all__ = ["adapt", "study_loop", "study_segmentation"]
+__all__ = ["adapt", "study_classification", "study_loop", "study_segmentation"]
 
 
 def adapt(
@@ -112,6 +112,72 @@ def study_segmentation(
         only: pools, runs or report; all of them otherwise.
         device: auto, cpu, cuda or cuda:N.
     """
+    given = (real, out, preset, fractions, arms, seeds, protocol, workers, shard, only, device)
+    return _studied("segmentation", *given)
+
+
+def study_classification(
+    real: str,
+    out: str,
+    preset: str = "small",
+    fractions: Sequence[float] | None = None,
+    arms: Sequence[str] | None = None,
+    seeds: Number | None = None,
+    protocol: str | None = None,
+    workers: Number = 1,
+    shard: str = "1/1",
+    only: str = "all",
+    device: str = "auto",
+) -> Result:
+    """Train a network to tell nodules apart, minority classes filled up by synthetic ones or not.
+
+    Solid, part-solid and ground-glass by the readers' rating of texture. Arms: P, real cases alone;
+    P_balanced, the same drawn equally often of each class; F_..., the two rarer classes filled up
+    to the most frequent one by a method; K050, K020, K010 and K000, that share of the real cases of
+    the rarer classes kept, alone and filled up.
+
+    Example: python -m tools study classification --real data/lidc_nodules --out out/subtypes
+
+    Example: python -m tools study classification --real data/lidc_nodules --out out/subtypes
+        --arms P,P_balanced,F_lefusion --seeds 6
+
+    AUROC and AUPRC, macro, by class and by diameter, with intervals over seeds and patients and the
+    rank test over runs. Stages, files and restarts are those of study segmentation.
+
+    Args:
+        real: datalist, or its folder, of lesions with their mask, their ratings, and the patient of
+            each.
+        out: folder to write, as of study segmentation.
+        preset: small, full, or a JSON file of the same keys, which
+            tools/studies/downstream/design.py and classification.py explain.
+        fractions: of the training patients; default: as the preset says, as are the next three.
+        arms: of the preset; P must be one, and the one that an arm is compared with.
+        seeds: how many; 6 or more for the p-values that HR-LDM reports.
+        protocol: user, generators as they are shipped; paper, generators trained on the very cases
+            of each run.
+        workers: runs made at once, each in a process; on several GPUs each takes the next.
+        shard: I/N, the I-th of N parts of the runs.
+        only: pools, runs or report; all of them otherwise.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    given = (real, out, preset, fractions, arms, seeds, protocol, workers, shard, only, device)
+    return _studied("classification", *given)
+
+
+def _studied(
+    task: str,
+    real: str,
+    out: str,
+    preset: str,
+    fractions: Sequence[float] | None,
+    arms: Sequence[str] | None,
+    seeds: int | None,
+    protocol: str | None,
+    workers: int,
+    shard: str,
+    only: str,
+    device: str,
+) -> Result:
     from pathlib import Path
 
     from tools.files import claimed, require_apart
@@ -129,7 +195,7 @@ def study_segmentation(
     if only not in stages:
         raise ValueError(f"only must be one of {', '.join(stages)}, got {only!r}")
     part, count = shard_of(shard)
-    design = read_design("segmentation", preset, fractions, seeds, arms, protocol)
+    design = read_design(task, preset, fractions, seeds, arms, protocol)
     source = Path(real)
     require_apart(out, [source if source.is_dir() else source.parent])
     with claimed(out, (*FILES, "real", "sites", "pools", "groups", "weights", "runs")) as folder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from tools.phantoms.datalists import (
     write_scan,
 )
 from tools.phantoms.heart_datasets import write_heart_phantom
+from tools.transforms.ratings import rating_class
 
 __all__ = [
     "PHANTOM_VERSION",
     "healthy_datalist",
     "lesion_datalist",
     "phantom_scan",
+    "rated_datalist",
     "tumour_datalist",
     "tumour_roi_datalist",
     "write_abdomen_phantom",
@@ -227,6 +229,39 @@ def lesion_datalist(
     """
     name = f"phantom-{PHANTOM_VERSION}"
     return read_section(dataset_dir, section, name, write_lesion_rois, cache_dir)
+
+
+def rated_datalist(
+    dataset_dir: str | Path | None,
+    section: str,
+    rating: str,
+    classes: Mapping[str, Sequence[float]],
+) -> list[dict[str, Any]]:
+    """Return the entries of a section whose rating has a class, under the rating's own name.
+
+    See :func:`lesion_datalist`; of the phantom's ratings there is ``texture``. Ratings may stand in
+    the entry, as ``prepare scans`` writes them, or in its ``ratings``.
+
+    Args:
+        dataset_dir: see above.
+        section: of the datalist.
+        rating: its name, such as texture or malignancy.
+        classes: see :func:`tools.transforms.ratings.rating_class`.
+
+    Raises:
+        ValueError: if no entry has a class.
+    """
+    found = []
+    for entry in lesion_datalist(dataset_dir, section):
+        value = entry.get(rating, (entry.get("ratings") or {}).get(rating))
+        if rating_class(value, classes) is not None:
+            found.append({**entry, rating: value})
+    if not found:
+        raise ValueError(
+            f"dataset_dir must hold lesions with a rating of {rating} in section {section}, got "
+            f"none in {dataset_dir or 'the embedded phantom'}"
+        )
+    return found
 
 
 def tumour_datalist(

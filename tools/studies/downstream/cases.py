@@ -53,6 +53,7 @@ class Case(NamedTuple):
         label: label map of that shape.
         affine: voxel to RAS mm.
         known: True where the scan reaches; the rest of a window continues it.
+        facts: what else its datalist says of it, ratings among it; of a pool, what that says.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Case(NamedTuple):
     label: np.ndarray
     affine: np.ndarray
     known: np.ndarray
+    facts: Mapping[str, Any] = {}
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -137,6 +139,7 @@ def _read(folder: Path, path: Path, entry: Mapping[str, Any]) -> Case:
         np.asarray(label.dataobj).astype(np.uint8),
         np.asarray(image.affine, float),
         known,
+        {**(entry.get("ratings") or {}), **entry},
     )
 
 

@@ -64,7 +64,8 @@ class Report(NamedTuple):
         sized: rows of lesions of a class from a diameter up to another, mm, and their number.
         names: what measures are told of, by the classes of the preset.
         facts: a sentence that explains the measures.
-        curves: by title, axes and what gives the curve ``(x, y)`` of a class.
+        curves: by title.
+        sizes_mm: diameters from which and up to which.
     """
 
     measures: Mapping[str, Measure]
@@ -73,6 +74,7 @@ class Report(NamedTuple):
     names: Callable[[Mapping[str, Any]], list[str]]
     facts: str
     curves: Mapping[str, Curve] = {}
+    sizes_mm: Sequence[tuple[float, float]] = SIZES_MM
 
 
 def compared(

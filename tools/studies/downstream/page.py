@@ -14,7 +14,6 @@ from tools.files import new_file, read_object, write_json
 from tools.report.findings import Section, data_uri, findings_page, png
 from tools.studies.downstream.design import BASELINE, Design, Run
 from tools.studies.downstream.effects import (
-    SIZES_MM,
     Measure,
     Report,
     Rows,
@@ -100,7 +99,7 @@ def _group(design: Design, base: Runs, own: Runs, alone: bool) -> dict[str, Any]
     for name in report.names(design.preset["classes"]):
         part: dict[str, Any] = _measured(report.measures, before, rows, name, alone)
         part["by_size"] = []
-        for size in SIZES_MM:
+        for size in report.sizes_mm:
             (few, *_), (sized, *counts) = (
                 zip(*(report.sized(each, name, size) for each in runs), strict=True)
                 for runs in (before, rows)
@@ -251,7 +250,7 @@ def _number(found: Mapping[str, Any] | None, key: str) -> str:
 def _by_size(design: Design, results: Mapping[str, Any], name: str, key: str) -> Table:
     measure = _report(design).by_size[key]
     headers = ["real cases", "arm"]
-    for low, high in SIZES_MM:
+    for low, high in _report(design).sizes_mm:
         headers += [f"{low:g} to {high:g} mm", "difference, p runs"]
     rows = []
     for group in results["groups"]:

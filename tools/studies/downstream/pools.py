@@ -12,6 +12,7 @@ A pool of a preset says how its cases are made:
 * ``amp``: false computes textures in float32; many processors are slow in bfloat16;
 * ``count``: cases of a pool at normal sites; ``near_mm``: how far from the middle of a site a
   lesion lies at most, null: anywhere in the organ;
+* ``facts``: what is said of each case, such as its class;
 * ``training``: changes of the bundle's ``train.json`` where the protocol is ``paper``.
 
 What depends on the real cases of a run (``{subset}``, the protocol ``paper``) is made once per
@@ -141,7 +142,8 @@ class Pool:
             label = open_image(self._label(path))
             labels = np.asarray(label.dataobj).astype(np.uint8)
             affine, known = np.asarray(image.affine), np.ones(labels.shape, bool)
-            yield Case(f"{self.name}:{name}", "", np.asarray(image.dataobj), labels, affine, known)
+            values, facts = np.asarray(image.dataobj), self.rule.get("facts", {})
+            yield Case(f"{self.name}:{name}", "", values, labels, affine, known, facts)
 
     def _require_same(self) -> None:
         self.place.mkdir(parents=True, exist_ok=True)

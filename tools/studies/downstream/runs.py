@@ -258,21 +258,21 @@ def _make(
     real = [case for case in training if case.name in names]
     if {case.patient for case in real} & {case.patient for case in tested}:
         raise ValueError(f"test patients must not be trained on, got some in {run.name}")
-    made: dict[str, list[Case]] = {}
+    taken, made = task.kept(real, classes, settings, run.seed), dict[str, list[Case]]()
     for name, ratio in work.design.pools(run.arm).items():
         pool = work.pool(name, run, organ)
-        count = task.synthetic_cases(pool.rule, ratio, real, classes, settings)
+        count = task.synthetic_cases(pool.rule, ratio, real, taken, classes, settings)
         made[name] = _taken(pool, run, names, count)
     synthetic = [case for part in made.values() for case in part]
-    cases = [*real * times(len(real), len(synthetic), settings.get("real_share")), *synthetic]
+    cases = [*taken * times(len(taken), len(synthetic), settings.get("real_share")), *synthetic]
     network, losses = task.train(cases, classes, settings, run.seed, device)
     rows = list(task.measure(network, tested, classes, settings, device))
     request = _request(work, run)
     facts = {
         "request": _hash(request),
         "config": request,
-        "real": len(real),
-        "patients": len({case.patient for case in real}),
+        "real": len(taken),
+        "patients": len({case.patient for case in taken}),
         "synthetic": {name: len(part) for name, part in made.items()},
         "seconds": round(time.perf_counter() - start, 1),
         "device": str(device),
@@ -301,9 +301,13 @@ def times(real: int, synthetic: int, share: float | None) -> int:
 
 def _taken(pool: Pool, run: Run, names: set[str], count: int) -> list[Case]:
     """Return so many cases of a pool, drawn by the seed of the run, or all that there are."""
+    if not count:
+        return []
     own = names if pool.rule["sites"] == "lesions" else None
     cases = list(pool.read(own))
     if not cases:
         raise ValueError(f"pool must hold cases, got none in {pool.place}")
+    if len(cases) < count:
+        logger.warning("%s: %d cases of %s, not %d", run.name, len(cases), pool.name, count)
     order = np.random.default_rng([run.seed, 1]).permutation(len(cases))
     return [cases[k] for k in order[:count]]

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from scipy import ndimage
 from torch import nn
 
@@ -22,18 +21,9 @@ from tools.bundle import resolved
 from tools.metrics.segmentation import Dice, SurfaceDice, match_lesions
 from tools.studies.downstream.cases import Case
 from tools.studies.downstream.effects import Measure, Report, Rows
-from tools.studies.downstream.training import fit, open_training, prepares
+from tools.studies.downstream.training import fit, open_training, prepares, sample
 
-__all__ = ["REPORT", "measure", "synthetic_cases", "train"]
-
-
-def sample(case: Case) -> dict[str, MetaTensor]:
-    """Return a case as the transforms of the bundle take it."""
-    arrays = {"image": np.asarray(case.image, np.float32), "label": case.label}
-    return {
-        key: MetaTensor(torch.from_numpy(array[None]), affine=torch.from_numpy(case.affine))
-        for key, array in arrays.items()
-    }
+__all__ = ["REPORT", "kept", "measure", "synthetic_cases", "train"]
 
 
 def train(
@@ -62,15 +52,23 @@ def train(
     return fit(parser, [sample(case) for case in cases])
 
 
+def kept(
+    cases: Sequence[Case], classes: Mapping[str, int], settings: Mapping[str, Any], seed: int
+) -> list[Case]:
+    """Return all real cases: each is trained on."""
+    return list(cases)
+
+
 def synthetic_cases(
     rule: Mapping[str, Any],
     ratio: float,
     real: Sequence[Case],
+    taken: Sequence[Case],
     classes: Mapping[str, int],
     settings: Mapping[str, Any],
 ) -> int:
     """Return how many cases of a pool an arm takes: so many per real case."""
-    return round(ratio * len(real))
+    return round(ratio * len(taken))
 
 
 def measure(

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from tools.studies.downstream import segmentation
+from tools.studies.downstream import classification, segmentation
 from tools.studies.downstream.cases import Case
 from tools.studies.downstream.effects import Report
 
@@ -40,15 +40,28 @@ class Task(Protocol):
     ) -> Iterator[dict[str, Any]]:
         """Yield a row of each test case: ``name``, ``patient``, and what the report is made of."""
 
+    def kept(
+        self,
+        cases: Sequence[Case],
+        classes: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        seed: int,
+    ) -> list[Case]:
+        """Return the real cases of a run that are trained on."""
+
     def synthetic_cases(
         self,
         rule: Mapping[str, Any],
         ratio: float,
         real: Sequence[Case],
+        taken: Sequence[Case],
         classes: Mapping[str, Any],
         settings: Mapping[str, Any],
     ) -> int:
         """Return how many cases of a pool an arm takes, by its ratio and the real cases."""
 
 
-TASKS: Mapping[str, Task] = {"segmentation": segmentation}
+TASKS: Mapping[str, Task] = {
+    "classification": classification,
+    "segmentation": segmentation,
+}

@@ -19,17 +19,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
-from monai.data import Dataset
+from monai.data import CacheDataset, MetaTensor
 from monai.transforms import Compose
 from monai.utils import set_determinism
 from torch import nn
 
 from tools.bundle import find_bundle, read_configs, resolved
+from tools.studies.downstream.cases import Case
 
-__all__ = ["fit", "open_training", "prepares"]
+__all__ = ["fit", "open_training", "prepares", "sample"]
 
 READING = ("LoadScansd", "EnsureChannelFirstd")  # transforms of what is in memory already
 KEPT = ("EpochChance", "LrScheduleHandler")  # handlers without which no weights would be the same
@@ -63,6 +65,15 @@ def open_training(
     return parser
 
 
+def sample(case: Case) -> dict[str, MetaTensor]:
+    """Return a case as the transforms of the bundle take it."""
+    arrays = {"image": np.asarray(case.image, np.float32), "label": case.label}
+    return {
+        key: MetaTensor(torch.from_numpy(array[None]), affine=torch.from_numpy(case.affine))
+        for key, array in arrays.items()
+    }
+
+
 def prepares(parser: ConfigParser, part: str) -> Compose:
     """Return the preprocessing of ``train`` or ``validate`` for cases in memory."""
     key = f"{part}#preprocessing#transforms"
@@ -71,16 +82,21 @@ def prepares(parser: ConfigParser, part: str) -> Compose:
 
 
 def fit(
-    parser: ConfigParser, samples: Sequence[Mapping[str, Any]]
+    parser: ConfigParser,
+    samples: Sequence[Mapping[str, Any]],
+    weights: Sequence[float] | None = None,
 ) -> tuple[nn.Module, list[float]]:
     """Return the averaged weights after the last step of a training, and the loss of each step.
 
     Args:
         parser: see :func:`open_training`; equal ones give equal weights on one device.
-        samples: cases with the keys of the bundle's dataset; its preprocessing is applied once.
+        samples: cases with the keys of the bundle's dataset.
+        weights: how often each is drawn, where the bundle has a sampler; None: equally often.
     """
     chain = prepares(parser, "train")
-    parser["train#dataset"] = Dataset([chain(dict(each)) for each in samples])
+    parser["train#dataset"] = CacheDataset(list(samples), chain, progress=False)
+    if "weights" in parser["train"]:
+        parser["train#weights"] = list(weights or [1.0] * len(samples))
     parser["train#handlers"] = [h for h in parser["train#handlers"] if _name(h) in KEPT]
     set_determinism(parser["seed"])
     trainer, average = (resolved(parser, key) for key in ("train#trainer", "ema"))
