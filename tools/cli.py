@@ -41,6 +41,7 @@ COMMANDS: Commands = {
         "emidec": prepare.prepare_emidec,
         "msd": prepare.prepare_msd,
         "kits": prepare.prepare_kits,
+        "dlcs": prepare.prepare_dlcs,
         "phantom": prepare.prepare_phantom,
     },
     "cluster": presets.cluster,

@@ -10,6 +10,7 @@ from tools.commands.arguments import Seed
 from tools.commands.result import Result
 
 __all__ = [
+    "prepare_dlcs",
     "prepare_emidec",
     "prepare_kits",
     "prepare_lidc",
@@ -257,6 +258,49 @@ def _tumours(
 
     rule = bundle_rule(bundle, stage, classes=[TUMOUR], seed=seed)
     return _made(prepare_tumours(release, out, rule, workers, validation_fraction), out, "cases")
+
+
+def prepare_dlcs(
+    source: str,
+    annotations: str,
+    out: str,
+    bundle: str = "nodule_classification",
+    coordinates: str = "lps",
+    workers: int = 1,
+    validation_fraction: float = 0.2,
+    seed: Seed = 0,
+) -> Result:
+    """Make masks of the nodules of Duke Lung Cancer Screening, and of them what a bundle trains on.
+
+    Example: python -m tools prepare dlcs --source DLCS24 --annotations DLCSD24_Annotations.csv
+        --out work/dlcs --workers 4
+
+    The release has boxes, no outlines: a mask is the ellipsoid in its box. OUT/scans.json lists all
+    scans with a map of their nodules and whether each was malignant: prepare scans, with
+    --dataset_dir of the download, makes of it what other bundles train on. Otherwise as prepare
+    msd.
+
+    Args:
+        source: folder of the download, with the scans (.nii.gz) at any depth; scans of the table
+            that are not there are counted.
+        annotations: the table (CSV) with ct_nifti_file, coordX, coordY, coordZ, w, h, d, and
+            perhaps patient-id, nodule_id, Malignant_lbl and benchmark_split.
+        out: folder to write: OUT/scans, OUT/scans.json, OUT/cases and OUT/datalist.json, in the
+            sections of the release.
+        bundle: name or folder of the model that is to be trained.
+        coordinates: of the table, in mm: lps, as ITK has them, or ras. A nodule that comes to lie
+            outside its scan says that they are the others; look at some.
+        workers: scans prepared at once; each takes about 2 GB.
+        validation_fraction: about this share of the patients is for validation, where the table
+            does not say.
+        seed: of the split.
+    """
+    from tools.prepare.dlcs import prepare_dlcs as run
+    from tools.prepare.scans import bundle_rule
+
+    rule = bundle_rule(bundle, seed=seed)
+    given = (source, annotations, out, rule, coordinates, workers, validation_fraction)
+    return _made(run(*given), out, "scans")
 
 
 def prepare_phantom(out: str, seed: Seed = 0, kind: str = "chest") -> Result:
