@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -310,14 +311,7 @@ class Synthesizer:
 
     def _lesion(self, canvas: Canvas, spot: Spot, number: int, rng: np.random.Generator) -> Lesion:
         """Draw shape and texture of a lesion, and cut its window."""
-        values = self.organ.values
-        place = Place(
-            spot.point_mm, canvas.affine, canvas.within, canvas.cavity, values, self.inner_share
-        )
-        shape = self.shapes.draw(spot.diameter_mm, rng, place)
-        if isinstance(shape, LabelShape):  # lesions that are there stay as they are
-            free = ~np.isin(np.asarray(canvas.labels), values)
-            shape = shape._replace(label=np.where(free, shape.label, 0))
+        shape = self._shape(canvas, spot, rng)
         masks, box = shape.masks(canvas.affine, canvas.shape, spot.point_mm, canvas.within)  # type: ignore[arg-type]
         if not masks.any():
             raise ValueError("shape must leave a lesion, got none but where others are already")
@@ -337,16 +331,7 @@ class Synthesizer:
             rim,
         )
         seed = int(rng.integers(2**31))
-
-        def draw(grid: WindowGrid) -> np.ndarray:
-            within = None
-            if canvas.within is not None and isinstance(shape, Shape):
-                within = cut_window(canvas.within, canvas.affine, grid) >= 0.5
-            parts, part_box = shape.masks(grid.affine, grid.size, spot.point_mm, within)  # type: ignore[arg-type]
-            drawn = np.zeros((len(parts), *grid.size), bool)
-            drawn[(slice(None), *part_box)] = parts
-            return drawn
-
+        draw = partial(_masks_of_window, shape, canvas, spot.point_mm)
         window = self.texturer.view.window(canvas, whole, box, spot.point_mm, draw)
         return Lesion(
             canvas,
@@ -362,6 +347,17 @@ class Synthesizer:
             self.texturer.view,
             seed,
         )
+
+    def _shape(self, canvas: Canvas, spot: Spot, rng: np.random.Generator) -> Shape | LabelShape:
+        values = self.organ.values
+        place = Place(
+            spot.point_mm, canvas.affine, canvas.within, canvas.cavity, values, self.inner_share
+        )
+        shape = self.shapes.draw(spot.diameter_mm, rng, place)
+        if isinstance(shape, LabelShape):  # lesions that are there stay as they are
+            free = ~np.isin(np.asarray(canvas.labels), values)
+            shape = shape._replace(label=np.where(free, shape.label, 0))
+        return shape
 
     def finish(self, plans: Sequence[Plan]) -> list[SynthesisResult]:
         """Sample the lesions of all plans together and put them into their scans."""
@@ -427,3 +423,16 @@ def _range(name: str, value: Any) -> tuple[float, float] | None:
     if len(words) not in (1, 2):
         raise ValueError(f"{name} must be one number or two with a comma, got {value!r}")
     return _number(name, words[0]), _number(name, words[-1])
+
+
+def _masks_of_window(
+    shape: Shape | LabelShape, canvas: Canvas, point_mm: Sequence[float], grid: WindowGrid
+) -> np.ndarray:
+    """Return the masks of a lesion on the grid of its window, ``(classes, *grid.size)``."""
+    within = None
+    if canvas.within is not None and isinstance(shape, Shape):
+        within = cut_window(canvas.within, canvas.affine, grid) >= 0.5
+    parts, box = shape.masks(grid.affine, grid.size, point_mm, within)  # type: ignore[arg-type]
+    drawn = np.zeros((len(parts), *grid.size), bool)
+    drawn[(slice(None), *box)] = parts
+    return drawn
