@@ -27,6 +27,7 @@ def benchmark_training(
     overlays: Sequence[str] = (),
     synthetic: str = "synthetic",
     patch_size: int | None = None,
+    spacing_mm: float | None = None,
     steps: int = 10,
     sampler_steps: int = 10,
     share: float = 0.25,
@@ -53,8 +54,8 @@ def benchmark_training(
     shared: dict[str, Any] = {"max_steps": steps + 1, "epoch_length": steps + 1, **QUIET}
     shared |= {"synthetic_count": 1, "synthetic_prob": share, "train#files": []}
     shared |= {"device": f"$torch.device('{device}')", **(options or {})}
-    if patch_size is not None:
-        shared["patch_size"] = [patch_size] * 3
+    sizes = {"patch_size": patch_size, "spacing_mm": spacing_mm}
+    shared |= {name: [size] * 3 for name, size in sizes.items() if size is not None}
     configs = find_bundle(bundle) / "configs"
     files = [str(configs / f"{name}.json") for name in ("train", *overlays, synthetic)]
     for texture in (PLAIN, *textures):

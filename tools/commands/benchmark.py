@@ -55,6 +55,7 @@ def benchmark_training(
     overlays: Sequence[str] = (),
     synthetic: str = "synthetic",
     patch_size: Number | None = None,
+    spacing_mm: Number | None = None,
     steps: Number = 10,
     sampler_steps: Number = 10,
     share: float = 0.25,
@@ -73,6 +74,7 @@ def benchmark_training(
         overlays: configs of the segmentation on top of train.json, e.g. dynunet.
         synthetic: the config that makes lesions.
         patch_size: voxels along each axis; default: the bundle's.
+        spacing_mm: of the scans; default: the bundle's. Larger voxels cost less memory.
         steps: that are timed, after one that is not.
         sampler_steps: of textures with a network.
         share: of the samples that get a lesion; 0.25 as in DiffTumor's batches, half of which are
@@ -83,7 +85,8 @@ def benchmark_training(
     from tools.benchmark.training import benchmark_training as run
     from tools.benchmark.training import report
 
-    options: dict[str, Any] = {"patch_size": patch_size, "steps": steps, "share": share}
+    options: dict[str, Any] = {"patch_size": patch_size, "spacing_mm": spacing_mm}
+    options |= {"steps": steps, "share": share}
     options |= {"sampler_steps": sampler_steps, "threads": threads, "device": device}
     rows = run(bundle, list(textures), list(overlays), synthetic, **options)
     return Result(report(rows), {"bundle": bundle, "variants": rows})
