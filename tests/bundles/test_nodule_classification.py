@@ -12,13 +12,12 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.networks.nets import DenseNet
 
-from tests.bundles.runs import run_configs
+from tests.bundles.runs import CLASSIFICATION, run_configs
 from tools.bundle import start_network
 from tools.phantoms.datasets import lesion_datalist, rated_datalist
 
 BUNDLE = "nodule_classification"
 FEW: dict[str, Any] = {"max_steps": 2, "epoch_length": 2, "batch_size": 4}
-SMALL: dict[str, Any] = {"network_def#init_features": 8, "network_def#block_config": [1, 1, 1, 1]}
 
 
 def parser(*names: str, **changes: Any) -> ConfigParser:
@@ -73,7 +72,11 @@ def test_a_patch_has_the_nodule_in_its_middle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", ["train densenet121", "train"])
 def test_overlays_train(names: str, tmp_path: Path) -> None:
-    size = {"patch_size": [32] * 3, "network_def#init_features": 8} if "121" in names else SMALL
+    size = (
+        {"patch_size": [32] * 3, "network_def#init_features": 8}
+        if "121" in names
+        else CLASSIFICATION
+    )
     run_configs(BUNDLE, "training", names, tmp_path, **FEW, **size)
     saved = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert saved["class_layers.out.weight"].shape[0] == 3
