@@ -59,6 +59,7 @@ COMMANDS: Commands = {
     "adapt": study.adapt,
     "study": {
         "classification": study.study_classification,
+        "detection": study.study_detection,
         "loop": study.study_loop,
         "segmentation": study.study_segmentation,
     },

@@ -36,6 +36,10 @@ UNET = {"network_def#channels": TINY} | FEW_STEPS
 LATENT = TINY_LATENT | CROPS | FEW_LATENT_STEPS
 AUTOENCODER = {"window_size": [16, 16, 16], "autoencoder_def#num_channels": [8, 8, 16]}
 SEGMENTATION: dict[str, Any] = {"network_def#channels": [4, 8, 8], "network_def#strides": [2, 2]}
+CLASSIFICATION: dict[str, Any] = {
+    "network_def#init_features": 8,
+    "network_def#block_config": [1, 1, 1, 1],
+}
 TINY_TUMOUR: dict[str, Any] = {
     "network_def#base_channels": 8,
     "network_def#channel_multipliers": [1, 2],
@@ -56,6 +60,7 @@ TRAININGS = {
     "hr_ldm/configs/train.json": LATENT,
     "hr_ldm/configs/train_autoencoder.json": AUTOENCODER,
     "lesion_segmentation/configs/train.json": SEGMENTATION,
+    "nodule_classification/configs/train.json": CLASSIFICATION,
     "difftumor/configs/train.json": TINY_TUMOUR,
     "difftumor/configs/train_autoencoder.json": TUMOUR_AUTOENCODER,
 }
@@ -64,9 +69,13 @@ STEPS: dict[str, Any] = {"displayable_configs#num_inference_steps": 2}
 QUICK = {name: STEPS if name in SYNTHESIZING else {} for name in NAMES}
 QUICK["hr_ldm"] = STEPS | {"inferer#inferer#fewest_steps": 2}
 QUICK["difftumor"] = {"displayable_configs#num_inference_steps": 4}
-POSTFIX = dict.fromkeys(NAMES, "synthetic") | dict.fromkeys(
+POSTFIX = dict.fromkeys(SYNTHESIZING, "synthetic") | dict.fromkeys(
     ("diffmask", "lesion_segmentation"), "lesion"
 )
+# what inference writes: an image of each scan, or a table of all
+RESULTS = {
+    name: f"*_{POSTFIX[name]}.nii.gz" if name in POSTFIX else "predictions.csv" for name in NAMES
+}
 
 
 def run_module(repository: Path, *words: str) -> str:

@@ -7,7 +7,7 @@ import torch
 from monai.bundle import ConfigWorkflow, load
 from torch.nn import functional
 
-from tests.bundles.runs import NAMES, POSTFIX, QUICK, run_example
+from tests.bundles.runs import NAMES, QUICK, RESULTS, run_example
 
 MARGINS = [("lefusion_lidc", 2), ("hr_ldm", 3), ("difftumor", 3)]
 
@@ -47,4 +47,4 @@ def test_workflow_runs_as_the_command_does(name: str, tmp_path: Path) -> None:
     assert not workflow.check_properties()
     workflow.run()
     workflow.finalize()
-    assert len(list(tmp_path.glob(f"*_{POSTFIX[name]}.nii.gz"))) == 1
+    assert len(list(tmp_path.glob(RESULTS[name]))) == 1

@@ -158,6 +158,7 @@ def test_training_is_tracked(config: str, metric: str, repository: Path, tmp_pat
         ("hr_ldm/configs/train.json", "multi_gpu_train.json", "histogram_jsd"),
         ("lesion_segmentation/configs/train.json", "multi_gpu_train.json", "dice"),
         ("difftumor/configs/train.json", "multi_gpu_train.json", "histogram_jsd"),
+        ("nodule_classification/configs/train.json", "multi_gpu_train.json", "auroc"),
         (AUTOENCODER, None, "psnr"),
         (AUTOENCODER, "multi_gpu_autoencoder.json", "psnr"),
     ],

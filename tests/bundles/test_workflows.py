@@ -60,7 +60,7 @@ def test_network_takes_and_gives_what_the_metadata_says(bundle: str) -> None:
 
 @pytest.mark.parametrize(
     ("bundle", "configs"),
-    [*((name, "inference") for name in NAMES), ("diffmask", "inference cardiac_inference")],
+    [*((name, "inference") for name in POSTFIX), ("diffmask", "inference cardiac_inference")],
 )
 def test_two_cases_of_one_file_name_give_two_results(
     bundle: str, configs: str, tmp_path: Path

@@ -15,10 +15,11 @@ import pytest
 from monai.bundle import download
 
 from tests.bundles.runs import (
+    CLASSIFICATION,
     FEW_LATENT_STEPS,
     NAMES,
-    POSTFIX,
     QUICK,
+    RESULTS,
     SEGMENTATION,
     SHORT,
     STEPS,
@@ -42,6 +43,7 @@ FEW = STEPS | ONE
 # with the autoencoder and the crops of the bundle
 TRAINING = {"hr_ldm": TINY_MAISI | FEW_LATENT_STEPS | {"variants": 1}}
 TRAINING["lesion_segmentation"] = SEGMENTATION
+TRAINING["nodule_classification"] = CLASSIFICATION
 TRAINING["difftumor"] = {"variants": 1, "network_def#base_channels": 8}
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
@@ -75,8 +77,9 @@ def job(bundle: Path, run_id: str, config: str, options: dict[str, Any]) -> dict
 
 def written(bundle: Path) -> list[Path]:
     """Results of inference with the shipped weights, none of which may be empty."""
-    found = sorted((bundle / "output" / "inference").glob(f"*_{POSTFIX[bundle.name]}*"))
-    assert all(np.ptp(np.asarray(nib.load(path).dataobj)) > 0 for path in found)
+    found = sorted((bundle / "output" / "inference").glob(RESULTS[bundle.name]))
+    images = [path for path in found if path.suffix == ".gz"]
+    assert all(np.ptp(np.asarray(nib.load(path).dataobj)) > 0 for path in images)
     return found
 
 

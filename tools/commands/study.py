@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tools.commands.arguments import Number, Seed
 from tools.commands.result import Result
 
-__all__ = ["adapt", "study_classification", "study_loop", "study_segmentation"]
+__all__ = ["adapt", "study_classification", "study_detection", "study_loop", "study_segmentation"]
 
 
 def adapt(
@@ -162,6 +162,51 @@ def study_classification(
     """
     given = (real, out, preset, fractions, arms, seeds, protocol, workers, shard, only, device)
     return _studied("classification", *given)
+
+
+def study_detection(
+    real: str,
+    out: str,
+    preset: str = "small",
+    fractions: Sequence[float] | None = None,
+    arms: Sequence[str] | None = None,
+    seeds: Number | None = None,
+    protocol: str | None = None,
+    workers: Number = 1,
+    shard: str = "1/1",
+    only: str = "all",
+    device: str = "auto",
+) -> Result:
+    """Train a network to tell nodules from vessels, with and without synthetic nodules.
+
+    Candidates are bright blobs in the lung, found by a fixed rule; a network scores the patch round
+    each. It is trained on candidates in nodules and, as hard negatives, on others of the same cases
+    and of scans without lesion. This is false-positive reduction, not a detector of its own.
+
+    Example: python -m tools study detection --real data/lidc_cubes --out out/detection
+
+    FROC (share found at 1/8 to 8 false candidates per case, and their mean, CPM), precision and
+    recall, by diameter, with intervals over seeds and patients. Stages, files and restarts are
+    those of study segmentation.
+
+    Args:
+        real: datalist, or its folder, of windows or scans at 1 mm with the mask of all nodules and
+            the patient of each.
+        out: folder to write, as of study segmentation.
+        preset: small, full, or a JSON file of the same keys, which
+            tools/studies/downstream/design.py and detection.py explain.
+        fractions: of the training patients; default: as the preset says, as are the next three.
+        arms: of the preset; P must be one.
+        seeds: how many.
+        protocol: user, generators as they are shipped; paper, generators trained on the very cases
+            of each run.
+        workers: runs made at once, each in a process; on several GPUs each takes the next.
+        shard: I/N, the I-th of N parts of the runs.
+        only: pools, runs or report; all of them otherwise.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    given = (real, out, preset, fractions, arms, seeds, protocol, workers, shard, only, device)
+    return _studied("detection", *given)
 
 
 def _studied(

@@ -14,7 +14,14 @@ from monai.utils import convert_to_tensor
 
 from tools.transforms import EachKey
 
-__all__ = ["LesionPatchd", "RatingClassd", "balanced_weights", "lesion_patch", "rating_class"]
+__all__ = [
+    "LesionPatchd",
+    "RatingClassd",
+    "balanced_weights",
+    "lesion_patch",
+    "patch_from",
+    "rating_class",
+]
 
 Classes = Mapping[str, Sequence[float]]
 
@@ -90,7 +97,17 @@ def lesion_patch(image: np.ndarray, label: np.ndarray, size: Sequence[int]) -> n
     """
     marked = np.argwhere(label > 0)
     ends = (marked.min(0), marked.max(0) + 1) if len(marked) else (np.zeros(3), image.shape)
-    start = np.floor((np.add(*ends) - np.asarray(size)) / 2).astype(int)
+    return patch_from(image, np.floor((np.add(*ends) - np.asarray(size)) / 2).astype(int), size)
+
+
+def patch_from(image: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """Return the voxels from a first one on; the mirror image beyond the scan.
+
+    Args:
+        image: ``(H, W, D)``.
+        start: index of the first voxel, which may lie outside.
+        size: voxels of the patch.
+    """
     index = []
     for first, count, length in zip(start, size, image.shape, strict=True):
         places = np.arange(first, first + count) % (2 * length)  # whole mirror images take turns

@@ -34,6 +34,7 @@ from tools.studies.downstream.training import fit, open_training, prepares, samp
 from tools.transforms.ratings import rating_class
 
 __all__ = [
+    "HEALTHY",
     "REPORT",
     "area_under_roc",
     "average_precision",
@@ -274,6 +275,7 @@ AREAS = {
     "auroc": Measure("AUROC", whole=partial(_of_class, area=area_under_roc)),
     "auprc": Measure("AUPRC", whole=partial(_of_class, area=average_precision)),
 }
+HEALTHY = False
 REPORT = Report(
     measures=AREAS,
     by_size=AREAS,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -158,8 +158,11 @@ def _with_paths(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {**entry, **paths}
 
 
-def _sites(work: Work, organ: Organ) -> list[Site]:
+def _sites(work: Work, organ: Organ, healed: bool = True) -> list[Site]:
+    """Return sites without lesion in an order of chance; those of scans alone if not healed."""
     preset = work.design.preset
+    if not healed and preset["normal"]:
+        preset = {**preset, "normal": {**preset["normal"], "healed": False}}
     training = list(case_loaders(work.folder, preset["sections"]["train"]).values())
     sites = healthy_sites(preset, organ, training, work.folder, work.base, work.out / "sites")
     order = np.random.default_rng(0).permutation(len(sites))
@@ -236,37 +239,46 @@ def _make_several(work: Work, runs: Sequence[Run], number: int) -> None:
         device = torch.device("cuda", number % torch.cuda.device_count())
     sections = work.design.preset["sections"]
     names = {each["name"] for run in runs for each in work.of_group(run)}
-    training = read_cases(work.folder, sections["train"], names)
-    tested = read_cases(work.folder, sections["test"])
     organ = _organ(work.design)
+    healthy = TASKS[work.design.preset["task"]].HEALTHY
+    data = _Data(
+        read_cases(work.folder, sections["train"], names),
+        [site() for site in _sites(work, organ, healed=False)] if healthy else [],
+        read_cases(work.folder, sections["test"]),
+        organ,
+    )
     for run in runs:
-        _make(work, run, training, tested, organ, device)
+        _make(work, run, data, device)
 
 
-def _make(
-    work: Work,
-    run: Run,
-    training: Sequence[Case],
-    tested: Sequence[Case],
-    organ: Organ,
-    device: torch.device,
-) -> None:
+class _Data(NamedTuple):
+    """What the runs of a process share."""
+
+    training: Sequence[Case]
+    healthy: Sequence[Case]  # that all arms are trained on, of scans without lesion
+    tested: Sequence[Case]
+    organ: Organ
+
+
+def _make(work: Work, run: Run, data: _Data, device: torch.device) -> None:
     preset, start = work.design.preset, time.perf_counter()
     task, classes = TASKS[preset["task"]], preset["classes"]
     settings = work.design.training(run.arm)
     names = {each["name"] for each in work.of_group(run)}
-    real = [case for case in training if case.name in names]
-    if {case.patient for case in real} & {case.patient for case in tested}:
+    real = [case for case in data.training if case.name in names]
+    trained = {case.patient for case in (*real, *data.healthy)}
+    if trained & {case.patient for case in data.tested}:
         raise ValueError(f"test patients must not be trained on, got some in {run.name}")
     taken, made = task.kept(real, classes, settings, run.seed), dict[str, list[Case]]()
     for name, ratio in work.design.pools(run.arm).items():
-        pool = work.pool(name, run, organ)
+        pool = work.pool(name, run, data.organ)
         count = task.synthetic_cases(pool.rule, ratio, real, taken, classes, settings)
         made[name] = _taken(pool, run, names, count)
     synthetic = [case for part in made.values() for case in part]
-    cases = [*taken * times(len(taken), len(synthetic), settings.get("real_share")), *synthetic]
+    repeated = taken * times(len(taken), len(synthetic), settings.get("real_share"))
+    cases = [*repeated, *data.healthy, *synthetic]
     network, losses = task.train(cases, classes, settings, run.seed, device)
-    rows = list(task.measure(network, tested, classes, settings, device))
+    rows = list(task.measure(network, data.tested, classes, settings, device))
     request = _request(work, run)
     facts = {
         "request": _hash(request),

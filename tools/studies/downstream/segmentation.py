@@ -23,7 +23,7 @@ from tools.studies.downstream.cases import Case
 from tools.studies.downstream.effects import Measure, Report, Rows
 from tools.studies.downstream.training import fit, open_training, prepares, sample
 
-__all__ = ["REPORT", "kept", "measure", "synthetic_cases", "train"]
+__all__ = ["HEALTHY", "REPORT", "kept", "measure", "synthetic_cases", "train"]
 
 
 def train(
@@ -164,6 +164,7 @@ def of_size(rows: Rows, name: str, size_mm: tuple[float, float]) -> tuple[Rows, 
     return left, sum(map(len, kept))
 
 
+HEALTHY = False
 REPORT = Report(
     measures={
         "dice": Measure("Dice", partial(case_values, measure="dice")),

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from tools.studies.downstream import classification, segmentation
+from tools.studies.downstream import classification, detection, segmentation
 from tools.studies.downstream.cases import Case
 from tools.studies.downstream.effects import Report
 
@@ -19,6 +19,7 @@ class Task(Protocol):
     """What a module of a task has."""
 
     REPORT: Report
+    HEALTHY: bool  # whether all arms are trained on sites without lesion, too
 
     def train(
         self,
@@ -63,5 +64,6 @@ class Task(Protocol):
 
 TASKS: Mapping[str, Task] = {
     "classification": classification,
+    "detection": detection,
     "segmentation": segmentation,
 }
