@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from tools.scans.crops import Crop
 from tools.studies.asked import asked_and_got, named_subtypes
-from tools.studies.judge import Measured, listed, measure, read_crops
+from tools.studies.judge import Measured, each_crop, listed, measure, read_crops
 from tools.studies.memory import memory, seed_spread
 from tools.studies.two_sample import network_auc
 from tools.synthesis.records import BundleRecord, LesionRecord, ScanRecord, write_record
@@ -170,6 +170,14 @@ def test_asked_against_got_by_hand(tmp_path: Path) -> None:
     assert asked_and_got(tmp_path / "scan" / "..") is not None
     (tmp_path / "scan" / "lesions.json").unlink()
     assert asked_and_got(tmp_path) is None
+
+
+def test_what_was_in_the_scan_before_is_no_synthetic_lesion(tmp_path: Path) -> None:
+    write_case(tmp_path / "scan", RECORD)
+    (crop,) = each_crop(tmp_path)
+    assert crop.centre_mm == pytest.approx((9.5, 9.5, 9.5))
+    (tmp_path / "scan" / "lesions.json").unlink()
+    assert len(list(each_crop(tmp_path))) == 2
 
 
 @pytest.mark.parametrize(

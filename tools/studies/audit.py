@@ -84,7 +84,8 @@ def audit_dataset(
     crops = list(each_crop(folder))
     window = WINDOW_HU if units else _window(crops)
     made = measure(crops, window, units)
-    known = measure(read_crops(training, section=section), window, units) if training else None
+    values = sorted({lesion.label for lesion in lesions})
+    known = measure(_trained_on(training, section, values), window, units) if training else None
     facts = {
         "dir": folder.name,
         "unit": "HU" if units else "",
@@ -101,6 +102,12 @@ def audit_dataset(
     maps = _maps(folder, records, originals, window)
     of_training = None if known is None else known.pictures["axial"]
     return Audit(facts, maps, made.pictures["axial"], of_training)
+
+
+def _trained_on(training: str | Path, section: str | None, values: Sequence[int]) -> list[Crop]:
+    """Return real lesions: where 1 is no lesion of ours, the labels may hold the organ too."""
+    found = [] if 1 in values else list(each_crop(training, values, section))
+    return found or read_crops(training, section=section)  # masks of lesions alone
 
 
 def _records(folder: Path) -> dict[str, ScanRecord]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from nibabel.affines import apply_affine
 from tqdm import tqdm
 
 from tools.files import different_names, listed_path, read_entries, read_object
@@ -99,7 +100,8 @@ def read_crops(
     Args:
         source: a datalist, a folder with ``datalist.json``, or with ``X_image`` and ``X_label``.
         values: of the label maps that are lesions; none: those that ``lesions.json`` beside the
-            label tells of, else all above 0. Each connected part is a lesion.
+            label tells of, else all above 0. Each connected part is a lesion; where there is such a
+            record, those that were in the scan before are left out.
         section: list of the datalist to take; None: all.
         limit: that many lesions at most, of as many cases as that takes.
 
@@ -144,6 +146,8 @@ def each_crop(
         inside = np.isin(labels, wanted) if wanted else labels > 0
         seen = scan if change is None else change(scan)
         for crop in lesion_crops(seen, inside, each.name, each.patient, margin_mm):
+            if lesions and not any(_is_part_of(crop, lesion) for lesion in lesions):
+                continue  # a real one of the same label, which was there before
             yield crop._replace(subtype=each.subtype or _asked_subtype(crop, lesions))
 
 
@@ -208,6 +212,13 @@ def _rated_subtype(entry: Mapping[str, Any]) -> str:
     except (ValueError, TypeError):  # the key has another meaning there
         return ""
     return "" if number < 0 else SUBTYPES[number]
+
+
+def _is_part_of(crop: Crop, lesion: LesionRecord) -> bool:
+    """Return whether something of a crop's lesion lies as near to a site as its lesion reaches."""
+    places = apply_affine(crop.affine, np.argwhere(crop.mask))
+    reach = lesion.diameter_mm / 2 + max(crop.spacing_mm)
+    return float(np.linalg.norm(places - lesion.site_mm, axis=1).min()) <= reach
 
 
 def _asked_subtype(crop: Crop, lesions: Sequence[LesionRecord]) -> str:
