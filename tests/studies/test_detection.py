@@ -137,7 +137,7 @@ def test_bright_balls_are_told_from_faint_ones() -> None:
     found = list(detection.measure(network, cases(4, first=20), {"nodule": 1}, SETTINGS, CPU))
     assert [len(row["false"]) for row in found] == [4] * 4
     assert froc(found, np.ones((1, 4)), [1]) == 1
-    with pytest.raises(ValueError, match="candidates in lesions and elsewhere, got .'other'"):
+    with pytest.raises(ValueError, match="candidates in lesions and elsewhere, got"):
         detection.train(cases(2, nodules=0), {"nodule": 1}, SETTINGS, 0, CPU)
 
 
