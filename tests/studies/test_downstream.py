@@ -102,6 +102,24 @@ def test_a_study_goes_from_scans_to_effects_and_is_made_once(
     assert "out must hold runs of one preset" in capsys.readouterr().err
 
 
+def test_real_lesions_are_drawn_anew_at_their_own_masks(tmp_path: Path) -> None:
+    pool = {"sites": "lesions", "bundle": "lefusion_lidc", "method": "hand_crafted"}
+    pools = {"redrawn": pool | {"options": {"texture": "solid"}}}
+    arms = {"P": {}, "P_P1": {"pools": {"redrawn": 1}}}
+    preset = small_preset(tmp_path / "p.json", pools=pools, arms=arms, seeds=1)
+    real, out = write_nodules(tmp_path / "real"), tmp_path / "out"
+    words = ["study", "segmentation", str(real), "--out", str(out), "--device", "cpu"]
+    assert main([*words, "--preset", str(preset)]) == 0
+    groups = {g["arm"]: g for g in json.loads((out / "results.json").read_text())["groups"]}
+    assert groups["P_P1"]["synthetic"] == groups["P_P1"]["real"] == 2
+    for path in (out / "pools" / "redrawn").glob("*_label.nii.gz"):
+        own = real / path.name
+        assert np.array_equal(*(np.asarray(nib.load(each).dataobj) for each in (path, own)))
+        images = [p.with_name(p.name.replace("_label", "_image")) for p in (path, own)]
+        values = [np.asarray(nib.load(each).dataobj) for each in images]
+        assert not np.array_equal(*values)
+
+
 def test_a_loop_turns_misses_into_requests_and_says_what_they_did(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -215,7 +215,9 @@ def _textures(real: Real, job: Synthesizer, texture: str | None) -> Textures:
         texture = f"like:{real.image}:{real.label}"
     elif texture is None:
         row = torch.from_numpy(real.crop.image[real.crop.mask].astype(np.float64))[None]
-        bins = intensity_histogram(row, torch.ones_like(row), before.bins, before.window_hu)[0]
+        assert before.window_hu is not None  # as all bundles of scans in HU have
+        low, high = before.window_hu
+        bins = intensity_histogram(row, torch.ones_like(row), before.bins, (low, high))[0]
         texture, library = "own", None
         presets = {"own": {"histogram": bins.double().tolist(), "weight": 1.0}}
     return Textures(texture, presets, before.organ, library, before.window_hu, before.view)

@@ -426,13 +426,13 @@ def _range(name: str, value: Any) -> tuple[float, float] | None:
 
 
 def _masks_of_window(
-    shape: Shape | LabelShape, canvas: Canvas, point_mm: Sequence[float], grid: WindowGrid
+    shape: Shape | LabelShape, canvas: Canvas, point_mm: Any, grid: WindowGrid
 ) -> np.ndarray:
     """Return the masks of a lesion on the grid of its window, ``(classes, *grid.size)``."""
     within = None
     if canvas.within is not None and isinstance(shape, Shape):
         within = cut_window(canvas.within, canvas.affine, grid) >= 0.5
-    parts, box = shape.masks(grid.affine, grid.size, point_mm, within)  # type: ignore[arg-type]
+    parts, box = shape.masks(grid.affine, grid.size, point_mm, within)
     drawn = np.zeros((len(parts), *grid.size), bool)
     drawn[(slice(None), *box)] = parts
     return drawn

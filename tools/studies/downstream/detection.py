@@ -159,7 +159,9 @@ def _samples(
     extent = np.asarray(size)
     empty, known, affine = np.zeros(extent, np.uint8), np.ones(extent, bool), np.eye(4)
     names = [next(iter(classes)) if lesion >= 0 else "other" for lesion in found.lesions]
-    patches = (patch_from(case.image, point - extent // 2, extent) for point in found.points)
+    patches = (
+        patch_from(case.image, (point - extent // 2).tolist(), size) for point in found.points
+    )
     return [
         {**sample(Case(case.name, case.patient, patch, empty, affine, known)), KIND: name}
         for patch, name in zip(patches, names, strict=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from math import comb
 from typing import Any, NamedTuple
 
@@ -95,15 +94,18 @@ def compared(
     """
     patients = [row["patient"] for row in base[0]]
     if measure.cases is not None:
-        values = (np.array([measure.cases(rows, name) for rows in runs]) for runs in (base, arm))
-        return effect(*values, patients, seed)
+        first, second = (
+            np.array([measure.cases(rows, name) for rows in runs]) for runs in (base, arm)
+        )
+        return effect(first, second, patients, seed)
     assert measure.whole is not None
     rng = np.random.default_rng(seed)
     names, owner = np.unique(patients, return_inverse=True)
     drawn = rng.multinomial(len(names), [1 / len(names)] * len(names), RESAMPLES)[:, owner]
     weights = np.concatenate([np.ones((1, len(patients))), drawn])
-    of = partial(measure.whole, name=name, weights=weights)
-    before, after = (np.array([of(rows) for rows in runs]) for runs in (base, arm))
+    before, after = (
+        np.array([measure.whole(rows, name, weights) for rows in runs]) for runs in (base, arm)
+    )
     change = after - before  # (seeds, 1 + draws)
     seeds = rng.multinomial(len(change), [1 / len(change)] * len(change), RESAMPLES)
     found = (seeds * change[:, 1:].T).sum(1) / len(change)

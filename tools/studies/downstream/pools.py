@@ -167,7 +167,8 @@ class Pool:
         texture = ",".join(job.textures.names)
         redraw = Redraw(self.organ, job.texturer.view, MARGIN_MM, job.seed)
         for each in tqdm(entries, self.place.name):
-            real = redraw.real(each["name"], each["patient"], each["image"], each["label"])
+            found = redraw.reals(each["name"], each["patient"], each["image"], each["label"])
+            real = next(found, None)  # a window is made round one
             if real is not None:
                 redraw.drawn(real, job, self.path(each["name"]), texture)
 
