@@ -25,6 +25,7 @@ WINDOW_HU = 200.0
 SPACING_MM = (1.4, 1.4, 1.0)
 SLICES, STEP = 48, 32
 TUMOUR = 2
+LPS = orientations.axcodes2ornt("LPS")  # as it was trained
 
 
 class LiverFinder:
@@ -103,7 +104,8 @@ class LiverFinder:
     @torch.inference_mode()
     def marked(self, scan: Scan) -> Scan:
         """Return a scan in HU as a mask of what is taken for tumour, 1 or 0, on its grid."""
-        turn = orientations.io_orientation(scan.affine)
+        lies = orientations.io_orientation(scan.affine)
+        turn = orientations.ornt_transform(lies, LPS)
         image = orientations.apply_orientation(np.asarray(scan.image, np.float32), turn)
         zoom = np.array(scan.spacing_mm)[np.argsort(turn[:, 0])] / SPACING_MM
         values = np.clip(image, -WINDOW_HU, WINDOW_HU) / WINDOW_HU
@@ -114,8 +116,7 @@ class LiverFinder:
             for n, m in zip(image.shape, classes.shape, strict=True)
         ]
         found = (classes[np.ix_(*nearest)] == TUMOUR).astype(np.uint8)
-        straight = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), turn)
-        found = orientations.apply_orientation(found, straight)
+        found = orientations.apply_orientation(found, orientations.ornt_transform(LPS, lies))
         return Scan(nib.Nifti1Image(found, scan.affine), in_hu=False)
 
     def _classes(self, values: np.ndarray) -> np.ndarray:
