@@ -162,6 +162,14 @@ def test_equal_seeds_give_equal_networks(tmp_path: Path) -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("steps", [1, 7, 480, 500])
+def test_a_training_has_as_many_steps_as_it_says(steps: int) -> None:
+    settings = {"bundle": "lesion_segmentation", "steps": steps}
+    parser = open_training(settings, torch.device("cpu"))
+    epochs, length = (parser.get_parsed_content(key) for key in ("max_epochs", "epoch_length"))
+    assert epochs * length == steps
+
+
 def test_only_what_was_scanned_counts(tmp_path: Path) -> None:
     settings = json.loads(small_preset(tmp_path / "p.json").read_text())["training"]
     label = np.zeros((SIZE,) * 3, np.uint8)

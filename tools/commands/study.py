@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tools.commands.arguments import Number, Seed
 from tools.commands.result import Result
@@ -65,19 +66,86 @@ def adapt(
     return Result(text, {"out": out, **results})
 
 
-def study_segmentation(
-    real: str,
-    out: str,
-    preset: str = "lung_small",
-    fractions: Sequence[float] | None = None,
-    arms: Sequence[str] | None = None,
-    seeds: Number | None = None,
-    protocol: str | None = None,
-    workers: Number = 1,
-    shard: str = "1/1",
-    only: str = "all",
-    device: str = "auto",
+OPTIONS = """
+        out: folder to write: results.html (all of it, opens offline), results.md, results.csv,
+            results.json, results.png; study.json (the preset, and which patients are known to
+            what); real, sites and pools (cases), runs (one folder each).
+        preset: {presets}, or a JSON file of the same keys, which
+            tools/studies/downstream/design.py and {task}.py explain.
+        fractions: of the training patients; default: as the preset says, as are the next three.
+        arms: of the preset; P must be one, and the one that an arm is compared with.
+        seeds: how many.
+        protocol: user, generators as they are shipped; paper, generators trained on the very cases
+            of each run.
+        workers: runs made at once, each in a process; on several GPUs each takes the next.
+        shard: I/N, the I-th of N parts of the runs.
+        only: pools, runs or report; all of them otherwise.
+        device: auto, cpu, cuda or cuda:N.
+"""
+
+
+def _command(task: str, presets: str, text: str) -> Callable[..., Result]:
+    """Return the command of a task; its help is a text, which ends with ``real``, and OPTIONS."""
+
+    def study(
+        real: str,
+        out: str,
+        preset: str = presets.partition(",")[0],
+        fractions: Sequence[float] | None = None,
+        arms: Sequence[str] | None = None,
+        seeds: Number | None = None,
+        protocol: str | None = None,
+        workers: Number = 1,
+        shard: str = "1/1",
+        only: str = "all",
+        device: str = "auto",
+    ) -> Result:
+        from tools.studies.downstream.design import read_design
+
+        design = read_design(task, preset, fractions, seeds, arms, protocol)
+        return _studied(design, real, out, workers, shard, only, device)
+
+    study.__name__ = study.__qualname__ = f"study_{task}"
+    study.__doc__ = text.rstrip() + OPTIONS.format(presets=presets, task=task)
+    return study
+
+
+def _studied(
+    design: Any, real: str, out: str, workers: int, shard: str, only: str, device: str
 ) -> Result:
+    from pathlib import Path
+
+    from tools.files import claimed, require_apart
+    from tools.studies.downstream.page import FILES, gather, write_pages
+    from tools.studies.downstream.runs import (
+        make_pools,
+        make_runs,
+        metrics_of,
+        open_work,
+        shard_of,
+    )
+
+    stages = ("pools", "runs", "report", "all")
+    if only not in stages:
+        raise ValueError(f"only must be one of {', '.join(stages)}, got {only!r}")
+    part, count = shard_of(shard)
+    source = Path(real)
+    require_apart(out, [source if source.is_dir() else source.parent])
+    with claimed(out, (*FILES, "real", "sites", "pools", "groups", "weights", "runs")) as folder:
+        work = open_work(design, source, folder, device)
+        mine = design.runs[part::count]
+        if only in ("pools", "all"):
+            make_pools(work, mine)
+        if only in ("runs", "all"):
+            make_runs(work, mine, workers)
+        results = gather(design, metrics_of(work))
+        lines = write_pages(folder, design, results)
+    return Result("\n".join([*lines, "", f"open {out}/results.html"]), {"out": out, **results})
+
+
+study_segmentation = _command(
+    "segmentation",
+    "lung_small, lung_full, heart_small, heart_full",
     """Train a network to outline lesions with and without synthetic ones, and tell the difference.
 
     Each arm is trained on the same real cases for as many steps, with equal seeds: P, real cases
@@ -97,38 +165,12 @@ def study_segmentation(
 
     Args:
         real: datalist, or its folder, of real scans with label maps and the patient of each.
-        out: folder to write: results.html (all of it, opens offline), results.md, results.csv,
-            results.json, results.png; study.json (the preset, and which patients are known to
-            what); real, sites and pools (cases), runs (one folder each).
-        preset: lung_small, lung_full, heart_small, heart_full, or a JSON file of the same keys,
-            which tools/studies/downstream/design.py explains.
-        fractions: of the training patients; default: as the preset says, as are the next three.
-        arms: of the preset; P must be one.
-        seeds: how many.
-        protocol: user, generators as they are shipped; paper, generators trained on the very cases
-            of each run.
-        workers: runs made at once, each in a process; on several GPUs each takes the next.
-        shard: I/N, the I-th of N parts of the runs.
-        only: pools, runs or report; all of them otherwise.
-        device: auto, cpu, cuda or cuda:N.
-    """
-    given = (real, out, preset, fractions, arms, seeds, protocol, workers, shard, only, device)
-    return _studied("segmentation", *given)
+""",
+)
 
-
-def study_classification(
-    real: str,
-    out: str,
-    preset: str = "small",
-    fractions: Sequence[float] | None = None,
-    arms: Sequence[str] | None = None,
-    seeds: Number | None = None,
-    protocol: str | None = None,
-    workers: Number = 1,
-    shard: str = "1/1",
-    only: str = "all",
-    device: str = "auto",
-) -> Result:
+study_classification = _command(
+    "classification",
+    "small, full",
     """Train a network to tell nodules apart, minority classes filled up by synthetic ones or not.
 
     Solid, part-solid and ground-glass by the readers' rating of texture. Arms: P, real cases alone;
@@ -147,36 +189,12 @@ def study_classification(
     Args:
         real: datalist, or its folder, of lesions with their mask, their ratings, and the patient of
             each.
-        out: folder to write, as of study segmentation.
-        preset: small, full, or a JSON file of the same keys, which
-            tools/studies/downstream/design.py and classification.py explain.
-        fractions: of the training patients; default: as the preset says, as are the next three.
-        arms: of the preset; P must be one, and the one that an arm is compared with.
-        seeds: how many; 6 or more for the p-values that HR-LDM reports.
-        protocol: user, generators as they are shipped; paper, generators trained on the very cases
-            of each run.
-        workers: runs made at once, each in a process; on several GPUs each takes the next.
-        shard: I/N, the I-th of N parts of the runs.
-        only: pools, runs or report; all of them otherwise.
-        device: auto, cpu, cuda or cuda:N.
-    """
-    given = (real, out, preset, fractions, arms, seeds, protocol, workers, shard, only, device)
-    return _studied("classification", *given)
+""",
+)
 
-
-def study_detection(
-    real: str,
-    out: str,
-    preset: str = "small",
-    fractions: Sequence[float] | None = None,
-    arms: Sequence[str] | None = None,
-    seeds: Number | None = None,
-    protocol: str | None = None,
-    workers: Number = 1,
-    shard: str = "1/1",
-    only: str = "all",
-    device: str = "auto",
-) -> Result:
+study_detection = _command(
+    "detection",
+    "small, full",
     """Train a network to tell nodules from vessels, with and without synthetic nodules.
 
     Candidates are bright blobs in the lung, found by a fixed rule; a network scores the patch round
@@ -192,67 +210,8 @@ def study_detection(
     Args:
         real: datalist, or its folder, of windows or scans at 1 mm with the mask of all nodules and
             the patient of each.
-        out: folder to write, as of study segmentation.
-        preset: small, full, or a JSON file of the same keys, which
-            tools/studies/downstream/design.py and detection.py explain.
-        fractions: of the training patients; default: as the preset says, as are the next three.
-        arms: of the preset; P must be one.
-        seeds: how many.
-        protocol: user, generators as they are shipped; paper, generators trained on the very cases
-            of each run.
-        workers: runs made at once, each in a process; on several GPUs each takes the next.
-        shard: I/N, the I-th of N parts of the runs.
-        only: pools, runs or report; all of them otherwise.
-        device: auto, cpu, cuda or cuda:N.
-    """
-    given = (real, out, preset, fractions, arms, seeds, protocol, workers, shard, only, device)
-    return _studied("detection", *given)
-
-
-def _studied(
-    task: str,
-    real: str,
-    out: str,
-    preset: str,
-    fractions: Sequence[float] | None,
-    arms: Sequence[str] | None,
-    seeds: int | None,
-    protocol: str | None,
-    workers: int,
-    shard: str,
-    only: str,
-    device: str,
-) -> Result:
-    from pathlib import Path
-
-    from tools.files import claimed, require_apart
-    from tools.studies.downstream.design import read_design
-    from tools.studies.downstream.page import FILES, gather, write_pages
-    from tools.studies.downstream.runs import (
-        make_pools,
-        make_runs,
-        metrics_of,
-        open_work,
-        shard_of,
-    )
-
-    stages = ("pools", "runs", "report", "all")
-    if only not in stages:
-        raise ValueError(f"only must be one of {', '.join(stages)}, got {only!r}")
-    part, count = shard_of(shard)
-    design = read_design(task, preset, fractions, seeds, arms, protocol)
-    source = Path(real)
-    require_apart(out, [source if source.is_dir() else source.parent])
-    with claimed(out, (*FILES, "real", "sites", "pools", "groups", "weights", "runs")) as folder:
-        work = open_work(design, source, folder, device)
-        mine = design.runs[part::count]
-        if only in ("pools", "all"):
-            make_pools(work, mine)
-        if only in ("runs", "all"):
-            make_runs(work, mine, workers)
-        results = gather(design, metrics_of(work))
-        lines = write_pages(folder, design, results)
-    return Result("\n".join([*lines, "", f"open {out}/results.html"]), {"out": out, **results})
+""",
+)
 
 
 def study_loop(

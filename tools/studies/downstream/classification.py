@@ -84,13 +84,6 @@ def train(
 ) -> tuple[nn.Module, list[float]]:
     """Return a network trained on the cases that have a class, and its losses.
 
-    Args:
-        cases: real and synthetic ones together.
-        classes: ranges of ratings by name.
-        settings: ``training`` of the preset.
-        seed: of weights, batches and transforms.
-        device: to train on.
-
     Raises:
         ValueError: if no case has a class.
     """

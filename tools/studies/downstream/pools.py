@@ -167,10 +167,11 @@ class Pool:
         texture = ",".join(job.textures.names)
         redraw = Redraw(self.organ, job.texturer.view, MARGIN_MM, job.seed)
         for each in tqdm(entries, self.place.name):
-            found = redraw.reals(each["name"], each["patient"], each["image"], each["label"])
-            real = next(found, None)  # a window is made round one
-            if real is not None:
-                redraw.drawn(real, job, self.path(each["name"]), texture)
+            found = list(redraw.reals(each["name"], each["patient"], each["image"], each["label"]))
+            if len(found) == 1:
+                redraw.drawn(found[0], job, self.path(each["name"]), texture)
+            else:  # the others would stay, and not be in the label
+                logger.warning("%s is left out: it holds %d lesions", each["name"], len(found))
 
     def _put(self, number: int, site: Case, job: Synthesizer) -> None:
         """Put a lesion into a site; a site without room is left out."""

@@ -35,13 +35,6 @@ def train(
 ) -> tuple[nn.Module, list[float]]:
     """Return a network trained on cases, all of which are drawn equally often, and its losses.
 
-    Args:
-        cases: real and synthetic ones together.
-        classes: name and value of each.
-        settings: ``training`` of the preset.
-        seed: of weights, batches and transforms.
-        device: to train on.
-
     Raises:
         ValueError: if a class is none of the bundle's.
     """

@@ -29,7 +29,15 @@ class Task(Protocol):
         seed: int,
         device: torch.device,
     ) -> tuple[nn.Module, list[float]]:
-        """Return a network trained on real and synthetic cases together, and its losses."""
+        """Return a network trained on cases, and its losses.
+
+        Args:
+            cases: real and synthetic ones together.
+            classes: of the preset.
+            settings: ``training`` of the preset, with what the arm changes.
+            seed: of weights, batches and transforms.
+            device: to train on.
+        """
 
     def measure(
         self,

@@ -57,7 +57,9 @@ def open_training(
     names = ["train.json", *settings.get("overlays", []), *overlays]
     parser = read_configs(folder / "configs", names)
     steps = int(settings["steps"])
-    parser["epoch_length"] = min(int(parser["epoch_length"]), steps)
+    longest = min(int(parser["epoch_length"]), steps)
+    # whole epochs make just so many steps
+    parser["epoch_length"] = next(n for n in range(longest, 0, -1) if steps % n == 0)
     fixed = {"bundle_root": str(folder), "device": device, "seed": seed, "max_steps": steps}
     for key, value in {**settings.get("changes", {}), **(changes or {}), **fixed}.items():
         if value is not None:
