@@ -248,6 +248,7 @@ def demo(out: str = "out/demo", seed: Seed = 0) -> Result:
             scan=str(paths["image"]),
             out=out,
             texture="ground_glass,part_solid,solid",
+            solid_share=0.3,  # so that the part-solid one shows both its parts
             diameter_mm=(10, 20),
             organ_mask=str(paths["lung"]),
             seed=seed,
