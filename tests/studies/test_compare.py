@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -188,6 +189,10 @@ def test_a_network_is_shown_under_control(nodules: Path, tmp_path: Path) -> None
         (["--preset", "own.json"], "preset must have the keys"),
         (["--surroundings", "none"], "surroundings must be one of healed, real, got 'none'"),
         (["--limit", "3"], "real must hold at least 4 lesions, got 3"),
+        (
+            ["--methods", "hand_crafted,hr_ldm", "--steps", "20"],
+            "num_inference_steps (steps) must be at least 50 for ddim",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
@@ -205,6 +210,30 @@ def test_what_cannot_be_compared_is_refused(
     assert main(["compare", "--real", str(nodules), "--out", "out", *words]) == 1
     assert message in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_preset_asks_every_method_for_steps_that_it_takes(
+    nodules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    opened = {}
+
+    def jobs_only(bench: compare_module.Bench, job: Any, folder: Path, name: str) -> list[Any]:
+        opened[name] = job.texturer.record
+        return [each.crop for each in bench.lesions]
+
+    monkeypatch.setattr(compare_module, "_drawn", jobs_only)
+    monkeypatch.setattr(compare_module, "_controls", lambda *_: None)
+    monkeypatch.setattr(compare_module, "write_comparison", lambda *_: None)
+    settings = compare_module.Settings(limit=4, surroundings="real", quick=quick)
+    compare_module.compare(nodules, tmp_path / "out", settings)
+    assert {"lefusion_lidc", "hr_ldm", "hand_crafted", "copy_paste"} <= set(opened)
+    requests = {
+        name: json.loads((tmp_path / "out" / name / "request.json").read_text())
+        for name in ("lefusion_lidc", "hr_ldm")
+    }
+    assert requests["lefusion_lidc"]["steps"] == ("8" if quick else "20")
+    assert requests["hr_ldm"]["steps"] == "None"  # its own
 
 
 def test_nobodys_own_lesion_is_copied_back(

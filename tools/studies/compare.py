@@ -4,7 +4,8 @@ What differs between organs stands in presets, ``compare_NAME.json`` beside this
 
 * ``title``; ``bundle``: its view, bins and organ are those of the comparison, and its overlays the
   methods in place of its network;
-* ``methods``, ``limit``, ``steps``: what is taken where the command does not say; null: all;
+* ``methods``, ``limit``, ``steps``: what is taken where the command does not say; null: all, and
+  as many steps as each bundle says; ``steps`` may be by bundle, as some need more than others;
 * ``quick``: the same keys for a run of minutes;
 * ``largest_mm``: lesions above are left out (diameter of the sphere of equal volume); null: none;
 * ``healed_mm``: width of the rim that is healed with the lesion;
@@ -61,7 +62,7 @@ class Settings(NamedTuple):
     library: str | None = None
     limit: int | None = None
     seed: int = 0
-    steps: int | None = None
+    steps: int | Mapping[str, int] | None = None
     device: str = "auto"
     surroundings: str = "healed"
     quick: bool = False
@@ -157,6 +158,9 @@ def compare(real: str | Path | None, out: str | Path, settings: Settings) -> dic
     source = _phantom(preset["phantom"]) if real is None else Path(real)
     methods = _methods(preset, settings, source)
     settings = settings._replace(methods=list(methods))
+    # opened first: what one of them refuses costs no drawing
+    asked = {name: _of_bundle(settings, bundle) for name, (bundle, _) in methods.items()}
+    jobs = {name: _job(*each, asked[name], source) for name, each in methods.items()}
     bench = _bench(preset, settings, source)
     known = settings._asdict() | {"preset": str(settings.preset)}
     results: dict[str, Any] = {
@@ -170,9 +174,8 @@ def compare(real: str | Path | None, out: str | Path, settings: Settings) -> dic
         if settings.surroundings == "healed":
             made["healed"] = [bench.redraw.put_back(each) for each in bench.lesions]
         controls = None
-        for name, (bundle, method) in methods.items():
-            job = _job(bundle, method, settings, source)
-            request = _request(settings, job, source, real is None)
+        for name, job in jobs.items():
+            request = _request(asked[name], job, source, real is None)
             with claimed(folder / name, IMAGES) as own:
                 _require_one_request(own, request)
                 made[name] = list(_drawn(bench, job, own, name))
@@ -257,6 +260,14 @@ def _job(bundle: str, method: str | None, settings: Settings, source: Path) -> S
         options["library"] = str(settings.library or source)
     opened = open_synthesizer(bundle, settings.device, None, options, method=method)
     return opened.get("synthesizer")
+
+
+def _of_bundle(settings: Settings, bundle: str) -> Settings:
+    """Return the settings with the steps of one bundle; None: as many as it says itself."""
+    steps = settings.steps
+    if not isinstance(steps, Mapping):
+        return settings
+    return settings._replace(steps=steps.get(find_bundle(bundle).name))
 
 
 def _controlled(job: Synthesizer) -> bool:

@@ -108,7 +108,10 @@ def page(results: Mapping[str, Any]) -> list[str]:
 
 def _facts(settings: Mapping[str, Any]) -> str:
     phantom = " **Phantoms: results say nothing about real scans.**" if settings["phantom"] else ""
-    steps = settings["steps"] or "as many steps as the bundle says"
+    steps = settings["steps"] or "as many as the bundle says"
+    if isinstance(steps, Mapping):
+        listed = ", ".join(f"{bundle} {count}" for bundle, count in steps.items())
+        steps = f"{listed}, others as many as their bundle says"
     return (
         f"{settings['lesions']} lesions, section {settings['section'] or 'all'}, seed "
         f"{settings['seed']}, steps: {steps}, surroundings: {settings['surroundings']}.{phantom}"
