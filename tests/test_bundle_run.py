@@ -64,6 +64,14 @@ def test_options_that_somebody_reads_are_taken(configs: list[Path], options: str
     require_known_options(["run", "any", "--config_file", given, *options.split()])
 
 
+@pytest.mark.parametrize("value", ["None", "null"])
+def test_null_that_nobody_would_take_as_null_is_refused(value: str) -> None:
+    words = ["run", "--config_file", str(TRAIN), "--resume_from"]
+    with pytest.raises(ValueError, match=r"resume_from must be '\$None' where null is meant, got"):
+        require_known_options([*words, value])
+    require_known_options([*words, "$None"])
+
+
 def test_options_in_a_file_are_checked_too(tmp_path: Path) -> None:
     path = tmp_path / "args.json"
     path.write_text(f'{{"config_file": "{TRAIN}", "max_epochs": 1}}')
@@ -164,8 +172,6 @@ def test_what_is_no_number_is_refused(option: str) -> None:
         require_known_options(words)
     assert str(caught.value).startswith(option[2:].split(" ")[0])
     require_known_options([*words[:-1], "'$2 * 3'"])
-    if "--seed" not in option:  # 0 would be taken for it
-        require_known_options([*words[:-1], "None"])
 
 
 def test_other_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def as_command() -> None:
 
 
 def require_known_options(words: Sequence[str]) -> None:
-    """Refuse an override whose key no config has, or with text where the config has a number.
+    """Refuse an override whose key no config has, null, or text where the config has a number.
 
     MONAI would add the key, and nothing would read it.
 
@@ -71,6 +71,8 @@ def require_known_options(words: Sequence[str]) -> None:
         key = ReferenceResolver.normalize_id(option)
         if key.startswith(parser.meta_key):
             continue
+        if given[option] in (None, "null"):  # MONAI drops the one, the other is a text
+            raise ValueError(f"{option} must be '$None' where null is meant, got {given[option]}")
         if problem := _no_number(parser, key, given[option]):
             raise ValueError(f"{option} must be {problem}, got {given[option]!r}")
         if not _has_key(parser, key):
