@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from tests.bundles.runs import SEGMENTATION, raw_values, run_configs
 from tools.phantoms.datasets import lesion_datalist
+from tools.phantoms.heart_datasets import heart_datalist
 
 BUNDLE = "lesion_segmentation"
 FEW: dict[str, Any] = {"max_steps": 2, "epoch_length": 2, "batch_size": 2, "cache_rate": 0.0}
@@ -39,6 +40,7 @@ def train(names: str, out: Path, **options: Any) -> dict[str, torch.Tensor]:
     [
         ("train heart", HEART),
         ("train dynunet", DYNUNET),
+        ("train heart heart_wall", {**HEART, "patch_size": [24, 24, 8]}),
         pytest.param("train heart heart_synthetic", HEART, marks=pytest.mark.slow),
         pytest.param("train swin_unetr", SWIN, marks=pytest.mark.slow),
         pytest.param(
@@ -175,6 +177,34 @@ def test_inference_writes_on_the_grid_of_the_scan(bright: Path, tmp_path: Path) 
     mask, wanted = (np.asarray(each.dataobj) > 0 for each in (found, given))
     assert 2 * (mask & wanted).sum() / (mask.sum() + wanted.sum()) > 0.9
     assert not mask[20:].any()
+
+
+class SecondChannel(torch.nn.Module):
+    """Says infarct where its second channel is bright."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[1] == 2
+        infarct = 20 * (x[:, 1:] - 0.5)
+        rest = torch.full_like(infarct, -50)
+        return torch.cat([torch.zeros_like(infarct), rest, rest, infarct, rest], 1)
+
+
+def test_a_wall_that_is_given_is_shown_to_the_network(tmp_path: Path) -> None:
+    entry = heart_datalist("", "validation")[0]
+    label = nib.load(entry["label"])
+    wall = np.isin(np.asarray(label.dataobj), [2, 3, 4])
+    path = tmp_path / "wall.nii.gz"
+    nib.save(nib.Nifti1Image(wall.astype(np.uint8), label.affine), path)
+    files = [{"image": entry["image"], "organ_mask": str(path)}]
+    names = ["inference", "heart_inference", "heart_wall_inference"]
+    made = workflow(names, "inference", tmp_path / "out", files=files, handlers=[])
+    made.parser["network"] = SecondChannel()
+    made.parser.get_parsed_content("evaluator").run()
+    (found,) = (tmp_path / "out").glob("*_lesion.nii.gz")
+    mask = np.asarray(nib.load(found).dataobj) == 3
+    # on voxels of 2 mm and back
+    assert 2 * (mask & wall).sum() / (mask.sum() + wall.sum()) > 0.8
+    assert not mask[~wall].any()
 
 
 def test_phantom_evaluation_has_a_figure_for_each_lesion_class(tmp_path: Path) -> None:

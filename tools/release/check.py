@@ -47,6 +47,8 @@ WORKFLOWS = (
     ("train", ("train.json", "cardiac.json", "cardiac_evaluate.json")),
     *(("train", ("train.json", f"{name}.json")) for name in ("heart", "liver")),
     *(("inference", ("inference.json", f"{name}_inference.json")) for name in ("heart", "liver")),
+    ("train", ("train.json", "heart.json", "heart_wall.json")),
+    ("inference", ("inference.json", "heart_inference.json", "heart_wall_inference.json")),
 )
 REPOSITORY = Path(__file__).resolve().parents[2]
 
