@@ -96,9 +96,10 @@ class Retraction:
     ) -> Moved:
         """Draw the tissue of a scan toward a point, on the scan's own grid.
 
-        Values are interpolated by splines of order 5, which keep most of the noise: 93 to 102 % of
-        its standard deviation round a nodule of 14 mm, by distance (order 3: 89 to 98 %). Grain
-        that stays where it was would keep the edges of vessels that are gone.
+        Values are interpolated by splines of order 5. Of the noise's standard deviation 92 to 98 %
+        are left where the tissue is drawn out, 102 to 113 % where it is crowded (three places of a
+        chest CT with the numbers of the lung's table; order 3: 89 %). Grain that stays where it was
+        would keep the edges of vessels that are gone, as ghosts.
 
         Args:
             scan: whose stored values are written to, see :meth:`tools.scans.scan.Scan.copied`.
