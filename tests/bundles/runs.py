@@ -33,7 +33,9 @@ SHORT: dict[str, Any] = {"train#trainer#epoch_length": 2, "max_epochs": 1}
 SHORT |= {"batch_size": 2, "val_interval": 1}
 
 UNET = {"network_def#channels": TINY} | FEW_STEPS
-LATENT = TINY_LATENT | CROPS | FEW_LATENT_STEPS
+# crops are encoded when they are drawn: a few of them
+UNREAD: dict[str, Any] = {"ruler_lesions": 2, "train#dataset#cache_num": 0}
+LATENT = TINY_LATENT | CROPS | FEW_LATENT_STEPS | UNREAD
 AUTOENCODER = {"window_size": [16, 16, 16], "autoencoder_def#num_channels": [8, 8, 16]}
 SEGMENTATION: dict[str, Any] = {"network_def#channels": [4, 8, 8], "network_def#strides": [2, 2]}
 CLASSIFICATION: dict[str, Any] = {

@@ -25,6 +25,7 @@ from tests.bundles.runs import (
     STEPS,
     TINY_MAISI,
     UNET,
+    UNREAD,
 )
 from tools.release.check import find_schema
 from tools.release.pack import pack_bundle
@@ -41,7 +42,7 @@ for job in json.loads(sys.argv[1]):
 ONE: dict[str, Any] = {"dataset#data": "$@files[:1]"}
 FEW = STEPS | ONE
 # with the autoencoder and the crops of the bundle
-TRAINING = {"hr_ldm": TINY_MAISI | FEW_LATENT_STEPS | {"variants": 1}}
+TRAINING = {"hr_ldm": TINY_MAISI | FEW_LATENT_STEPS | UNREAD | {"variants": 1}}
 TRAINING["lesion_segmentation"] = SEGMENTATION
 TRAINING["nodule_classification"] = CLASSIFICATION
 TRAINING["difftumor"] = {"variants": 1, "network_def#base_channels": 8}

@@ -115,7 +115,10 @@ def test_a_sound_data_set_has_a_card(
     assert page.count("data:image/png;base64,") == 6
     assert "<script" not in page
     assert "http" not in page
-    for sentence in ("Background: proven", "Voxels outside the lesions that differ from the scan: 0"):
+    for sentence in (
+        "Background: proven",
+        "Voxels outside the lesions that differ from the scan: 0",
+    ):
         assert sentence in page
         assert sentence in text
         assert sentence in printed

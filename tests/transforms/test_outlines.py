@@ -5,9 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import CacheDataset, MetaTensor
+from monai.transforms import Compose, RandFlip
 
-from tools.transforms.outlines import CompleteMasksd, KeepInOrgand, OnGridOfd, OnVoxelsd
+from tools.transforms.outlines import (
+    CompleteMasksd,
+    FixedCompose,
+    KeepInOrgand,
+    OnGridOfd,
+    OnVoxelsd,
+)
 
 
 def volume(values: Any, affine: Any = None) -> MetaTensor:
@@ -93,3 +100,13 @@ def test_lesions_outside_the_organ_give_way_to_the_next_class() -> None:
         KeepInOrgand("pred", [3])({"pred": pred, "organ_mask": organ})
     with pytest.raises(ValueError, match="organ_mask must have the shape of pred"):
         KeepInOrgand("pred", [2])({"pred": pred, "organ_mask": organ[:, :2]})
+
+
+def test_what_is_not_random_is_made_once() -> None:
+    seen: list[int] = []
+    steps = FixedCompose([lambda x: seen.append(x) or x + 1, lambda x: 2 * x])
+    dataset = CacheDataset([3], Compose([steps, lambda x: x - 1]), progress=False)
+    assert [dataset[0], dataset[0]] == [7, 7]
+    assert seen == [3]
+    with pytest.raises(ValueError, match="transforms must not be random, got RandFlip"):
+        FixedCompose([RandFlip()])

@@ -92,8 +92,8 @@ def _background(found: Mapping[str, Any]) -> Section:
         changed, voxels = (sum(case[key] for case in known) for key in ("changed", "voxels"))
         inside = sum(case["labelled"] for case in known)
         said.append(
-            f"Of {voxels:,} voxels {inside:,} are lesion. Voxels {where} that differ from the scan: "
-            f"{changed:,}. The hash of each scan is that of its record."
+            f"Of {voxels:,} voxels {inside:,} are lesion. Voxels {where} that differ from the "
+            f"scan: {changed:,}. The hash of each scan is that of its record."
         )
     if verdict == "not compared":
         said.append("Give all of the scans (--scan) for a proof of the background.")

@@ -8,13 +8,49 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Orientation, ResampleToMatch, Spacing
+from monai.transforms import (
+    MapTransform,
+    Orientation,
+    RandomizableTrait,
+    ResampleToMatch,
+    Spacing,
+    Transform,
+)
 from monai.utils import convert_to_tensor, ensure_tuple
 from torch import Tensor
 
 from tools.transforms import EachKey
 
-__all__ = ["CompleteMasksd", "KeepInOrgand", "OnGridOfd", "OnVoxelsd"]
+__all__ = ["CompleteMasksd", "FixedCompose", "KeepInOrgand", "OnGridOfd", "OnVoxelsd"]
+
+
+class FixedCompose(Transform):
+    """Transforms in a row, none of them random, of which a ``CacheDataset`` keeps the result.
+
+    It takes MONAI's ``Compose`` for random, and would make it anew each time.
+
+    Args:
+        transforms: one, or several.
+
+    Raises:
+        ValueError: if one is random.
+
+    Example:
+        >>> FixedCompose([lambda x: x + 1, lambda x: 2 * x])(1)
+        4
+    """
+
+    def __init__(self, transforms: Any) -> None:
+        self.transforms = ensure_tuple(transforms)
+        for each in self.transforms:
+            if isinstance(each, RandomizableTrait):
+                raise ValueError(f"transforms must not be random, got {type(each).__name__}")
+
+    def __call__(self, data: Any) -> Any:
+        """Return what the last makes."""
+        for transform in self.transforms:
+            data = transform(data)
+        return data
 
 
 class CompleteMasksd(MapTransform):
