@@ -258,8 +258,9 @@ class _Section:
         ring = changed_outside(*volumes) - changed
         more = f"{ring:,} voxels nearer than that, where each lesion fades out"
         more += " or the host reacts" if reacted else ""
-        where = " and out of a host reaction's reach" if reacted else ""
-        return f"Changed {number_text(margin)} mm or more from label{where}", text, more
+        where = f"{number_text(margin)} mm or more from label" if margin else "outside label"
+        where += " and beyond host reactions" if reacted else ""
+        return f"Changed {where}", text, more
 
     def _lesion(self, number: int, record: LesionRecord) -> dict[str, Any]:
         shared = [lesion.label for lesion in self.record.lesions].count(record.label) > 1
