@@ -53,6 +53,7 @@ def synthesize(
     if_impossible: str | None = None,
     fill_nan: str | None = None,
     hu_offset: float | None = None,
+    host_reaction: str | None = None,
     weights: str | None = None,
     device: str = "auto",
     output_format: str = "nifti",
@@ -76,11 +77,11 @@ def synthesize(
     Example: python -m tools synthesize --scan series_folder --out out --output_format dicom
 
     Every voxel outside the label is identical to the input; with a margin_mm, every voxel farther
-    from it than that. The same seed, inputs
-    and device type give the same voxels. A run that was interrupted goes on where it stopped; a
-    folder made with other arguments is refused. Many scans in several processes, each on a GPU of
-    its own if there are some: torchrun --nproc_per_node=2 -m tools synthesize --scan FOLDER --out
-    out
+    from it than that; with a host_reaction, those within its radius differ too. The same seed,
+    inputs and device type give the same voxels. A run that was interrupted goes on where it
+    stopped; a folder made with other arguments is refused. Many scans in several processes, each on
+    a GPU of its own if there are some: torchrun --nproc_per_node=2 -m tools synthesize --scan
+    FOLDER --out out
 
     Args:
         scan: a NIfTI file; the folder of a DICOM series; a folder of many scans of both kinds (of
@@ -160,6 +161,10 @@ def synthesize(
             number, or air; the file that is written keeps them.
         hu_offset: number added to the values of CT scans that were stored without their intercept,
             such as -1024; what is written keeps it out.
+        host_reaction: what the tissue round a nodule does, before the nodule is drawn: none, or
+            retraction, of lungs: vessels up to 15 mm away bend toward it, by 2.6 mm at most round
+            one of 14 mm. Border of the lung and existing lesions stay; the record tells how far the
+            scan differs.
         weights: others than the bundle's, such as a checkpoint of your own training.
         device: auto, cpu, cuda or cuda:N.
         output_format: nifti; or dicom, for scans that are DICOM series: OUT/<case>/dicom, a new
@@ -199,8 +204,8 @@ def verify(dir: str, scan: str = "", dataset_dir: str | None = None) -> Result:
     Each case must have its files, which can be read to their end; image, label and record one
     shape and place; each record a lesion of its volume and histogram in the label, and the label
     nothing else; the datalist every case once. With the scans that were given to synthesize, every
-    voxel outside the label (or the margin of the record) must be that of the scan. synthesize does
-    all of it at its end. Exit 1 if anything is wrong.
+    voxel outside the label (or margin and host reaction of the record) must be that of the scan.
+    synthesize does all of it at its end. Exit 1 if anything is wrong.
 
     Args:
         dir: the folder.

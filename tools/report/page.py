@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
@@ -35,6 +35,7 @@ from tools.report.slices import (
     to_grey,
 )
 from tools.scans.scan import read_labels
+from tools.synthesis.host_reaction import in_reach
 from tools.synthesis.records import (
     IMAGE_FILE,
     LABEL_FILE,
@@ -246,16 +247,20 @@ class _Section:
         ]
 
     def _changed_fact(self) -> tuple[str, str, str]:
-        """Return what changed where nothing should: outside the labels, or beyond the blend."""
+        """Return what changed where nothing should: beyond labels, blend and host reactions."""
         margins = [float(lesion.sampler.get("margin_mm", 0.0)) for lesion in self.record.lesions]
         margin, volumes = max(margins, default=0.0), (self.before, self.after, self.labels)
-        changed = changed_outside(*volumes, margin)
+        changed = changed_outside(*volumes, margin, partial(in_reach, self.record))
         text = f"{changed:,} voxel{'' if changed == 1 else 's'}"
-        if margin == 0:
+        reacted = any("host_reaction" in lesion.sampler for lesion in self.record.lesions)
+        if margin == 0 and not reacted:
             return "Changed outside label", text, ""
         ring = changed_outside(*volumes) - changed
         more = f"{ring:,} voxels nearer than that, where each lesion fades out"
-        return f"Changed {number_text(margin)} mm or more from label", text, more
+        more += " or the host reacts" if reacted else ""
+        where = f"{number_text(margin)} mm or more from label" if margin else "outside label"
+        where += " and beyond host reactions" if reacted else ""
+        return f"Changed {where}", text, more
 
     def _lesion(self, number: int, record: LesionRecord) -> dict[str, Any]:
         shared = [lesion.label for lesion in self.record.lesions].count(record.label) > 1

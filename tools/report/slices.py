@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -196,11 +196,16 @@ def lesion_views(
 
 
 def changed_outside(
-    before: OrientedVolume, after: OrientedVolume, labels: OrientedVolume, margin_mm: float = 0.0
+    before: OrientedVolume,
+    after: OrientedVolume,
+    labels: OrientedVolume,
+    margin_mm: float = 0.0,
+    in_reach: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> int:
     """Return how many voxels differ between two scans where the label is 0; NaN equals NaN.
 
-    Only voxels count whose middle lies ``margin_mm`` or more from that of the nearest labelled one.
+    Only voxels count whose middle lies ``margin_mm`` or more from that of the nearest labelled one,
+    and of points ``(n, 3)`` in RAS mm only those that are not ``in_reach`` of anything.
     """
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for level in range(before.shape[2]):
@@ -212,6 +217,8 @@ def changed_outside(
             flat = np.argwhere(there)
             voxels.append(np.column_stack([flat, np.full(len(flat), level)]))
     places, label_places = (apply_affine(before.affine, np.concatenate(part)) for part in found)
+    if in_reach is not None:
+        places = places[~in_reach(places)]
     if margin_mm == 0 or not len(places) or not len(label_places):
         return len(places)
     distance, _ = cKDTree(label_places).query(places)

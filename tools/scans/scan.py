@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,14 @@ class Scan:
         if self.in_hu:
             require_hu(values, self.argument, self.path)
         return values
+
+    def copied(self) -> Scan:
+        """Return the scan with stored values of its own, to be written to; hash and name stay."""
+        _ = self.sha256  # of what was given
+        result = copy(self)
+        result.stored = self.stored.copy(order="K")
+        result.__dict__.pop("image", None)
+        return result
 
     def values_of(self, stored: np.ndarray) -> np.ndarray:
         """Return stored values in the scan's units."""

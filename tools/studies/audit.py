@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from tools.studies.memory import memory, pictures_apart
 from tools.studies.statistics import quartiles
 from tools.synthesis.cases import Case, find_cases
 from tools.synthesis.datalist import DATALIST_FILE
+from tools.synthesis.host_reaction import in_reach
 from tools.synthesis.records import IMAGE_FILE, RECORD_FILE, ScanRecord, read_record
 from tools.synthesis.verify import verify_dataset
 
@@ -155,6 +157,7 @@ def _background(
     for name, record in tqdm(records.items(), desc="comparing with the scans", unit="scan"):
         margin = max((float(x.sampler.get("margin_mm", 0)) for x in record.lesions), default=0.0)
         row: dict[str, Any] = {"name": name, "margin_mm": margin, "changed": None}
+        row["reacted"] = any("host_reaction" in x.sampler for x in record.lesions)
         row["image_sha256"] = sha256_file(folder / name / IMAGE_FILE)
         if name in originals:
             original = Scan(originals[name].path, originals[name].series_uid)
@@ -168,7 +171,8 @@ def _background(
             row["labelled"] = int(np.count_nonzero(labels.box((slice(None),) * 3)))
             row["changed"] = None
             if row["same_scan"] and before.shape == after.shape == labels.shape:
-                row["changed"] = changed_outside(before, after, labels, margin)
+                reached = partial(in_reach, record)
+                row["changed"] = changed_outside(before, after, labels, margin, reached)
         cases.append(row)
     failed = bool(findings) or any(row["changed"] for row in cases)
     compared = sum(row["changed"] is not None for row in cases)

@@ -84,6 +84,7 @@ def _background(found: Mapping[str, Any]) -> Section:
     known = [case for case in cases if case["changed"] is not None]
     margin = max(case["margin_mm"] for case in cases)
     where = f"{margin:g} mm or more from the lesions" if margin else "outside the lesions"
+    where += " and beyond host reactions" if any(case["reacted"] for case in cases) else ""
     said = [
         f"{found['compared']} of {len(cases)} cases were compared with the scans they come from."
     ]

@@ -91,6 +91,7 @@ class Lesion:
         best_seed: that made it.
         attempts: samples so far.
         seconds: they took.
+        host_reaction: what the tissue round it did, for the record; None: nothing.
     """
 
     canvas: Canvas
@@ -112,6 +113,7 @@ class Lesion:
     best_seed: int = 0
     attempts: int = 0
     seconds: float = 0.0
+    host_reaction: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.present = [k for k, mask in enumerate(self.masks) if mask.any()]
@@ -237,6 +239,8 @@ class Lesion:
             sampler["blend_sigma_mm"] = round(self.blend_sigma_mm, 3)
         if self.texture.solid_share is not None:
             sampler["solid_share"] = round(self.texture.solid_share, 3)
+        if self.host_reaction is not None:
+            sampler["host_reaction"] = dict(self.host_reaction)
         return [
             self._record(n, k, {**sampler, "lesion": self.number})
             for n, k in enumerate(self.present)

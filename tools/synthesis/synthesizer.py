@@ -20,6 +20,7 @@ from tools.shapes import LabelShape, MaskFileShape, Place, Shape, ShapeSource, S
 from tools.synthesis.case_folder import describe_source
 from tools.synthesis.cases import Case
 from tools.synthesis.catalogue import rim_share
+from tools.synthesis.host_reaction import reaction_of
 from tools.synthesis.lesion import Lesion, SynthesisResult, composite
 from tools.synthesis.placement import choose_sites
 from tools.synthesis.records import ScanRecord
@@ -90,6 +91,7 @@ class Synthesizer:
         fill_nan: what stands for NaN and infinite values of scans, a number or ``air``; None: they
             are refused.
         hu_offset: added to the values of scans, where their HU were stored with a number added.
+        host_reaction: what the tissue round lesions does, a word of the organ's table or "none".
 
     Raises:
         ValueError: naming the argument that breaks its rule.
@@ -113,6 +115,7 @@ class Synthesizer:
     if_impossible: str | None = None
     fill_nan: Any = None
     hu_offset: float = 0.0
+    host_reaction: str = "none"
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # once, so that what is read later is checked
@@ -128,6 +131,7 @@ class Synthesizer:
             raise ValueError(f"hu_offset must be within {FARTHEST_HU} HU, got {self.hu_offset:g}")
         _require_whole("seed", self.seed, 0, 2**32 - 1)
         _require_whole("attempts", self.attempts, 1, MOST)
+        reaction_of(self.organ, self.host_reaction)
         if self.hu_offset and self.organ.modality != "CT":
             raise ValueError(f"hu_offset goes with CT, got {self.hu_offset:g} for MR")
         for name, words in (
@@ -213,7 +217,7 @@ class Synthesizer:
             "organ_source": "file" if case.organ_mask else self.organs.record["source"],
             **{f"{k}_sha256": None if v is None else sha256_file(v) for k, v in masks.items()},
             "sampler": self.texturer.settings,
-        }
+        } | ({} if self.host_reaction == "none" else {"host_reaction": self.host_reaction})
 
     def plan(
         self, scan: Scan, case: Case, rng: np.random.Generator, if_impossible: str | None = None
@@ -254,8 +258,37 @@ class Synthesizer:
                 if not fewer:
                     raise
                 notes.append(f"lesion {number} could not be made: {error}")
+        canvas = self._reacted(canvas, lesions, case, found)
         give_back_memory()
         return Plan(canvas, lesions, found.record, (*notes, *scan.notes))
+
+    def _reacted(
+        self, canvas: Canvas, lesions: Sequence[Lesion], case: Case, organ: OrganMap
+    ) -> Canvas:
+        """Return the canvas as it is once the host has reacted; the model sees it so."""
+        rule = reaction_of(self.organ, self.host_reaction)
+        if rule is None:
+            return canvas
+        if organ.inside is None:
+            raise ValueError(
+                f"host_reaction {self.host_reaction} needs organ_mask, as the border of the organ "
+                "stays where it is, got none"
+            )
+        moves = np.asarray(organ.inside)
+        existing = self._existing(canvas.scan, case, organ.labels)
+        if existing is not None:
+            moves = moves & ~np.asarray(existing)
+        canvas = replace(canvas, scan=canvas.scan.copied())
+        for each in lesions:
+            whole = np.asarray(each.masks.any(0))
+            radius = self.organ.measure_mm(whole, canvas.affine) / 2
+            moved = rule.move(canvas.scan, moves, each.point_mm, radius)
+            each.canvas, each.host_reaction = canvas, moved._asdict()
+        for each in lesions:
+            grid = each.window.grid
+            image = cut_window(canvas.scan.image, canvas.scan.affine, grid)
+            each.window = each.window._replace(image=image)
+        return canvas
 
     def _spots(
         self, scan: Scan, case: Case, organ: OrganMap, rng: np.random.Generator, fewer: bool

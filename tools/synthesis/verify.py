@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from nibabel.affines import apply_affine
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from tools.intensity import HuWindow
 from tools.scans.reader import read_planes
 from tools.scans.scan import Scan
 from tools.synthesis.datalist import DATALIST_FILE
+from tools.synthesis.host_reaction import in_reach
 from tools.synthesis.records import (
     IMAGE_FILE,
     INSTANCES_FILE,
@@ -210,8 +212,9 @@ def _source_findings(record: ScanRecord, scan: Scan, image: Scan) -> Iterator[st
 
 
 def _background_findings(record: ScanRecord, image: Scan, marked: _Marked) -> Iterator[str]:
-    """Nothing may differ from the original outside of the lesions or their margin."""
+    """Nothing may differ outside of the lesions, their margin, and where the host reacted."""
     far = marked.changed
+    far = far[~in_reach(record, apply_affine(image.affine, far))]
     margin = max((float(x.sampler.get("margin_mm", 0)) for x in record.lesions), default=0.0)
     lesions = marked.voxels[np.isin(marked.labels, _lesion_values(record))]
     if len(far) and margin and len(lesions):
