@@ -193,6 +193,11 @@ def test_an_offset_is_added_and_taken_away_again() -> None:
         scan.require_level(np.ones((4, 1, 1), bool), (-990, -500), "lung")
 
 
-def test_padding_without_its_sign_is_air() -> None:
+def test_numbers_without_their_sign_get_it_back_and_are_stored_without_it() -> None:
     stored = np.array([63536, 0, 400], np.uint16).reshape(3, 1, 1)
-    assert Scan(nib.Nifti1Image(stored, np.eye(4)), in_hu=True).image.min() == -2000
+    scan = Scan(nib.Nifti1Image(stored, np.eye(4)), in_hu=True)
+    assert scan.image.ravel().tolist() == [-2000, 0, 400]
+    assert scan.stored_values(np.array([-800.4, 30])).tolist() == [65536 - 800, 30]
+    assert scan.values_of(scan.stored).ravel().tolist() == [-2000, 0, 400]
+    plain = Scan(nib.Nifti1Image(stored, np.eye(4)))  # not a CT
+    assert plain.stored_values(np.array([-800.4, 63536])).tolist() == [0, 63536]

@@ -156,11 +156,17 @@ class Scan:
                     f"{values.size} voxels{self._where} (fill_nan says what stands for them)"
                 )
             values = Converted(values, partial(_filled, value=self.fill_nan))
-        if self.in_hu and values.dtype == np.uint16 and values.max() > np.iinfo(np.int16).max:
+        if values.dtype == np.uint16 and self._lost_its_sign:
             values = values.view(np.int16)
         if self.in_hu:
             require_hu(values, self.argument, self.path)
         return values
+
+    @cached_property
+    def _lost_its_sign(self) -> bool:
+        """Whether stored values are HU below 0 as if they were above 32767, which no HU is."""
+        plain = self.stored.dtype == np.uint16 and (self._slope, self._inter) == (1.0, 0.0)
+        return self.in_hu and plain and bool(self.stored.max() > np.iinfo(np.int16).max)
 
     def copied(self) -> Scan:
         """Return the scan with stored values of its own, to be written to; hash and name stay."""
@@ -172,6 +178,8 @@ class Scan:
 
     def values_of(self, stored: np.ndarray) -> np.ndarray:
         """Return stored values in the scan's units."""
+        if self._lost_its_sign:
+            return np.asarray(stored).view(np.int16)
         return _scaled(stored, self._slope, self._inter)
 
     @property
@@ -218,11 +226,11 @@ class Scan:
     def stored_values(self, values: np.ndarray) -> np.ndarray:
         """Return values in the scan's units as the file stores them, rounded, within its type."""
         values = (np.asarray(values, np.float64) - self._inter) / self._slope
-        dtype = self.stored.dtype
+        dtype = np.dtype(np.int16) if self._lost_its_sign else self.stored.dtype
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)
             values = np.clip(np.rint(values), limits.min, limits.max)
-        return values.astype(dtype)
+        return values.astype(dtype).view(self.stored.dtype)
 
     def storable(self, values: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Return new values of some voxels such as the source can store.

@@ -197,6 +197,8 @@ def _bins_apart(lesion: LesionRecord, values: np.ndarray) -> float | None:
     limits = lesion.sampler.get("intensity_range")
     if lesion.histogram_achieved is None or limits is None:
         return None
+    if limits[0] < 0 and values.dtype == np.uint16:
+        values = values.view(np.int16)  # no HU is above 32767: they have lost their sign
     row = torch.as_tensor(HuWindow(*limits).scaled(values.astype(np.float64)))[None]
     found = intensity_histogram(row, torch.ones_like(row), len(lesion.histogram_achieved))[0]
     apart = float(np.abs(found.numpy() - lesion.histogram_achieved).sum()) / 2
