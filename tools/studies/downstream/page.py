@@ -175,32 +175,38 @@ def _facts(design: Design, results: Mapping[str, Any]) -> str:
 
 def _markdown(design: Design, results: Mapping[str, Any]) -> list[str]:
     lines = [f"# {results['title']}", "", _facts(design, results)]
-    for title, table in _tables(design, results):
-        lines += ["", f"## {title}", "", *grid(*table)]
+    for title, note, table in _tables(design, results):
+        lines += ["", f"## {title}", "", *([note, ""] if note else []), *grid(*table)]
     return lines
 
 
-def _tables(design: Design, results: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
+def _tables(design: Design, results: Mapping[str, Any]) -> Iterator[tuple[str, str, Table]]:
+    """Yield title, note and table."""
     report = _report(design)
     for name in report.names(design.preset["classes"]):
-        yield f"{name}: what each arm reaches", _reached(design, results, name)
+        yield f"{name}: what each arm reaches", "", _reached(design, results, name)
         for key, measure in report.by_size.items():
-            yield f"{name}: {measure.label}, by diameter", _by_size(design, results, name, key)
+            yield f"{name}: {measure.label}, by diameter", "", _by_size(design, results, name, key)
     published = design.preset["published"]
     if published:
-        yield (
-            f"Published: {published['source']} What differs: {published['differs']}",
-            _published(design, published),
-        )
+        note = f"{published['source']} What differs: {published['differs']}"
+        yield "Published figures", note, _published(design, published)
 
 
 def _reached(design: Design, results: Mapping[str, Any], name: str) -> Table:
     measures = _report(design).measures
     first, *others = [key for key, measure in measures.items() if measure.told]
     second = others[0]
-    headers = ["real cases", "arm", "synthetic", "seeds", *(m.label for m in measures.values())]
-    headers += [f"{measures[first].label}, difference", "p patients", "p runs"]
-    headers += [f"{measures[second].label}, difference", ""]
+    headers = [
+        "real cases",
+        "arm",
+        "synthetic",
+        "seeds",
+        "",
+        f"{measures[first].label}, difference",
+    ]
+    headers += ["p patients", "p runs", *(m.label for m in measures.values())]
+    headers += [f"{measures[second].label}, difference"]
     rows = []
     for group in results["groups"]:
         part = group["classes"][name]
@@ -211,11 +217,11 @@ def _reached(design: Design, results: Mapping[str, Any], name: str) -> Table:
                 _label(design, group["arm"]),
                 f"{group['synthetic']:.0f}",
                 str(group["seeds"]),
-                *(_spread(part[key], measure) for key, measure in measures.items()),
+                change["verdict"] if change else ABSENT,
                 _interval(change, measures[first]),
                 *(_number(change, key) for key in ("p_wilcoxon", "p_mann_whitney")),
+                *(_spread(part[key], measure) for key, measure in measures.items()),
                 _interval(part[second].get("effect"), measures[second]),
-                change["verdict"] if change else ABSENT,
             ]
         )
     return headers, rows
@@ -360,6 +366,6 @@ def _curves(design: Design, results: Mapping[str, Any]) -> Iterator[bytes]:
 def _html(design: Design, results: Mapping[str, Any], plots: Sequence[bytes]) -> str:
     pictures = " ".join(data_uri(plot) for plot in plots)
     parts = [Section("What it did", sentences=[_facts(design, results)], plot=pictures)]
-    for title, (headers, rows) in _tables(design, results):
-        parts.append(Section(title, headers=headers, rows=rows))
+    for title, note, (headers, rows) in _tables(design, results):
+        parts.append(Section(title, sentences=[note] * bool(note), headers=headers, rows=rows))
     return findings_page(str(results["title"]), parts)
