@@ -330,6 +330,6 @@ def test_networks_of_presets_are_those_of_the_bundle(name: str) -> None:
     parser = open_training(preset["training"], torch.device("cpu"))
     network = parser.get_parsed_content("network").eval()
     size, values = parser["patch_size"], preset["classes"].values()
-    found = network(torch.zeros(1, 1, *size))
+    found = network(torch.zeros(1, parser["network_def"]["in_channels"], *size))
     assert found.shape[1] > max(values)
     assert found.shape[-3:] == tuple(size)
