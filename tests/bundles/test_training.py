@@ -13,6 +13,7 @@ from tests.bundles.runs import FEW_STEPS, SHORT, TRAININGS, run_configs, run_mod
 from tools.files import MARK
 
 AUTOENCODER = "hr_ldm/configs/train_autoencoder.json"
+TUMOUR_AUTOENCODER = "difftumor/configs/train_autoencoder.json"
 TRACKED = ["--tracking", "mlflow", "--experiment_name", "nodules", "--run_name", "short"]
 
 
@@ -161,6 +162,7 @@ def test_training_is_tracked(config: str, metric: str, repository: Path, tmp_pat
         ("nodule_classification/configs/train.json", "multi_gpu_train.json", "auroc"),
         (AUTOENCODER, None, "psnr"),
         (AUTOENCODER, "multi_gpu_autoencoder.json", "psnr"),
+        (TUMOUR_AUTOENCODER, "multi_gpu_autoencoder.json", "psnr"),
     ],
 )
 def test_one_process_or_two_train_and_one_resumes(
@@ -169,6 +171,7 @@ def test_one_process_or_two_train_and_one_resumes(
     """Two processes on the CPU here are one per GPU in earnest."""
     options = TRAININGS[config] | SHORT | {"val_every_nth_case": 4, "save_interval": 1}
     alone, path = ["monai.bundle", "run", "training"], f"bundles/{config}"
+    adversarial = config.endswith("train_autoencoder.json")
     if config == AUTOENCODER:
         options |= {"adversarial_from_epoch": 2}
     start, configs = alone, path
@@ -182,10 +185,10 @@ def test_one_process_or_two_train_and_one_resumes(
     assert charts(tmp_path)[key_metric]
     models = tmp_path / "models"
     saved = torch.load(models / "checkpoint_epoch=1.pt", weights_only=True)
-    name = "autoencoder.pt" if config == AUTOENCODER else "model.pt"
+    name = "autoencoder.pt" if adversarial else "model.pt"
     best = torch.load(models / name, weights_only=True)
     parts = {"network", "ema", "optimizer", "lr_scheduler", "trainer"}
-    if config == AUTOENCODER:
+    if adversarial:
         parts |= {"discriminator", "discriminator_optimizer"}
         assert charts(tmp_path)["ssim"]
     assert set(saved) == parts
@@ -199,6 +202,6 @@ def test_one_process_or_two_train_and_one_resumes(
     printed = run_module(repository, *alone, *words(options))
     assert "epoch 1 until 2 epochs" in printed
     again = torch.load(models / "checkpoint_epoch=2.pt", weights_only=True)
-    if config == AUTOENCODER:  # its discriminator is trained too
+    if adversarial:  # its discriminator is trained too
         before = saved["discriminator"]
         assert any(not v.equal(before[k]) for k, v in again["discriminator"].items())

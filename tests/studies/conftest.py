@@ -13,6 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from tools.studies.cases import Case, class_histograms
+from tools.studies.liver_finder import LiverFinder
 from tools.studies.methods import Method
 from tools.studies.study import Run
 from tools.transforms.spheres import Sphere, sphere_mask
@@ -20,6 +21,15 @@ from tools.transforms.spheres import Sphere, sphere_mask
 SMALL = {
     "lefusion_lidc": {},
     "lefusion_emidec": {"window_size": [48, 48], "window_spacing_mm": 2.4},
+}
+
+CHANNELS = {"encoder1": (16, 1), "encoder2": (32, 16), "encoder3": (64, 32)}
+CHANNELS |= {"decoder1": (32, 64), "decoder2": (16, 32), "decoder3": (8, 16)}
+CHANNELS |= {f"{name[:7]}f{name[7]}": sizes for name, sizes in CHANNELS.items()}
+CHANNELS |= {
+    f"inter{level}_{way}": (size, size)
+    for level, size in (("e1", 16), ("e2", 32), ("e3", 64), ("d1", 32), ("d2", 16))
+    for way in (1, 2)
 }
 
 
@@ -91,3 +101,29 @@ def small_forests() -> Iterator[None]:
         patch.setattr("tools.studies.statistics.INTERVAL_DRAWS", 30)
         patch.setattr("tools.studies.judge.SPLITS", 5)
         yield
+
+
+def norm_of(name: str) -> str:
+    if name.startswith("inter"):
+        return f"{name.replace('inter', 'int')}bn"
+    return f"{name[:2]}{name[7:]}_bn"
+
+
+@pytest.fixture(scope="session")
+def kiunet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a segmenter of liver and tumour that others train."""
+    torch.manual_seed(0)
+    state: dict[str, torch.Tensor] = {}
+    plain = {"start": (1, 1, 3), "final": (3, 8, 1), "fin": (3, 3, 1)}
+    for name, (out, into, side) in plain.items() | {(n, (*s, 3)) for n, s in CHANNELS.items()}:
+        state[f"{name}.weight"] = 0.1 * torch.randn(out, into, side, side, side)
+        state[f"{name}.bias"] = torch.randn(out)
+        if name in CHANNELS:
+            keys = ("weight", "running_var", "bias", "running_mean")
+            state |= {f"{norm_of(name)}.{key}": torch.rand(out) for key in keys}
+    path = tmp_path_factory.mktemp("weights") / "kiunet.pth"
+    torch.save({f"module.{key}": value for key, value in state.items()}, path)
+    logits = LiverFinder(path)(torch.randn(1, 1, 48, 32, 32))
+    state["fin.bias"] -= logits.flatten(2).median(-1).values[0]  # each class wins somewhere
+    torch.save({f"module.{key}": value for key, value in state.items()}, path)
+    return path

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tools.cli import main
+from tools.phantoms import datasets
 from tools.studies.downstream import segmentation
-from tools.studies.downstream.cases import Case
+from tools.studies.downstream.cases import Case, prepared
 from tools.studies.downstream.design import presets, read_design, require_strangers, subset
 from tools.studies.downstream.effects import Measure, effect
 from tools.studies.downstream.runs import shard_of
@@ -120,6 +121,36 @@ def test_real_lesions_are_drawn_anew_at_their_own_masks(tmp_path: Path) -> None:
         assert not np.array_equal(*values)
 
 
+def test_livers_get_tumours_beside_the_label_of_the_organ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "ABDOMEN_GRID", ((44, 33, 30), 7.8))
+    datasets.write_tumour_dataset(
+        tmp_path / "real", "kidney", 7, {"training": 2, "test": 1, "normal": 1}
+    )
+    preset = {"base": "liver_small", "seeds": 1, "fractions": [1.0]}
+    pool = {"count": 2, "sizes": [[1, 24, 26]], "options": {"organ": "kidney"}}
+    preset |= {"pools": {"normal": {"count": 1}, "hand_crafted": pool}}
+    changes = {
+        "spacing_mm": [7.8] * 3,
+        "patch_size": [16] * 3,
+        "network_def#channels": [4, 8, 8, 8],
+    }
+    preset["training"] = {"steps": 2, "changes": changes}
+    (tmp_path / "p.json").write_text(json.dumps(preset))
+    words = ["study", "segmentation", str(tmp_path / "real"), "--out", str(tmp_path / "out")]
+    words += ["--preset", str(tmp_path / "p.json"), "--arms", "P,P_hand", "--device", "cpu"]
+    assert main(words) == 0
+    pool_folder = tmp_path / "out" / "pools" / "hand_crafted"
+    labels = [np.asarray(nib.load(path).dataobj) for path in pool_folder.glob("*_label.nii.gz")]
+    whole = np.asarray(nib.load(next((tmp_path / "real").glob("cases/*003*label*"))).dataobj)
+    assert len(labels) == 2
+    for label in labels:
+        assert set(np.unique(label)) == {0, 1, 2}
+        assert np.array_equal(label > 0, whole > 0)  # the tumour lies in the organ, which stays
+    assert "difftumor (names)" in (tmp_path / "out" / "study.json").read_text()
+
+
 def test_a_loop_turns_misses_into_requests_and_says_what_they_did(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,10 +237,24 @@ def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
     (tmp_path / "known.json").write_text(json.dumps({"training": [{"patient": "p5"}]}))
     known = require_strangers(design, {"p4"}, {"p0"}, tmp_path)
     assert known == {"training": 1, "lefusion_lidc (known.json#training)": 1}
+    names = design._replace(preset={**design.preset, "learnt_from": {"difftumor": [["p4", "p5"]]}})
+    assert require_strangers(names, {"p6"}, {"p0"}, tmp_path)["difftumor (names)"] == 2
+    with pytest.raises(ValueError, match=r"got p5 in difftumor \(names\)"):
+        require_strangers(names, {"p5"}, {"p0"}, tmp_path)
     with pytest.raises(ValueError, match="got p5 in lefusion_lidc"):
         require_strangers(design, {"p4", "p5"}, {"p0"}, tmp_path)
     with pytest.raises(ValueError, match="got p4 in training, too"):
         require_strangers(design, {"p4"}, {"p0", "p4"}, tmp_path)
+
+
+def test_a_list_that_would_not_be_read_is_refused(tmp_path: Path) -> None:
+    real = write_nodules(tmp_path / "real")
+    other = (real / "datalist.json").rename(real / "mine.json")
+    preset = read_design("segmentation", str(small_preset(tmp_path / "p.json"))).preset
+    with pytest.raises(
+        ValueError, match=r"real must be named datalist\.json with this preset, got"
+    ):
+        prepared(other, tmp_path, preset)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +330,6 @@ def test_networks_of_presets_are_those_of_the_bundle(name: str) -> None:
     parser = open_training(preset["training"], torch.device("cpu"))
     network = parser.get_parsed_content("network").eval()
     size, values = parser["patch_size"], preset["classes"].values()
-    found = network(torch.zeros(1, 1, *size))
+    found = network(torch.zeros(1, parser["network_def"]["in_channels"], *size))
     assert found.shape[1] > max(values)
     assert found.shape[-3:] == tuple(size)

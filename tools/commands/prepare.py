@@ -304,22 +304,26 @@ def prepare_dlcs(
 
 
 def prepare_phantom(out: str, seed: Seed = 0, kind: str = "chest") -> Result:
-    """Write embedded phantom data where it can be opened: a chest CT, or hearts in MRI.
+    """Write embedded phantom data where it can be opened: a chest CT, hearts in MRI, or livers.
 
     Example: python -m tools prepare phantom --out work/hearts --kind heart
+
+    Example: python -m tools prepare phantom --out work/livers --kind liver --seed 7
 
     Args:
         out: folder to write.
         seed: of anatomy and noise.
         kind: chest (a scan with its lung mask), lesion_rois (training windows of nodules), heart
-            (a healthy heart, and training stacks with infarct and no-reflow), or all.
+            (a healthy heart, and training stacks with infarct and no-reflow), liver (abdomens with
+            and without tumours of the liver, as "study segmentation --preset liver_small" takes
+            them), or all but livers.
     """
     from tools.files import claimed
     from tools.phantoms import datasets, heart_datasets
 
     kinds = ("chest", "lesion_rois", "heart")
-    if kind not in (*kinds, "all"):
-        raise ValueError(f"kind must be one of {[*kinds, 'all']}, got {kind!r}")
+    if kind not in (*kinds, "liver", "all"):
+        raise ValueError(f"kind must be one of {[*kinds, 'liver', 'all']}, got {kind!r}")
     chosen = kinds if kind == "all" else (kind,)
     hearts = Path(out) / "heart" if kind == "all" else Path(out)
     paths: dict[str, Any] = {}
@@ -334,4 +338,7 @@ def prepare_phantom(out: str, seed: Seed = 0, kind: str = "chest") -> Result:
             heart_datasets.write_heart_dataset(hearts, seed)
             paths |= {f"heart_{key}": path for key, path in written.items()}
             paths["heart_datalist"] = hearts / "datalist.json"
+        if kind == "liver":
+            datasets.write_tumour_dataset(out, seed=seed, sections=datasets.STUDY_ABDOMENS)
+            paths["datalist"] = Path(out) / "datalist.json"
     return _made(paths, out)

@@ -145,7 +145,7 @@ def _studied(
 
 study_segmentation = _command(
     "segmentation",
-    "lung_small, lung_full, heart_small, heart_full",
+    "lung_small, lung_full, heart_small, heart_full, liver_small, liver_full",
     """Train a network to outline lesions with and without synthetic ones, and tell the difference.
 
     Each arm is trained on the same real cases for as many steps, with equal seeds: P, real cases

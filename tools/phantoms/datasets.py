@@ -26,6 +26,7 @@ from tools.transforms.ratings import rating_class
 
 __all__ = [
     "PHANTOM_VERSION",
+    "STUDY_ABDOMENS",
     "healthy_datalist",
     "lesion_datalist",
     "phantom_scan",
@@ -45,6 +46,7 @@ HEALTHY_ROI_SIZE = 72  # room for a lesion and its surroundings
 CUBES_OF_A_BODY = 4
 # Abdomens per section; those of the section normal have no tumour.
 ABDOMENS = {"training": 8, "validation": 3, "test": 2, "normal": 3}
+STUDY_ABDOMENS = {"training": 12, "test": 12, "normal": 8}  # of the study liver_small
 ABDOMEN_GRID = ((132, 100, 90), 2.6)
 TUMOUR_ROI_SIZE = 48
 TUMOUR_ROIS = {"training": 16, "validation": 8}

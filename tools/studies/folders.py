@@ -32,6 +32,7 @@ from tools.studies.verdict import FILES, write_verdict
 
 __all__ = ["Folders", "judge_folders"]
 
+FEWEST = 4  # lesions
 SIDE = 24  # voxels of 1 mm of the cubes that a network tells apart
 
 
@@ -72,7 +73,13 @@ def judge_folders(options: Folders) -> tuple[dict[str, Any], list[tuple[str, str
 def _judged(options: Folders) -> tuple[dict[str, Any], list[tuple[str, str, str, str]]]:
     values, limit, seed = options.values, options.limit, options.seed
     finder = LiverFinder(options.liver_finder) if options.liver_finder else None
-    crops, halves = apart(read_crops(options.real, values, options.section, limit))
+    crops = read_crops(options.real, values, options.section, limit)
+    if len(crops) < FEWEST:
+        raise ValueError(
+            f"real must hold at least {FEWEST} lesions, two for each half, got {len(crops)} in "
+            f"{options.real}"
+        )
+    crops, halves = apart(crops)
     real = measure(crops, options.window)
     crops = apart(read_crops(options.synthetic, values, None, limit))[0]
     synthetic = measure(crops, options.window)

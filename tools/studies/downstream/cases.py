@@ -80,9 +80,15 @@ def prepared(real: Path, out: Path, preset: Mapping[str, Any]) -> Path:
         real: datalist, or folder with one.
         out: where windows are written, if the preset wants some.
         preset: of the study.
+
+    Raises:
+        ValueError: if a list of another name is given to a preset that prepares nothing: what is
+            not written anew is read as ``datalist.json``.
     """
     listed = real / "datalist.json" if real.is_dir() else real
     if preset["prepare"] is None:
+        if listed.name != "datalist.json":
+            raise ValueError(f"real must be named datalist.json with this preset, got {real}")
         return listed.parent
     keys = dict(preset["prepare"])
     rule = bundle_rule(keys.pop("bundle"), **keys)

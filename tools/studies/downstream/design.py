@@ -20,7 +20,8 @@ What differs between studies stands in presets, ``TASK_NAME.json`` beside this f
 * ``training``: the network and how it is trained, see
   :mod:`tools.studies.downstream.training` and the module of the task;
 * ``learnt_from``: by bundle, lists of the patients that its weights, shapes and textures know,
-  ``DATALIST#section``, from the folder of the real datalist; ``[]``: it knows nobody;
+  ``DATALIST#section``, from the folder of the real datalist, or a list of their names; ``[]``: it
+  knows nobody;
 * ``published``: figures of a paper.
 
 A preset with a ``base``, the name of another, has what that one has, but for what it says itself.
@@ -208,6 +209,13 @@ def subset(patients: Sequence[str], fraction: float, seed: int) -> set[str]:
     return {names[k] for k in order[: max(1, round(fraction * len(names)))]}
 
 
+def _patients(base: Path, listed: str) -> set[str]:
+    """Return the patients of ``DATALIST#section``."""
+    path, _, section = listed.partition("#")
+    entries = read_entries(base / path, "learnt_from", section or "training")
+    return {str(entry["patient"]) for entry in entries if entry.get("patient")}
+
+
 def require_strangers(
     design: Design, tested: set[str], trained: set[str], base: Path
 ) -> dict[str, int]:
@@ -224,13 +232,14 @@ def require_strangers(
     """
     known = {"training": trained}
     for bundle, lists in design.preset["learnt_from"].items():
-        for text in lists:
-            path, _, section = text.partition("#")
-            entries = read_entries(base / path, "learnt_from", section or "training")
-            patients = {str(entry["patient"]) for entry in entries if entry.get("patient")}
+        for listed in lists:
+            patients = set(listed) if isinstance(listed, list) else _patients(base, listed)
+            where = "names" if isinstance(listed, list) else listed
             if not patients:
-                raise ValueError(f"learnt_from must list patients, got none for {bundle} in {text}")
-            known[f"{bundle} ({text})"] = patients
+                raise ValueError(
+                    f"learnt_from must list patients, got none for {bundle} in {where}"
+                )
+            known[f"{bundle} ({where})"] = patients
     for name, patients in known.items():
         if both := sorted(tested & patients):
             raise ValueError(

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from tools import __version__
-from tools.bundle import choose_device, find_bundle
+from tools.bundle import SYNTHESIZE, choose_device, find_bundle, read_configs, resolved
 from tools.files import read_entries, read_object, write_json
-from tools.organs import load_organ
 from tools.organs.organ import Organ
 from tools.studies.downstream.cases import (
     Case,
@@ -109,7 +108,7 @@ def _named(design: Design, real: Path) -> Design:
     """Let ``#section`` of ``learnt_from`` mean the real datalist itself."""
     own = "datalist.json" if real.is_dir() else real.name
     lists = {
-        bundle: [own + text if text.startswith("#") else text for text in texts]
+        bundle: [own + each if str(each).startswith("#") else each for each in texts]
         for bundle, texts in design.preset["learnt_from"].items()
     }
     return design._replace(preset={**design.preset, "learnt_from": lists})
@@ -147,10 +146,12 @@ def make_pools(work: Work, runs: Sequence[Run]) -> None:
 
 
 def _organ(design: Design) -> Organ:
-    pools = design.preset["pools"].values()
-    bundle = next(iter(pools))["bundle"]
-    config = read_object(find_bundle(bundle) / "configs" / "synthesize.json", "bundle")
-    return load_organ(config["organ_table"]["name_or_path"])
+    pool = next(iter(design.preset["pools"].values()))
+    parser = read_configs(find_bundle(pool["bundle"]) / "configs", [SYNTHESIZE])
+    if organ := pool.get("options", {}).get("organ"):  # of a bundle for several
+        parser["organ"] = organ
+    organ_table: Organ = resolved(parser, "organ_table")
+    return organ_table
 
 
 def _with_paths(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
