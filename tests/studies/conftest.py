@@ -14,8 +14,7 @@ from monai.bundle import ConfigParser
 
 from tools.studies.cases import Case, class_histograms
 from tools.studies.liver_finder import LiverFinder
-from tools.studies.methods import Method
-from tools.studies.study import Run
+from tools.studies.methods import Method, Run
 from tools.transforms.spheres import Sphere, sphere_mask
 
 SMALL = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,9 +17,7 @@ from tools.files import new_file
 from tools.metrics.shape import surface_mesh
 from tools.report.montage import COLOURS, INK, Picture, draw_picture
 from tools.studies.cases import Case, PlacedMask
-
-if TYPE_CHECKING:
-    from tools.studies.study import Study
+from tools.studies.methods import Drawn
 
 Named = Mapping[str, Any]
 
@@ -44,7 +42,7 @@ def example_cases(cases: Sequence[Case], count: int = 6) -> list[int]:
     return found[:count]
 
 
-def write_figure(path: Path, study: Study, results: Mapping[str, Any]) -> None:
+def write_figure(path: Path, study: Drawn, results: Mapping[str, Any]) -> None:
     """Write one row per example case and one column per method, and how a measure is distributed.
 
     The part ``figure`` of the study says what is shown: ``columns`` (methods), ``view``

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,33 @@ class Request(NamedTuple):
 
     histograms: Tensor | None
     subtype: int = -1
+
+
+class Run(NamedTuple):
+    """What a method made: per case, per sample; and the seconds of each case's samples, each."""
+
+    images: list[list[Any]]
+    seconds: list[float]
+
+    @property
+    def first(self) -> list[Any]:
+        """The first sample of each case."""
+        return [samples[0] for samples in self.images]
+
+
+class Drawn(Protocol):
+    """What measures and figures see of a study: cases, methods, and what these made of them."""
+
+    cases: list[Case]
+    methods: dict[str, Method]
+    runs: dict[str, Run]
+    classes: list[str]
+    config: dict[str, Any]
+    seed: int
+    device: str
+
+    def training_cases(self) -> list[Case]:
+        """Return all cases of the training section."""
 
 
 @dataclass

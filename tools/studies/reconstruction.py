@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +15,8 @@ from torch import Tensor
 from tools.bundle import Bundle, sha256_file
 from tools.networks.frozen_autoencoder import decode_latents, encode_latents
 from tools.studies.cases import Case
-from tools.studies.methods import Method
+from tools.studies.methods import Drawn, Method
 from tools.studies.statistics import Found
-
-if TYPE_CHECKING:
-    from tools.studies.study import Study
 
 REGIONS = ("patch", "lung", "lesion")
 MEASURES = ("psnr", "ssim", "mae_hu", "bias_hu")
@@ -169,7 +166,7 @@ def summarize_regions(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
     return summary
 
 
-def reconstruction(study: Study, methods: Sequence[str]) -> Found:
+def reconstruction(study: Drawn, methods: Sequence[str]) -> Found:
     """Return the errors by section and kind of patch, and by region."""
     found: Found = {"methods": {}, "cases": {}}
     for name in methods:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from tools.metrics.shape import feature_distances
 from tools.shapes.sources import EllipsoidShapes
 from tools.studies.cases import Case, PlacedMask
 from tools.studies.classify import forest_test, network_test
-from tools.studies.methods import Method
+from tools.studies.methods import Drawn, Method
 from tools.studies.statistics import Found, mean_and_error, quartiles, standard_error
 from tools.transforms.spheres import (
     Sphere,
@@ -30,9 +30,6 @@ from tools.transforms.spheres import (
     sphere_mask,
 )
 from tools.windows import cut_window
-
-if TYPE_CHECKING:
-    from tools.studies.study import Study
 
 # Below this diameter an ellipsoid's deformation grows with its size, so a large one may be shrunk;
 # a small one is coarse on its window of 1 mm.
@@ -167,7 +164,7 @@ def _place_on(item: PlacedMask, sphere: Sphere, rng: np.random.Generator) -> Pla
     return PlacedMask(np.ascontiguousarray(mask), moved)
 
 
-def sphere(study: Study, methods: Sequence[str]) -> Found:
+def sphere(study: Drawn, methods: Sequence[str]) -> Found:
     """Return errors of the sphere in mm, voxels inside sphere and boundary, empty draws."""
     found: Found = {"methods": {}}
     for name in methods:
@@ -194,7 +191,7 @@ def _errors(values: np.ndarray) -> dict[str, Any]:
 
 
 def _shares_inside(
-    method: ShapeMethod, study: Study, made: Sequence[PlacedMask | None]
+    method: ShapeMethod, study: Drawn, made: Sequence[PlacedMask | None]
 ) -> list[float]:
     """Return the share of each mask's voxels in the sphere and the boundary asked for."""
     shares = []
@@ -207,7 +204,7 @@ def _shares_inside(
     return shares
 
 
-def sizes(study: Study, methods: Sequence[str]) -> Found:
+def sizes(study: Drawn, methods: Sequence[str]) -> Found:
     """Draw one lesion per size and grid and measure the sphere round it.
 
     Sizes are diameters of the sphere round the lesion, half a voxel beyond the centres of its
@@ -239,7 +236,7 @@ def _features(shapes: Sequence[PlacedMask | None]) -> np.ndarray:
     return np.array([nothing if shape is None else shape_features(*shape) for shape in shapes])
 
 
-def features(study: Study, methods: Sequence[str]) -> Found:
+def features(study: Drawn, methods: Sequence[str]) -> Found:
     """Return the features of shapes: quartiles, and the distances of their distributions.
 
     ``distance`` is that of :func:`tools.metrics.shape.feature_distances`, in real standard
@@ -286,7 +283,7 @@ def shape_windows(shapes: Sequence[PlacedMask], size: int = MASK_WINDOW) -> Tens
     return torch.stack(windows)
 
 
-def mask_realism(study: Study, methods: Sequence[str]) -> Found:
+def mask_realism(study: Drawn, methods: Sequence[str]) -> Found:
     """Test with a random forest on features, and with a 3-D network on the masks themselves."""
     found: Found = {"methods": {}}
     for name in methods:
@@ -327,7 +324,7 @@ def _overlap(shapes: Sequence[PlacedMask | None]) -> float | None:
     return float(np.mean(overlaps))
 
 
-def diversity(study: Study, methods: Sequence[str], spheres: int, draws: int) -> Found:
+def diversity(study: Drawn, methods: Sequence[str], spheres: int, draws: int) -> Found:
     """Return the mean overlap of several draws in one sphere; 1 means that all are the same.
 
     ``spheres`` of all sizes are drawn into. ``real``: as many real training masks of nearest size.
@@ -355,7 +352,7 @@ def diversity(study: Study, methods: Sequence[str], spheres: int, draws: int) ->
     return {"real": errors.pop("real"), "methods": errors}
 
 
-def steering(study: Study, methods: Sequence[str], spheres: int) -> Found:
+def steering(study: Drawn, methods: Sequence[str], spheres: int) -> Found:
     """Return the change of roughness and sphericity from the lowest to the highest score.
 
     By score that a source knows of and feature: mean change at the same sphere and seed with its

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -21,6 +21,7 @@ from tools.studies.figure import write_figure
 from tools.studies.methods import (
     MeanFill,
     Method,
+    Run,
     TextureMethod,
     TextureModel,
     Variant,
@@ -33,18 +34,6 @@ from tools.studies.tables import page
 SEED_STEP = 1009  # from sample to sample: more than there are cases
 STUDY_FILE = "study.json"
 SURROUNDINGS = {"healed": "healed", "real": "at real masks"}  # and how results name them
-
-
-class Run(NamedTuple):
-    """What a method made: per case, per sample; and the seconds of each case's samples, each."""
-
-    images: list[list[Any]]
-    seconds: list[float]
-
-    @property
-    def first(self) -> list[Any]:
-        """The first sample of each case."""
-        return [samples[0] for samples in self.images]
 
 
 MEASURES: dict[str, Callable[..., Found]] = {

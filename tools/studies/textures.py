@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,12 +15,9 @@ from tools.histograms import jensen_shannon_divergence
 from tools.metrics.lesion_edit import wasserstein_distance_hu
 from tools.studies.cases import Case, class_histograms
 from tools.studies.classify import SubtypeClassifier, forest_test, network_test, pooled
-from tools.studies.methods import Method
+from tools.studies.methods import Drawn, Method
 from tools.studies.statistics import Found, quartiles
 from tools.transforms.conditions import SUBTYPES
-
-if TYPE_CHECKING:
-    from tools.studies.study import Study
 
 # of the window's 2: below this, blood and myocardium are alike and a ratio to them says nothing
 SMALLEST_SCALE = 0.05
@@ -46,7 +43,7 @@ COMPARISONS: dict[str, Compare] = {
 }
 
 
-def histograms(study: Study, methods: Sequence[str], of: Sequence[str]) -> Found:
+def histograms(study: Drawn, methods: Sequence[str], of: Sequence[str]) -> Found:
     """Compare the histogram of each lesion class with each of the method's targets.
 
     ``of`` are :data:`COMPARISONS`. By method, target, and class or subtype asked the quartiles of
@@ -89,7 +86,7 @@ def _values(
 
 
 def _by_group(
-    study: Study, method: Method, rows: Sequence[Mapping[str, Mapping[str, float | None]]]
+    study: Drawn, method: Method, rows: Sequence[Mapping[str, Mapping[str, float | None]]]
 ) -> dict[str, Any]:
     """Return quartiles over all cases by class, and over those of each subtype asked."""
     groups = [
@@ -106,7 +103,7 @@ def _by_group(
     }
 
 
-def chance(study: Study, methods: Sequence[str]) -> Found:
+def chance(study: Drawn, methods: Sequence[str]) -> Found:
     """Return the divergence that chance alone leaves: one draw from the target per lesion voxel.
 
     A network that draws voxels independently from the requested histogram would reach this; one
@@ -169,7 +166,7 @@ def _logs(histograms: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(np.maximum(histograms, SMALLEST_SHARE)))
 
 
-def log_linear(study: Study, methods: Sequence[str]) -> Found:
+def log_linear(study: Drawn, methods: Sequence[str]) -> Found:
     """Fit one :func:`fit_log_linear` to the first samples of all methods, first lesion class.
 
     ``divergence``: of what the fit says from what was drawn; ``control``: of what was asked for,
@@ -207,7 +204,7 @@ def lesion_mean(image: np.ndarray, case: Case) -> float:
     return float(low + (mean - bottom) * ((high - low) / (top - bottom)))
 
 
-def order(study: Study, methods: Sequence[str]) -> Found:
+def order(study: Drawn, methods: Sequence[str]) -> Found:
     """Compare means in the lesions by preset; ``methods`` in rising order of what is asked."""
     found: Found = {"methods": {}, "cases": {}}
     for name in methods:
@@ -328,7 +325,7 @@ def compare_values(
 
 
 def contrast(
-    study: Study, methods: Sequence[str], dark: Sequence[int], bright: Sequence[int]
+    study: Drawn, methods: Sequence[str], dark: Sequence[int], bright: Sequence[int]
 ) -> Found:
     """Compare contrasts and border jump of synthetic lesions with the real ones in their place.
 
@@ -378,7 +375,7 @@ def changes(image: np.ndarray, case: Case, margin_mm: float = 0.0) -> dict[str, 
     return found
 
 
-def background(study: Study, methods: Sequence[str]) -> Found:
+def background(study: Drawn, methods: Sequence[str]) -> Found:
     """Return what changed outside the lesions, over all cases and samples; it must be nothing."""
     found: Found = {"methods": {}}
     for name in methods:
@@ -453,7 +450,7 @@ def lesion_slices(
     return np.array(features), patients
 
 
-def realism(study: Study, methods: Sequence[str], by: str) -> Found:
+def realism(study: Drawn, methods: Sequence[str], by: str) -> Found:
     """Test whether a classifier can tell the first sample of each method from the real lesions.
 
     ``by`` is ``network``, a small 3-D one on crops, or ``forest``, on features of slices, which is
@@ -489,7 +486,7 @@ def _real_pairs(real: np.ndarray, patients: Sequence[str], seed: int) -> dict[st
     return pooled(tests)
 
 
-def subtype(study: Study, methods: Sequence[str]) -> Found:
+def subtype(study: Drawn, methods: Sequence[str]) -> Found:
     """Return how often a classifier of real training lesions names the subtype asked for.
 
     ``together``: by model, over all methods that ask for one subtype in every lesion.
