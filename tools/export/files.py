@@ -127,7 +127,7 @@ def _place_file(source: Path, target: Path, copy: bool) -> None:
         try:
             target.symlink_to(source.resolve())
             return
-        except (OSError, NotImplementedError):  # as Python says of systems without links
+        except OSError:  # as on Windows without the right to make links
             logger.debug("%s is copied: it cannot be linked to", source)
     shutil.copyfile(source, target)
 
