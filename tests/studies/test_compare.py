@@ -188,7 +188,7 @@ def test_a_network_is_shown_under_control(nodules: Path, tmp_path: Path) -> None
         ),
         (["--preset", "own.json"], "preset must have the keys"),
         (["--surroundings", "none"], "surroundings must be one of healed, real, got 'none'"),
-        (["--limit", "3"], "real must hold at least 4 lesions, got 3"),
+        (["--limit", "3"], "real must hold at least 4 lesions, two for each half, got 3"),
         (
             ["--methods", "hand_crafted,hr_ldm", "--steps", "20"],
             "num_inference_steps (steps) must be at least 50 for ddim",

@@ -13,9 +13,10 @@ from sklearn.model_selection import GroupKFold
 from tools.bundle import Bundle, find_bundle
 from tools.files import new_file, new_folder, read_entries, read_object, write_json
 from tools.prepare.scans import bundle_rule, prepare_scans
-from tools.studies.compare import LEAST, Settings, compare, read_preset
+from tools.studies.compare import Settings, compare, read_preset
 from tools.studies.downstream.pools import write_subset
 from tools.studies.downstream.train_bundle import train_bundle
+from tools.studies.judge import LEAST
 from tools.studies.tables import grid
 
 __all__ = ["FILES", "Adaptation", "adapt"]

@@ -36,7 +36,7 @@ from tools.phantoms.datalists import PHANTOM_VERSION, cached_phantom
 from tools.scans.crops import Crop
 from tools.studies.comparison import FILES as PAGES
 from tools.studies.comparison import Controls, evenly, write_comparison
-from tools.studies.judge import Measured, apart, judge, measure, pairs
+from tools.studies.judge import Measured, apart, judge, measure, pairs, require_enough
 from tools.studies.redraw import PERCENT, Real, Redraw
 from tools.studies.statistics import mean_and_error
 from tools.synthesis.arrays import methods_of, open_synthesizer
@@ -49,7 +49,6 @@ IMAGES = ("request.json", "*_image.nii.gz", "*_label.nii.gz")
 KEYS = {"title", "bundle", "methods", "limit", "steps", "quick", "healed_mm", "shown", "phantom"}
 KEYS |= {"published", "controls", "largest_mm"}
 SURROUNDINGS = ("healed", "real")
-LEAST = 4  # lesions
 PAIRED = ("jsd", "w1", "psnr", "ssim")
 
 
@@ -231,8 +230,7 @@ def _bench(preset: Mapping[str, Any], settings: Settings, source: Path) -> Bench
     redraw = Redraw(organ, view, margin, settings.seed)
     largest = preset["largest_mm"]
     lesions = list(redraw.read(source, settings.section, settings.limit, largest))
-    if len(lesions) < LEAST:
-        raise ValueError(f"real must hold at least {LEAST} lesions, got {len(lesions)} in {source}")
+    require_enough(lesions, source)
     crops, halves = apart([each.crop for each in lesions])
     lesions = [each._replace(crop=crop) for each, crop in zip(lesions, crops, strict=True)]
     in_units = lesions[0].scale is None

@@ -22,6 +22,7 @@ from tools.studies.judge import (
     judge,
     measure,
     read_crops,
+    require_enough,
     set_distances,
     told_apart,
 )
@@ -32,7 +33,6 @@ from tools.studies.verdict import FILES, write_verdict
 
 __all__ = ["Folders", "judge_folders"]
 
-FEWEST = 4  # lesions
 SIDE = 24  # voxels of 1 mm of the cubes that a network tells apart
 
 
@@ -74,11 +74,7 @@ def _judged(options: Folders) -> tuple[dict[str, Any], list[tuple[str, str, str,
     values, limit, seed = options.values, options.limit, options.seed
     finder = LiverFinder(options.liver_finder) if options.liver_finder else None
     crops = read_crops(options.real, values, options.section, limit)
-    if len(crops) < FEWEST:
-        raise ValueError(
-            f"real must hold at least {FEWEST} lesions, two for each half, got {len(crops)} in "
-            f"{options.real}"
-        )
+    require_enough(crops, options.real)
     crops, halves = apart(crops)
     real = measure(crops, options.window)
     crops = apart(read_crops(options.synthetic, values, None, limit))[0]

@@ -49,6 +49,7 @@ __all__ = [
     "measure",
     "pairs",
     "read_crops",
+    "require_enough",
     "set_distances",
     "told_apart",
     "without_nan",
@@ -59,6 +60,7 @@ Distance = Callable[..., float]  # of two sets
 PICTURE = 32  # pixels of 1 mm of the pictures that are compared
 SPLITS = 20
 LEAST_PATIENTS = 4  # for halves by patient
+LEAST = 4  # lesions
 PLANES = ("sagittal", "coronal", "axial")  # normal to the axes of a scan in RAS
 SIZES_MM = (0, 6, 10, 20, 30, 1e3)
 
@@ -113,6 +115,15 @@ def read_crops(
     if len(found) < 2:
         raise ValueError(f"folders must hold at least 2 lesions, got {len(found)} in {source}")
     return found
+
+
+def require_enough(lesions: Sequence[Any], source: str | Path) -> None:
+    """Refuse real lesions that are too few for two halves."""
+    if len(lesions) < LEAST:
+        raise ValueError(
+            f"real must hold at least {LEAST} lesions, two for each half, got {len(lesions)} in "
+            f"{source}"
+        )
 
 
 def apart(crops: Sequence[Crop]) -> tuple[list[Crop], str]:
