@@ -22,6 +22,8 @@ def adapt(
     weights: str | None = None,
     classes: Sequence[int] = (),
     dataset_dir: str | None = None,
+    organ: str | None = None,
+    window_hu: tuple[float, float] | None = None,
     device: str = "auto",
     seed: Seed = 0,
 ) -> Result:
@@ -35,6 +37,9 @@ def adapt(
         out/adapted
 
     Example: python -m tools synthesize --bundle out/adapted/adapted --scan scan.nii.gz --out out
+
+    Example: python -m tools adapt --organ liver --window_hu -100,250 --datalist
+        livers/datalist.json --out out/liver
 
     An interrupted run goes on where it stopped when the same command is given again.
 
@@ -50,6 +55,11 @@ def adapt(
         weights: to start from; default: the bundle's.
         classes: label values that are lesions; default: as the bundle says.
         dataset_dir: folder that the paths of the datalist may lead to as well.
+        organ: another than the bundle's: liver, pancreas, kidney, or the JSON file of a table such
+            as those of tools/organs; textures are then called dark, medium and bright, after groups
+            of your lesions.
+        window_hu: of that organ, the two HU between which the bundle tells intensities apart;
+            default: the bundle's.
         device: of the comparison: auto, cpu, cuda or cuda:N; the training takes a GPU if there is
             one.
         seed: of folds, training and comparison.

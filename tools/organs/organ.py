@@ -14,7 +14,7 @@ from tools.kinds import record_of
 from tools.sentences import short
 from tools.transforms.spheres import enclosing_sphere
 
-__all__ = ["LesionClass", "Organ", "OrganMap", "load_organ"]
+__all__ = ["LesionClass", "Organ", "OrganMap", "load_organ", "organ_file"]
 
 KINDS = ("equal_volume_sphere", "enclosing_sphere")
 CHARTS = ("box", "wall")
@@ -183,6 +183,21 @@ class OrganMap:
         return self.inside if self.region is None else self.region
 
 
+def organ_file(name_or_path: str | Path) -> Path:
+    """Return the file of an organ's table, see :func:`load_organ`.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        path = Path(__file__).with_name(f"{name_or_path}.json")
+    if not path.is_file():
+        known = sorted(file.stem for file in Path(__file__).parent.glob("*.json"))
+        raise FileNotFoundError(f"organ must be one of {known} or a JSON file, got {name_or_path}")
+    return path
+
+
 def load_organ(name_or_path: str | Path) -> Organ:
     """Return the table of an organ: the name of one that comes with the package, or a JSON file.
 
@@ -194,12 +209,7 @@ def load_organ(name_or_path: str | Path) -> Organ:
         >>> load_organ("heart").values
         (3, 4)
     """
-    path = Path(name_or_path)
-    if path.suffix != ".json":
-        path = Path(__file__).with_name(f"{name_or_path}.json")
-    if not path.is_file():
-        known = sorted(file.stem for file in Path(__file__).parent.glob("*.json"))
-        raise FileNotFoundError(f"organ must be one of {known} or a JSON file, got {name_or_path}")
+    path = organ_file(name_or_path)
     table = read_object(path, "organ")
     try:
         parts = {name: table.get(name, {}) for name in ("diameter", "regions")}

@@ -17,12 +17,21 @@ from tools.studies.compare import Settings, compare, read_preset
 from tools.studies.downstream.pools import write_subset
 from tools.studies.downstream.train_bundle import train_bundle
 from tools.studies.judge import LEAST
+from tools.studies.other_organ import (
+    PLACES,
+    as_of_organ,
+    bundle_of_organ,
+    organ_of,
+    require_organ,
+)
 from tools.studies.tables import grid
 
 __all__ = ["FILES", "Adaptation", "adapt"]
 
 FILES = ("data", "fold_*", "all", "adapted", "adapt.json", "adapt.md")
+FILES += ("unadapted", "textures", "preset.json")
 ADAPTED = "adapted"
+UNADAPTED = "unadapted"  # the bundle made ready for another organ
 # what is told of both, where it lies in what compare returns, its form, and whether more is better
 MEASURES: dict[str, tuple[tuple[str, ...], str]] = {
     "JSD (nats)": (("jsd", "mean"), ".3f"),
@@ -47,6 +56,8 @@ class Adaptation(NamedTuple):
     seed: int = 0
     classes: Sequence[int] = ()
     dataset_dir: str | None = None
+    organ: str | None = None
+    window_hu: Sequence[float] | None = None
 
 
 def adapt(datalist: str | Path, out: Path, wanted: Adaptation) -> dict[str, Any]:
@@ -56,7 +67,9 @@ def adapt(datalist: str | Path, out: Path, wanted: Adaptation) -> dict[str, Any]
     folds, and lesions of the fold are drawn anew by the bundle before and after, at their own
     masks and asked for their own histograms (:func:`tools.studies.compare.compare`). What is kept,
     ``OUT/adapted``, is trained on all lesions in the same way, so the folds tell what to expect of
-    it. All steps are kept and taken up again.
+    it. All steps are kept and taken up again. For another organ than the bundle's own, the bundle
+    is first made ready for it (:func:`tools.studies.other_organ.bundle_of_organ`): what learns and
+    what is measured "before" is then ``OUT/unadapted``.
 
     Args:
         datalist: of scans with masks, as ``prepare scans`` takes it; its section training.
@@ -69,14 +82,15 @@ def adapt(datalist: str | Path, out: Path, wanted: Adaptation) -> dict[str, Any]
     Raises:
         ValueError: if the bundle cannot be trained on, or there are too few lesions or patients.
     """
-    _require_adaptable(wanted.bundle)
+    _require_adaptable(wanted)
     rule = bundle_rule(wanted.bundle, classes=list(wanted.classes) or None)
     data = out / "data"
     prepare_scans(datalist, data, rule, validation_fraction=0.0, dataset_dir=wanted.dataset_dir)
     entries = read_entries(data / "datalist.json", "datalist")
-    preset = _preset(wanted.bundle)
+    divided = _folds(entries, wanted)
+    wanted, preset = _ready(wanted, data, out)
     folds = []
-    for number, (training, tested) in enumerate(_folds(entries, wanted), 1):
+    for number, (training, tested) in enumerate(divided, 1):
         place = out / f"fold_{number}"
         write_subset(place / "data", data, training, tested)
         _trained(place, wanted)
@@ -95,10 +109,32 @@ def adapt(datalist: str | Path, out: Path, wanted: Adaptation) -> dict[str, Any]
     return results
 
 
-def _require_adaptable(bundle: str) -> None:
-    config = read_object(find_bundle(bundle) / "configs" / "train.json", "bundle")
+def _require_adaptable(wanted: Adaptation) -> None:
+    config = read_object(find_bundle(wanted.bundle) / "configs" / "train.json", "bundle")
     if "start_weights" not in config:
-        raise ValueError(f"bundle must have start_weights in its train.json, got {bundle}")
+        raise ValueError(f"bundle must have start_weights in its train.json, got {wanted.bundle}")
+    if wanted.organ is not None:
+        require_organ(wanted.bundle, wanted.organ, wanted.window_hu)
+    elif wanted.window_hu is not None:
+        raise ValueError(f"window_hu goes with organ, got {tuple(wanted.window_hu)} without one")
+
+
+def _ready(wanted: Adaptation, data: Path, out: Path) -> tuple[Adaptation, str]:
+    """Return the task with a bundle of the organ wanted, and the preset to compare by."""
+    if wanted.organ is None:
+        return wanted, _preset(wanted.bundle)
+    folder = bundle_of_organ(wanted.bundle, wanted.organ, wanted.window_hu, data, out / UNADAPTED)
+    return wanted._replace(bundle=str(folder)), _preset_of(folder, out / "preset.json")
+
+
+def _preset_of(bundle: Path, path: Path) -> str:
+    """Write a preset of ``compare`` for a bundle of an organ that compare does not know."""
+    preset = read_preset("lung") | {"title": "Before and after", "bundle": str(bundle)}
+    window = read_object(bundle / "configs" / "inference.json", "bundle")["window_hu"]
+    preset |= {"controls": 0, "shown": preset["shown"] | {"window": window}}
+    preset |= {"published": {"source": "", "differs": "", "measures": {}, "methods": {}}}
+    write_json(path, preset)
+    return str(path)
 
 
 def _preset(bundle: str) -> str:
@@ -111,17 +147,12 @@ def _preset(bundle: str) -> str:
     for path in sorted(Path(__file__).parent.glob("compare_*.json")):
         name = path.stem.removeprefix("compare_")
         root = find_bundle(read_preset(name)["bundle"])
-        organs[name] = _organ(root)
-    mine = _organ(find_bundle(bundle))
+        organs[name] = organ_of(root)
+    mine = organ_of(find_bundle(bundle))
     found = [name for name, organ in organs.items() if organ == mine]
     if not found:
         raise ValueError(f"bundle must be of an organ that compare knows, got {mine}")
     return found[0]
-
-
-def _organ(folder: Path) -> Any:
-    config = read_object(folder / "configs" / "synthesize.json", "bundle")
-    return config["organ_table"]["name_or_path"]
 
 
 def _folds(
@@ -158,7 +189,7 @@ def _trained(place: Path, wanted: Adaptation) -> Path:
     weights = train_bundle(wanted.bundle, place / "data", place / "training", changes)
     target = place / ADAPTED
     if not target.is_dir():
-        with new_folder(target, ("*", "*/*", "*/*/*")) as partial:
+        with new_folder(target, PLACES) as partial:
             shutil.copytree(find_bundle(wanted.bundle), partial, dirs_exist_ok=True)
             shutil.copyfile(weights, partial / "models" / "model.pt")
     return target
@@ -175,7 +206,10 @@ def _measured(place: Path, preset: str, wanted: Adaptation) -> dict[str, Any]:
         steps=wanted.steps,
         device=wanted.device,
     )
-    found = compare(place / "data", place / "compare", settings)["methods"]
+    data = place / "data"
+    if wanted.organ is not None:
+        data = as_of_organ(data, wanted.organ)
+    found = compare(data, place / "compare", settings)["methods"]
     before, after = (found[Path(method).name] for method in methods)
     return {
         side: {name: _at(each, path) for name, (path, _) in MEASURES.items()}
