@@ -92,6 +92,31 @@ def test_folds_are_of_patients_and_the_last_training_is_of_all(
     assert "0.700 (0.700, 0.700)" in capsys.readouterr().out
 
 
+def test_another_organ_is_judged_by_its_own_bundle(
+    tmp_path: Path, trained: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[tuple[Path, module.Settings]] = []
+    compared = module.compare
+    monkeypatch.setattr(
+        module,
+        "compare",
+        lambda real, out, settings: (
+            judged.append((real, settings)) or compared(real, out, settings)
+        ),
+    )
+    out = tmp_path / "out"
+    words = ["--datalist", str(write_lesions(tmp_path / "in")), "--out", str(out), "--folds", "2"]
+    assert main(["adapt", *words, "--organ", "liver", "--window_hu=-1000,400"]) == 0
+    for number, (real, settings) in enumerate(judged, 1):
+        assert real == out / f"fold_{number}" / "data" / "organ_datalist.json"
+        assert settings.methods == [
+            str(out / name) for name in ("unadapted", f"fold_{number}/adapted")
+        ]
+        assert json.loads(Path(settings.preset).read_text())["bundle"] == str(out / "unadapted")
+    assert len(judged) == 2
+    assert (out / "adapted" / "configs" / "organ.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -99,6 +124,7 @@ def test_folds_are_of_patients_and_the_last_training_is_of_all(
         (["--folds", "4"], "folds must hold 4 lesions each, got 2 of 8"),
         (["--bundle", "diffmask"], "bundle must have start_weights in its train.json"),
         (["--weights", "none.pt"], "weights must be an existing file"),
+        (["--window_hu=-100,250"], "window_hu goes with organ, got (-100.0, 250.0) without one"),
     ],
 )
 def test_what_cannot_be_adapted(
