@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tools.commands import (
     benchmark,
@@ -22,7 +22,7 @@ from tools.commands import (
     synthesize,
 )
 from tools.commands.arguments import Commands, UsageError, find, understood
-from tools.commands.completion import completion
+from tools.commands.completion import completion_of
 from tools.commands.manual import PROGRAM, manual
 from tools.commands.result import Result
 from tools.sentences import error_text
@@ -30,7 +30,7 @@ from tools.sentences import error_text
 __all__ = ["main"]
 
 HELP = {"-h", "--help"}
-COMMANDS: Commands = {
+COMMANDS: dict[str, Callable[..., Result] | Commands] = {
     "synthesize": synthesize.synthesize,
     "demo": synthesize.demo,
     "verify": synthesize.verify,
@@ -76,8 +76,8 @@ COMMANDS: Commands = {
     "pack": release.pack,
     "check": release.check,
     "release": release.release,
-    "completion": completion,
 }
+COMMANDS["completion"] = completion_of(COMMANDS)  # itself too
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -216,6 +216,33 @@ def test_neutral_options_change_nothing(inputs: Tensor, arguments: dict, share: 
     assert torch.equal(plain, pushed(inputs, network, condition)) == (share < 0)
 
 
+def test_guidance_about_a_part_of_the_condition_keeps_the_rest(inputs: Tensor) -> None:
+    told: list[list[float]] = []
+
+    def network(x: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        told.append(condition[0].tolist())
+        return 0.1 * x[:, :1] * condition.sum(1).reshape(-1, 1, 1, 1, 1)
+
+    def drawn(condition: list[float], scale: float) -> Tensor:
+        told.clear()
+        inferer = LesionInpaintInferer(
+            cosine_scheduler(STEPS), guidance_scale=scale, guidance_from=2
+        )
+        return inferer(inputs, network, torch.tensor([condition] * 3))
+
+    size, score = [0.5, 0.25], [0.0, 0.75]
+    once = drawn([*size, *score], 1.0)
+    assert told == [[*size, *score]] * STEPS
+    assert not torch.equal(drawn([*size, *score], 3.0), once)
+    assert told == [[*size, *score], [*size, 0, 0]] * STEPS
+    # twice the push is what three times the score would be: this network is linear in it
+    assert torch.allclose(drawn([*size, *score], 3.0), drawn([*size, 0.0, 2.25], 1.0), atol=1e-5)
+    # nothing is told of scores: nothing is pushed, and nothing is paid for
+    plain = drawn([*size, 0.0, 0.0], 1.0)
+    assert torch.equal(drawn([*size, 0.0, 0.0], 3.0), plain)
+    assert len(told) == STEPS
+
+
 @pytest.mark.parametrize("background", ["noised", "clean"])
 def test_training_call_composes_the_window_as_sampling_does(
     inputs: Tensor, background: str

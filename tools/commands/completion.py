@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 
 from tools.commands.arguments import ALWAYS, Commands, arguments_of
 from tools.commands.result import Result
 
-__all__ = ["INSTALLED", "completion"]
+__all__ = ["INSTALLED", "completion_of"]
 
 INSTALLED = "synthetic-lesions"  # what pyproject.toml installs
 BASH = """\
@@ -24,6 +24,7 @@ _synthetic_lesions() {{
 }}
 complete -o default -F _synthetic_lesions {program}
 """
+CASE, CASE_FISH = '    "{}"*) words="{}" ;;', "    case '{}*'\n      printf '%s\\n' {}"
 ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"  # zsh reads bash's
 FISH = """\
 # completion of {program} for fish
@@ -39,30 +40,31 @@ complete -c {program} -a "(__synthetic_lesions)"
 """
 
 
-def completion(shell: str = "bash") -> Result:
-    """Print a script that lets a shell complete the command synthetic-lesions.
+def completion_of(commands: Commands) -> Callable[..., Result]:
+    """Return the command that prints a script to complete some commands."""
 
-    "pip install -e ." installs synthetic-lesions: python -m tools under a name that shells can
-    complete.
+    def completion(shell: str = "bash") -> Result:
+        """Print a script that lets a shell complete the command synthetic-lesions.
 
-    Example: source <(synthetic-lesions completion bash)
+        "pip install -e ." installs synthetic-lesions: python -m tools under a name that shells can
+        complete.
 
-    Args:
-        shell: bash, fish or zsh.
-    """
-    from tools.cli import COMMANDS
+        Example: source <(synthetic-lesions completion bash)
 
-    if shell not in ("bash", "fish", "zsh"):
-        raise ValueError(f"shell must be one of bash, fish, zsh, got {shell!r}")
-    # a group's commands come before the group: the first pattern that fits is taken
-    cases = [*_words("", COMMANDS), ("", [*COMMANDS, "--help"])]
-    if shell == "fish":
-        rows = [f"    case '{name}*'\n      printf '%s\\n' {' '.join(ws)}" for name, ws in cases]
-    else:
-        rows = [f'    "{name}"*) words="{" ".join(words)}" ;;' for name, words in cases]
-    script = (FISH if shell == "fish" else BASH).format(program=INSTALLED, cases="\n".join(rows))
-    script = ZSH + script if shell == "zsh" else script
-    return Result(script, {"shell": shell, "script": script})
+        Args:
+            shell: bash, fish or zsh.
+        """
+        if shell not in ("bash", "fish", "zsh"):
+            raise ValueError(f"shell must be one of bash, fish, zsh, got {shell!r}")
+        # a group's commands come before the group: the first pattern that fits is taken
+        cases = [*_words("", commands), ("", [*commands, "--help"])]
+        form = CASE_FISH if shell == "fish" else CASE
+        rows = "\n".join(form.format(name, " ".join(words)) for name, words in cases)
+        script = (FISH if shell == "fish" else BASH).format(program=INSTALLED, cases=rows)
+        script = ZSH + script if shell == "zsh" else script
+        return Result(script, {"shell": shell, "script": script})
+
+    return completion
 
 
 def _words(prefix: str, commands: Commands) -> Iterator[tuple[str, list[str]]]:

@@ -69,26 +69,15 @@ def collect_subtypes(
     inside = (1 - textures.rim_shares) * textures.voxels[:, 0] >= FEWEST_INSIDE
     agreed = np.array([_spread(entry) <= agreement for entry in textures.entries])
     fit = agreed & inside & (textures.voxels[:, 0] >= min_voxels)
-    rng = np.random.default_rng(seed)
-    subtypes = {}
-    for number, name in enumerate(SUBTYPES):
-        members = np.flatnonzero((numbers == number) & fit)
-        if not len(members):
-            logger.warning(
-                "no %s lesion of at least %d voxels with a core that readers agree on: left out",
-                *(name, min_voxels),
-            )
-            continue
-        frequency = float((numbers == number).mean())
-        subtypes[name] = {
-            "number": number,
-            "count": int((numbers == number).sum()),
-            "frequency": round(frequency, 5),
-            **_library(textures, members, library, rng),
-        }
-        if name == CORED:
-            low, high = window_hu
-            subtypes[name]["solid_bin"] = round((SOLID_HU - low) / (high - low) * bins)
+    subtypes = _subtypes(textures, numbers, fit, library, np.random.default_rng(seed))
+    if CORED in subtypes:
+        low, high = window_hu
+        subtypes[CORED]["solid_bin"] = round((SOLID_HU - low) / (high - low) * bins)
+    if missing := [name for name in SUBTYPES if name not in subtypes]:
+        logger.warning(
+            "no %s lesion of at least %d voxels with a core that readers agree on: left out",
+            *(" and no ".join(missing), min_voxels),
+        )
     content = {
         "bins": bins,
         "window_hu": [float(edge) for edge in window_hu],
@@ -99,6 +88,26 @@ def collect_subtypes(
     }
     write_json(out, content, indent=None)
     return content
+
+
+def _subtypes(
+    textures: Textures,
+    numbers: np.ndarray,
+    fit: np.ndarray,
+    library: int,
+    rng: np.random.Generator,
+) -> dict[str, dict[str, Any]]:
+    """Return each subtype of which there is a fit lesion, by name."""
+    return {
+        name: {
+            "number": number,
+            "count": int((numbers == number).sum()),
+            "frequency": round(float((numbers == number).mean()), 5),
+            **_library(textures, members, library, rng),
+        }
+        for number, name in enumerate(SUBTYPES)
+        if len(members := np.flatnonzero((numbers == number) & fit))
+    }
 
 
 def _spread(entry: Mapping[str, Any]) -> float:

@@ -300,41 +300,43 @@ def judge(
         earlier: what this returned for other synthetic lesions with the same real ones and seed:
             what is of real lesions alone is taken from there.
     """
-    patients = [real.patients, synthetic.patients]
-    result: dict[str, Any] = {
+    both, known = (real, synthetic), earlier or {}
+    patients = [each.patients for each in both]
+    sets = feature_sets(*both)
+    pictures = {plane: tuple(each.pictures[plane] for each in both) for plane in PLANES}
+    return {
         "radiomics_version": RADIOMICS_VERSION,
         "seed": seed,
         "counts": {
-            name: {"lesions": len(each.crops), "patients": len(set(names))}
-            for name, each, names in zip(
-                ("real", "synthetic"), (real, synthetic), patients, strict=True
-            )
+            name: {"lesions": len(each.crops), "patients": len(set(each.patients))}
+            for name, each in zip(("real", "synthetic"), both, strict=True)
         },
+        "distances": {
+            name: set_distances(
+                *(sets | pictures)[of], patients, distance, seed, _real(known, "distances", name)
+            )
+            for name, of, distance in tqdm(list(_distances([*sets], seed)), desc="distances")
+        },
+        "told_apart": {
+            name: told_apart(forest_auc, *rows, patients, seed, _real(known, "told_apart", name))
+            for name, rows in tqdm(sets.items(), desc="forests")
+        },
+        **_medians(real, synthetic, seed, known),
+        "profile": _profiles(real, synthetic),
     }
-    sets = feature_sets(real, synthetic)
-    known = earlier or {}
-    pictures = {plane: (real.pictures[plane], synthetic.pictures[plane]) for plane in PLANES}
-    result["distances"] = {
-        name: set_distances(
-            (sets | pictures)[of][0],
-            (sets | pictures)[of][1],
-            patients,
-            distance,
-            seed,
-            _real(known, "distances", name),
-        )
-        for name, of, distance in tqdm(list(_distances([*sets], seed)), desc="distances")
-    }
-    result["told_apart"] = {
-        name: told_apart(
-            forest_auc, rows[0], rows[1], patients, seed, _real(known, "told_apart", name)
-        )
-        for name, rows in tqdm(sets.items(), desc="forests")
-    }
-    both = (real, synthetic)
+
+
+def _medians(
+    real: Measured, synthetic: Measured, seed: int, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return median and quartiles of each feature of both, by group, and of the noise spectrum."""
     bands = [f"{low:g}-{high:g}" for low, high in pairwise(BANDS)]
+    result: dict[str, Any] = {}
     for group, names in {**real.names, "noise_spectrum": bands}.items():
-        columns = ((each.features | {"noise_spectrum": each.spectra})[group].T for each in both)
+        columns = (
+            (each.features | {"noise_spectrum": each.spectra})[group].T
+            for each in (real, synthetic)
+        )
         result[group] = {
             name: {
                 "real": _real(known, group, name) or quartiles(one, real.patients, seed),
@@ -342,7 +344,6 @@ def judge(
             }
             for name, one, other in zip(names, *columns, strict=True)
         }
-    result["profile"] = _profiles(real, synthetic)
     return result
 
 
