@@ -113,3 +113,14 @@ def test_what_does_not_fit_gets_one_sentence(
     given = {"shapes": EllipsoidShapes()} | options
     with pytest.raises(ValueError, match=sentence):
         job(repository, name, **given).plan(scan, case, np.random.default_rng(0), "error")
+
+
+def test_an_abdomen_without_contrast_medium_is_told_of(repository: Path) -> None:
+    label = label_map("liver")
+    plain = np.where(label > 0, phantom().image - 70, phantom().image)  # liver near 40 HU
+    made = job(repository, "liver", SizedEllipsoids({"small": 1}), count=1)
+    for image, told in ((phantom().image, False), (plain, True)):
+        scan = Scan(nib.Nifti1Image(image, phantom().affine))
+        case = Case("a", Path("a"), nib.Nifti1Image(label, scan.affine))
+        notes = made.plan(scan, case, np.random.default_rng(4), "error").notes
+        assert any("as without contrast medium (below 80)" in note for note in notes) == told

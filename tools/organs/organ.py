@@ -22,7 +22,7 @@ CHARTS = ("box", "wall")
 KEYS = {
     "": {"name", "modality", "chart", "parts", "cavity", "wall", "classes", "usual_count"}
     | {"most_lesions", "diameter", "placements", "found_by", "recipe", "regions", "levels_hu"}
-    | {"host_reactions"},
+    | {"host_reactions", "enhanced_from_hu"},
     "diameter": {"kind", "meaning", "range_mm"},
     "regions": {"option", "structures", "first_values"},
 }
@@ -65,6 +65,7 @@ class Organ:
     placements: tuple[str, ...] = ()
     found_by: tuple[str, ...] = ()  # empty: a label map must be given
     levels_hu: tuple[float, float] | None = None  # that the median of the organ has in a CT
+    enhanced_from_hu: float | None = None  # that median with contrast medium; lower is without
     host_reactions: Mapping[str, Any] = field(default_factory=dict)  # numbers of each, by name
     recipe: str | None = None  # dotted name of a function ``(image, affine) -> mask``
     region_option: str | None = None  # name of the option that chooses regions

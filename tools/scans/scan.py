@@ -194,8 +194,8 @@ class Scan:
     def _where(self) -> str:
         return f" in {self.path}" if self.path else ""
 
-    def require_level(self, inside: Any, levels_hu: Sequence[float], organ: str) -> None:
-        """Refuse a CT whose organ has HU that no such organ has: a number was added to them.
+    def require_level(self, inside: Any, levels_hu: Sequence[float], organ: str) -> float:
+        """Return the median HU of an organ; refuse what no such organ has: something was added.
 
         Args:
             inside: True in the organ.
@@ -217,6 +217,7 @@ class Scan:
                 f"to {high:g}, got {median:g}{self._where} (hu_offset adds what is missing, such "
                 "as -1024; or is organ_mask one of another organ?)"
             )
+        return median
 
     @property
     def phantom(self) -> bool:

@@ -240,8 +240,7 @@ class Synthesizer:
         found = find_organ(
             self.organ, self.organs, scan, given, self.region, needed=not self.one_scan_only
         )
-        if found.inside is not None and self.organ.levels_hu is not None:
-            scan.require_level(found.inside, self.organ.levels_hu, self.organ.name)
+        warned = self._warned(scan, found)
         if self.organ.chart == "box":
             found = replace(found, inside=packed(found.inside), region=packed(found.region))
         canvas = self.texturer.view.open(scan, found.labels)
@@ -260,7 +259,20 @@ class Synthesizer:
                 notes.append(f"lesion {number} could not be made: {error}")
         canvas = self._reacted(canvas, lesions, case, found)
         give_back_memory()
-        return Plan(canvas, lesions, found.record, (*notes, *scan.notes))
+        return Plan(canvas, lesions, found.record, (*notes, *warned, *scan.notes))
+
+    def _warned(self, scan: Scan, found: OrganMap) -> list[str]:
+        """Return what is to be said of the level of the organ; one that cannot be is refused."""
+        organ = self.organ
+        if found.inside is None or organ.levels_hu is None:
+            return []
+        median = scan.require_level(found.inside, organ.levels_hu, organ.name)
+        if organ.enhanced_from_hu is None or median >= organ.enhanced_from_hu:
+            return []
+        return [
+            f"the {organ.name} has a median of {median:.0f} HU, as without contrast medium (below "
+            f"{organ.enhanced_from_hu:g}): tumours learnt in enhanced scans may be brighter than it"
+        ]
 
     def _reacted(
         self, canvas: Canvas, lesions: Sequence[Lesion], case: Case, organ: OrganMap
