@@ -17,7 +17,9 @@ from tools.studies.downstream.design import presets, read_design, require_strang
 from tools.studies.downstream.effects import Measure, effect
 from tools.studies.downstream.runs import shard_of
 from tools.studies.downstream.segmentation import case_values, of_size, share_found
+from tools.studies.downstream.tasks import TASKS
 from tools.studies.downstream.training import open_training
+from tools.synthesis.arrays import open_synthesizer
 
 SIZE = 16
 PATIENTS = [f"p{k}" for k in range(6)]
@@ -70,6 +72,35 @@ def test_presets_are_whole(name: str) -> None:
     assert len({run.name for run in design.runs}) == len(design.runs)
     # a seed's runs come together: what is there after a while can be compared
     assert [run.seed for run in design.runs] == sorted(run.seed for run in design.runs)
+
+
+def test_bundles_take_the_steps_that_pools_of_presets_ask_for() -> None:
+    rules = [
+        rule
+        for task in TASKS
+        for name in presets(task)
+        for rule in read_design(task, name).preset["pools"].values()
+        if rule.get("method") is None
+    ]
+    asked = {(rule["bundle"], rule["options"].get("steps")) for rule in rules}
+    assert {bundle for bundle, _ in asked} >= {"hr_ldm", "lefusion_lidc", "lefusion_emidec"}
+    for bundle, steps in asked:  # one that is refused is a ValueError
+        open_synthesizer(bundle, "cpu", None, {"steps": steps}).get("synthesizer")
+
+
+def test_what_one_pool_refuses_is_said_before_any_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = small_preset(tmp_path / "preset.json")
+    preset = json.loads(path.read_text())
+    wrong = preset["pools"]["hand"] | {"options": {"texture": "velvet"}}
+    preset["pools"]["wrong"] = wrong
+    preset["arms"]["P_hand"]["pools"]["wrong"] = 1
+    path.write_text(json.dumps(preset))
+    words = ["study", "segmentation", str(write_nodules(tmp_path / "real"))]
+    assert main([*words, "--out", str(tmp_path / "out"), "--preset", str(path)]) == 1
+    assert "texture must be one of" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("pools/*/*_image.nii.gz"))
 
 
 def test_a_study_goes_from_scans_to_effects_and_is_made_once(

@@ -111,6 +111,15 @@ class Pool:
             opened.parser["amp_dtype"] = None
         return opened.get("synthesizer")
 
+    def check(self) -> None:
+        """Open what draws its lesions, unless that is to be trained first.
+
+        Raises:
+            ValueError: if it refuses what the preset asks of it.
+        """
+        if self.protocol != "paper" or self.rule.get("method") is not None:
+            self.synthesizer()
+
     def fill(self, training: Sequence[Mapping[str, Any]], sites: Sequence[Site]) -> None:
         """Make what is missing of the pool.
 

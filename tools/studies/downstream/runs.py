@@ -139,6 +139,8 @@ def make_pools(work: Work, runs: Sequence[Run]) -> None:
             wanted.update({each["name"]: _with_paths(each, work.folder) for each in entries})
             if pool.own:
                 write_subset(pool.subset, work.folder, entries)
+    for pool, _ in needed.values():
+        pool.check()  # what one of them refuses costs no drawing
     for pool, wanted in needed.values():
         if sites is None and pool.rule["sites"] == "normal":
             sites = _sites(work, organ)
