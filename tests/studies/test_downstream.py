@@ -189,7 +189,9 @@ def test_a_loop_turns_misses_into_requests_and_says_what_they_did(
     preset = json.loads(small_preset(tmp_path / "preset.json").read_text())
     preset["pools"]["normal"] = preset["pools"].pop("hand") | {"count": 4}
     preset["arms"] = {"P": {}}
+    preset["prepare"] = {"bundle": "lefusion_lidc", "size": [SIZE] * 3}
     (tmp_path / "preset.json").write_text(json.dumps(preset))
+    real = (real / "datalist.json").rename(real / "mine.json")
     words = ["study", "loop", str(real), "--out", str(out), "--device", "cpu", "--folds", "2"]
     words += ["--preset", str(tmp_path / "preset.json"), "--seeds", "1"]
     assert main([*words, "--ratios", "1"]) == 0
@@ -197,6 +199,8 @@ def test_a_loop_turns_misses_into_requests_and_says_what_they_did(
     assert [group["arm"] for group in found["groups"]] == ["P", "R100"]
     effect = found["groups"][1]["classes"]["nodule"]["dice"]["effect"]
     assert effect["patients"] == 6  # each is tested once
+    kept = json.loads((out / "data" / "datalist.json").read_text())
+    assert len(kept["training"]) == 6  # as the network sees them, and none set aside
     for number in (1, 2):
         fold = out / f"fold_{number}"
         lists = json.loads((fold / "data" / "datalist.json").read_text())

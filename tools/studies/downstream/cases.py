@@ -73,13 +73,16 @@ class Case(NamedTuple):
 Site = Callable[[], Case]  # without lesion
 
 
-def prepared(real: Path, out: Path, preset: Mapping[str, Any]) -> Path:
+def prepared(
+    real: Path, out: Path, preset: Mapping[str, Any], validation_fraction: float = 0.2
+) -> Path:
     """Return the folder of a datalist whose images are as the network wants them.
 
     Args:
         real: datalist, or folder with one.
         out: where windows are written, if the preset wants some.
         preset: of the study.
+        validation_fraction: of the patients of a list without a section ``validation``.
 
     Raises:
         ValueError: if a list of another name is given to a preset that prepares nothing: what is
@@ -93,7 +96,7 @@ def prepared(real: Path, out: Path, preset: Mapping[str, Any]) -> Path:
     keys = dict(preset["prepare"])
     rule = bundle_rule(keys.pop("bundle"), **keys)
     if not (out / "datalist.json").is_file():
-        made = prepare_scans(listed, out, rule)
+        made = prepare_scans(listed, out, rule, validation_fraction=validation_fraction)
         logger.info("prepared: %s", made)
     return out
 

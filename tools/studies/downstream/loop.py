@@ -65,7 +65,7 @@ def run_loop(real: Path, out: Path, loop: Loop) -> tuple[Design, dict[str, Any]]
         ValueError: if there are too few patients, or a case has no lesion of any size.
     """
     design = _with_ratios(loop)
-    data = prepared(real, out / "data", design.preset)
+    data = prepared(real, out / "data", loop.design.preset, validation_fraction=0.0)
     entries = read_entries(data / "datalist.json", "datalist", design.preset["sections"]["train"])
     entries = [{**each, "name": case_name(each)} for each in entries]
     works, mixes = [], []
