@@ -28,8 +28,8 @@ from tools.studies.tables import grid
 
 __all__ = ["FILES", "Adaptation", "adapt"]
 
-FILES = ("data", "fold_*", "all", "adapted", "adapt.json", "adapt.md")
-FILES += ("unadapted", "textures", "preset.json")
+OF_ORGAN = ("unadapted", "textures", "preset.json")
+FILES = ("data", "fold_*", "all", "adapted", "adapt.json", "adapt.md", *OF_ORGAN)
 ADAPTED = "adapted"
 UNADAPTED = "unadapted"  # the bundle made ready for another organ
 # what is told of both, where it lies in what compare returns, its form, and whether more is better

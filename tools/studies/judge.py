@@ -313,12 +313,19 @@ def judge(
         },
         "distances": {
             name: set_distances(
-                *(sets | pictures)[of], patients, distance, seed, _real(known, "distances", name)
+                (sets | pictures)[of][0],
+                (sets | pictures)[of][1],
+                patients,
+                distance,
+                seed,
+                _real(known, "distances", name),
             )
             for name, of, distance in tqdm(list(_distances([*sets], seed)), desc="distances")
         },
         "told_apart": {
-            name: told_apart(forest_auc, *rows, patients, seed, _real(known, "told_apart", name))
+            name: told_apart(
+                forest_auc, rows[0], rows[1], patients, seed, _real(known, "told_apart", name)
+            )
             for name, rows in tqdm(sets.items(), desc="forests")
         },
         **_medians(real, synthetic, seed, known),
