@@ -188,6 +188,7 @@ def test_a_loop_turns_misses_into_requests_and_says_what_they_did(
     real, out = write_nodules(tmp_path / "real", sections=("training",) * 6), tmp_path / "out"
     preset = json.loads(small_preset(tmp_path / "preset.json").read_text())
     preset["pools"]["normal"] = preset["pools"].pop("hand") | {"count": 4}
+    preset["pools"]["normal"]["options"]["texture"] = "mixed"
     preset["arms"] = {"P": {}}
     preset["prepare"] = {"bundle": "lefusion_lidc", "size": [SIZE] * 3}
     (tmp_path / "preset.json").write_text(json.dumps(preset))
@@ -206,10 +207,14 @@ def test_a_loop_turns_misses_into_requests_and_says_what_they_did(
         lists = json.loads((fold / "data" / "datalist.json").read_text())
         sides = [{each["patient"] for each in lists[k]} for k in ("training", "validation")]
         assert not sides[0] & sides[1]
-        sizes = json.loads((fold / "misses.json").read_text())["sizes"]
-        assert sum(part["lesions"] for part in sizes) == 3  # of the training cases alone
-        rule = json.loads((fold / "pools" / "normal" / "pool.json").read_text())
+        asked = json.loads((fold / "misses.json").read_text())
+        assert sum(part["lesions"] for part in asked["sizes"]) == 3  # of the training cases alone
+        assert list(asked["textures"]) == ["solid"]  # balls of 0 HU
+        rule = json.loads((fold / "pools" / "normal_solid" / "pool.json").read_text())
+        sizes = asked["textures"]["solid"]["sizes"]
         assert rule["sizes"] == [[part["weight"], *part["size_mm"]] for part in sizes]
+        assert rule["options"]["texture"] == "solid"
+        assert len(list((fold / "pools" / "normal_solid").glob("*_image.nii.gz"))) == 4
     assert main([*words, "--ratios", "2,1"]) == 1
     assert "ratios must rise from above 0" in capsys.readouterr().err
 

@@ -237,8 +237,8 @@ def study_loop(
     """Find out whether synthetic lesions help on your own cases, and how many.
 
     Your patients are divided into folds. In each, a network is trained on the other folds' cases,
-    the lesions that such networks miss there are turned into sizes that are asked for, lesions of
-    these sizes are put into healthy surroundings of the same cases, and the network is trained
+    the lesions that such networks miss there become sizes, textures and places that are asked for,
+    such lesions are put into healthy surroundings of the same cases, and the network is trained
     again with more and more of them. The fold itself is only measured. For each ratio one verdict:
     helps, no difference or harms, with its interval; after one that harms no higher one is tried.
 
@@ -263,6 +263,7 @@ def study_loop(
     from tools.files import claimed, require_apart
     from tools.studies.downstream.design import read_design
     from tools.studies.downstream.loop import Loop, run_loop
+    from tools.studies.downstream.misses import sentence
     from tools.studies.downstream.page import FILES, write_pages
 
     design = read_design("segmentation", preset, seeds=seeds)
@@ -272,4 +273,6 @@ def study_loop(
     with claimed(out, (*FILES, "data", "fold_*")) as folder:
         tried, results = run_loop(source, folder, loop)
         lines = write_pages(folder, tried, results)
-    return Result("\n".join([*lines, "", f"open {out}/results.html"]), {"out": out, **results})
+    missed = [f"fold {k}: {sentence(each)}" for k, each in enumerate(results["misses"], 1)]
+    text = [*lines, "", *missed, "", f"open {out}/results.html"]
+    return Result("\n".join(text), {"out": out, **results})

@@ -4,9 +4,9 @@ Patients of the user's cases are divided into folds. In each fold, of the other 
 
 1. networks trained on one half of these patients are shown the other half, and the other way round:
    which lesions do they miss?
-2. The misses become a mix of sizes that lesions are asked for with: the number of missed lesions of
-   each range of diameters, and one more, so that no range is left out.
-3. Lesions of that mix are put into sites without any, made of the same cases.
+2. The misses become requests: for sizes, contrasts and places
+   (:mod:`tools.studies.downstream.misses`).
+3. Such lesions are put into sites without any, made of the same cases.
 4. The network is trained with more and more of them per real case.
 
 The held-out fold is only measured. Differences are of pairs (fold, seed, case); the ratios rise
@@ -16,6 +16,7 @@ until one harms.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,12 +29,12 @@ from tools.files import read_entries, read_object, write_json
 from tools.studies.downstream import segmentation
 from tools.studies.downstream.cases import case_name, prepared, read_cases
 from tools.studies.downstream.design import BASELINE, Design
-from tools.studies.downstream.effects import SIZES_MM
+from tools.studies.downstream.misses import observed, requests, word_means
 from tools.studies.downstream.page import gather_folds
 from tools.studies.downstream.pools import write_subset
 from tools.studies.downstream.runs import make_pools, make_runs, metrics_of, open_work
 
-__all__ = ["Loop", "mix_of", "run_loop"]
+__all__ = ["Loop", "run_loop"]
 
 POOL = "normal"  # of the preset: lesions in sites without any
 MISSES = "misses.json"
@@ -68,13 +69,12 @@ def run_loop(real: Path, out: Path, loop: Loop) -> tuple[Design, dict[str, Any]]
     data = prepared(real, out / "data", loop.design.preset, validation_fraction=0.0)
     entries = read_entries(data / "datalist.json", "datalist", design.preset["sections"]["train"])
     entries = [{**each, "name": case_name(each)} for each in entries]
-    works, mixes = [], []
+    works, asked = [], []
     for number, (training, tested) in enumerate(_folds(entries, loop.folds), 1):
         place = out / f"fold_{number}"
         own = write_subset(place / "data", data, training, tested)
-        mix = _mix(design, own, place, loop.device)
-        mixes.append(mix)
-        works.append(open_work(_asked(design, mix), own, place, loop.device))
+        asked.append(_asked_of(design, own, place, loop.device))
+        works.append(open_work(_asked(design, asked[-1]), own, place, loop.device))
     done = [BASELINE]
     results: dict[str, Any] = {}
     for arm in design.arms:
@@ -89,7 +89,7 @@ def run_loop(real: Path, out: Path, loop: Loop) -> tuple[Design, dict[str, Any]]
         if arm != BASELINE and _harms(results, arm):
             results["stopped"] = f"{design.label(arm)} harms: no higher ratio was tried"
             break
-    results["misses"] = mixes
+    results["misses"] = asked
     return design._replace(arms=tuple(done)), results
 
 
@@ -130,11 +130,11 @@ def _folds(
     ]
 
 
-def _mix(design: Design, data: Path, place: Path, device: str) -> list[dict[str, Any]]:
-    """Return how many lesions of each size the network misses in the training cases of a fold."""
+def _asked_of(design: Design, data: Path, place: Path, device: str) -> dict[str, Any]:
+    """Return what the misses of the training cases of a fold ask for, see :func:`requests`."""
     path = place / MISSES
     if path.is_file():
-        return list(read_object(path, "out")["sizes"])
+        return read_object(path, "out")
     cases = read_cases(data, "training")
     halves = GroupKFold(2, shuffle=True, random_state=1)
     classes, settings = design.preset["classes"], design.preset["training"]
@@ -144,47 +144,32 @@ def _mix(design: Design, data: Path, place: Path, device: str) -> list[dict[str,
         network, _ = segmentation.train([cases[k] for k in first], classes, settings, 0, chosen)
         shown = [cases[k] for k in second]
         rows += segmentation.measure(network, shown, classes, settings, chosen)
-    found = [each for row in rows for part in row["classes"].values() for each in part["lesions"]]
-    sizes = mix_of(found)
-    write_json(path, {"sizes": sizes})
-    return sizes
+    means = word_means(design.preset["pools"][POOL])
+    found = requests(observed(cases, rows, classes), means)
+    write_json(path, found)
+    return found
 
 
-def mix_of(lesions: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
-    """Return by range of diameters the number of lesions, of those missed, and the weight.
-
-    Args:
-        lesions: diameter in mm, and whether it was found, of each.
-
-    Raises:
-        ValueError: if there is none of the ranges.
-
-    Example:
-        >>> found = mix_of([[4.0, False], [5.0, False], [8.0, True]])
-        >>> [(part["size_mm"], part["missed"], part["weight"]) for part in found]
-        [([4.0, 6.0], 2, 3.0), ([8.0, 10.0], 0, 1.0)]
-    """
-    sizes = []
-    for low, high in SIZES_MM:
-        own = [hit for diameter, hit in lesions if low <= diameter < high]
-        if own:
-            missed = len(own) - sum(own)
-            smallest = min(each for each, _ in lesions if low <= each < high)
-            ends = [max(low, float(np.floor(smallest))), high]
-            sizes.append(
-                {"size_mm": ends, "lesions": len(own), "missed": missed, "weight": missed + 1.0}
-            )
-    if not sizes:
-        raise ValueError(f"datalist must hold lesions of up to {SIZES_MM[-1][1]:g} mm, got none")
-    return sizes
-
-
-def _asked(design: Design, mix: Sequence[Mapping[str, Any]]) -> Design:
-    """Return the design whose pool is asked for a mix of sizes."""
-    pools = design.preset["pools"]
-    sizes = [[part["weight"], *part["size_mm"]] for part in mix]
-    pool = {**pools[POOL], "sizes": sizes}
-    return design._replace(preset={**design.preset, "pools": {**pools, POOL: pool}})
+def _asked(design: Design, wanted: Mapping[str, Any]) -> Design:
+    """Return the design whose pools, one of each texture, are asked for what was missed."""
+    pools, arms = dict(design.preset["pools"]), dict(design.preset["arms"])
+    pool = pools.pop(POOL)
+    textures = wanted["textures"] or {"": {"weight": 1.0, "sizes": wanted["sizes"]}}
+    whole = sum(part["weight"] for part in textures.values())
+    shares = {}
+    for word, part in textures.items():
+        own = {**pool, "sizes": [[each["weight"], *each["size_mm"]] for each in part["sizes"]]}
+        if word:
+            own["options"] = {**pool.get("options", {}), "texture": word}
+        name = f"{POOL}_{word}" if word else POOL
+        shares[name] = part["weight"] / whole
+        pools[name] = {**own, "count": math.ceil(shares[name] * pool["count"])}
+    for name, arm in arms.items():
+        if ratio := arm.get("pools", {}).get(POOL):
+            arms[name] = {**arm, "pools": {each: ratio * part for each, part in shares.items()}}
+    weights = {name: 1 + missed for name, missed in wanted["places"].items()}
+    normal = {**design.preset["normal"], "weights": weights}
+    return design._replace(preset={**design.preset, "pools": pools, "arms": arms, "normal": normal})
 
 
 def _harms(results: Mapping[str, Any], arm: str) -> bool:

@@ -166,7 +166,9 @@ def _sites(work: Work, organ: Organ, healed: bool = True) -> list[Site]:
     preset = work.design.preset
     if not healed and preset["normal"]:
         preset = {**preset, "normal": {**preset["normal"], "healed": False}}
-    training = list(case_loaders(work.folder, preset["sections"]["train"]).values())
+    weights = (preset["normal"] or {}).get("weights", {})
+    loaders = case_loaders(work.folder, preset["sections"]["train"])
+    training = [load for name, load in loaders.items() for _ in range(weights.get(name, 1))]
     sites = healthy_sites(preset, organ, training, work.folder, work.base, work.out / "sites")
     order = np.random.default_rng(0).permutation(len(sites))
     return [sites[k] for k in order]
