@@ -264,10 +264,11 @@ def _by_size(design: Design, results: Mapping[str, Any], name: str, key: str) ->
         for each in group["classes"][name]["by_size"]:
             found = each.get(key)
             change = None if found is None else found.get("effect")
-            told = f"{_interval(change, measure)}, {_number(change, 'p_mann_whitney')}"
+            interval = _interval(change, measure)
+            told = f"{interval}, {_number(change, 'p_mann_whitney')}"
             share = ABSENT if found is None else _spread(found, measure)
             cells += [ABSENT if share == ABSENT else f"{share} of {each['lesions']}"]
-            cells += [ABSENT if change is None else told]
+            cells += [ABSENT if interval == ABSENT else told]
         rows.append([f"{group['fraction']:.0%}", _label(design, group["arm"]), *cells])
     return headers, rows
 
