@@ -8,7 +8,8 @@ import pytest
 from tools.studies.downstream.cases import Case
 from tools.studies.downstream.misses import Lesion, observed, requests, word_means
 
-MEANS = {"ground_glass": -620.0, "part_solid": -300.0, "solid": -100.0}
+LEVELS = {"ground_glass": -620.0, "part_solid": -300.0, "solid": -100.0}
+MEANS = {word: lambda mm, level=level: level for word, level in LEVELS.items()}
 
 
 def test_lesions_get_the_mean_of_what_lies_in_them() -> None:
@@ -51,7 +52,10 @@ def test_each_texture_has_the_sizes_of_its_own_lesions() -> None:
 
 def test_words_are_those_of_bundles_with_units_and_textures() -> None:
     found = word_means({"bundle": "lefusion_lidc", "options": {"texture": "mixed"}})
-    assert found["ground_glass"] < found["part_solid"] < found["solid"] < 0
+    for mm in (5.0, 20.0):
+        assert found["ground_glass"](mm) < found["part_solid"](mm) < found["solid"](mm) < 0
+    # a small one is all rim
+    assert found["solid"](5.0) < found["solid"](20.0) - 50
     assert word_means({"bundle": "lefusion_lidc", "options": {"texture": "solid"}}) == {}
     assert word_means({"bundle": "lefusion_emidec"}) == {}  # no units
     assert word_means({"bundle": "difftumor"}) == {}  # no textures

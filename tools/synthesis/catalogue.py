@@ -80,6 +80,15 @@ class Subtype:
     rim_shares: np.ndarray | None = None
     solid_bin: int | None = None
 
+    def chances(self, diameter_mm: float | None) -> np.ndarray:
+        """Return the chance of each lesion to be drawn for a lesion of some size, ``(n,)``."""
+        weights = np.ones(len(self.diameters_mm))
+        if diameter_mm is not None:
+            far = np.log(self.diameters_mm / diameter_mm) ** 2
+            # from the nearest on, so that a size that training never saw has a neighbour too
+            weights = np.exp(-(far - far.min()) / (2 * NEAR**2))
+        return np.asarray(weights / weights.sum())
+
     def draw(
         self, diameter_mm: float | None, rng: np.random.Generator, rim_share: float | None = None
     ) -> list[float]:
@@ -96,12 +105,8 @@ class Subtype:
             rng: source of chance.
             rim_share: share of its voxels that is rim; None: as the lesion drawn has it.
         """
-        weights = np.ones(len(self.diameters_mm))
-        if diameter_mm is not None:
-            far = np.log(self.diameters_mm / diameter_mm) ** 2
-            # from the nearest on, so that a size that training never saw has a neighbour too
-            weights = np.exp(-(far - far.min()) / (2 * NEAR**2))
-        chosen = rng.choice(len(weights), p=weights / weights.sum())
+        weights = self.chances(diameter_mm)
+        chosen = rng.choice(len(weights), p=weights)
         row = self.histograms[chosen]
         if self.rims is not None and self.rim_shares is not None and rim_share is not None:
             rim, own = self.rims[chosen], self.rim_shares[chosen]

@@ -2,16 +2,17 @@
 
 Three things are asked of synthetic lesions: the *sizes*, the *contrast* and the *place* of what was
 missed. Each weighs the number of lesions that were missed, and one more, so that nothing is left
-out. Contrast is that of the bundle's textures: a lesion counts to the word whose mean is nearest to
-its own, and each word has a mix of sizes of its own. Place is the surroundings: sites are made more
-often of cases in which a lesion was missed. Bundles that take no texture, or whose images have no
-units, are asked for sizes and places alone.
+out. Contrast is that of the bundle's textures: a lesion counts to the word whose mean, at its size,
+is nearest to its own, and each word has a mix of sizes of its own. Place is the surroundings: sites
+are made more often of cases in which a lesion was missed. Bundles that take no texture, or whose
+images have no units, are asked for sizes and places alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from tools.synthesis.textures import NO_CONTROL, read_presets
 
 __all__ = ["Lesion", "mix_of", "observed", "requests", "sentence", "word_means"]
 
+Means = Mapping[str, Callable[[float], float]]  # HU at a diameter in mm, by texture
 MIXED = "mixed"  # what a pool must say of its texture, or nothing, for contrast to be asked
 
 
@@ -60,26 +62,34 @@ def observed(
     return lesions
 
 
-def word_means(rule: Mapping[str, Any]) -> dict[str, float]:
-    """Return the mean HU of each texture that a pool could be asked for; none: not to be asked."""
+def word_means(rule: Mapping[str, Any]) -> Means:
+    """Return the mean HU that each texture of a pool has at a diameter; none: not to be asked for.
+
+    Small lesions are all rim, and so are those of a library that are drawn for their size.
+    """
     if rule.get("options", {}).get("texture", MIXED) != MIXED:
         return {}
     configs = find_bundle(rule["bundle"]) / "configs"
-    presets, _ = read_presets(configs)
+    presets, library = read_presets(configs)
     window = read_configs(configs, ["inference.json", SYNTHESIZE]).get("window_hu")
     if presets is NO_CONTROL or window is None:
         return {}
-    low, high = window
+    if library is None:
+        plain = {name: np.asarray(preset["histogram"]) for name, preset in presets.items()}
+        return {name: partial(_mean, window, lambda _, row=row: row) for name, row in plain.items()}
     return {
-        name: float(low + (high - low) * _middle(preset["histogram"]))
-        for name, preset in presets.items()
+        name: partial(_mean, window, lambda mm, of=subtype: of.chances(mm) @ of.histograms)
+        for name, subtype in library.items()
     }
 
 
-def _middle(histogram: Sequence[float]) -> float:
-    """Return the mean of a histogram over [0, 1]."""
-    shares = np.asarray(histogram, float)
-    return float(shares @ (np.arange(len(shares)) + 0.5) / len(shares) / shares.sum())
+def _mean(
+    window_hu: Sequence[float], histogram: Callable[[float], np.ndarray], diameter_mm: float
+) -> float:
+    """Return the mean of the histogram that goes with a diameter."""
+    shares, (low, high) = histogram(diameter_mm), window_hu
+    middle = shares @ (np.arange(len(shares)) + 0.5) / len(shares) / shares.sum()
+    return float(low + (high - low) * middle)
 
 
 def mix_of(lesions: Sequence[Lesion]) -> list[dict[str, Any]]:
@@ -110,7 +120,7 @@ def _counted(lesions: Sequence[Lesion]) -> dict[str, Any]:
     return {"lesions": len(lesions), "missed": missed, "weight": missed + 1.0}
 
 
-def requests(lesions: Sequence[Lesion], means: Mapping[str, float]) -> dict[str, Any]:
+def requests(lesions: Sequence[Lesion], means: Means) -> dict[str, Any]:
     """Return what is asked of synthetic lesions.
 
     Args:
@@ -123,7 +133,7 @@ def requests(lesions: Sequence[Lesion], means: Mapping[str, float]) -> dict[str,
 
     Example:
         >>> shown = [Lesion("a", 8.0, -600.0, False), Lesion("b", 8.0, 20.0, True)]
-        >>> found = requests(shown, {"faint": -650.0, "solid": 0.0})
+        >>> found = requests(shown, {"faint": lambda mm: -650.0, "solid": lambda mm: 0.0})
         >>> [(word, part["weight"]) for word, part in found["textures"].items()], found["places"]
         ([('faint', 2.0), ('solid', 1.0)], {'a': 1})
     """
@@ -131,7 +141,7 @@ def requests(lesions: Sequence[Lesion], means: Mapping[str, float]) -> dict[str,
     drawn = [each for each in lesions if low <= each.diameter_mm < high]
     textures = {}
     for word in means:
-        own = [each for each in drawn if _nearest(each.mean, means) == word]
+        own = [each for each in drawn if _nearest(each, means) == word]
         if own:
             textures[word] = {**_counted(own), "sizes": mix_of(own)}
     places: dict[str, int] = {}
@@ -146,7 +156,7 @@ def sentence(asked: Mapping[str, Any]) -> str:
 
     Example:
         >>> shown = [Lesion("a", 8.0, -600.0, False), Lesion("b", 8.0, 20.0, True)]
-        >>> sentence(requests(shown, {"faint": -650.0, "solid": 0.0}))
+        >>> sentence(requests(shown, {"faint": lambda mm: -650.0, "solid": lambda mm: 0.0}))
         'missed 1 of 2 lesions: 8 to 10 mm 1 of 2; faint 1 of 1, solid 0 of 1; in 1 case'
     """
     sizes = [("{:g} to {:g} mm".format(*part["size_mm"]), part) for part in asked["sizes"]]
@@ -160,5 +170,5 @@ def sentence(asked: Mapping[str, Any]) -> str:
     return f"missed {missed} of {shown} lesions: " + "; ".join([*told, places])
 
 
-def _nearest(mean: float, means: Mapping[str, float]) -> str:
-    return min(means, key=lambda word: math.fabs(means[word] - mean))
+def _nearest(lesion: Lesion, means: Means) -> str:
+    return min(means, key=lambda word: math.fabs(means[word](lesion.diameter_mm) - lesion.mean))
