@@ -21,6 +21,7 @@ from scipy import ndimage
 from tools.bundle import SYNTHESIZE, find_bundle, read_configs
 from tools.studies.downstream.cases import Case
 from tools.studies.downstream.effects import SIZES_MM
+from tools.synthesis.catalogue import Subtype
 from tools.synthesis.textures import NO_CONTROL, read_presets
 
 __all__ = ["Lesion", "mix_of", "observed", "requests", "sentence", "word_means"]
@@ -74,20 +75,19 @@ def word_means(rule: Mapping[str, Any]) -> Means:
     window = read_configs(configs, ["inference.json", SYNTHESIZE]).get("window_hu")
     if presets is NO_CONTROL or window is None:
         return {}
-    if library is None:
-        plain = {name: np.asarray(preset["histogram"]) for name, preset in presets.items()}
-        return {name: partial(_mean, window, lambda _, row=row: row) for name, row in plain.items()}
-    return {
-        name: partial(_mean, window, lambda mm, of=subtype: of.chances(mm) @ of.histograms)
-        for name, subtype in library.items()
-    }
+    found: Mapping[str, Any] = library or presets
+    return {name: partial(_mean, window, each) for name, each in found.items()}
 
 
 def _mean(
-    window_hu: Sequence[float], histogram: Callable[[float], np.ndarray], diameter_mm: float
+    window_hu: Sequence[float], texture: Subtype | Mapping[str, Any], diameter_mm: float
 ) -> float:
-    """Return the mean of the histogram that goes with a diameter."""
-    shares, (low, high) = histogram(diameter_mm), window_hu
+    """Return the mean of the histogram that a texture has at a diameter."""
+    if isinstance(texture, Subtype):
+        shares = texture.chances(diameter_mm) @ texture.histograms
+    else:
+        shares = np.asarray(texture["histogram"], float)
+    low, high = window_hu
     middle = shares @ (np.arange(len(shares)) + 0.5) / len(shares) / shares.sum()
     return float(low + (high - low) * middle)
 
