@@ -241,6 +241,8 @@ def test_guidance_about_a_part_of_the_condition_keeps_the_rest(inputs: Tensor) -
     plain = drawn([*size, 0.0, 0.0], 1.0)
     assert torch.equal(drawn([*size, 0.0, 0.0], 3.0), plain)
     assert len(told) == STEPS
+    drawn([-1.0] * 4, 3.0)  # no control at all is none in both
+    assert told == [[-1.0] * 4] * STEPS
 
 
 @pytest.mark.parametrize("background", ["noised", "clean"])

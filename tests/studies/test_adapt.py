@@ -90,6 +90,9 @@ def test_folds_are_of_patients_and_the_last_training_is_of_all(
     assert [fold["after"]["JSD (nats)"] for fold in found["folds"]] == [0.7, 0.7]
     assert set(found["folds"][0]["after"]) == set(MEASURES)
     assert "0.700 (0.700, 0.700)" in capsys.readouterr().out
+    # what is there was trained for 3 epochs, and is not taken for something else
+    assert main(["adapt", *words, "--epochs", "4"]) == 1
+    assert "out must hold one request only" in capsys.readouterr().err
 
 
 def test_another_organ_is_judged_by_its_own_bundle(

@@ -257,8 +257,8 @@ class LesionInpaintInferer(Inferer):
         if self.guidance_scale != 1 and condition is not None:
             untold = torch.full_like(condition, -1)
             if self.guidance_from is not None:
-                untold[:, : self.guidance_from] = condition[:, : self.guidance_from]
-                untold[:, self.guidance_from :] = 0
+                untold = condition.clone()
+                untold[:, self.guidance_from :].clamp_(max=0)  # -1, no control at all, stays
             if not torch.equal(untold, condition):
                 free = self._predict(channels, network, timesteps, untold)
                 predicted = free + self.guidance_scale * (predicted - free)

@@ -13,7 +13,7 @@ from sklearn.model_selection import GroupKFold
 from tools.bundle import Bundle, find_bundle
 from tools.files import new_file, new_folder, read_entries, read_object, write_json
 from tools.prepare.scans import bundle_rule, prepare_scans
-from tools.studies.compare import Settings, compare, read_preset
+from tools.studies.compare import Settings, compare, read_preset, require_one_request
 from tools.studies.downstream.pools import write_subset
 from tools.studies.downstream.train_bundle import train_bundle
 from tools.studies.judge import LEAST
@@ -29,7 +29,7 @@ from tools.studies.tables import grid
 __all__ = ["FILES", "Adaptation", "adapt"]
 
 OF_ORGAN = ("unadapted", "textures", "preset.json")
-FILES = ("data", "fold_*", "all", "adapted", "adapt.json", "adapt.md", *OF_ORGAN)
+FILES = ("request.json", "data", "fold_*", "all", "adapted", "adapt.json", "adapt.md", *OF_ORGAN)
 ADAPTED = "adapted"
 UNADAPTED = "unadapted"  # the bundle made ready for another organ
 # what is told of both, where it lies in what compare returns, its form, and whether more is better
@@ -83,6 +83,8 @@ def adapt(datalist: str | Path, out: Path, wanted: Adaptation) -> dict[str, Any]
         ValueError: if the bundle cannot be trained on, or there are too few lesions or patients.
     """
     _require_adaptable(wanted)
+    asked = {key: value for key, value in wanted._asdict().items() if key != "device"}
+    require_one_request(out, {"datalist": datalist, **asked})
     rule = bundle_rule(wanted.bundle, classes=list(wanted.classes) or None)
     data = out / "data"
     prepare_scans(datalist, data, rule, validation_fraction=0.0, dataset_dir=wanted.dataset_dir)

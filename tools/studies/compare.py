@@ -43,7 +43,7 @@ from tools.synthesis.arrays import methods_of, open_synthesizer
 from tools.synthesis.synthesizer import Synthesizer
 from tools.synthesis.textures import read_presets
 
-__all__ = ["Settings", "compare", "known_methods", "read_preset"]
+__all__ = ["Settings", "compare", "known_methods", "read_preset", "require_one_request"]
 
 IMAGES = ("request.json", "*_image.nii.gz", "*_label.nii.gz")
 KEYS = {"title", "bundle", "methods", "limit", "steps", "quick", "healed_mm", "shown", "phantom"}
@@ -176,7 +176,7 @@ def compare(real: str | Path | None, out: str | Path, settings: Settings) -> dic
         for name, job in jobs.items():
             request = _request(asked[name], job, source, real is None)
             with claimed(folder / name, IMAGES) as own:
-                _require_one_request(own, request)
+                require_one_request(own, request)
                 made[name] = list(_drawn(bench, job, own, name))
             if controls is None and preset["controls"] and _controlled(job):
                 controls = _controls(bench, job, folder / f"{name}_controls", request, name)
@@ -290,7 +290,7 @@ def _controls(
     words = ["none", *sorted(job.textures.presets, key=lambda word: _level(job, word))]
     drawn: dict[str, list[tuple[Crop, Crop]]] = {}
     with claimed(folder, IMAGES) as own:
-        _require_one_request(own, request)
+        require_one_request(own, request)
         for word in tqdm(words, desc="controls"):
             drawn[word] = []
             for each in lesions:
@@ -331,8 +331,8 @@ def _request(settings: Settings, job: Synthesizer, source: Path, phantom: bool) 
     return {**known, "real": "phantom" if phantom else source, "job": job.texturer.record}
 
 
-def _require_one_request(folder: Path, request: Mapping[str, Any]) -> None:
-    """Refuse images that were drawn for another request: they would be judged as this one's."""
+def require_one_request(folder: Path, request: Mapping[str, Any]) -> None:
+    """Refuse what was made for another request: it would be taken for this one's."""
     wanted = {key: str(value) for key, value in request.items()}
     path = folder / "request.json"
     made = read_json(path, "out") if path.is_file() else wanted

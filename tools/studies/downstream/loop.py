@@ -73,8 +73,8 @@ def run_loop(real: Path, out: Path, loop: Loop) -> tuple[Design, dict[str, Any]]
     for number, (training, tested) in enumerate(_folds(entries, loop.folds), 1):
         place = out / f"fold_{number}"
         own = write_subset(place / "data", data, training, tested)
-        asked.append(_asked_of(design, own, place, loop.device))
-        works.append(open_work(_asked(design, asked[-1]), own, place, loop.device))
+        asked.append(_requested(design, own, place, loop.device))
+        works.append(open_work(_asking(design, asked[-1]), own, place, loop.device))
     done = [BASELINE]
     results: dict[str, Any] = {}
     for arm in design.arms:
@@ -130,7 +130,7 @@ def _folds(
     ]
 
 
-def _asked_of(design: Design, data: Path, place: Path, device: str) -> dict[str, Any]:
+def _requested(design: Design, data: Path, place: Path, device: str) -> dict[str, Any]:
     """Return what the misses of the training cases of a fold ask for, see :func:`requests`."""
     path = place / MISSES
     if path.is_file():
@@ -150,7 +150,7 @@ def _asked_of(design: Design, data: Path, place: Path, device: str) -> dict[str,
     return found
 
 
-def _asked(design: Design, wanted: Mapping[str, Any]) -> Design:
+def _asking(design: Design, wanted: Mapping[str, Any]) -> Design:
     """Return the design whose pools, one of each texture, are asked for what was missed."""
     pools, arms = dict(design.preset["pools"]), dict(design.preset["arms"])
     pool = pools.pop(POOL)

@@ -61,7 +61,7 @@ def deidentify(dataset: Dataset) -> None:
             present = {k: rule for k, rule in _rules().items() if len(k) > 2 or k in tags}
             dicomanonymizer.anonymize_dataset(part, base_rules_gen=present.copy)
             _clean(part, words)
-    except NotImplementedError as error:  # so the library says that it has no rule for a kind
+    except RuntimeError as error:  # the library met an element of a kind that it has no rule for
         raise ValueError(f"deidentify must know every kind of element, got: {error}") from error
     dataset.preamble = b"\0" * 128
     dataset.PatientID = pseudonym("patient", study, number)
