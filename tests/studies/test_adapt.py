@@ -84,6 +84,10 @@ def test_folds_are_of_patients_and_the_last_training_is_of_all(
     weights = sha256_file(out / "adapted" / "models" / "model.pt")
     assert weights == sha256_file(BUNDLE / "models" / "model_repaint.pt")
     assert (out / "adapted" / "configs" / "synthesize.json").is_file()
+    readme = (out / "adapted" / "docs" / "README.md").read_text()
+    assert readme.startswith("# lefusion_lidc, adapted\n")
+    assert "| JSD (nats) | 0.600 (0.600, 0.600) | 0.700 (0.700, 0.700) |" in readme
+    assert (BUNDLE / "docs" / "README.md").read_text() in readme
     found = json.loads((out / "adapt.json").read_text())
     assert found["lesions"] == 8
     assert [fold["before"]["JSD (nats)"] for fold in found["folds"]] == [0.6, 0.6]
@@ -113,11 +117,20 @@ def test_another_organ_is_judged_by_its_own_bundle(
     for number, (real, settings) in enumerate(judged, 1):
         assert real == out / f"fold_{number}" / "data" / "organ_datalist.json"
         assert settings.methods == [
-            str(out / name) for name in ("unadapted", f"fold_{number}/adapted")
+            str(out / name) for name in ("unadapted", f"fold_{number}/unadapted_adapted")
         ]
         assert json.loads(Path(settings.preset).read_text())["bundle"] == str(out / "unadapted")
     assert len(judged) == 2
-    assert (out / "adapted" / "configs" / "organ.json").is_file()
+    adapted = out / "adapted"
+    assert (adapted / "configs" / "organ.json").is_file()
+    # what is kept learns from further lesions of that organ, and is judged as of it
+    words[3] = str(tmp_path / "again")
+    assert main(["adapt", *words, "--bundle", str(adapted)]) == 0
+    for real, settings in judged[2:]:
+        assert real.name == "organ_datalist.json"
+        assert settings.methods[0] == str(adapted)
+        assert json.loads(Path(settings.preset).read_text())["bundle"] == str(adapted)
+    assert len(judged) == 4
 
 
 @pytest.mark.parametrize(

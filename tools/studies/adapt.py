@@ -90,25 +90,50 @@ def adapt(datalist: str | Path, out: Path, wanted: Adaptation) -> dict[str, Any]
     prepare_scans(datalist, data, rule, validation_fraction=0.0, dataset_dir=wanted.dataset_dir)
     entries = read_entries(data / "datalist.json", "datalist")
     divided = _folds(entries, wanted)
-    wanted, preset = _ready(wanted, data, out)
+    wanted = _ready(wanted, data, out)
+    preset = _preset(wanted.bundle) or _preset_of(find_bundle(wanted.bundle), out / "preset.json")
     folds = []
     for number, (training, tested) in enumerate(divided, 1):
         place = out / f"fold_{number}"
         write_subset(place / "data", data, training, tested)
-        _trained(place, wanted)
-        folds.append({"lesions": len(tested)} | _measured(place, preset, wanted))
+        adapted = _trained(place, wanted)
+        folds.append({"lesions": len(tested)} | _measured(place, adapted, preset, wanted))
     write_subset(out / "all" / "data", data, entries)
-    _trained(out / "all", wanted)
-    final = out / ADAPTED
-    if not final.is_dir():
-        shutil.copytree(out / "all" / ADAPTED, final)
     patients = {str(each["patient"]) for each in entries}
     results = {"lesions": len(entries), "patients": len(patients), "folds": folds}
-    results |= {"bundle": wanted.bundle, "adapted": str(final), "settings": wanted._asdict()}
+    results |= {"bundle": wanted.bundle, "adapted": str(out / ADAPTED)}
+    results |= {"settings": wanted._asdict()}
+    _keep(_trained(out / "all", wanted), out / ADAPTED, results)
     write_json(out / "adapt.json", results)
     with new_file(out / "adapt.md") as partial:
         partial.write_text("\n".join(table(results)) + "\n", encoding="utf-8")
     return results
+
+
+def _keep(trained: Path, folder: Path, results: Mapping[str, Any]) -> None:
+    """Copy the bundle that learnt from all lesions; its README says so first."""
+    if folder.is_dir():
+        return
+    with new_folder(folder, PLACES) as partial:
+        shutil.copytree(trained, partial, dirs_exist_ok=True)
+        readme, origin = partial / "docs" / "README.md", Path(results["bundle"]).name
+        before = readme.read_text(encoding="utf-8")
+        said = [
+            f"# {origin}, adapted",
+            "",
+            f"The weights of `{origin}`, trained on for {results['settings']['epochs']} epochs on "
+            "lesions of one's own (`python -m tools adapt`), whose terms of use hold beside those "
+            "in `data_license.txt`. What to expect, measured by bundles that had not learnt from "
+            "the lesions they drew:",
+            "",
+            *table(results),
+            "",
+            f"What follows was written of `{origin}`: figures, data and licences are of its own "
+            "weights.",
+            "",
+            before,
+        ]
+        readme.write_text("\n".join(said), encoding="utf-8")
 
 
 def _require_adaptable(wanted: Adaptation) -> None:
@@ -121,12 +146,12 @@ def _require_adaptable(wanted: Adaptation) -> None:
         raise ValueError(f"window_hu goes with organ, got {tuple(wanted.window_hu)} without one")
 
 
-def _ready(wanted: Adaptation, data: Path, out: Path) -> tuple[Adaptation, str]:
-    """Return the task with a bundle of the organ wanted, and the preset to compare by."""
+def _ready(wanted: Adaptation, data: Path, out: Path) -> Adaptation:
+    """Return the task with a bundle of the organ wanted."""
     if wanted.organ is None:
-        return wanted, _preset(wanted.bundle)
+        return wanted
     folder = bundle_of_organ(wanted.bundle, wanted.organ, wanted.window_hu, data, out / UNADAPTED)
-    return wanted._replace(bundle=str(folder)), _preset_of(folder, out / "preset.json")
+    return wanted._replace(bundle=str(folder))
 
 
 def _preset_of(bundle: Path, path: Path) -> str:
@@ -139,22 +164,13 @@ def _preset_of(bundle: Path, path: Path) -> str:
     return str(path)
 
 
-def _preset(bundle: str) -> str:
-    """Return the preset of ``compare`` that is of the bundle's organ.
-
-    Raises:
-        ValueError: if there is none.
-    """
+def _preset(bundle: str) -> str | None:
+    """Return the preset of ``compare`` that is of the bundle's organ, if there is one."""
     organs = {}
     for path in sorted(Path(__file__).parent.glob("compare_*.json")):
         name = path.stem.removeprefix("compare_")
-        root = find_bundle(read_preset(name)["bundle"])
-        organs[name] = organ_of(root)
-    mine = organ_of(find_bundle(bundle))
-    found = [name for name, organ in organs.items() if organ == mine]
-    if not found:
-        raise ValueError(f"bundle must be of an organ that compare knows, got {mine}")
-    return found[0]
+        organs[organ_of(find_bundle(read_preset(name)["bundle"]))] = name
+    return organs.get(organ_of(find_bundle(bundle)))
 
 
 def _folds(
@@ -180,7 +196,7 @@ def _folds(
 
 
 def _trained(place: Path, wanted: Adaptation) -> Path:
-    """Return the bundle with weights trained on ``place/data``, as a folder."""
+    """Return the bundle with weights trained on ``place/data``, as a folder of another name."""
     start = Bundle(wanted.bundle, "cpu", weights=wanted.weights).weights
     changes = {
         "start_weights": str(start),
@@ -189,7 +205,7 @@ def _trained(place: Path, wanted: Adaptation) -> Path:
         "seed": wanted.seed,
     }
     weights = train_bundle(wanted.bundle, place / "data", place / "training", changes)
-    target = place / ADAPTED
+    target = place / f"{Path(wanted.bundle).name}_{ADAPTED}"
     if not target.is_dir():
         with new_folder(target, PLACES) as partial:
             shutil.copytree(find_bundle(wanted.bundle), partial, dirs_exist_ok=True)
@@ -197,9 +213,9 @@ def _trained(place: Path, wanted: Adaptation) -> Path:
     return target
 
 
-def _measured(place: Path, preset: str, wanted: Adaptation) -> dict[str, Any]:
+def _measured(place: Path, adapted: Path, preset: str, wanted: Adaptation) -> dict[str, Any]:
     """Return the measures of a fold before and after."""
-    methods = [wanted.bundle, str(place / ADAPTED)]
+    methods = [wanted.bundle, str(adapted)]
     settings = Settings(
         preset=preset,
         methods=methods,
@@ -208,9 +224,9 @@ def _measured(place: Path, preset: str, wanted: Adaptation) -> dict[str, Any]:
         steps=wanted.steps,
         device=wanted.device,
     )
-    data = place / "data"
-    if wanted.organ is not None:
-        data = as_of_organ(data, wanted.organ)
+    data, organ = place / "data", organ_of(find_bundle(wanted.bundle))
+    if isinstance(organ, Path):
+        data = as_of_organ(data, organ)
     found = compare(data, place / "compare", settings)["methods"]
     before, after = (found[Path(method).name] for method in methods)
     return {

@@ -20,6 +20,7 @@ __all__ = ["PLACES", "as_of_organ", "bundle_of_organ", "organ_of", "require_orga
 
 PLACES = ("*", "*/*", "*/*/*")  # of the files of a bundle
 TABLE = "organ.json"
+OWN_TABLE = f"$@bundle_root + '/configs/{TABLE}'"  # as a config says it
 TEXTURES = ("dark", "medium", "bright")  # what lesions of no known organ are called
 OF_ITS_LESIONS = ("subtypes.json", "published_histograms.json", "histograms.json")
 
@@ -65,10 +66,11 @@ def bundle_of_organ(
     return folder
 
 
-def organ_of(folder: Path) -> Any:
-    """Return what the ``synthesize.json`` of a bundle says of its organ."""
+def organ_of(folder: Path) -> str | Path:
+    """Return what ``synthesize.json`` says of the organ; a path: a bundle made ready for it."""
     config = read_object(folder / "configs" / SYNTHESIZE, "bundle")
-    return config["organ_table"]["name_or_path"]
+    named = str(config["organ_table"]["name_or_path"])
+    return folder / "configs" / TABLE if named == OWN_TABLE else named
 
 
 def as_of_organ(data: Path, organ: str | Path) -> Path:
@@ -129,7 +131,7 @@ def _changed(path: Path, table: Organ, window: Sequence[float] | None) -> dict[s
     if window is not None and isinstance(config.get("window_hu"), list):
         config["window_hu"] = list(window)
     if path.name == SYNTHESIZE:
-        config["organ_table"]["name_or_path"] = f"$@bundle_root + '/configs/{TABLE}'"
+        config["organ_table"]["name_or_path"] = OWN_TABLE
         if config["placement"] not in table.placements:
             config["placement"] = table.placements[0]
     if path.name == "inference.json":
