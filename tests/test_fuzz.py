@@ -173,7 +173,7 @@ OPTIONS = {
     "lobe": ["any", "left_upper", "left_upper,any"],
     "organ_source": ["recipe", "auto"],
     "fill_nan": ["air", "0"],
-    "host_reaction": ["none", "retraction"],
+    "host_reaction": ["none", "retraction", "pleural_tag"],
     "bundle": ["lefusion_lidc", "diffmask", "folder"],
     "weights": ["other.pt", "empty.pt", "folder"],
 }

@@ -1,4 +1,4 @@
-"""Tissue drawn toward a lesion: smooth, one-to-one, inside the organ, and as the record says."""
+"""Tissue drawn toward a lesion, strands to the pleura: inside the organ, as the record says."""
 
 import json
 from functools import partial
@@ -18,7 +18,7 @@ from tools.scans.scan import Scan
 from tools.shapes import MaskFileShape
 from tools.synthesis.arrays import open_synthesizer
 from tools.synthesis.cases import Case
-from tools.synthesis.host_reaction import Moved, Retraction, in_reach, reaction_of
+from tools.synthesis.host_reaction import Moved, PleuralTag, Retraction, in_reach, reaction_of
 from tools.synthesis.lesion import SynthesisResult
 from tools.synthesis.ranks import Rank
 from tools.synthesis.records import read_record
@@ -27,6 +27,7 @@ from tools.synthesis.synthesizer import Plan, Synthesizer
 from tools.synthesis.verify import verify_case
 
 RULE = Retraction(reach_mm=6.0, strength=0.2)
+TAG = PleuralTag(reach_mm=10.0, width_mm=2.0, tissue_hu=20.0)
 RADIUS = 10.0
 SHAPE = (44, 40, 30)
 AFFINE = np.array([[0, 0, 1.6, -20], [-1.0, 0, 0, 9], [0, 1.1, 0, -30], [0, 0, 0, 1]])
@@ -106,6 +107,15 @@ def test_numbers_that_would_tear_tissue_are_refused(numbers: Any, message: str) 
         Retraction(*numbers)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [((0, 1, 0), "reach_mm must be above 0, got 0"), ((9, 0, 0), "width_mm must be above 0, got")],
+)
+def test_numbers_that_draw_no_strand_are_refused(numbers: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PleuralTag(*numbers)
+
+
 def test_tissue_comes_nearer_and_all_beyond_the_radius_or_the_lung_stays(scan: Scan) -> None:
     inside = INNER & (POINTS[..., 1] < SITE[1] + 8)
     after, told = moved(scan, inside)
@@ -119,6 +129,67 @@ def test_tissue_comes_nearer_and_all_beyond_the_radius_or_the_lung_stays(scan: S
     assert 1.0 < before - now < 2.2
     again, _ = moved(scan, inside)
     assert np.array_equal(after, again)
+
+
+def test_a_strand_leads_to_the_nearest_pleura_and_ends_there(scan: Scan) -> None:
+    pleura = SITE[1] + 9  # the plate, and the other ends, are farther away
+    inside = INNER & (POINTS[..., 1] < pleura)
+    inside[20, 14:16, 14] = False  # a vessel that the mask leaves out
+    copied = scan.copied()
+    told = TAG.move(copied, inside, SITE, 3.0)
+    differs = copied.stored != scan.stored
+    assert told.voxels == differs.sum() > 30
+    middle = np.array(told.centre_mm)
+    # the nearest voxel beyond lies within half a diagonal of the way along y
+    assert np.abs(middle - [SITE[0], (SITE[1] + pleura) / 2, SITE[2]]).max() < 0.8
+    assert not differs[(np.linalg.norm(POINTS - middle, axis=-1) >= told.radius_mm) | ~inside].any()
+    gain = (copied.stored - scan.stored.astype(float)).clip(0)
+    near = np.linalg.norm((POINTS - SITE)[..., [0, 2]], axis=-1)
+    along = POINTS[..., 1] - SITE[1]
+    for low, high in ((0, 2), (2, 4), (4, 7)):
+        part = inside & (along > low) & (along < high)
+        assert gain[part & (near < 0.9)].mean() > 250
+        assert gain[part & (near > 4)].sum() == 0
+    # like a tent at the pleura
+    sheet = [gain[inside & (along > low) & (along < low + 2)].sum() for low in (2, 6)]
+    assert sheet[1] > 1.3 * sheet[0]
+    assert gain.min() == 0
+
+
+@pytest.mark.parametrize("border", [1, 15])
+def test_no_strand_where_the_pleura_is_touched_or_far(
+    scan: Scan, border: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    inside = np.ones(SHAPE, bool)
+    inside[POINTS[..., 1] > SITE[1] + border] = False
+    copied = scan.copied()
+    with caplog.at_level("INFO"):
+        told = TAG.move(copied, inside, SITE, 3.0)
+    assert told == ("pleural_tag", tuple(SITE.round(3).tolist()), 0.0, 0.0, 0)
+    assert "the pleura is not 0 to 10 mm away" in caplog.text
+    assert np.array_equal(copied.stored, scan.stored)
+    whole = TAG.move(copied, np.ones(SHAPE, bool), SITE, 3.0)
+    assert whole.voxels == 0
+
+
+def test_lesions_in_the_way_are_no_pleura(scan: Scan) -> None:
+    inside = INNER & (POINTS[..., 1] < SITE[1] + 11)
+    there = np.linalg.norm(POINTS - SITE - [0, -10, 0], axis=-1) < 4.5  # its edge is nearer
+    copied = scan.copied()
+    assert TAG.move(copied, inside & ~there, SITE, 3.0).centre_mm[1] > SITE[1] + 3
+    assert np.array_equal(copied.stored[there], scan.stored[there])
+
+
+def test_the_record_of_a_strand_holds_all_that_differs(scan: Scan) -> None:
+    _, result = run(job(host_reaction="pleural_tag"), scan)
+    _, without = run(job(host_reaction="none"), scan)
+    told = result.records[0].sampler["host_reaction"]
+    assert told["name"] == "pleural_tag"
+    assert told["voxels"] > 30
+    sphere = np.linalg.norm(POINTS - told["centre_mm"], axis=-1) < told["radius_mm"]
+    differs = result.stored != without.stored
+    assert differs.any()
+    assert not differs[~sphere & (result.label == 0)].any()
 
 
 @pytest.mark.parametrize("kind", ["cubes", "rims", "crops"])
@@ -189,7 +260,9 @@ def test_organs_that_do_not_know_it_refuse(name: str) -> None:
 def test_wrong_words_bundles_without_it_and_masks_without_an_organ_are_refused(
     scan: Scan,
 ) -> None:
-    with pytest.raises(ValueError, match="must be none or retraction in a lung, got 'pull'"):
+    with pytest.raises(
+        ValueError, match="must be none or retraction or pleural_tag in a lung, got 'pull'"
+    ):
         job(host_reaction="pull")
     with pytest.raises(ValueError, match="host_reaction does not go with bundle difftumor"):
         open_synthesizer("difftumor", "cpu", options={"host_reaction": "retraction"})

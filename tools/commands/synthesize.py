@@ -161,10 +161,11 @@ def synthesize(
             number, or air; the file that is written keeps them.
         hu_offset: number added to the values of CT scans that were stored without their intercept,
             such as -1024; what is written keeps it out.
-        host_reaction: what the tissue round a nodule does, before the nodule is drawn: none, or
-            retraction, of lungs: vessels up to 15 mm away bend toward it, by 2.6 mm at most round
-            one of 14 mm. Border of the lung and existing lesions stay; the record tells how far the
-            scan differs.
+        host_reaction: what the tissue round a nodule does, before the nodule is drawn: none; in
+            lungs retraction: vessels up to 15 mm away bend toward it, by 2.6 mm at most round one
+            of 14 mm; or pleural_tag: a thin strand leads to the pleura, where that is up to 25 mm
+            away. Border of the lung and existing lesions stay; the record tells how far the scan
+            differs.
         weights: others than the bundle's, such as a checkpoint of your own training.
         device: auto, cpu, cuda or cuda:N.
         output_format: nifti; or dicom, for scans that are DICOM series: OUT/<case>/dicom, a new
