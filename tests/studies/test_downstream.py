@@ -11,7 +11,7 @@ import torch
 
 from tools.cli import main
 from tools.phantoms import datasets
-from tools.studies.downstream import segmentation
+from tools.studies.downstream import loop, segmentation
 from tools.studies.downstream.cases import Case, prepared
 from tools.studies.downstream.design import presets, read_design, require_strangers, subset
 from tools.studies.downstream.effects import Measure, effect
@@ -183,7 +183,7 @@ def test_livers_get_tumours_beside_the_label_of_the_organ(
 
 
 def test_a_loop_turns_misses_into_requests_and_says_what_they_did(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, out = write_nodules(tmp_path / "real", sections=("training",) * 6), tmp_path / "out"
     preset = json.loads(small_preset(tmp_path / "preset.json").read_text())
@@ -215,6 +215,17 @@ def test_a_loop_turns_misses_into_requests_and_says_what_they_did(
         assert rule["sizes"] == [[part["weight"], *part["size_mm"]] for part in sizes]
         assert rule["options"]["texture"] == "solid"
         assert len(list((fold / "pools" / "normal_solid").glob("*_image.nii.gz"))) == 4
+    for page in ("results.md", "results.html"):
+        told = (out / page).read_text()
+        assert "Fold 1: missed " in told
+        assert " of 3 lesions: " in told
+        assert "no higher ratio" not in told
+    # no further than what harms
+    monkeypatch.setattr(loop, "_harms", lambda results, arm: True)
+    assert main([*words, "--ratios", "1,2"]) == 0
+    found = json.loads((out / "results.json").read_text())
+    assert [group["arm"] for group in found["groups"]] == ["P", "R100"]
+    assert "with 1 synthetic per real harms: no higher ratio was tried" in capsys.readouterr().out
     assert main([*words, "--ratios", "2,1"]) == 1
     assert "ratios must rise from above 0" in capsys.readouterr().err
 

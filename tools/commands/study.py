@@ -263,7 +263,6 @@ def study_loop(
     from tools.files import claimed, require_apart
     from tools.studies.downstream.design import read_design
     from tools.studies.downstream.loop import Loop, run_loop
-    from tools.studies.downstream.misses import sentence
     from tools.studies.downstream.page import FILES, write_pages
 
     design = read_design("segmentation", preset, seeds=seeds)
@@ -273,6 +272,5 @@ def study_loop(
     with claimed(out, (*FILES, "data", "fold_*")) as folder:
         tried, results = run_loop(source, folder, loop)
         lines = write_pages(folder, tried, results)
-    missed = [f"fold {k}: {sentence(each)}" for k, each in enumerate(results["misses"], 1)]
-    text = [*lines, "", *missed, "", f"open {out}/results.html"]
+    text = [*lines, "", f"open {out}/results.html"]
     return Result("\n".join(text), {"out": out, **results})

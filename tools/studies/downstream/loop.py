@@ -29,7 +29,7 @@ from tools.files import read_entries, read_object, write_json
 from tools.studies.downstream import segmentation
 from tools.studies.downstream.cases import case_name, prepared, read_cases
 from tools.studies.downstream.design import BASELINE, Design
-from tools.studies.downstream.misses import observed, requests, word_means
+from tools.studies.downstream.misses import observed, requests, sentence, word_means
 from tools.studies.downstream.page import gather_folds
 from tools.studies.downstream.pools import write_subset
 from tools.studies.downstream.runs import make_pools, make_runs, metrics_of, open_work
@@ -77,6 +77,7 @@ def run_loop(real: Path, out: Path, loop: Loop) -> tuple[Design, dict[str, Any]]
         works.append(open_work(_asking(design, asked[-1]), own, place, loop.device))
     done = [BASELINE]
     results: dict[str, Any] = {}
+    stopped: list[str] = []
     for arm in design.arms:
         for work in works:
             runs = [run for run in work.design.runs if run.arm == arm]
@@ -87,9 +88,11 @@ def run_loop(real: Path, out: Path, loop: Loop) -> tuple[Design, dict[str, Any]]
             design._replace(arms=tuple(done)), [metrics_of(work) for work in works]
         )
         if arm != BASELINE and _harms(results, arm):
-            results["stopped"] = f"{design.label(arm)} harms: no higher ratio was tried"
+            stopped = [f"{design.label(arm)} harms: no higher ratio was tried"]
             break
-    results["misses"] = asked
+    results["title"] = "What the network misses, and whether such lesions help it"
+    missed = [f"Fold {number}: {sentence(each)}." for number, each in enumerate(asked, 1)]
+    results |= {"misses": asked, "notes": [*missed, *stopped]}
     return design._replace(arms=tuple(done)), results
 
 

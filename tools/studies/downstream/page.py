@@ -174,7 +174,9 @@ def _facts(design: Design, results: Mapping[str, Any]) -> str:
 
 
 def _markdown(design: Design, results: Mapping[str, Any]) -> list[str]:
-    lines = [f"# {results['title']}", "", _facts(design, results)]
+    lines = [f"# {results['title']}"]
+    for text in [*results.get("notes", []), _facts(design, results)]:
+        lines += ["", text]
     for title, note, table in _tables(design, results):
         lines += ["", f"## {title}", "", *([note, ""] if note else []), *grid(*table)]
     return lines
@@ -366,7 +368,8 @@ def _curves(design: Design, results: Mapping[str, Any]) -> Iterator[bytes]:
 
 def _html(design: Design, results: Mapping[str, Any], plots: Sequence[bytes]) -> str:
     pictures = " ".join(data_uri(plot) for plot in plots)
-    parts = [Section("What it did", sentences=[_facts(design, results)], plot=pictures)]
+    told = [*results.get("notes", []), _facts(design, results)]
+    parts = [Section("What it did", sentences=told, plot=pictures)]
     for title, note, (headers, rows) in _tables(design, results):
         parts.append(Section(title, sentences=[note] * bool(note), headers=headers, rows=rows))
     return findings_page(str(results["title"]), parts)
