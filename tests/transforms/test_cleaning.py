@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tools.transforms.cleaning import CleanLevelsd, SmoothMaskd, clean_level, smooth_mask
+from tools.transforms.cleaning import CleanLevelsd, SmoothMaskd, clean_level, drawn_out, smooth_mask
 
 
 def distance_from_middle() -> np.ndarray:
@@ -83,6 +83,28 @@ def test_holes_and_specks_go_and_the_outline_stays() -> None:
 def test_levels_without_outline_stay_as_they_are(value: float) -> None:
     level = np.full((6, 6, 6), value)
     assert np.array_equal(clean_level(level), level)
+
+
+def test_a_lesion_is_drawn_out_along_its_own_axis_and_no_other() -> None:
+    turned = np.array([[1, 1, 0], [-1, 1, 0], [0, 0, 2**0.5]]) / 2**0.5
+    offset = np.moveaxis(np.indices((40, 40, 40)) - 19.5, 0, -1) @ turned.T
+    level = (1 - np.linalg.norm(offset / (14, 9, 9), axis=-1)).astype(np.float32)
+    narrow = drawn_out(level, 1.25)
+    assert narrow.dtype == np.float32
+    asked = np.linalg.norm(offset * (1, 1.25, 1.25) / (14, 9, 9), axis=-1) < 1
+    assert ((narrow > 0) != asked).mean() < 0.002
+    assert (narrow > 0).sum() / (level > 0).sum() == pytest.approx(1.25**-2, abs=0.02)
+    sample = CleanLevelsd("pred", stretch=1.25)({"pred": torch.from_numpy(level)[None]})
+    assert np.array_equal(sample["pred"][0].numpy(), narrow)
+
+
+@pytest.mark.parametrize("voxels", [0, 1, 3])
+def test_what_has_no_axis_is_not_drawn_out(voxels: int) -> None:
+    level = np.full((6, 6, 6), -1.0)
+    level[2, 2, :voxels] = 1
+    assert np.array_equal(drawn_out(level, 1.3), level)
+    with pytest.raises(ValueError, match=r"factor must be 1 or more, got 0\.9"):
+        drawn_out(level, 0.9)
 
 
 def test_levels_of_each_class_are_cleaned_apart() -> None:

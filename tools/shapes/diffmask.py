@@ -21,7 +21,7 @@ from tools.shapes.shape import (
     shape_from_mask,
 )
 from tools.shapes.wall import coordinates, settle, site_in_wall, size_range
-from tools.transforms.cleaning import clean_level
+from tools.transforms.cleaning import clean_level, drawn_out
 from tools.transforms.spheres import (
     ShapeWindow,
     Sphere,
@@ -51,6 +51,7 @@ class ShapeGenerator:
         self.device, self.weights = opened.device, opened.weights
         self.network, self.inferer = opened.network(), opened.get("inferer")
         arguments = opened.get("shape_window")
+        self.stretch = float(opened.get("stretch"))
         self.window_arguments = {k: v for k, v in arguments.items() if not k.startswith("_")}
         statistics = opened.get("sphere_ratio")
         self.sphere_ratio = float(statistics["median"]), float(statistics["spread"])
@@ -91,7 +92,8 @@ class ShapeGenerator:
             with torch.inference_mode():
                 seeds = [seed + attempt * SEED_STEP]
                 result = self.inferer(inputs, self.network, condition, seeds=seeds)
-            yield clean_level(result[0, 0].float().cpu().numpy())
+            level = clean_level(result[0, 0].float().cpu().numpy())
+            yield np.where(window.region > 0, drawn_out(level, self.stretch), -1.0)
 
     def draw(
         self,

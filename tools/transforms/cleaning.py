@@ -1,4 +1,4 @@
-"""From a shape model's output to a clean mask: holes filled, noise of the outline smoothed away."""
+"""From a shape model's output to a clean mask: holes filled, outline smoothed, drawn out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from tools.transforms import EachKey
 
-__all__ = ["CleanLevelsd", "SmoothMaskd", "clean_level", "smooth_mask"]
+__all__ = ["CleanLevelsd", "SmoothMaskd", "clean_level", "drawn_out", "smooth_mask"]
 
 # smallest number of voxels -> (standard deviation in voxels, threshold); LeFusion's release
 SMOOTHING = (
@@ -87,13 +87,52 @@ def clean_level(level: np.ndarray) -> np.ndarray:
     return clean.astype(level.dtype)
 
 
+def drawn_out(level: np.ndarray, factor: float) -> np.ndarray:
+    """Return a level whose lesion is narrower by a factor across its longest axis, as long as was.
+
+    A network of few voxels draws lesions rounder than those it learnt from; what that takes from
+    their elongation is given back. Along the longest principal axis of the lesion ``(H, W, D)`` and
+    at its centroid everything stays. A factor of 1, or a lesion of less than four voxels, changes
+    nothing.
+
+    Raises:
+        ValueError: if the factor is below 1.
+
+    Example:
+        >>> level = np.full((15, 15, 15), -1.0)
+        >>> level[1:14, 4:11, 4:11] = 1.0
+        >>> narrow = drawn_out(level, 1.5) > 0
+        >>> [int(narrow.any(axes).sum()) for axes in ((1, 2), (0, 2), (0, 1))]
+        [13, 5, 5]
+    """
+    if not factor >= 1:
+        raise ValueError(f"factor must be 1 or more, got {factor}")
+    voxels = np.argwhere(level > 0)
+    if factor == 1 or len(voxels) < 4:
+        return level
+    centre = voxels.mean(0)
+    axis = np.linalg.eigh(np.cov(voxels.T))[1][:, -1]
+    along = np.outer(axis, axis)
+    source = along + factor * (np.eye(3) - along)
+    return ndimage.affine_transform(
+        level, source, centre - source @ centre, order=1, mode="constant", cval=-1.0
+    )
+
+
 class CleanLevelsd(EachKey):
-    """Clean each class of a prediction ``(K, H, W, D)``, see :func:`clean_level`."""
+    """Clean each class of a prediction ``(K, H, W, D)``, see :func:`clean_level`.
+
+    For ``stretch`` see :func:`drawn_out`; above 1 it is for predictions of one class.
+    """
+
+    def __init__(self, keys: KeysCollection, stretch: float = 1.0) -> None:
+        super().__init__(keys)
+        self.stretch = stretch
 
     def _change(self, sample: dict[Hashable, Any], key: Hashable) -> None:
         levels = convert_to_tensor(sample[key]).float().cpu().numpy()
         result = sample[key].clone()
-        levels = np.stack([clean_level(each) for each in levels])
+        levels = np.stack([drawn_out(clean_level(each), self.stretch) for each in levels])
         result[:] = torch.from_numpy(levels)
         sample[key] = result
 
