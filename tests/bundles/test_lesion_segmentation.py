@@ -49,7 +49,9 @@ def train(names: str, out: Path, **options: Any) -> dict[str, torch.Tensor]:
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            "train liver", SEGMENTATION | {"patch_size": [32] * 3}, marks=pytest.mark.slow
+            "train liver",
+            SEGMENTATION | {"patch_size": [32] * 3, "spacing_mm": [3.0] * 3},
+            marks=pytest.mark.slow,
         ),
     ],
 )

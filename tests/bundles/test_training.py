@@ -160,7 +160,6 @@ def test_training_is_tracked(config: str, metric: str, repository: Path, tmp_pat
         ("lesion_segmentation/configs/train.json", "multi_gpu_train.json", "dice"),
         ("difftumor/configs/train.json", "multi_gpu_train.json", "histogram_jsd"),
         ("nodule_classification/configs/train.json", "multi_gpu_train.json", "auroc"),
-        (AUTOENCODER, None, "psnr"),
         (AUTOENCODER, "multi_gpu_autoencoder.json", "psnr"),
         (TUMOUR_AUTOENCODER, "multi_gpu_autoencoder.json", "psnr"),
     ],
