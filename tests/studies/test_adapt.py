@@ -1,6 +1,7 @@
 """Adaptation: folds by patient, what is trained on what, what is told before and after."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -124,6 +125,7 @@ def test_another_organ_is_judged_by_its_own_bundle(
     adapted = out / "adapted"
     assert (adapted / "configs" / "organ.json").is_file()
     # what is kept learns from further lesions of that organ, and is judged as of it
+    shutil.rmtree(adapted / "docs")
     words[3] = str(tmp_path / "again")
     assert main(["adapt", *words, "--bundle", str(adapted)]) == 0
     for real, settings in judged[2:]:
@@ -153,6 +155,18 @@ def test_what_cannot_be_adapted(
     given = ["--datalist", str(write_lesions(tmp_path / "in")), "--out", str(tmp_path / "out")]
     assert main(["adapt", *given, "--folds", "2", *words]) == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_an_organ_that_compare_does_not_know_is_refused(
+    tmp_path: Path, trained: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(BUNDLE, tmp_path / "mine")
+    path = tmp_path / "mine" / "configs" / "synthesize.json"
+    path.write_text(path.read_text().replace('"name_or_path": "lung"', '"name_or_path": "kidney"'))
+    given = ["--datalist", str(write_lesions(tmp_path / "in")), "--out", str(tmp_path / "out")]
+    assert main(["adapt", *given, "--folds", "2", "--bundle", str(tmp_path / "mine")]) == 1
+    assert "bundle must be of an organ that compare knows, got kidney" in capsys.readouterr().err
+    assert not trained
 
 
 def test_a_training_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

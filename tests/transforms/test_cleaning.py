@@ -103,7 +103,7 @@ def test_what_has_no_axis_is_not_drawn_out(voxels: int) -> None:
     level = np.full((6, 6, 6), -1.0)
     level[2, 2, :voxels] = 1
     assert np.array_equal(drawn_out(level, 1.3), level)
-    with pytest.raises(ValueError, match=r"factor must be 1 or more, got 0\.9"):
+    with pytest.raises(ValueError, match=r"stretch must be 1 or more, got 0\.9"):
         drawn_out(level, 0.9)
 
 

@@ -117,7 +117,8 @@ def _keep(trained: Path, folder: Path, results: Mapping[str, Any]) -> None:
     with new_folder(folder, PLACES) as partial:
         shutil.copytree(trained, partial, dirs_exist_ok=True)
         readme, origin = partial / "docs" / "README.md", Path(results["bundle"]).name
-        before = readme.read_text(encoding="utf-8")
+        readme.parent.mkdir(exist_ok=True)  # a bundle of one's own may have none
+        before = readme.read_text(encoding="utf-8") if readme.is_file() else ""
         said = [
             f"# {origin}, adapted",
             "",
@@ -165,12 +166,19 @@ def _preset_of(bundle: Path, path: Path) -> str:
 
 
 def _preset(bundle: str) -> str | None:
-    """Return the preset of ``compare`` that is of the bundle's organ, if there is one."""
+    """Return the preset of ``compare`` that is of the bundle's organ; None: of one of its own.
+
+    Raises:
+        ValueError: if it is of another organ that compare does not know.
+    """
     organs = {}
     for path in sorted(Path(__file__).parent.glob("compare_*.json")):
         name = path.stem.removeprefix("compare_")
         organs[organ_of(find_bundle(read_preset(name)["bundle"]))] = name
-    return organs.get(organ_of(find_bundle(bundle)))
+    mine = organ_of(find_bundle(bundle))
+    if mine not in organs and not isinstance(mine, Path):
+        raise ValueError(f"bundle must be of an organ that compare knows, got {mine}")
+    return organs.get(mine)
 
 
 def _folds(

@@ -87,16 +87,16 @@ def clean_level(level: np.ndarray) -> np.ndarray:
     return clean.astype(level.dtype)
 
 
-def drawn_out(level: np.ndarray, factor: float) -> np.ndarray:
-    """Return a level whose lesion is narrower by a factor across its longest axis, as long as was.
+def drawn_out(level: np.ndarray, stretch: float) -> np.ndarray:
+    """Return a level whose lesion is narrower by a factor across its longest axis, and as long.
 
     A network of few voxels draws lesions rounder than those it learnt from; what that takes from
     their elongation is given back. Along the longest principal axis of the lesion ``(H, W, D)`` and
-    at its centroid everything stays. A factor of 1, or a lesion of less than four voxels, changes
+    at its centroid everything stays. A stretch of 1, or a lesion of less than four voxels, changes
     nothing.
 
     Raises:
-        ValueError: if the factor is below 1.
+        ValueError: if the stretch is below 1.
 
     Example:
         >>> level = np.full((15, 15, 15), -1.0)
@@ -105,15 +105,15 @@ def drawn_out(level: np.ndarray, factor: float) -> np.ndarray:
         >>> [int(narrow.any(axes).sum()) for axes in ((1, 2), (0, 2), (0, 1))]
         [13, 5, 5]
     """
-    if not factor >= 1:
-        raise ValueError(f"factor must be 1 or more, got {factor}")
+    if not stretch >= 1:
+        raise ValueError(f"stretch must be 1 or more, got {stretch}")
     voxels = np.argwhere(level > 0)
-    if factor == 1 or len(voxels) < 4:
+    if stretch == 1 or len(voxels) < 4:
         return level
     centre = voxels.mean(0)
     axis = np.linalg.eigh(np.cov(voxels.T))[1][:, -1]
     along = np.outer(axis, axis)
-    source = along + factor * (np.eye(3) - along)
+    source = along + stretch * (np.eye(3) - along)
     return ndimage.affine_transform(
         level, source, centre - source @ centre, order=1, mode="constant", cval=-1.0
     )
