@@ -1,6 +1,7 @@
 """The study of classification: areas under curves, filled up classes, a study from end to end."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +16,7 @@ from tools.studies.downstream.cases import Case
 from tools.studies.downstream.classification import area_under_roc, average_precision
 from tools.studies.downstream.design import presets, read_design
 from tools.studies.downstream.effects import Measure, compared
+from tools.studies.downstream.runs import repeated
 
 SIZE = 16
 CLASSES = {"solid": [4.5, 5], "part_solid": [2.5, 4.5], "ground_glass": [1, 2.5]}
@@ -145,8 +147,18 @@ def test_minority_classes_are_kept_by_share_and_filled_up() -> None:
     assert count("part_solid", 1, few) == 8
     assert count("solid", 1, whole) == 0
     assert count("part_solid", 0.5, few, per_real=True) == 2
+    assert count("ground_glass", 1, []) == 10  # where no real case is kept
     with pytest.raises(ValueError, match="facts of a pool must hold texture"):
         count("metal", 1, whole)
+
+
+def test_real_cases_are_repeated_within_their_class() -> None:
+    real, synthetic = cases([5.0] * 4 + [3.0]), cases([5.0] * 4 + [3.0] * 3)
+    group = partial(classification.group, classes=CLASSES, settings=SETTINGS)
+    often = repeated(real, synthetic, 0.5, group)
+    assert [case.facts["texture"] for case in often] == [5.0] * 4 + [3.0] * 3
+    assert repeated(real, synthetic, None, group) == real
+    assert repeated([], synthetic, 0.5, group) == []
 
 
 def test_what_can_be_told_is_learnt_and_measured() -> None:

@@ -9,11 +9,13 @@
 * ``balanced``: true lets all classes be drawn equally often, which is what synthetic cases compete
   with;
 * ``keep``: share of the real cases of each class, 1 where it is left out. Those of a smaller share
-  are among those of a larger one.
+  are among those of a larger one;
+* ``real_share``: within each class. If only the rarer classes have synthetic cases, what tells
+  these from real ones tells the class, too, and a real case of such a class counts as another.
 
 The number of an arm at a pool is the share of what its class lacks to be as frequent as the most
 frequent one: 1 makes them alike. With ``per_real`` of a pool it is one per real case of that class
-before any was left out.
+before any was left out. The most frequent class is that of all real cases of the run.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ __all__ = [
     "REPORT",
     "area_under_roc",
     "average_precision",
+    "group",
     "kept",
     "measure",
     "synthetic_cases",
@@ -51,11 +54,18 @@ SIZES_MM = ((0.0, 6.0), (6.0, 10.0), (10.0, 20.0), (20.0, 30.0))  # what is larg
 LOWEST_P = 0.002  # of HR-LDM's table 3
 
 
+def group(
+    case: Case, classes: Mapping[str, Sequence[float]], settings: Mapping[str, Any]
+) -> int | None:
+    """Return the number of a case's class, None where it has none."""
+    return rating_class(case.facts.get(settings["rating"]), classes)
+
+
 def _rated(
     cases: Sequence[Case], classes: Mapping[str, Sequence[float]], settings: Mapping[str, Any]
 ) -> list[tuple[Case, int]]:
     """Return the cases that have a class, and its number."""
-    rated = ((case, rating_class(case.facts.get(settings["rating"]), classes)) for case in cases)
+    rated = ((case, group(case, classes, settings)) for case in cases)
     return [(case, number) for case, number in rated if number is not None]
 
 
@@ -146,10 +156,11 @@ def synthetic_cases(
             f"facts of a pool must hold {settings['rating']}, one of {list(classes)}, got "
             f"{rule.get('facts')}"
         )
-    cases = real if rule.get("per_real") else taken
-    count = Counter(own for _, own in _rated(cases, classes, settings))
-    most = 0 if rule.get("per_real") else max(count.values(), default=0)
-    return round(ratio * abs(most - count[number]))
+    every = Counter(own for _, own in _rated(real, classes, settings))
+    if rule.get("per_real"):
+        return round(ratio * every[number])
+    left = sum(own == number for _, own in _rated(taken, classes, settings))
+    return round(ratio * (max(every.values(), default=0) - left))
 
 
 def measure(

@@ -32,7 +32,7 @@ from tools.metrics.segmentation import FALSE_PER_CASE
 from tools.studies.downstream.cases import Case
 from tools.studies.downstream.classification import RECALLS, average_precision
 from tools.studies.downstream.effects import Curve, Measure, Report, Rows
-from tools.studies.downstream.segmentation import kept, synthetic_cases
+from tools.studies.downstream.segmentation import group, kept, synthetic_cases
 from tools.studies.downstream.training import fit, open_training, prepares, sample
 from tools.transforms.ratings import patch_from
 
@@ -41,6 +41,7 @@ __all__ = [
     "REPORT",
     "candidates",
     "froc",
+    "group",
     "kept",
     "measure",
     "synthetic_cases",

@@ -7,9 +7,11 @@ import json
 import logging
 import multiprocessing
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -280,8 +282,9 @@ def _make(work: Work, run: Run, data: _Data, device: torch.device) -> None:
         count = task.synthetic_cases(pool.rule, ratio, real, taken, classes, settings)
         made[name] = _taken(pool, run, names, count)
     synthetic = [case for part in made.values() for case in part]
-    repeated = taken * times(len(taken), len(synthetic), settings.get("real_share"))
-    cases = [*repeated, *data.healthy, *synthetic]
+    group = partial(task.group, classes=classes, settings=settings)
+    often = repeated(taken, synthetic, settings.get("real_share"), group)
+    cases = [*often, *data.healthy, *synthetic]
     network, losses = task.train(cases, classes, settings, run.seed, device)
     rows = list(task.measure(network, data.tested, classes, settings, device))
     request = _request(work, run)
@@ -300,6 +303,19 @@ def _make(work: Work, run: Run, data: _Data, device: torch.device) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / METRICS, facts, indent=None)
     logger.info("%s: %.0f s", run.name, facts["seconds"])
+
+
+def repeated(
+    real: Sequence[Case],
+    synthetic: Sequence[Case],
+    share: float | None,
+    group: Callable[[Case], int | None],
+) -> list[Case]:
+    """Return the real cases, so often that they are at least about this share of each group."""
+    own, other = Counter(map(group, real)), Counter(map(group, synthetic))
+    often = {key: times(count, other[key], share) for key, count in own.items()}
+    rounds = range(max(often.values(), default=0))
+    return [case for k in rounds for case in real if k < often[group(case)]]
 
 
 def times(real: int, synthetic: int, share: float | None) -> int:

@@ -23,7 +23,7 @@ from tools.studies.downstream.cases import Case
 from tools.studies.downstream.effects import Measure, Report, Rows
 from tools.studies.downstream.training import fit, open_training, prepares, sample
 
-__all__ = ["HEALTHY", "REPORT", "kept", "measure", "synthetic_cases", "train"]
+__all__ = ["HEALTHY", "REPORT", "group", "kept", "measure", "synthetic_cases", "train"]
 
 
 def train(
@@ -50,6 +50,11 @@ def kept(
 ) -> list[Case]:
     """Return all real cases: each is trained on."""
     return list(cases)
+
+
+def group(case: Case, classes: Mapping[str, int], settings: Mapping[str, Any]) -> int:
+    """Return one group of all cases."""
+    return 0
 
 
 def synthetic_cases(

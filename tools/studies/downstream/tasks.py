@@ -58,6 +58,11 @@ class Task(Protocol):
     ) -> list[Case]:
         """Return the real cases of a run that are trained on."""
 
+    def group(
+        self, case: Case, classes: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> int | None:
+        """Return which cases a case belongs to; ``real_share`` holds among them."""
+
     def synthetic_cases(
         self,
         rule: Mapping[str, Any],
