@@ -61,7 +61,7 @@ class Task(Protocol):
     def group(
         self, case: Case, classes: Mapping[str, Any], settings: Mapping[str, Any]
     ) -> int | None:
-        """Return which cases a case belongs to; ``real_share`` holds among them."""
+        """Return the group of a case; ``real_share`` holds within each."""
 
     def synthetic_cases(
         self,
