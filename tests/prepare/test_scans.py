@@ -357,6 +357,15 @@ def test_nothing_to_train_on_is_no_success(
     assert not (tmp_path / "out" / "datalist.json").exists()
 
 
+def test_of_many_reasons_a_few_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [write_scan(tmp_path, f"empty{i}", LUNG, 0 * BALL) for i in range(5)]
+    datalist = write_list(tmp_path, {"training": entries})
+    assert prepare(datalist, tmp_path / "out", "--validation_fraction", "0") == 1
+    said = capsys.readouterr().err
+    assert "empty2: no lesion (and 2 more)" in said
+    assert "empty3: no lesion" not in said[said.index("error: ") :]
+
+
 def test_a_label_of_another_grid_is_resampled_and_recorded(tmp_path: Path) -> None:
     entry = write_scan(tmp_path, "a", LUNG, BALL)
     affine = nib.load(tmp_path / entry["image"]).affine @ np.diag([0.5, 0.5, 0.5, 1])

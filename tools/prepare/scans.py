@@ -69,6 +69,7 @@ NEEDED = {
 }
 LARGEST = 512  # voxels along an axis of a window
 SMALLEST = 32  # voxels along an axis; what is thinner gives no patches
+REASONS_SAID = 3  # of the scans that gave nothing
 PATHS = ("image", "label", "organ_mask", "lung", "marks")
 # what is said of one scan, and not of each of its lesions
 OF_SCAN = {*PATHS, "name", "patient", "lesions", "ratings", "fold", "truncated", "spacing_mm"}
@@ -291,7 +292,8 @@ def _nothing(
     records: Mapping[str, Mapping[str, Any]], broken: dict[str, str], datalist: str | Path
 ) -> str:
     reasons = {name: ", ".join(record["left_out"]) for name, record in records.items()} | broken
-    said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    said = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:REASONS_SAID])
+    said += f" (and {len(reasons) - REASONS_SAID} more)" if len(reasons) > REASONS_SAID else ""
     return (
         f"datalist must list scans that give something to train on, got none in {datalist}: {said}"
     )
