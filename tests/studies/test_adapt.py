@@ -140,7 +140,8 @@ def test_another_organ_is_judged_by_its_own_bundle(
     [
         (["--folds", "5"], "folds must be from 2 to the number of patients (4), got 5"),
         (["--folds", "4"], "folds must hold 4 lesions each, got 2 of 8"),
-        (["--bundle", "diffmask"], "bundle must have start_weights in its train.json"),
+        (["--bundle", "diffmask"], "bundle must draw lesions into scans"),
+        (["--bundle", "nodule_classification"], "bundle must draw lesions into scans"),
         (["--weights", "none.pt"], "weights must be an existing file"),
         (["--window_hu=-100,250"], "window_hu goes with organ, got (-100.0, 250.0) without one"),
     ],

@@ -47,7 +47,7 @@ def adapt(
         datalist: as prepare scans takes it: scans with lesion masks, the patient of each.
         out: folder to write: adapted (the bundle), adapt.md and adapt.json (before and after),
             fold_1, ... and all (datalists, trainings, comparisons), data (windows).
-        bundle: name or folder; one whose train.json has start_weights.
+        bundle: name or folder; one that draws lesions and whose train.json has start_weights.
         folds: of patients, 2 or more; each must hold 4 lesions.
         epochs: of each training.
         learning_rate: of each training; lower than that of a new network.

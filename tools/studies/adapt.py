@@ -138,9 +138,14 @@ def _keep(trained: Path, folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def _require_adaptable(wanted: Adaptation) -> None:
-    config = read_object(find_bundle(wanted.bundle) / "configs" / "train.json", "bundle")
-    if "start_weights" not in config:
-        raise ValueError(f"bundle must have start_weights in its train.json, got {wanted.bundle}")
+    configs = find_bundle(wanted.bundle) / "configs"
+    config = read_object(configs / "train.json", "bundle")
+    draws = (configs / "synthesize.json").is_file() and config["prepare"]["form"] != "masks"
+    if not draws or "start_weights" not in config:
+        raise ValueError(
+            "bundle must draw lesions into scans and have start_weights in its train.json, got "
+            f"{wanted.bundle}"
+        )
     if wanted.organ is not None:
         require_organ(wanted.bundle, wanted.organ, wanted.window_hu)
     elif wanted.window_hu is not None:
