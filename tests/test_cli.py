@@ -163,15 +163,16 @@ def test_json_is_all_there_is_on_stdout_and_exit_codes(
         if size == 0:
             raise KeyboardInterrupt
         print("progress")
-        return Result("for people", {"size": size}, exit_code=size - 1)
+        return Result("for people", {"size": size, "sd": float("nan")}, exit_code=size - 1)
 
     monkeypatch.setitem(COMMANDS, "measure", measure)
     assert main(["measure", "--size", "1", "--json"]) == 0
     printed = capsys.readouterr()
-    assert json.loads(printed.out) == {"ok": True, "size": 1}
+    # what could not be measured is null: NaN is no JSON
+    assert json.loads(printed.out) == {"ok": True, "size": 1, "sd": None}
     assert printed.err == "progress\n"
     assert main(["--json", "measure", "2"]) == 1
-    assert json.loads(capsys.readouterr().out) == {"ok": False, "size": 2}
+    assert json.loads(capsys.readouterr().out) == {"ok": False, "size": 2, "sd": None}
     assert main(["measure", "1"]) == 0
     assert capsys.readouterr().out == "progress\nfor people\n"
     assert main(["measure", "0"]) == 130

@@ -25,6 +25,7 @@ from tools.commands.arguments import Commands, UsageError, find, understood
 from tools.commands.completion import completion_of
 from tools.commands.manual import PROGRAM, manual
 from tools.commands.result import Result
+from tools.kinds import without_nan
 from tools.sentences import error_text
 
 __all__ = ["main"]
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     facts = {"ok": result.exit_code == 0, **result.facts}
-    text = json.dumps(facts, default=str) if as_json else result.text
+    text = json.dumps(without_nan(facts), default=str, allow_nan=False) if as_json else result.text
     try:
         print(text, end="\n" if text else "", flush=True)
     except BrokenPipeError:  # whoever reads it has enough: | head

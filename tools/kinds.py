@@ -1,14 +1,15 @@
-"""Values out of JSON that people bring, checked against the fields of the record they become."""
+"""Values of JSON: those that people bring fit the record they become, those given back are JSON."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from tools.sentences import short
 
-__all__ = ["record_of"]
+__all__ = ["record_of", "without_nan"]
 
 T = TypeVar("T")
 Fits = Callable[[Any], bool]
@@ -80,3 +81,17 @@ def record_of(kind: type[T], values: Mapping[str, Any]) -> T:
         if checks and not any(fits(value) for fits in checks):
             raise ValueError(f"{field.name} must be {field.type}, got {short(value)}")
     return kind(**given)
+
+
+def without_nan(found: Any) -> Any:
+    """Return results with None for what could not be measured, as JSON has no NaN.
+
+    Example:
+        >>> without_nan({"sd": float("nan"), "values": (1.0, float("inf"))})
+        {'sd': None, 'values': [1.0, None]}
+    """
+    if isinstance(found, Mapping):
+        return {key: without_nan(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [without_nan(value) for value in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["error_text", "short"]
+from collections.abc import Iterable
+
+__all__ = ["a_few", "error_text", "short"]
+
+SAID = 3  # of many reasons
+
+
+def a_few(sentences: Iterable[str], between: str = "; ", most: int = SAID) -> str:
+    """Return the first of many sentences in one line, and how many more there are.
+
+    Example:
+        >>> a_few(f"{name} is empty" for name in "abcde")
+        'a is empty; b is empty; c is empty (and 2 more)'
+    """
+    listed = list(sentences)
+    more = f" (and {len(listed) - most} more)" if len(listed) > most else ""
+    return between.join(listed[:most]) + more
 
 
 def error_text(error: BaseException) -> str:

@@ -188,7 +188,10 @@ def test_bombs_are_named_before_they_fill_the_memory(
 
 
 def test_broken_cases_get_a_sentence_and_the_others_are_done(
-    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    release: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     write_case(release, "P010", np.full((16, 12, 3), 7, np.uint8))
     write_case(release, "P011", heart()[:, :, :2])
@@ -203,7 +206,7 @@ def test_broken_cases_get_a_sentence_and_the_others_are_done(
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:900]))
     out = tmp_path / "out"
     assert main(["prepare", "emidec", "--source", str(release), "--out", str(out)]) == 1
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err + caplog.text
     for sentence in (
         "7 cases could not be prepared",
         "label of P010 must hold 0 to 4 only, got [7]",
@@ -211,8 +214,8 @@ def test_broken_cases_get_a_sentence_and_the_others_are_done(
         "label of P015 must hold an infarct, got [0, 1, 2]",
         "label of N013 must hold no infarct, got [0, 1, 2, 3, 4]",
         "case P017 must have one label, got none",
-        "P019: image must be an image that can be read, got",
-        "P021: image must be whole, got",
+        "P019 could not be prepared: image must be an image that can be read, got",
+        "P021 could not be prepared: image must be whole, got",
     ):
         assert sentence in error
     assert [len(content(out)[s]) for s in ("training", "validation", "test", "normal")] == [1] * 4

@@ -16,7 +16,8 @@ from tests.prepare.pairs import array, content, load, tree, write_list, write_pa
 from tools.cli import main
 from tools.dicom.series import read_series
 from tools.prepare.lesions import Rule
-from tools.prepare.scans import bundle_rule, prepare_scans, validation_patient
+from tools.prepare.scans import bundle_rule, prepare_scans
+from tools.prepare.sections import validation_patient
 
 PATCHES = Rule("patches", smallest=48, lowest=-1024, heal_below=-500)
 
@@ -142,7 +143,7 @@ def test_stacks_keep_their_slices_and_healthy_ones_go_apart(tmp_path: Path) -> N
     rule = bundle_rule("lefusion_emidec")
     written, _ = prepared(tmp_path, rule, entries, labels={"3": "infarct"})
     ((entry,), (healthy,)) = written["training"], written["normal"]
-    assert (entry["patient"], healthy["patient"], healthy["section"]) == ("a", "b", "training")
+    assert (entry["patient"], healthy["patient"]) == ("a", "b")
     stack = load(tmp_path / "out", entry, "image")
     assert stack.shape == (30, 20, 4)
     assert voxel_sizes(stack.affine) == pytest.approx((1.4, 1.4, 9))
@@ -219,7 +220,11 @@ def test_healthy_windows_lie_in_the_organ_and_touch_no_mark(tmp_path: Path) -> N
         corners = (inverse @ window.affine @ [[0, 15], [0, 15], [0, 15], [1, 1]])[:3]
         assert corners.min() >= 0
         assert (corners[:2].min(1) > 20).any()
-        assert each["section"] == "training"
+    # the patient is tested: nothing of him is trained on
+    datalist = write_list(tmp_path, {"validation": [entry], "training": []})
+    made = prepare_scans(datalist, tmp_path / "apart", rule)
+    assert made["validation"] == 1
+    assert not content(tmp_path / "apart").get("normal")
 
 
 def test_sections_stay_and_others_are_divided_by_patient(tmp_path: Path) -> None:
@@ -318,21 +323,23 @@ def write_unfit(folder: Path, name: str) -> dict[str, Any]:
 
 
 def test_scans_that_are_unfit_are_named_and_all_others_done(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = write_scan(tmp_path, "whole", LUNG, BALL)
     entries = [whole, *(write_unfit(tmp_path, name) for name in UNFIT)]
     entries += [dict(whole, name="again"), dict(whole, label="other.nii.gz", patient="x")]
     datalist = write_list(tmp_path, {"training": entries})
     assert prepare(datalist, tmp_path / "out", "--validation_fraction", "0") == 1
-    said = capsys.readouterr().err
-    assert "10 scans could not be prepared" in said
+    error = capsys.readouterr().err
+    assert "10 scans could not be prepared" in error
+    assert "(and 7 more)" in error
+    said = caplog.messages
     for name, (_, _, _, sentence) in UNFIT.items():
-        (line,) = [line for line in said.splitlines() if line.startswith(f"  {name}: ")]
+        (line,) = [line for line in said if line.startswith(f"{name} could not be prepared: ")]
         assert sentence in line
         assert f"{name}_" in line.split(": ", 1)[1]
-    assert "again: scans must be listed once, got" in said
-    assert "patient must be one for each scan, got whole and x" in said
+    assert "again could not be prepared: scans must be listed once, got" in "\n".join(said)
+    assert "patient must be one for each scan, got whole and x" in "\n".join(said)
     assert [entry["patient"] for entry in content(tmp_path / "out")["training"]] == ["whole"]
 
 

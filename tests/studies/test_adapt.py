@@ -100,6 +100,48 @@ def test_folds_are_of_patients_and_the_last_training_is_of_all(
     assert "out must hold one request only" in capsys.readouterr().err
 
 
+def test_before_and_after_differ_in_their_training_alone(
+    tmp_path: Path, trained: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal steps, and before is what the training began with."""
+    judged: list[module.Settings] = []
+    compared = module.compare
+    monkeypatch.setattr(
+        module,
+        "compare",
+        lambda real, out, settings: judged.append(settings) or compared(real, out, settings),
+    )
+    out, own = tmp_path / "out", BUNDLE / "models" / "model_repaint.pt"
+    words = ["--datalist", str(write_lesions(tmp_path / "in")), "--folds", "2"]
+    assert main(["adapt", *words, "--out", str(out)]) == 0
+    preset = json.loads((Path(module.__file__).parent / "compare_lung.json").read_text())
+    assert [settings.steps for settings in judged] == [preset["steps"]["lefusion_lidc"]] * 2
+    again = tmp_path / "again"
+    assert main(["adapt", *words, "--out", str(again), "--weights", str(own)]) == 0
+    assert {changes["start_weights"] for *_, changes in trained[3:]} == {str(own)}
+    for settings in judged[2:]:
+        before = Path(settings.methods[0])
+        assert sha256_file(before / "models" / "model.pt") == sha256_file(own)
+        assert (before / "configs" / "synthesize.json").is_file()
+
+
+def test_all_lesions_are_adapted_to_or_it_is_said(
+    tmp_path: Path, trained: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    datalist = write_lesions(tmp_path / "in")
+    content = json.loads(datalist.read_text())
+    for number, entry in enumerate(content["training"]):
+        entry["fold"] = number // 4  # as Auto3DSeg writes them: of another training
+    datalist.write_text(json.dumps(content))
+    words = ["--datalist", str(datalist), "--folds", "2"]
+    assert main(["adapt", *words, "--out", str(tmp_path / "out")]) == 0
+    assert trained[2][0] == {"p0", "p1", "p2", "p3"}
+    (tmp_path / "in" / "s0_label.nii.gz").write_bytes(b"")
+    capsys.readouterr()
+    assert main(["adapt", *words, "--out", str(tmp_path / "broken")]) == 1
+    assert "scans must all be prepared, got 1 that cannot be: s0: " in capsys.readouterr().err
+
+
 def test_another_organ_is_judged_by_its_own_bundle(
     tmp_path: Path, trained: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:

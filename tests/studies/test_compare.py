@@ -188,6 +188,7 @@ def test_a_network_is_shown_under_control(nodules: Path, tmp_path: Path) -> None
         ),
         (["--preset", "own.json"], "preset must have the keys"),
         (["--surroundings", "none"], "surroundings must be one of healed, real, got 'none'"),
+        (["--methods", "hr_ldm,hr_ldm"], "methods must differ in their names, got two hr_ldm"),
         (["--limit", "3"], "real must hold at least 4 lesions, two for each half, got 3"),
         (
             ["--methods", "hand_crafted,hr_ldm", "--steps", "20"],

@@ -125,7 +125,12 @@ def test_a_study_goes_from_scans_to_effects_and_is_made_once(
     assert all(path.stat().st_mtime_ns == before for path, before in files.items())
     known = json.loads((out / "study.json").read_text())["patients"]
     assert known["tested"] == 2
-    # another preset must not be mixed in
+    # other cases, or another preset, must not be mixed in
+    listed = (real / "datalist.json").read_text()
+    (real / "datalist.json").write_text(listed.replace('"validation"', '"test"'))
+    assert main(words) == 1
+    assert "out must hold one request only" in capsys.readouterr().err
+    (real / "datalist.json").write_text(listed)
     small_preset(tmp_path / "preset.json", seeds=1)
     content = json.loads((tmp_path / "preset.json").read_text())
     content["training"]["steps"] = 7
@@ -228,6 +233,9 @@ def test_a_loop_turns_misses_into_requests_and_says_what_they_did(
     assert "with 1 synthetic per real harms: no higher ratio was tried" in capsys.readouterr().out
     assert main([*words, "--ratios", "2,1"]) == 1
     assert "ratios must rise from above 0" in capsys.readouterr().err
+    # other folds test other patients
+    assert main([*words, "--ratios", "1", "--folds", "3"]) == 1
+    assert "made with folds=2 where 3 is asked for" in capsys.readouterr().err
 
 
 def test_equal_seeds_give_equal_networks(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import torch
 from scipy import ndimage
 
 from tools.cli import main
+from tools.kinds import without_nan
 from tools.metrics.radimagenet import radimagenet_network
-from tools.studies.judge import judge, measure, read_crops, without_nan
+from tools.studies.judge import judge, measure, read_crops
 from tools.studies.two_sample import auc_interval, forest_auc, network_auc
 from tools.studies.verdict import MAIN
 

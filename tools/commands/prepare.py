@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tools.commands.arguments import Seed
 from tools.commands.result import Result
+from tools.sentences import a_few
 
 __all__ = [
     "prepare_dlcs",
@@ -18,6 +20,8 @@ __all__ = [
     "prepare_phantom",
     "prepare_scans",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_scans(
@@ -61,7 +65,7 @@ def prepare_scans(
     OUT.
 
     An interrupted run goes on where it stopped when the same command is given again. Scans that
-    cannot be prepared are named at the end, and the command fails; all others are done by then.
+    cannot be prepared are named in the log, and the command fails; all others are done by then.
 
     Args:
         datalist: the JSON file; paths in it are relative to its folder, and stay in it.
@@ -76,7 +80,7 @@ def prepare_scans(
             section normal.
         validation_fraction: about this share of the patients is for validation, by a hash of the
             name, where the datalist has neither a section validation nor folds.
-        fold: which fold of the datalist is for validation.
+        fold: which fold of the datalist is for validation; with validation_fraction 0, none.
         workers: scans prepared at once; each takes about 1 GB.
         seed: of the split, and of where normal windows lie.
         dataset_dir: folder that the paths may lead to as well; / for any.
@@ -102,7 +106,7 @@ def prepare_emidec(source: str, out: str) -> Result:
     Example: python -m tools prepare emidec --source emidec-dataset-1.0.1.zip --out work/emidec
 
     An interrupted run goes on where it stopped when the same command is given again. Cases that
-    cannot be prepared are named at the end, and the command fails; all others are done by then.
+    cannot be prepared are named in the log, and the command fails; all others are done by then.
 
     Args:
         source: the download: a folder of Case_X/Images and Case_X/Contours, at any depth, or a
@@ -121,8 +125,10 @@ def _made(summary: Mapping[str, Any], out: str, noun: str = "") -> Result:
     broken = facts.pop("broken", None)
     if broken:
         print(facts)
-        sentences = "".join(f"\n  {name}: {reason}" for name, reason in broken.items())
-        raise ValueError(f"{len(broken)} {noun} could not be prepared:{sentences}")
+        for name, reason in broken.items():
+            logger.warning("%s could not be prepared: %s", name, reason)
+        sentences = a_few(f"{name}: {reason}" for name, reason in broken.items())
+        raise ValueError(f"{len(broken)} {noun} could not be prepared: {sentences}")
     shown = ", ".join(f"{key} {value}" for key, value in facts.items())
     return Result(f"{shown}; in {out}", {**facts, "out": out})
 
@@ -196,7 +202,7 @@ def prepare_msd(
     OUT/scans.json lists all cases with label map (1 organ, 2 tumour) and organ mask, those without
     a tumour in the section normal: prepare scans, with --dataset_dir of the task, makes of it what
     other bundles train on. An interrupted run goes on where it stopped when the same command is
-    given again. Cases that cannot be prepared are named at the end, and the command fails; all
+    given again. Cases that cannot be prepared are named in the log, and the command fails; all
     others are done by then.
 
     Args:

@@ -141,7 +141,9 @@ def _studied(
     part, count = shard_of(shard)
     source = Path(real)
     require_apart(out, [source if source.is_dir() else source.parent])
-    with claimed(out, (*FILES, "real", "sites", "pools", "groups", "weights", "runs")) as folder:
+    with claimed(
+        out, (*FILES, "request.json", "real", "sites", "pools", "groups", "weights", "runs")
+    ) as folder:
         work = open_work(design, source, folder, device)
         mine = design.runs[part::count]
         if only in ("pools", "all"):
@@ -269,7 +271,7 @@ def study_loop(
     source = Path(datalist)
     require_apart(out, [source if source.is_dir() else source.parent])
     loop = Loop(design, folds, tuple(float(ratio) for ratio in ratios), device, workers)
-    with claimed(out, (*FILES, "data", "fold_*")) as folder:
+    with claimed(out, (*FILES, "request.json", "data", "fold_*")) as folder:
         tried, results = run_loop(source, folder, loop)
         lines = write_pages(folder, tried, results)
     text = [*lines, "", f"open {out}/results.html"]

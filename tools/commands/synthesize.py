@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tools.commands.arguments import Number, Seed
 from tools.commands.result import Result
+from tools.sentences import a_few
 
 __all__ = ["demo", "synthesize", "verify"]
+
+logger = logging.getLogger(__name__)
 
 # arguments of synthesize that are no keys of a bundle's synthesize.json
 FILES_AND_MACHINE = {"scan", "out", "bundle", "organ_mask", "lesion_mask", "dataset_dir", "section"}
@@ -219,7 +223,9 @@ def verify(dir: str, scan: str = "", dataset_dir: str | None = None) -> Result:
     cases = find_cases(scan, dataset_dir) if scan else []
     findings = verify_dataset(dir, {case.name: case.path for case in cases})
     if findings:
-        raise ValueError(f"dir must be sound, got {dir} where " + "; ".join(findings))
+        for finding in findings:
+            logger.warning(finding)
+        raise ValueError(f"dir must be sound, got {dir} where {a_few(findings)}")
     return Result(f"{dir} is sound", {"dir": dir, "findings": findings})
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tools.sentences import a_few
+
 __all__ = ["ExportCase", "ExportChoice", "ExportSet", "describe", "reasons", "summarize"]
 
 
@@ -102,7 +104,7 @@ def summarize(
 
 def reasons(left_out: Mapping[str, str]) -> str:
     """Return why synthetic cases are left out, in one line."""
-    return "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "none at all"
+    return a_few(f"{name}: {reason}" for name, reason in left_out.items()) or "none at all"
 
 
 def describe(facts: Mapping[str, Any]) -> str:

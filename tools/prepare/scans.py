@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import multiprocessing
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,9 +41,15 @@ from tools.prepare.lesions import (
     patch_grid,
     scan_patches,
 )
-from tools.scans.reader import bare_name
+from tools.prepare.sections import (
+    case_names,
+    divided_sections,
+    listed_twice,
+    patient_of,
+    read_datalist,
+)
 from tools.scans.scan import AIR_HU, Scan
-from tools.sentences import short
+from tools.sentences import a_few, short
 
 __all__ = [
     "Cases",
@@ -53,8 +57,8 @@ __all__ = [
     "bundle_rule",
     "check_rule",
     "prepare_scans",
+    "require_prepared",
     "run_cases",
-    "validation_patient",
     "volume",
 ]
 
@@ -69,7 +73,6 @@ NEEDED = {
 }
 LARGEST = 512  # voxels along an axis of a window
 SMALLEST = 32  # voxels along an axis; what is thinner gives no patches
-REASONS_SAID = 3  # of the scans that gave nothing
 PATHS = ("image", "label", "organ_mask", "lung", "marks")
 # what is said of one scan, and not of each of its lesions
 OF_SCAN = {*PATHS, "name", "patient", "lesions", "ratings", "fold", "truncated", "spacing_mm"}
@@ -99,37 +102,69 @@ def prepare_scans(
         FileNotFoundError: if there is no such datalist.
         ValueError: if something breaks its rule, or no scan gives anything to train on.
     """
-    content, base = _read(datalist)
+    content, base = read_datalist(datalist)
     within = base if dataset_dir is None else Path(dataset_dir).resolve()
     check_rule(rule, workers, validation_fraction)
     reading = _reading(rule, fill_nan, hu_offset)
     _check_classes(rule, content)
-    sections = _sections(content, fold, validation_fraction, rule.seed)
+    sections = divided_sections(content, fold, validation_fraction, rule.seed)
     listed = [(name, entry) for name, entries in sections.items() for entry in entries]
-    names = safe_names(_names([entry for _, entry in listed]))
+    names = safe_names(case_names([entry for _, entry in listed]))
     cases = dict(zip(names, [entry for _, entry in listed], strict=True))
+    owners: dict[str, str] = {}  # one scan, one patient, however often it is listed
+    for name, entry in cases.items():
+        entry["patient"] = str(entry.get("patient") or owners.setdefault(patient_of(entry), name))
     with claimed(out, ("cases", "datalist.json")):
         place = Cases(Path(out) / "cases", rule._asdict() | reading, workers)
-        twice = _twice(base, cases)
+        twice = listed_twice(base, cases)
         once = {name: entry for name, entry in cases.items() if name not in twice}
         records, broken = run_cases(place, once, partial(_write_scan, base, within, rule, reading))
         broken = dict(sorted({**twice, **broken}.items()))
-        result: dict[str, list[dict[str, Any]]] = {name: [] for name in sections}
-        for name, (section, _) in zip(names, listed, strict=True):
-            for entry in records.get(name, {}).get("entries", ()):
-                normal = entry.pop("normal", False) and section != "normal"
-                result.setdefault("normal" if normal else section, []).append(
-                    entry | {"section": section} if normal else entry
-                )
+        written = [
+            (part, records.get(name, {})) for name, (part, _) in zip(names, listed, strict=True)
+        ]
+        result = _listed(sections, written)
         if not any(result.values()):
             raise ValueError(_nothing(records, broken, datalist))
-        written = _description(content, rule) | result
-        write_json(Path(out) / "datalist.json", written, indent=1)
-    left_out = [(name, why) for name, record in records.items() for why in record["left_out"]]
-    for each in left_out:
-        logger.warning("%s is left out: %s", *each)
+        described = _description(content, rule) | result
+        write_json(Path(out) / "datalist.json", described, indent=1)
+    left_out = Counter[str]()
+    for name, record in records.items():
+        left_out.update(record["left_out"])
+        for why, number in record["left_out"].items():
+            logger.warning("%s is left out: %s%s", name, why, f" ({number})" * (number > 1))
     counts = {name: len(entries) for name, entries in result.items()}
-    return {**counts, "left_out": dict(Counter(why for _, why in left_out)), "broken": broken}
+    return {**counts, "left_out": dict(left_out), "broken": broken}
+
+
+def _listed(
+    sections: Iterable[str], written: Iterable[tuple[str, Mapping[str, Any]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return entries by section; what is healthy goes to ``normal``.
+
+    That is trained on, so nothing of patients whose lesions are for validation or tests is in it.
+    """
+    result: dict[str, list[dict[str, Any]]] = {name: [] for name in sections}
+    healthy = []
+    for section, record in written:
+        for entry in record.get("entries", ()):
+            normal = entry.pop("normal", False) and section != "normal"
+            (healthy if normal else result[section]).append(entry)
+    tested = {
+        entry["patient"]
+        for name in result.keys() - {"training", "normal"}
+        for entry in result[name]
+    }
+    if kept := [entry for entry in healthy if entry["patient"] not in tested]:
+        result.setdefault("normal", []).extend(kept)
+    return result
+
+
+def require_prepared(made: Mapping[str, Any]) -> None:
+    """Refuse what :func:`prepare_scans` returned where a scan could not be prepared."""
+    if broken := made["broken"]:
+        said = a_few(f"{name}: {reason}" for name, reason in broken.items())
+        raise ValueError(f"scans must all be prepared, got {len(broken)} that cannot be: {said}")
 
 
 def bundle_rule(bundle: str, stage: str = "", **changes: Any) -> Rule:
@@ -159,28 +194,6 @@ def bundle_rule(bundle: str, stage: str = "", **changes: Any) -> Rule:
     if unknown:
         raise ValueError(f"prepare must have keys of {list(Rule._fields)}, got {unknown}")
     return Rule(**content)._replace(**{k: v for k, v in changes.items() if v is not None})
-
-
-def validation_patient(patient: str, seed: int, fraction: float) -> bool:
-    """Return whether a patient is for validation: a hash of his name decides.
-
-    Example:
-        >>> [validation_patient("LIDC-IDRI-0001", 0, fraction) for fraction in (0.0, 1.0)]
-        [False, True]
-    """
-    digest = hashlib.sha256(f"{seed}:{patient}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
-
-
-def _read(datalist: str | Path) -> tuple[dict[str, Any], Path]:
-    content = read_object(datalist, "datalist")
-    if not any(map(_is_section, content.values())):
-        raise ValueError(f"datalist must have a list of scans, got none in {datalist}")
-    return content, Path(datalist).resolve().parent
-
-
-def _is_section(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(e, dict | str) for e in value)
 
 
 def check_rule(rule: Rule, workers: int = 1, fraction: float = 0.0) -> None:
@@ -235,86 +248,14 @@ def _check_classes(rule: Rule, content: Mapping[str, Any]) -> None:
         raise ValueError(f"classes must say which of {classes} are lesions, got none")
 
 
-def _sections(
-    content: Mapping[str, Any], fold: int, fraction: float, seed: int
-) -> dict[str, list[dict[str, Any]]]:
-    """Return entries by section: those of the datalist, or ``training`` divided by patient."""
-    sections = {
-        name: [dict(e) if isinstance(e, dict) else {"image": e} for e in value]
-        for name, value in content.items()
-        if _is_section(value)
-    }
-    if "validation" not in sections and "training" in sections:
-        entries = sections.pop("training")
-        folds = any("fold" in entry for entry in entries)
-        divided: dict[str, list[dict[str, Any]]] = {"training": [], "validation": []}
-        for entry in entries:
-            mine = entry.get("fold") == fold
-            mine = mine if folds else validation_patient(_patient(entry), seed, fraction)
-            divided["validation" if mine else "training"].append(entry)
-        sections = divided | sections
-    owner: dict[str, str] = {}
-    for name in sections.keys() - {"normal"}:
-        for entry in sections[name]:
-            patient = _patient(entry)
-            if owner.setdefault(patient, name) != name:
-                raise ValueError(
-                    f"patients must be in one section, got {patient} in {owner[patient]} and {name}"
-                )
-    return sections
-
-
-def _twice(base: Path, cases: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return a sentence for each entry that lists what another does, or another's patient."""
-    files: set[tuple[str, ...]] = set()
-    patients: dict[str, str] = {}
-    broken: dict[str, str] = {}
-    for name, entry in cases.items():
-        own = tuple(_place(base, entry, key) for key in ("image", "label"))
-        image = own[0] and f"{own[0]} {entry.get('series_uid', '')}".strip()
-        if (*own, image) in files:
-            broken[name] = f"scans must be listed once, got {own[0] or own[1]} again"
-        elif image and patients.setdefault(image, _patient(entry)) != _patient(entry):
-            broken[name] = (
-                f"patient must be one for each scan, got {patients[image]} and {_patient(entry)} "
-                f"for {own[0]}"
-            )
-        files.add((*own, image))
-    return broken
-
-
-def _place(base: Path, entry: Mapping[str, Any], key: str) -> str:
-    path = entry.get(key)
-    return os.path.realpath(base / path) if isinstance(path, str) and path else ""
-
-
 def _nothing(
     records: Mapping[str, Mapping[str, Any]], broken: dict[str, str], datalist: str | Path
 ) -> str:
     reasons = {name: ", ".join(record["left_out"]) for name, record in records.items()} | broken
-    said = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:REASONS_SAID])
-    said += f" (and {len(reasons) - REASONS_SAID} more)" if len(reasons) > REASONS_SAID else ""
+    said = a_few(f"{name}: {reason}" for name, reason in reasons.items())
     return (
         f"datalist must list scans that give something to train on, got none in {datalist}: {said}"
     )
-
-
-def _patient(entry: Mapping[str, Any]) -> str:
-    return str(entry.get("patient") or entry.get("image") or entry.get("label"))
-
-
-def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name cases by their file, by its folders too where that is not enough."""
-    paths = [Path(str(entry.get("image") or entry.get("label") or "")) for entry in entries]
-    stems = []
-    for entry, path in zip(entries, paths, strict=True):
-        bare = bare_name(path.name).removesuffix("_image").removesuffix("_label")
-        stems.append(str(entry.get("name") or bare))
-    count = Counter(stems)
-    return [
-        "_".join([*path.parent.parts[-2:], stem]) if count[stem] > 1 or stem == "image" else stem
-        for path, stem in zip(paths, stems, strict=True)
-    ]
 
 
 def _description(content: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
@@ -470,7 +411,7 @@ def _write_scan(
         for key in PATHS
         if entry.get(key)
     }
-    record = Record(name, str(entry.get("patient") or name), folder)
+    record = Record(name, str(entry["patient"]), folder)
     missing = next((key for key in NEEDED[rule.form] if key not in paths), None)
     if missing or entry.get("truncated"):
         record.left_out[f"no {missing}" if missing else "truncated"] += 1

@@ -12,8 +12,8 @@ from sklearn.model_selection import GroupKFold
 
 from tools.bundle import Bundle, find_bundle
 from tools.files import new_file, new_folder, read_entries, read_object, write_json
-from tools.prepare.scans import bundle_rule, prepare_scans
-from tools.studies.compare import Settings, compare, read_preset, require_one_request
+from tools.prepare.scans import bundle_rule, prepare_scans, require_prepared
+from tools.studies.compare import Settings, compare, read_preset
 from tools.studies.downstream.pools import write_subset
 from tools.studies.downstream.train_bundle import train_bundle
 from tools.studies.judge import LEAST
@@ -24,6 +24,7 @@ from tools.studies.other_organ import (
     organ_of,
     require_organ,
 )
+from tools.studies.request import require_one_request
 from tools.studies.tables import grid
 
 __all__ = ["FILES", "Adaptation", "adapt"]
@@ -87,7 +88,10 @@ def adapt(datalist: str | Path, out: Path, wanted: Adaptation) -> dict[str, Any]
     require_one_request(out, {"datalist": datalist, **asked})
     rule = bundle_rule(wanted.bundle, classes=list(wanted.classes) or None)
     data = out / "data"
-    prepare_scans(datalist, data, rule, validation_fraction=0.0, dataset_dir=wanted.dataset_dir)
+    made = prepare_scans(
+        datalist, data, rule, validation_fraction=0.0, dataset_dir=wanted.dataset_dir
+    )
+    require_prepared(made)
     entries = read_entries(data / "datalist.json", "datalist")
     divided = _folds(entries, wanted)
     wanted = _ready(wanted, data, out)
@@ -209,7 +213,7 @@ def _folds(
 
 
 def _trained(place: Path, wanted: Adaptation) -> Path:
-    """Return the bundle with weights trained on ``place/data``, as a folder of another name."""
+    """Return the bundle with weights trained on ``place/data``."""
     start = Bundle(wanted.bundle, "cpu", weights=wanted.weights).weights
     changes = {
         "start_weights": str(start),
@@ -218,34 +222,50 @@ def _trained(place: Path, wanted: Adaptation) -> Path:
         "seed": wanted.seed,
     }
     weights = train_bundle(wanted.bundle, place / "data", place / "training", changes)
-    target = place / f"{Path(wanted.bundle).name}_{ADAPTED}"
+    return _with_weights(wanted.bundle, weights, place, ADAPTED)
+
+
+def _with_weights(bundle: str, weights: str | Path, place: Path, word: str) -> Path:
+    """Return the bundle with other weights, as a folder of another name."""
+    target = place / f"{Path(bundle).name}_{word}"
     if not target.is_dir():
         with new_folder(target, PLACES) as partial:
-            shutil.copytree(find_bundle(wanted.bundle), partial, dirs_exist_ok=True)
+            shutil.copytree(find_bundle(bundle), partial, dirs_exist_ok=True)
             shutil.copyfile(weights, partial / "models" / "model.pt")
     return target
 
 
 def _measured(place: Path, adapted: Path, preset: str, wanted: Adaptation) -> dict[str, Any]:
     """Return the measures of a fold before and after."""
-    methods = [wanted.bundle, str(adapted)]
+    before = wanted.bundle
+    if wanted.weights is not None:
+        before = str(_with_weights(before, wanted.weights, place, "before"))
+    methods = [before, str(adapted)]
     settings = Settings(
         preset=preset,
         methods=methods,
         limit=10_000,
         seed=wanted.seed,
-        steps=wanted.steps,
+        steps=_steps(wanted, preset),
         device=wanted.device,
     )
     data, organ = place / "data", organ_of(find_bundle(wanted.bundle))
     if isinstance(organ, Path):
         data = as_of_organ(data, organ)
     found = compare(data, place / "compare", settings)["methods"]
-    before, after = (found[Path(method).name] for method in methods)
+    sides = [found[Path(method).name] for method in methods]
     return {
         side: {name: _at(each, path) for name, (path, _) in MEASURES.items()}
-        for side, each in (("before", before), ("after", after), ("put_back", found["healed"]))
+        for side, each in zip(
+            ("before", "after", "put_back"), [*sides, found["healed"]], strict=True
+        )
     }
+
+
+def _steps(wanted: Adaptation, preset: str) -> int | None:
+    """Return the steps of the sampler, before and after the same: by bundle in the preset."""
+    steps = read_preset(preset)["steps"] if wanted.steps is None else wanted.steps
+    return steps.get(find_bundle(wanted.bundle).name) if isinstance(steps, dict) else steps
 
 
 def _at(found: Any, path: Sequence[str]) -> float | None:

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tools.files import claimed, new_file, write_json
+from tools.kinds import without_nan
 from tools.report.findings import Section, data_uri, findings_page, png
 from tools.report.montage import Picture, montage
 from tools.studies.audit import Audit
-from tools.studies.judge import without_nan
 
 __all__ = ["FILES", "sections", "write_audit"]
 

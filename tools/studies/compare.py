@@ -29,7 +29,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
 from tools.bundle import SYNTHESIZE, Bundle, bundle_folders, find_bundle
-from tools.files import claimed, read_json, read_object, write_json
+from tools.files import claimed, read_object
 from tools.histograms import jensen_shannon_divergence
 from tools.intensity import HuWindow
 from tools.phantoms.datalists import PHANTOM_VERSION, cached_phantom
@@ -38,12 +38,13 @@ from tools.studies.comparison import FILES as PAGES
 from tools.studies.comparison import Controls, evenly, write_comparison
 from tools.studies.judge import Measured, apart, judge, measure, pairs, require_enough
 from tools.studies.redraw import PERCENT, Real, Redraw
+from tools.studies.request import require_one_request
 from tools.studies.statistics import mean_and_error
 from tools.synthesis.arrays import methods_of, open_synthesizer
 from tools.synthesis.synthesizer import Synthesizer
 from tools.synthesis.textures import read_presets
 
-__all__ = ["Settings", "compare", "known_methods", "read_preset", "require_one_request"]
+__all__ = ["Settings", "compare", "known_methods", "read_preset"]
 
 IMAGES = ("request.json", "*_image.nii.gz", "*_label.nii.gz")
 KEYS = {"title", "bundle", "methods", "limit", "steps", "quick", "healed_mm", "shown", "phantom"}
@@ -200,6 +201,8 @@ def _methods(
             raise ValueError(
                 f"methods must be of {', '.join(known)}, or folders of bundles, got {name!r}"
             )
+        if Path(name).name in wanted:
+            raise ValueError(f"methods must differ in their names, got two {Path(name).name}")
         wanted[Path(name).name] = known.get(name, (name, None))
     if settings.surroundings not in SURROUNDINGS:
         raise ValueError(
@@ -329,20 +332,6 @@ def _request(settings: Settings, job: Synthesizer, source: Path, phantom: bool) 
     names = ("seed", "steps", "surroundings", "library")
     known = {name: getattr(settings, name) for name in names}
     return {**known, "real": "phantom" if phantom else source, "job": job.texturer.record}
-
-
-def require_one_request(folder: Path, request: Mapping[str, Any]) -> None:
-    """Refuse what was made for another request: it would be taken for this one's."""
-    wanted = {key: str(value) for key, value in request.items()}
-    path = folder / "request.json"
-    made = read_json(path, "out") if path.is_file() else wanted
-    for key in wanted:
-        if made.get(key) != wanted[key]:
-            raise ValueError(
-                f"out must hold one request only, got {folder} made with {key}={made.get(key)} "
-                f"where {wanted[key]} is asked for; name another folder"
-            )
-    write_json(path, wanted)
 
 
 def _require_strangers(real: Path, section: str | None, library: Path) -> None:

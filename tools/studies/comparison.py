@@ -17,10 +17,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tools.files import new_file, write_json
+from tools.kinds import without_nan
 from tools.report.findings import Section, data_uri, findings_page, png
 from tools.report.montage import COLOURS, INK, Picture, montage
 from tools.scans.crops import Crop
-from tools.studies.judge import without_nan
 from tools.studies.redraw import Real
 from tools.studies.tables import ABSENT, grid
 

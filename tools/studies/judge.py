@@ -52,7 +52,6 @@ __all__ = [
     "require_enough",
     "set_distances",
     "told_apart",
-    "without_nan",
 ]
 
 Distance = Callable[..., float]  # of two sets
@@ -469,15 +468,6 @@ def _of_size(each: Measured, low: float, high: float) -> np.ndarray:
 
 def _of_subtype(each: Measured, name: str) -> np.ndarray:
     return np.array(each.subtypes) == name
-
-
-def without_nan(found: Any) -> Any:
-    """Return results with None for what could not be measured, as JSON has no NaN."""
-    if isinstance(found, Mapping):
-        return {key: without_nan(value) for key, value in found.items()}
-    if isinstance(found, list | tuple):
-        return [without_nan(value) for value in found]
-    return None if isinstance(found, float) and not np.isfinite(found) else found
 
 
 def _band(values: np.ndarray) -> dict[str, float]:

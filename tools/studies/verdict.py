@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tools.files import claimed, new_file, write_json
+from tools.kinds import without_nan
 from tools.metrics.border import EDGES_MM
 from tools.report.findings import Section, data_uri, findings_page, png
 from tools.report.montage import Picture, montage
-from tools.studies.judge import PLANES, Measured, without_nan
+from tools.studies.judge import PLANES, Measured
 from tools.studies.tables import grid
 
 __all__ = ["FILES", "table", "write_verdict"]

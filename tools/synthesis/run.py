@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tools.dicom.files import choose_series
 from tools.files import claimed, read_mark, require_apart, require_room, safe_names
 from tools.scans.scan import Scan
+from tools.sentences import a_few
 from tools.synthesis.case_folder import (
     is_whole,
     new_case_folder,
@@ -312,7 +313,7 @@ def _require_all(cases: Sequence[Case], task: _Task, failures: Mapping[str, str]
         if case.name not in task.skipped and not task.complete(case)
     }
     if missing:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        listed = a_few(f"{name}: {reason}" for name, reason in missing.items())
         raise ValueError(
             f"scans must all be fit, got {len(missing)} of {len(cases)} that are not (the others "
             f"are done): {listed}"

@@ -19,11 +19,11 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from tools.files import listed_path, new_file, read_entries
+from tools.files import listed_path, new_file, new_folder, read_entries
 from tools.organs.organ import Organ
 from tools.organs.sources import make_organ_source
 from tools.prepare.lesions import Rule, healthy_windows
-from tools.prepare.scans import bundle_rule, prepare_scans, volume
+from tools.prepare.scans import bundle_rule, prepare_scans, require_prepared, volume
 from tools.scans.reader import open_image
 from tools.scans.scan import Scan
 from tools.transforms.healing import heal
@@ -85,8 +85,8 @@ def prepared(
         validation_fraction: of the patients of a list without a section ``validation``.
 
     Raises:
-        ValueError: if a list of another name is given to a preset that prepares nothing: what is
-            not written anew is read as ``datalist.json``.
+        ValueError: if a scan cannot be prepared, or a list of another name is given to a preset
+            that prepares nothing: what is not written anew is read as ``datalist.json``.
     """
     listed = real / "datalist.json" if real.is_dir() else real
     if preset["prepare"] is None:
@@ -97,6 +97,9 @@ def prepared(
     rule = bundle_rule(keys.pop("bundle"), **keys)
     if not (out / "datalist.json").is_file():
         made = prepare_scans(listed, out, rule, validation_fraction=validation_fraction)
+        if made["broken"]:
+            (out / "datalist.json").unlink()  # tried again by the next run
+        require_prepared(made)
         logger.info("prepared: %s", made)
     return out
 
@@ -118,8 +121,10 @@ def read_cases(folder: Path, section: str, names: Container[str] | None = None) 
     return [load() for load in tqdm(chosen, f"reading {section}", leave=False)]
 
 
-def case_loaders(folder: Path, section: str) -> dict[str, Callable[[], Case]]:
-    """Return what reads each case of a section, by name.
+def case_loaders(
+    folder: Path, section: str, healthy: bool = False
+) -> dict[str, Callable[[], Case]]:
+    """Return what reads each case of a section, by name; healthy ones need no label.
 
     Raises:
         ValueError: if there is none, or one has no patient.
@@ -131,12 +136,15 @@ def case_loaders(folder: Path, section: str) -> dict[str, Callable[[], Case]]:
     for entry in entries:
         if not entry.get("patient"):
             raise ValueError(f"entries of real must name their patient, got {entry} in {path}")
-    return {case_name(entry): partial(_read, folder, path, entry) for entry in entries}
+    return {case_name(entry): partial(_read, folder, path, entry, healthy) for entry in entries}
 
 
-def _read(folder: Path, path: Path, entry: Mapping[str, Any]) -> Case:
-    files = (listed_path(entry.get(key), key, folder, path) for key in ("image", "label"))
-    image, label = (open_image(file) for file in files)
+def _read(folder: Path, path: Path, entry: Mapping[str, Any], healthy: bool) -> Case:
+    image = open_image(listed_path(entry.get("image"), "image", folder, path))
+    labels = np.zeros(image.shape, np.uint8)
+    if not healthy or entry.get("label"):
+        label = open_image(listed_path(entry.get("label"), "label", folder, path))
+        labels = np.asarray(label.dataobj).astype(np.uint8)
     known = np.ones(image.shape, bool)
     if "known" in entry:
         known[:] = False
@@ -145,7 +153,7 @@ def _read(folder: Path, path: Path, entry: Mapping[str, Any]) -> Case:
         case_name(entry),
         str(entry["patient"]),
         np.asarray(image.dataobj),
-        np.asarray(label.dataobj).astype(np.uint8),
+        labels,
         np.asarray(image.affine, float),
         known,
         {**(entry.get("ratings") or {}), **entry},
@@ -172,7 +180,7 @@ def healthy_sites(
     """
     rule, sites = preset["normal"], list[Site]()
     if rule is None:
-        return list(case_loaders(folder, preset["sections"]["normal"]).values())
+        return list(case_loaders(folder, preset["sections"]["normal"], healthy=True).values())
     if rule.get("healed"):
         sites += [partial(_healed, load, organ, cache) for load in training]
     for scan in rule.get("scans", []):
@@ -220,13 +228,15 @@ def _windows(
 ) -> Iterator[Case]:
     """Yield windows of a scan that touch no lesion of its mask."""
     name = scan["name"]
-    if not any(cache.glob(f"{name}_window*.nii.gz")):
+    own = cache / f"{name}_windows"
+    if not own.is_dir():
         whole = Scan(base / scan["image"], in_hu=organ.modality == "CT")
         marks = whole.load_mask(base / scan["lesions"], "lesions", empty=True)
         inside = np.asarray(make_organ_source(organ, "recipe")(whole))
         rule = Rule("windows", size=list(size), normal=count, lowest=-1024)
         found = healthy_windows(whole.image, whole.affine, inside, marks, rule, [0])
-        for number, (values, _, grid) in enumerate(found):
-            _write_site(cache / f"{name}_window{number:03d}.nii.gz", values, grid.affine)
-    for path in sorted(cache.glob(f"{name}_window*.nii.gz")):
+        with new_folder(own, ("*.nii.gz",)) as partly:
+            for number, (values, _, grid) in enumerate(found):
+                _write_site(partly / f"{name}_window{number:03d}.nii.gz", values, grid.affine)
+    for path in sorted(own.glob("*.nii.gz")):
         yield _read_site(path, path.name.removesuffix(".nii.gz"), scan["patient"])

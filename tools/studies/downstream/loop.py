@@ -32,7 +32,14 @@ from tools.studies.downstream.design import BASELINE, Design
 from tools.studies.downstream.misses import observed, requests, sentence, word_means
 from tools.studies.downstream.page import gather_folds
 from tools.studies.downstream.pools import write_subset
-from tools.studies.downstream.runs import make_pools, make_runs, metrics_of, open_work
+from tools.studies.downstream.runs import (
+    make_pools,
+    make_runs,
+    metrics_of,
+    open_work,
+    pool_organ,
+)
+from tools.studies.request import digest, require_one_request
 
 __all__ = ["Loop", "run_loop"]
 
@@ -66,6 +73,8 @@ def run_loop(real: Path, out: Path, loop: Loop) -> tuple[Design, dict[str, Any]]
         ValueError: if there are too few patients, or a case has no lesion of any size.
     """
     design = _with_ratios(loop)
+    listed = real / "datalist.json" if real.is_dir() else real
+    require_one_request(out, {"real": digest(listed), "folds": loop.folds})
     data = prepared(real, out / "data", loop.design.preset, validation_fraction=0.0)
     entries = read_entries(data / "datalist.json", "datalist", design.preset["sections"]["train"])
     entries = [{**each, "name": case_name(each)} for each in entries]
@@ -161,7 +170,7 @@ def _asking(design: Design, wanted: Mapping[str, Any]) -> Design:
     whole = sum(part["weight"] for part in textures.values())
     shares = {}
     for word, part in textures.items():
-        own = {**pool, "sizes": [[each["weight"], *each["size_mm"]] for each in part["sizes"]]}
+        own = {**pool, "sizes": _sizes(part["sizes"], pool_organ(design).diameter_range_mm)}
         if word:
             own["options"] = {**pool.get("options", {}), "texture": word}
         name = f"{POOL}_{word}" if word else POOL
@@ -173,6 +182,12 @@ def _asking(design: Design, wanted: Mapping[str, Any]) -> Design:
     weights = {name: 1 + missed for name, missed in wanted["places"].items()}
     normal = {**design.preset["normal"], "weights": weights}
     return design._replace(preset={**design.preset, "pools": pools, "arms": arms, "normal": normal})
+
+
+def _sizes(parts: Sequence[Mapping[str, Any]], range_mm: tuple[float, float]) -> list[list[float]]:
+    """Return the mix of sizes of a pool; what was missed may be smaller than what can be drawn."""
+    mix = [[each["weight"], *np.clip(each["size_mm"], *range_mm).tolist()] for each in parts]
+    return [part for part in mix if part[1] < part[2]]
 
 
 def _harms(results: Mapping[str, Any], arm: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tools.files import new_file, read_object, write_json
+from tools.kinds import without_nan
 from tools.report.findings import Section, data_uri, findings_page, png
 from tools.studies.downstream.design import BASELINE, Design, Run
 from tools.studies.downstream.effects import (
@@ -73,11 +74,15 @@ def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the metrics of a run over all folds; numbers of cases are means."""
     if len(parts) == 1:
         return parts[0]
-    names = parts[0]["synthetic"]
+    # folds may ask for other textures
+    names = dict.fromkeys(name for part in parts for name in part["synthetic"])
     return {
         **{key: float(np.mean([part[key] for part in parts])) for key in ("real", "patients")},
         "seconds": float(sum(part["seconds"] for part in parts)),
-        "synthetic": {k: float(np.mean([part["synthetic"][k] for part in parts])) for k in names},
+        "synthetic": {
+            name: float(np.mean([part["synthetic"].get(name, 0) for part in parts]))
+            for name in names
+        },
         "losses": np.mean([part["losses"] for part in parts], axis=0).tolist(),
         "cases": [row for part in parts for row in part["cases"]],
     }
@@ -141,7 +146,7 @@ def _smooth(losses: Sequence[float], parts: int = 25) -> list[float]:
 def write_pages(folder: Path, design: Design, results: dict[str, Any]) -> list[str]:
     """Write all of :data:`FILES` but the first into a folder; return the lines of Markdown."""
     lines = _markdown(design, results)
-    write_json(folder / "results.json", _finite(results))
+    write_json(folder / "results.json", without_nan(results))
     with new_file(folder / "results.md") as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with new_file(folder / "results.csv") as partial, partial.open("w", newline="") as stream:
@@ -152,15 +157,6 @@ def write_pages(folder: Path, design: Design, results: dict[str, Any]) -> list[s
     with new_file(folder / "results.html") as partial:
         partial.write_text(_html(design, results, plots), encoding="utf-8")
     return lines
-
-
-def _finite(value: Any) -> Any:
-    """Return JSON values with None for what is not finite."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _facts(design: Design, results: Mapping[str, Any]) -> str:

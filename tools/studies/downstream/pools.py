@@ -118,7 +118,7 @@ class Pool:
             ValueError: if it refuses what the preset asks of it.
         """
         if self.protocol != "paper" or self.rule.get("method") is not None:
-            self.synthesizer()
+            self._of_sizes()
 
     def fill(self, training: Sequence[Mapping[str, Any]], sites: Sequence[Site]) -> None:
         """Make what is missing of the pool.
@@ -135,8 +135,7 @@ class Pool:
             return
         numbers = [k for k in range(self.rule["count"]) if not self._done(f"{k:05d}")]
         if numbers:
-            sizes = tuple((float(a), float(b), float(c)) for a, b, c in self.rule.get("sizes", []))
-            job = replace(self.synthesizer(), count=1, sizes=sizes or None)
+            job = self._of_sizes()
             for number in tqdm(numbers, self.place.name):
                 self._put(number, sites[number % len(sites)](), job)
 
@@ -153,6 +152,11 @@ class Pool:
             affine, known = np.asarray(image.affine), np.ones(labels.shape, bool)
             values, facts = np.asarray(image.dataobj), self.rule.get("facts", {})
             yield Case(f"{self.name}:{name}", "", values, labels, affine, known, facts)
+
+    def _of_sizes(self) -> Synthesizer:
+        """Return what draws one lesion per site, of the sizes of the pool."""
+        sizes = tuple((float(a), float(b), float(c)) for a, b, c in self.rule.get("sizes", []))
+        return replace(self.synthesizer(), count=1, sizes=sizes or None)
 
     def _require_same(self) -> None:
         self.place.mkdir(parents=True, exist_ok=True)

@@ -34,8 +34,18 @@ from tools.studies.downstream.cases import (
 from tools.studies.downstream.design import Design, Run, require_strangers, subset
 from tools.studies.downstream.pools import Pool, write_subset
 from tools.studies.downstream.tasks import TASKS
+from tools.studies.request import digest, require_one_request
 
-__all__ = ["METRICS", "Work", "make_pools", "make_runs", "metrics_of", "open_work", "shard_of"]
+__all__ = [
+    "METRICS",
+    "Work",
+    "make_pools",
+    "make_runs",
+    "metrics_of",
+    "open_work",
+    "pool_organ",
+    "shard_of",
+]
 
 METRICS = "metrics.json"
 
@@ -87,10 +97,14 @@ def open_work(design: Design, real: Path, out: Path, device: str = "auto") -> Wo
     """Return the work of a study, its real cases prepared and its patients kept apart.
 
     Raises:
-        ValueError: if a test patient is known to anything else.
+        ValueError: if a test patient is known to anything else, or ``out`` holds a study of other
+            cases.
     """
     choose_device(device)
     base = real if real.is_dir() else real.parent
+    listed = real / "datalist.json" if real.is_dir() else real
+    asked = {key: design.preset[key] for key in ("prepare", "normal", "sections")}
+    require_one_request(out, {"real": digest(listed), **asked})
     work = Work(design, out, prepared(real, out / "real", design.preset), base, device)
     sections, listed = design.preset["sections"], work.folder / "datalist.json"
     patients = {
@@ -131,7 +145,7 @@ def shard_of(text: str) -> tuple[int, int]:
 
 def make_pools(work: Work, runs: Sequence[Run]) -> None:
     """Make the synthetic cases that runs take."""
-    organ = _organ(work.design)
+    organ = pool_organ(work.design)
     sites: list[Site] | None = None
     needed: dict[Path, tuple[Pool, dict[str, dict[str, Any]]]] = {}
     for run in runs:
@@ -149,7 +163,8 @@ def make_pools(work: Work, runs: Sequence[Run]) -> None:
         pool.fill(list(wanted.values()), sites or [])
 
 
-def _organ(design: Design) -> Organ:
+def pool_organ(design: Design) -> Organ:
+    """Return the organ of the lesions of a design."""
     pool = next(iter(design.preset["pools"].values()))
     parser = read_configs(find_bundle(pool["bundle"]) / "configs", [SYNTHESIZE])
     if organ := pool.get("options", {}).get("organ"):  # of a bundle for several
@@ -246,7 +261,7 @@ def _make_several(work: Work, runs: Sequence[Run], number: int) -> None:
         device = torch.device("cuda", number % torch.cuda.device_count())
     sections = work.design.preset["sections"]
     names = {each["name"] for run in runs for each in work.of_group(run)}
-    organ = _organ(work.design)
+    organ = pool_organ(work.design)
     healthy = TASKS[work.design.preset["task"]].HEALTHY
     data = _Data(
         read_cases(work.folder, sections["train"], names),
