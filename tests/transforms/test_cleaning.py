@@ -103,8 +103,24 @@ def test_what_has_no_axis_is_not_drawn_out(voxels: int) -> None:
     level = np.full((6, 6, 6), -1.0)
     level[2, 2, :voxels] = 1
     assert np.array_equal(drawn_out(level, 1.3), level)
-    with pytest.raises(ValueError, match=r"stretch must be 1 or more, got 0\.9"):
-        drawn_out(level, 0.9)
+    for wrong in (0.4, [1.3, 1.0], [1.0, 2.1]):
+        with pytest.raises(ValueError, match=r"stretch must be from 0\.5 to 2, or two such"):
+            drawn_out(level, wrong)
+
+
+def test_a_range_draws_each_lesion_out_by_a_factor_of_its_own() -> None:
+    offset = np.moveaxis(np.indices((40, 40, 40)) - 19.5, 0, -1)
+    ratios = []
+    for half in np.linspace(8, 9, 24):
+        level = 1 - np.linalg.norm(offset / (14, half, half), axis=-1)
+        narrow = drawn_out(level, [0.9, 1.4])
+        assert np.array_equal(narrow, drawn_out(level.copy(), (0.9, 1.4)))  # the same once more
+        ratios.append((narrow > 0).sum() / (level > 0).sum())
+    factors = np.array(ratios) ** -0.5
+    # 24 lesions, a little blunted by their voxels
+    assert 0.88 < factors.min() < 1.05
+    assert 1.3 < factors.max() < 1.42
+    assert factors.mean() == pytest.approx(1.15, abs=0.08)
 
 
 def test_levels_of_each_class_are_cleaned_apart() -> None:

@@ -51,7 +51,7 @@ class ShapeGenerator:
         self.device, self.weights = opened.device, opened.weights
         self.network, self.inferer = opened.network(), opened.get("inferer")
         arguments = opened.get("shape_window")
-        self.stretch = float(opened.get("stretch"))
+        self.stretch: float | list[float] = opened.get("stretch")
         self.window_arguments = {k: v for k, v in arguments.items() if not k.startswith("_")}
         statistics = opened.get("sphere_ratio")
         self.sphere_ratio = float(statistics["median"]), float(statistics["spread"])

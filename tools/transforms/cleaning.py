@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -87,16 +88,17 @@ def clean_level(level: np.ndarray) -> np.ndarray:
     return clean.astype(level.dtype)
 
 
-def drawn_out(level: np.ndarray, stretch: float) -> np.ndarray:
+def drawn_out(level: np.ndarray, stretch: float | Sequence[float]) -> np.ndarray:
     """Return a level whose lesion is narrower by a factor across its longest axis, and as long.
 
-    A network of few voxels draws lesions rounder than those it learnt from; what that takes from
-    their elongation is given back. Along the longest principal axis of the lesion ``(H, W, D)`` and
-    at its centroid everything stays. A stretch of 1, or a lesion of less than four voxels, changes
-    nothing.
+    A network of few voxels draws lesions rounder, and more alike, than those it learnt from; what
+    that takes from their elongation is given back. Along the longest principal axis of the lesion
+    ``(H, W, D)`` and at its centroid everything stays. A stretch of 1, or a lesion of less than four
+    voxels, changes nothing. Of two numbers any factor between them is as likely; which one, the
+    voxels of the lesion decide, so that a lesion of one seed stays one.
 
     Raises:
-        ValueError: if the stretch is below 1.
+        ValueError: if the stretch is not from 0.5 to 2, or two such numbers that rise.
 
     Example:
         >>> level = np.full((15, 15, 15), -1.0)
@@ -105,15 +107,17 @@ def drawn_out(level: np.ndarray, stretch: float) -> np.ndarray:
         >>> [int(narrow.any(axes).sum()) for axes in ((1, 2), (0, 2), (0, 1))]
         [13, 5, 5]
     """
-    if not stretch >= 1:
-        raise ValueError(f"stretch must be 1 or more, got {stretch}")
+    low, high = (stretch, stretch) if isinstance(stretch, int | float) else stretch
+    if not 0.5 <= low <= high <= 2:
+        raise ValueError(f"stretch must be from 0.5 to 2, or two such that rise, got {stretch}")
     voxels = np.argwhere(level > 0)
-    if stretch == 1 or len(voxels) < 4:
+    if low == high == 1 or len(voxels) < 4:
         return level
+    factor = np.random.default_rng(crc32(np.packbits(level > 0).tobytes())).uniform(low, high)
     centre = voxels.mean(0)
     axis = np.linalg.eigh(np.cov(voxels.T))[1][:, -1]
     along = np.outer(axis, axis)
-    source = along + stretch * (np.eye(3) - along)
+    source = along + factor * (np.eye(3) - along)
     return ndimage.affine_transform(
         level, source, centre - source @ centre, order=1, mode="constant", cval=-1.0
     )
@@ -122,10 +126,10 @@ def drawn_out(level: np.ndarray, stretch: float) -> np.ndarray:
 class CleanLevelsd(EachKey):
     """Clean each class of a prediction ``(K, H, W, D)``, see :func:`clean_level`.
 
-    For ``stretch`` see :func:`drawn_out`; above 1 it is for predictions of one class.
+    For ``stretch`` see :func:`drawn_out`; other than 1 it is for predictions of one class.
     """
 
-    def __init__(self, keys: KeysCollection, stretch: float = 1.0) -> None:
+    def __init__(self, keys: KeysCollection, stretch: float | Sequence[float] = 1.0) -> None:
         super().__init__(keys)
         self.stretch = stretch
 
