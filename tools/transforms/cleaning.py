@@ -93,9 +93,9 @@ def drawn_out(level: np.ndarray, stretch: float | Sequence[float]) -> np.ndarray
 
     A network of few voxels draws lesions rounder, and more alike, than those it learnt from; what
     that takes from their elongation is given back. Along the longest principal axis of the lesion
-    ``(H, W, D)`` and at its centroid everything stays. A stretch of 1, or a lesion of less than four
-    voxels, changes nothing. Of two numbers any factor between them is as likely; which one, the
-    voxels of the lesion decide, so that a lesion of one seed stays one.
+    ``(H, W, D)`` and at its centroid everything stays. A stretch of 1, or a lesion of less than
+    four voxels, changes nothing. Of two numbers any factor between them is as likely; which one,
+    the voxels of the lesion decide, so that a lesion of one seed stays one.
 
     Raises:
         ValueError: if the stretch is not from 0.5 to 2, or two such numbers that rise.
