@@ -145,7 +145,7 @@ def _listed(
     That is trained on, so nothing of patients whose lesions are for validation or tests is in it.
     """
     result: dict[str, list[dict[str, Any]]] = {name: [] for name in sections}
-    healthy = []
+    healthy: list[dict[str, Any]] = []
     for section, record in written:
         for entry in record.get("entries", ()):
             normal = entry.pop("normal", False) and section != "normal"
