@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from tests.convert.test_difftumor import (
 )
 from tools import synthesize
 from tools.bundle import Bundle
+from tools.cli import main
 from tools.convert.difftumor import convert
 from tools.phantoms.abdomen_ct import ORGANS, AbdomenPhantom, abdomen_ct
 from tools.phantoms.datasets import write_tumour_dataset
@@ -52,6 +54,27 @@ def test_each_organ_gets_a_tumour_and_nothing_changes_beyond_the_margin(
     assert lesion["class"] == "tumour"
     assert 0 <= lesion["sampler"]["blend_sigma_mm"] <= 1
     assert lesion["sampler"]["num_inference_steps"] == 4
+
+
+@pytest.mark.parametrize("value", [1, 2])
+def test_tumours_keep_away_from_those_that_are_marked(
+    value: int, phantom: AbdomenPhantom, tmp_path: Path
+) -> None:
+    """A mask of 0 and 1, or a label map in which 2 is a tumour."""
+    liver = phantom.organs == ORGANS["liver"]
+    middle = int(np.argwhere(liver)[:, 0].mean())
+    marked = liver & (np.arange(liver.shape[0]) > middle)[:, None, None]
+    maps = {"scan": phantom.image, "organ": liver, "marked": value * marked}
+    paths = {name: tmp_path / f"{name}.nii.gz" for name in maps}
+    for name, values in maps.items():
+        nib.save(nib.Nifti1Image(values.astype(np.int16), phantom.affine), paths[name])
+    words = ["synthesize", "--bundle", "difftumor", "--method", "hand_crafted", "--count", "3"]
+    words += ["--scan", str(paths["scan"]), "--organ_mask", str(paths["organ"]), "--device", "cpu"]
+    words += ["--lesion_mask", str(paths["marked"]), "--out", str(tmp_path / "out"), "--seed", "2"]
+    assert main(words) == 0
+    tumour = np.asarray(nib.load(tmp_path / "out" / "scan" / "label.nii.gz").dataobj) == 2
+    assert tumour.any()
+    assert not (tumour & marked).any()
 
 
 @pytest.fixture(scope="module")

@@ -334,15 +334,19 @@ class Synthesizer:
         return spots, [note] if missing else []
 
     def _existing(self, scan: Scan, case: Case, labels: np.ndarray | None) -> Any:
-        """Return the lesions that are there; of an organ with parts those of its label maps."""
+        """Return the lesions that are there; of an organ with parts those of its label maps.
+
+        Beside an organ that is given, a mask of 0 and 1 is one of lesions there, too.
+        """
         if not self.organ.parts:
             if case.lesion_mask is None:
                 return None
             return scan.load_mask(case.lesion_mask, "lesion_mask", empty=True)
-        maps = [] if labels is None else [labels]
+        found = [] if labels is None else [np.isin(labels, self.organ.values)]
         if case.lesion_mask is not None:
-            maps.append(scan.load_labels(case.lesion_mask, "lesion_mask"))
-        found = [np.isin(each, self.organ.values) for each in maps]
+            own = scan.load_labels(case.lesion_mask, "lesion_mask")
+            plain = case.organ_mask is not None and own.max() == 1
+            found.append(own > 0 if plain else np.isin(own, self.organ.values))
         return np.logical_or.reduce(found) if found else None
 
     def _draw_diameters(self, rng: np.random.Generator) -> list[float]:
