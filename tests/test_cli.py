@@ -178,6 +178,13 @@ def test_json_is_all_there_is_on_stdout_and_exit_codes(
     assert main(["measure", "0"]) == 130
 
 
+def test_two_dashes_are_a_value_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["synthesize", "--scan", "none.nii.gz", "--out", "out"]
+    for word, rule in (("--", "be a whole number from 1 to 1000, got '--'"), ("", "not be empty")):
+        assert main([*words, f"--count={word}"]) == 1
+        assert f"count must {rule}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [

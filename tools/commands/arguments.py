@@ -110,7 +110,9 @@ def understood(command: Callable[..., Result], words: list[str]) -> Callable[[],
     missing = [f"--{n}" for n, o in options.items() if o.default is o.empty and n not in given]
     if missing:
         raise UsageError(f"{' and '.join(missing)} must be given")
-    values = {name: _value(options[name], word.lstrip()) for name, word in given.items()}
+    # a value of two dashes, which end the options, comes back as an empty list
+    texts = {name: "--" if word == [] else word.lstrip() for name, word in given.items()}
+    values = {name: _value(options[name], text) for name, text in texts.items()}
     return functools.partial(command, *alone, **values)
 
 
