@@ -144,7 +144,9 @@ def _keep(trained: Path, folder: Path, results: Mapping[str, Any]) -> None:
 def _require_adaptable(wanted: Adaptation) -> None:
     configs = find_bundle(wanted.bundle) / "configs"
     config = read_object(configs / "train.json", "bundle")
-    draws = (configs / "synthesize.json").is_file() and config["prepare"]["form"] != "masks"
+    draws = (configs / "synthesize.json").is_file() and config.get("prepare", {}).get(
+        "form"
+    ) != "masks"
     if not draws or "start_weights" not in config:
         raise ValueError(
             "bundle must draw lesions into scans and have start_weights in its train.json, got "

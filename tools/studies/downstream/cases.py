@@ -33,6 +33,7 @@ __all__ = [
     "Site",
     "case_loaders",
     "case_name",
+    "datalist_of",
     "healthy_sites",
     "prepared",
     "read_cases",
@@ -73,6 +74,11 @@ class Case(NamedTuple):
 Site = Callable[[], Case]  # without lesion
 
 
+def datalist_of(real: Path) -> Path:
+    """Return the datalist that is given, or that of a folder."""
+    return real / "datalist.json" if real.is_dir() else real
+
+
 def prepared(
     real: Path, out: Path, preset: Mapping[str, Any], validation_fraction: float = 0.2
 ) -> Path:
@@ -88,7 +94,7 @@ def prepared(
         ValueError: if a scan cannot be prepared, or a list of another name is given to a preset
             that prepares nothing: what is not written anew is read as ``datalist.json``.
     """
-    listed = real / "datalist.json" if real.is_dir() else real
+    listed = datalist_of(real)
     if preset["prepare"] is None:
         if listed.name != "datalist.json":
             raise ValueError(f"real must be named datalist.json with this preset, got {real}")

@@ -27,7 +27,7 @@ from sklearn.model_selection import GroupKFold
 from tools.bundle import choose_device
 from tools.files import read_entries, read_object, write_json
 from tools.studies.downstream import segmentation
-from tools.studies.downstream.cases import case_name, prepared, read_cases
+from tools.studies.downstream.cases import case_name, datalist_of, prepared, read_cases
 from tools.studies.downstream.design import BASELINE, Design
 from tools.studies.downstream.misses import observed, requests, sentence, word_means
 from tools.studies.downstream.page import gather_folds
@@ -73,8 +73,7 @@ def run_loop(real: Path, out: Path, loop: Loop) -> tuple[Design, dict[str, Any]]
         ValueError: if there are too few patients, or a case has no lesion of any size.
     """
     design = _with_ratios(loop)
-    listed = real / "datalist.json" if real.is_dir() else real
-    require_one_request(out, {"real": digest(listed), "folds": loop.folds})
+    require_one_request(out, {"real": digest(datalist_of(real)), "folds": loop.folds})
     data = prepared(real, out / "data", loop.design.preset, validation_fraction=0.0)
     entries = read_entries(data / "datalist.json", "datalist", design.preset["sections"]["train"])
     entries = [{**each, "name": case_name(each)} for each in entries]

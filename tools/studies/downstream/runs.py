@@ -27,6 +27,7 @@ from tools.studies.downstream.cases import (
     Site,
     case_loaders,
     case_name,
+    datalist_of,
     healthy_sites,
     prepared,
     read_cases,
@@ -102,9 +103,8 @@ def open_work(design: Design, real: Path, out: Path, device: str = "auto") -> Wo
     """
     choose_device(device)
     base = real if real.is_dir() else real.parent
-    listed = real / "datalist.json" if real.is_dir() else real
     asked = {key: design.preset[key] for key in ("prepare", "normal", "sections")}
-    require_one_request(out, {"real": digest(listed), **asked})
+    require_one_request(out, {"real": digest(datalist_of(real)), **asked})
     work = Work(design, out, prepared(real, out / "real", design.preset), base, device)
     sections, listed = design.preset["sections"], work.folder / "datalist.json"
     patients = {
