@@ -11,7 +11,7 @@ import torch
 
 from tools.cli import main
 from tools.phantoms import datasets
-from tools.studies.downstream import loop, segmentation
+from tools.studies.downstream import loop, pools, runs, segmentation
 from tools.studies.downstream.cases import Case, prepared
 from tools.studies.downstream.design import presets, read_design, require_strangers, subset
 from tools.studies.downstream.effects import Measure, effect
@@ -155,6 +155,52 @@ def test_real_lesions_are_drawn_anew_at_their_own_masks(tmp_path: Path) -> None:
         images = [p.with_name(p.name.replace("_label", "_image")) for p in (path, own)]
         values = [np.asarray(nib.load(each).dataobj) for each in images]
         assert not np.array_equal(*values)
+
+
+def test_generators_of_the_protocol_paper_know_the_cases_of_their_group_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is trained is asked of nothing but them, and neither are the shapes."""
+    learnt: list[tuple[str, list[dict], dict]] = []
+
+    def trained(bundle: str, folder: Path, out: Path, changes: dict) -> Path:
+        listed = json.loads((folder / "datalist.json").read_text())
+        shapes = [nib.load(folder / each["image"]).shape for each in listed["training"]]
+        assert set(shapes) == {(32, 32, 32)} != {(SIZE,) * 3}  # windows of the bundle, not the scans of the study
+        assert [e["patient"] for e in listed["validation"]] == patients(listed["training"])
+        learnt.append((out.name, listed["training"], changes))
+        return Path("bundles/lefusion_lidc/models/model.pt")
+
+    def patients(entries: list[dict]) -> list[str]:
+        return [each["patient"] for each in entries]
+
+    monkeypatch.setattr(pools, "train_bundle", trained)
+    options = {"steps": 2, "texture": "solid", "shape": "library:{training}"}
+    pool = {"sites": "normal", "bundle": "lefusion_lidc", "count": 1, "near_mm": 3, "prepare": {}}
+    rule = pool | {"options": options | {"diameter_mm": [5, 6]}, "training": {"max_epochs": 1}}
+    preset = small_preset(
+        tmp_path / "p.json",
+        protocol="paper",
+        pools={"normal": rule},
+        arms={"P": {}, "P_N1": {"pools": {"normal": 0.5}}},
+    )
+    work = runs.open_work(
+        read_design("segmentation", str(preset)), write_nodules(tmp_path / "real"), tmp_path / "out"
+    )
+    opened = []
+    for run in work.design.runs:
+        if run.arm == "P_N1":
+            pool_of_run = work.pool("normal", run, runs.pool_organ(work.design))
+            entries = work.of_group(run)
+            pools.write_subset(pool_of_run.subset, work.folder, entries)
+            opened.append((patients(entries), pool_of_run, pool_of_run.synthesizer()))
+    assert [sorted(patients(entries)) for _, entries, _ in learnt] == [
+        sorted(known) for known, _, _ in opened
+    ]
+    assert learnt[0][0] != learnt[1][0]
+    for known, pool_of_run, synthesizer in opened:
+        assert pool_of_run.own
+        assert len(synthesizer.shapes.items) == len(known) == 2  # of four to train on
 
 
 def test_livers_get_tumours_beside_the_label_of_the_organ(

@@ -6,14 +6,17 @@ A pool of a preset says how its cases are made:
   ``normal``, lesions are put into sites without any (N', N'');
 * ``bundle`` and ``method``: what draws textures; ``options``: of ``synthesize``, in which
   ``{subset}`` is the folder of the real cases of a run, and ``{training}`` that of all training
-  cases, which under the protocol ``user`` shapes may come from, as those of a bundle do;
+  cases, which under the protocol ``user`` shapes may come from, as those of a bundle do; under
+  ``paper`` it is the same as ``{subset}``;
 * ``sizes``: weight, smallest and largest diameter of each part of a mix, in place of the option
   ``diameter_mm``;
 * ``amp``: false computes textures in float32; many processors are slow in bfloat16;
 * ``count``: cases of a pool at normal sites; ``near_mm``: how far from the middle of a site a
   lesion lies at most, null: anywhere in the organ;
 * ``facts``: what is said of each case, such as its class;
-* ``training``: changes of the bundle's ``train.json`` where the protocol is ``paper``.
+* ``training``: changes of the bundle's ``train.json`` where the protocol is ``paper``;
+  ``prepare``: of its rule of ``prepare scans``, by which the real cases of the study are made into
+  windows for it; without it they are learnt from as they are.
 
 What depends on the real cases of a run (``{subset}``, the protocol ``paper``) is made once per
 fraction and seed, anything else once.
@@ -34,11 +37,11 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from tools.files import new_file, read_object, write_json
+from tools.files import new_file, read_entries, read_object, write_json
 from tools.organs.organ import Organ
 from tools.scans.reader import open_image
 from tools.scans.scan import Scan
-from tools.studies.downstream.cases import MARGIN_MM, Case, Site
+from tools.studies.downstream.cases import MARGIN_MM, Case, Site, prepared
 from tools.studies.downstream.train_bundle import train_bundle
 from tools.studies.redraw import Redraw
 from tools.synthesis.arrays import open_synthesizer
@@ -82,8 +85,15 @@ class Pool:
     @property
     def own(self) -> bool:
         """Whether it depends on the real cases of a group of runs."""
-        learns = self.protocol == "paper" and self.rule.get("method") is None
-        return learns or "{subset}" in json.dumps(self.rule.get("options", {}))
+        options = json.dumps(self.rule.get("options", {}))
+        if self.protocol == "paper" and "{training}" in options:
+            return True
+        return self._learns or "{subset}" in options
+
+    @property
+    def _learns(self) -> bool:
+        """Whether its generator is trained on the real cases of a group of runs."""
+        return self.protocol == "paper" and self.rule.get("method") is None
 
     @property
     def place(self) -> Path:
@@ -97,19 +107,31 @@ class Pool:
     def synthesizer(self) -> Synthesizer:
         """Return what draws the lesions, from weights of this group's cases if so wanted."""
         options = dict(self.rule.get("options", {}))
-        for word, folder in (("{subset}", self.subset), ("{training}", self.training)):
+        shapes = self.subset if self.protocol == "paper" else self.training
+        for word, folder in (("{subset}", self.subset), ("{training}", shapes)):
             texts = {key: value for key, value in options.items() if isinstance(value, str)}
             options |= {key: text.replace(word, str(folder)) for key, text in texts.items()}
-        method, weights = self.rule.get("method"), None
-        if self.protocol == "paper" and method is None:
-            changes = dict(self.rule.get("training", {}))
-            trained = self.folder.parent / "weights" / f"{self.rule['bundle']}_{self.group}"
-            weights = train_bundle(self.rule["bundle"], self.subset, trained, changes)
+        method = self.rule.get("method")
+        weights = self._trained() if self._learns else None
         wanted = {"attempts": 1, **options}
         opened = open_synthesizer(self.rule["bundle"], self.device, weights, wanted, method=method)
         if not self.rule.get("amp", True):
             opened.parser["amp_dtype"] = None
         return opened.get("synthesizer")
+
+    def _trained(self) -> Path:
+        """Return weights that have learnt from the real cases of this group alone."""
+        bundle, cases = self.rule["bundle"], self.subset
+        place = self.folder.parent / "weights" / f"{bundle}_{self.group}"
+        if "prepare" in self.rule:
+            # what repeats its training cases for validation is not taken by prepare
+            entries = read_entries(cases / "datalist.json", "real")
+            alone = write_subset(place / "listed", cases, entries, [])
+            keys = {"prepare": {"bundle": bundle, **self.rule["prepare"]}}
+            made = prepared(alone, place / "windows", keys, validation_fraction=0)
+            entries = read_entries(made / "datalist.json", "real")
+            cases = write_subset(place / "data", made, entries)
+        return train_bundle(bundle, cases, place, dict(self.rule.get("training", {})))
 
     def check(self) -> None:
         """Open what draws its lesions, unless that is to be trained first.
@@ -117,7 +139,7 @@ class Pool:
         Raises:
             ValueError: if it refuses what the preset asks of it.
         """
-        if self.protocol != "paper" or self.rule.get("method") is not None:
+        if not self._learns:
             self._of_sizes()
 
     def fill(self, training: Sequence[Mapping[str, Any]], sites: Sequence[Site]) -> None:
