@@ -20,6 +20,7 @@ from nibabel.affines import apply_affine
 from ecosystem import monailabel_checks as checks
 from ecosystem.monailabel_server import Answer, Client, install_app, running_server
 from ecosystem.work import empty_work_folder
+from tools.files import read_object
 from tools.phantoms.chest_ct import chest_ct
 from tools.phantoms.datalists import save_volume
 from tools.phantoms.datasets import lesion_datalist
@@ -34,7 +35,7 @@ FIELDS = {
 SITES_MM = ((77.0, -22.0, 13.0), (100.0, 14.0, 31.0))
 DIAMETER_MM = 16.0
 TEXTURES = ("ground_glass", "part_solid", "solid")
-MARGIN_MM = {"lefusion_lidc": 0.0, "hr_ldm": 3.0}
+MODELS = ("lefusion_lidc", "hr_ldm")
 
 
 @dataclass
@@ -158,7 +159,9 @@ class Trial:
         def check() -> list[str]:
             image = self._keep(name, answer)
             found.append(np.asarray(image.dataobj))
-            faults = checks.changed_only_near(image, self.scan, lesion, MARGIN_MM[model])
+            config = ROOT / "bundles" / model / "configs" / "inference.json"
+            margin = read_object(config, "bundle")["margin_mm"]
+            faults = checks.changed_only_near(image, self.scan, lesion, margin)
             return faults + also(found[0])
 
         self.report.add(f"infer/{model}: {texture}, seed {seed}", answer, check)
@@ -234,7 +237,7 @@ def main() -> int:
         report.add("info", info, lambda: checks.options_missing(info))
         trial = Trial(client, work, report, arguments.extent)
         trial.shapes()
-        for model in MARGIN_MM:
+        for model in MODELS:
             trial.textures(model)
         if arguments.epochs:
             trial.training(arguments.epochs)

@@ -311,6 +311,28 @@ def match_histogram(
     return result
 
 
+def lean_to_histogram(
+    values: Tensor,
+    histogram: Tensor,
+    strength: float,
+    value_range: tuple[float, float] = (-1.0, 1.0),
+) -> Tensor:
+    """Return ``values`` moved by this share of the way to the histogram, by rank; see above.
+
+    A histogram that asks for nothing, with a number below 0 or a sum of 0, moves nothing.
+
+    Example:
+        >>> values = torch.tensor([0.3, 0.1])
+        >>> lean_to_histogram(values, torch.tensor([0.5, 0.5]), 0.5)
+        tensor([ 0.4000, -0.2000])
+        >>> lean_to_histogram(values, torch.tensor([-1.0, -1.0]), 0.5)
+        tensor([0.3000, 0.1000])
+    """
+    if histogram.min() < 0 or histogram.sum() <= 0:
+        return values
+    return values.lerp(match_histogram(values, histogram, value_range), strength)
+
+
 def adapt_histogram(
     histogram: Sequence[float],
     tissue_from: Sequence[float],

@@ -153,6 +153,27 @@ def test_each_lesion_of_a_volume_gets_a_crop(autoencoder: nn.Module) -> None:
     assert bool((changed & (inputs[:, 1:] == 0)).any())  # the margin is written too
 
 
+def test_lesions_have_the_histogram_that_they_are_asked_for(
+    autoencoder: nn.Module, inputs: Tensor
+) -> None:
+    """Two bins over [0.2, 0.6], a quarter and three quarters; of the second nothing is asked."""
+    condition = torch.tensor([[0.25, 0.75, 1.0], [-1.0, -1.0, 1.0]])
+    told: dict[str, object] = {"histogram_range": (0.2, 0.6)}
+    free = build(autoencoder)(inputs, network, condition)
+    full = build(autoencoder, histogram_strength=1.0, **told)(inputs, network, condition)
+    half = build(autoencoder, histogram_strength=0.5, **told)(inputs, network, condition)
+    inside = inputs[:, 1:] == 1
+    lesion = full[0][inside[0]]
+    assert 0.2 <= lesion.min() < 0.205 and 0.595 < lesion.max() <= 0.6
+    assert (lesion < 0.4).float().mean() == pytest.approx(0.25, abs=0.01)
+    drawn = free[0][inside[0]][lesion.argsort()]
+    assert bool((drawn.diff() >= 0).all())  # by rank
+    kept = inside & (free > 0) & (free < 1)  # else clipped
+    assert torch.allclose(half[kept], ((free + full) / 2)[kept], atol=1e-6)
+    assert torch.equal(full[~inside], free[~inside])  # the rim fades as before
+    assert torch.equal(full[1], free[1])
+
+
 @pytest.mark.parametrize(
     ("sampler", "steps", "spread"),
     [("ddpm", 1000, 0.99), ("ddpm", 100, 0.95), ("ddim", 50, 0.97), ("ddim", 1000, 1.0)],
@@ -192,6 +213,10 @@ def test_bad_inputs_are_named(autoencoder: nn.Module, inputs: Tensor) -> None:
         build(autoencoder)(inputs[:, [0, 1, 1]], network)
     with pytest.raises(ValueError, match="margin_mm must be at least 0"):
         build(autoencoder, margin_mm=-1)
+    with pytest.raises(ValueError, match=r"histogram_strength must be in \[0, 1\] .* got 2"):
+        build(autoencoder, histogram_strength=2)
+    with pytest.raises(ValueError, match="histogram_range rise, got"):
+        build(autoencoder, histogram_range=(1, 0))
 
 
 def test_a_scan_of_other_voxels_changes_within_the_margin_only(autoencoder: nn.Module) -> None:

@@ -9,6 +9,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from tools.histograms import lean_to_histogram
 from tools.inferers.lesion_inpaint import LesionInpaintInferer, check_binary
 from tools.networks.frozen_autoencoder import decode_latents, encode_latents
 from tools.transforms.latents import latent_mask, latent_mask_channels
@@ -33,6 +34,11 @@ class LatentInpaintInferer(Inferer):
     A sampler with ``background="input"`` (DiffTumor, and Cond-Diffusion in latent space) is shown
     the latents of the crop with ``blank`` in the lesion (0 is the lowest intensity; DiffTumor takes
     the middle, 0.5): those of the crop itself know the lesion beyond its mask.
+
+    Own addition: ``histogram_strength`` moves the voxels of the lesion, not those of the rim, that
+    share of the way to the histogram asked for, by rank, once all is decoded; its bins divide
+    ``histogram_range``, in units of the image. 0 is as published: what comes through a decoder is
+    blurred, and its histogram narrower than the one asked for.
 
     Fewer steps narrow the spread of the samples. Exact Gaussian data (standard deviation 1, T =
     1000, scaled-linear) come out with 0.99 of it after 250 DDPM steps, 0.95 after 100, 0.93 after
@@ -65,6 +71,8 @@ class LatentInpaintInferer(Inferer):
         spacing_mm: float | Sequence[float] = 1.0,
         fewest_steps: int | None = None,
         blank: float = 0.0,
+        histogram_strength: float = 0.0,
+        histogram_range: Sequence[float] = (0.0, 1.0),
     ) -> None:
         super().__init__()
         wanted = latent_mask_channels(mask_detail, mask_channels)
@@ -86,6 +94,13 @@ class LatentInpaintInferer(Inferer):
                 "margin_mm must be at least 0 and scale_factor above 0, got "
                 f"{margin_mm} and {scale_factor}"
             )
+        low, high = map(float, histogram_range)
+        if not 0 <= histogram_strength <= 1 or low >= high:
+            raise ValueError(
+                "histogram_strength must be in [0, 1] and histogram_range rise, got "
+                f"{histogram_strength} and {(low, high)}"
+            )
+        self.histogram_strength, self.histogram_range = histogram_strength, (low, high)
         self.autoencoder, self.sampler = autoencoder, sampler
         self.shows_blanked = sampler.background == "input"
         self.scale_factor, self.margin_mm, self.blank = scale_factor, margin_mm, blank
@@ -135,9 +150,20 @@ class LatentInpaintInferer(Inferer):
         weights = [blend_weight(lesion, self.margin_mm, self.spacing_mm) for lesion in inside]
         weight = torch.from_numpy(np.stack(weights))[:, None].float().to(mask.device)
         result = image.float() + weight * change
+        if condition is not None:
+            self._lean(result[:, 0], (mask > 0).any(1), condition)
         # an input beyond the range is not clipped where nothing was drawn
         drawn = (weight > 0) & (change != 0)
         return torch.where(drawn, result.clamp(0, 1).to(image.dtype), image)
+
+    def _lean(self, images: Tensor, inside: Tensor, condition: Tensor) -> None:
+        """Move each lesion toward its histogram, in place; the last number is the subtype."""
+        if self.histogram_strength:
+            told = condition[:, :-1].cpu()
+            for image, lesion, histogram in zip(images, inside, told, strict=True):
+                image[lesion] = lean_to_histogram(
+                    image[lesion], histogram, self.histogram_strength, self.histogram_range
+                )
 
     def _each(self, coder: object, batch: Tensor) -> Tensor:
         """Run one sample at a time: less memory, and the same bits in any batch."""

@@ -10,7 +10,7 @@ from monai.networks.schedulers import Scheduler
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tools.histograms import match_histogram
+from tools.histograms import lean_to_histogram
 from tools.networks.half_precision import autocast
 from tools.schedules import repaint_timesteps
 from tools.transforms.rim import RIM, with_rim
@@ -274,11 +274,9 @@ class LesionInpaintInferer(Inferer):
         blocks = condition.unflatten(1, (mask.shape[1], -1))
         for sample, masks, histograms in zip(x_0, mask > RIM, blocks, strict=True):
             for channel, (inside, histogram) in enumerate(zip(masks, histograms, strict=True)):
-                if histogram.min() >= 0 and histogram.sum() > 0:
-                    values = sample[min(channel, len(sample) - 1)]
-                    lesion = values[inside]
-                    target = match_histogram(lesion, histogram)
-                    values[inside] = lesion.lerp(target, self.histogram_strength)
+                values = sample[min(channel, len(sample) - 1)]
+                strength = self.histogram_strength
+                values[inside] = lean_to_histogram(values[inside], histogram, strength)
 
     def _predict(
         self,
