@@ -164,7 +164,8 @@ def test_lesions_have_the_histogram_that_they_are_asked_for(
     half = build(autoencoder, histogram_strength=0.5, **told)(inputs, network, condition)
     inside = inputs[:, 1:] == 1
     lesion = full[0][inside[0]]
-    assert 0.2 <= lesion.min() < 0.205 and 0.595 < lesion.max() <= 0.6
+    assert 0.2 <= lesion.min() < 0.205
+    assert 0.595 < lesion.max() <= 0.6
     assert (lesion < 0.4).float().mean() == pytest.approx(0.25, abs=0.01)
     drawn = free[0][inside[0]][lesion.argsort()]
     assert bool((drawn.diff() >= 0).all())  # by rank
