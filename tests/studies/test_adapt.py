@@ -177,6 +177,25 @@ def test_another_organ_is_judged_by_its_own_bundle(
     assert len(judged) == 4
 
 
+def test_lesions_of_a_bundle_of_livers_are_tumours_there(
+    tmp_path: Path, trained: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows call a lesion 1, label maps of a liver call the liver so."""
+    seen: list[set[int]] = []
+
+    def judged(real: Path, out: Path, settings: module.Settings) -> None:
+        for entry in json.loads(real.read_text())["validation"]:
+            label = nib.load(real.parent / entry["label"])
+            seen.append(set(np.unique(np.asarray(label.dataobj)).tolist()))
+        raise ValueError("enough seen")
+
+    monkeypatch.setattr(module, "compare", judged)
+    words = ["--datalist", str(write_lesions(tmp_path / "in")), "--out", str(tmp_path / "out")]
+    assert main(["adapt", *words, "--folds", "2", "--bundle", "difftumor"]) == 1
+    assert seen
+    assert all(values == {0, 2} for values in seen)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -9,6 +9,7 @@ import pytest
 
 from tests.studies.test_adapt import write_lesions
 from tools.bundle import Bundle, find_bundle, sha256_file
+from tools.organs.organ import load_organ
 from tools.prepare.scans import bundle_rule, prepare_scans
 from tools.studies.other_organ import as_of_organ, bundle_of_organ, require_organ
 from tools.synthesis.arrays import open_synthesizer
@@ -47,7 +48,7 @@ def test_a_bundle_of_lungs_becomes_one_of_livers(lesions: Path, tmp_path: Path) 
 
 
 def test_lesions_get_the_value_of_the_organ(lesions: Path) -> None:
-    listed = as_of_organ(lesions, "liver")
+    listed = as_of_organ(lesions, load_organ("liver"))
     entries = json.loads(listed.read_text())["validation"]
     before = json.loads((lesions / "datalist.json").read_text())["validation"]
     assert len(entries) == len(before) > 0

@@ -23,6 +23,7 @@ from tools.studies.other_organ import (
     bundle_of_organ,
     organ_of,
     require_organ,
+    table_of,
 )
 from tools.studies.request import require_one_request
 from tools.studies.tables import grid
@@ -251,8 +252,8 @@ def _measured(place: Path, adapted: Path, preset: str, wanted: Adaptation) -> di
         steps=_steps(wanted, preset),
         device=wanted.device,
     )
-    data, organ = place / "data", organ_of(find_bundle(wanted.bundle))
-    if isinstance(organ, Path):
+    data, organ = place / "data", table_of(wanted.bundle)
+    if organ.chart == "box" and organ.values != (1,):  # what prepare calls a lesion
         data = as_of_organ(data, organ)
     found = compare(data, place / "compare", settings)["methods"]
     sides = [found[Path(method).name] for method in methods]

@@ -10,13 +10,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from tools.bundle import SYNTHESIZE, find_bundle
+from tools.bundle import SYNTHESIZE, find_bundle, read_configs, resolved
 from tools.files import new_file, new_folder, read_entries, read_object, write_json
 from tools.organs.organ import Organ, load_organ, organ_file
 from tools.prepare.cluster import cluster_lesions
 from tools.scans.reader import open_image
 
-__all__ = ["PLACES", "as_of_organ", "bundle_of_organ", "organ_of", "require_organ"]
+__all__ = ["PLACES", "as_of_organ", "bundle_of_organ", "organ_of", "require_organ", "table_of"]
 
 PLACES = ("*", "*/*", "*/*/*")  # of the files of a bundle
 TABLE = "organ.json"
@@ -73,7 +73,18 @@ def organ_of(folder: Path) -> str | Path:
     return folder / "configs" / TABLE if named == OWN_TABLE else named
 
 
-def as_of_organ(data: Path, organ: str | Path) -> Path:
+def table_of(bundle: str | Path, organ: str | None = None) -> Organ:
+    """Return the table of the organ that a bundle draws in; ``organ``: of one for several."""
+    folder = find_bundle(bundle)
+    parser = read_configs(folder / "configs", [SYNTHESIZE])
+    parser["bundle_root"] = str(folder)
+    if organ is not None:
+        parser["organ"] = organ
+    table: Organ = resolved(parser, "organ_table")
+    return table
+
+
+def as_of_organ(data: Path, organ: Organ) -> Path:
     """Write the validation section again, its lesions with the value of the organ's label maps.
 
     ``prepare scans`` gives lesions the value 1, which may be the organ itself there.
@@ -85,7 +96,7 @@ def as_of_organ(data: Path, organ: str | Path) -> Path:
     Returns:
         The new datalist, in that folder.
     """
-    value = load_organ(organ).values[0]
+    value = organ.values[0]
     entries, labels, target = [], data / "organ_labels", data / "organ_datalist.json"
     labels.mkdir(exist_ok=True)
     for entry in read_entries(data / "datalist.json", "datalist", "validation"):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from tools import __version__
-from tools.bundle import SYNTHESIZE, choose_device, find_bundle, read_configs, resolved
+from tools.bundle import choose_device
 from tools.files import read_entries, read_object, write_json
 from tools.organs.organ import Organ
 from tools.studies.downstream.cases import (
@@ -35,6 +35,7 @@ from tools.studies.downstream.cases import (
 from tools.studies.downstream.design import Design, Run, require_strangers, subset
 from tools.studies.downstream.pools import Pool, write_subset
 from tools.studies.downstream.tasks import TASKS
+from tools.studies.other_organ import table_of
 from tools.studies.request import digest, require_one_request
 
 __all__ = [
@@ -166,11 +167,7 @@ def make_pools(work: Work, runs: Sequence[Run]) -> None:
 def pool_organ(design: Design) -> Organ:
     """Return the organ of the lesions of a design."""
     pool = next(iter(design.preset["pools"].values()))
-    parser = read_configs(find_bundle(pool["bundle"]) / "configs", [SYNTHESIZE])
-    if organ := pool.get("options", {}).get("organ"):  # of a bundle for several
-        parser["organ"] = organ
-    organ_table: Organ = resolved(parser, "organ_table")
-    return organ_table
+    return table_of(pool["bundle"], pool.get("options", {}).get("organ"))
 
 
 def _with_paths(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
