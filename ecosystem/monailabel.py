@@ -159,13 +159,16 @@ class Trial:
         def check() -> list[str]:
             image = self._keep(name, answer)
             found.append(np.asarray(image.dataobj))
-            config = ROOT / "bundles" / model / "configs" / "inference.json"
-            margin = read_object(config, "bundle")["margin_mm"]
-            faults = checks.changed_only_near(image, self.scan, lesion, margin)
-            return faults + also(found[0])
+            return self._changed(model, image, lesion) + also(found[0])
 
         self.report.add(f"infer/{model}: {texture}, seed {seed}", answer, check)
         return found[0] if found else None
+
+    def _changed(self, model: str, image: nib.Nifti1Image, lesion: np.ndarray) -> list[str]:
+        """Return what is wrong beyond the margin of a bundle."""
+        config = ROOT / "bundles" / model / "configs" / "inference.json"
+        margin = read_object(config, "bundle")["margin_mm"]
+        return checks.changed_only_near(image, self.scan, lesion, margin)
 
     def training(self, epochs: int) -> None:
         """Cases to the datastore, one training of the texture model, its weights used."""
@@ -195,7 +198,7 @@ class Trial:
         self.report.add(
             "infer/lefusion_lidc: the weights just trained",
             after,
-            lambda: checks.changed_only_near(self._keep("trained", after), self.scan, lesion),
+            lambda: self._changed("lefusion_lidc", self._keep("trained", after), lesion),
         )
 
     def _keep(self, name: str, answer: Answer) -> nib.Nifti1Image:
