@@ -182,7 +182,6 @@ def test_weights_that_a_config_loads_must_be_packed(small_bundle: Path, tmp_path
         ("lefusion_emidec", set()),
         ("diffmask", {"model_cardiac.pt"}),
         ("hr_ldm", {"autoencoder.pt"}),
-        ("difftumor", {"autoencoder.pt", "model_large.pt"}),
     ],
 )
 def test_weights_of_ours_and_no_list_that_the_zoo_downloads(
